@@ -1,0 +1,50 @@
+"""The only file that knows ranks. With one process every function is the identity."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+
+def world_size() -> int:
+    """Number of ranks that train together; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among the ranks; 0 outside a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather(local: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "N *shape"]:
+    """Concatenate every rank's rows in rank order, ``[B, ...]`` → ``[world size · B, ...]``, with gradient.
+
+    The backward pass sums what every rank's loss says about the local rows. DDP then averages parameter gradients over
+    ranks, so the mean of the ranks' losses is what is minimised: exactly the one-process loss of the whole batch.
+    All ranks must hold the same number of rows.
+    """
+    return local if world_size() == 1 else torch.cat(all_gather(local))
+
+
+def gather_uneven(local: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "N *shape"]:
+    """Concatenate every rank's rows in rank order without gradient; ranks may hold different numbers of rows."""
+    if world_size() == 1:
+        return local
+    counts = torch.cat(all_gather(torch.tensor([len(local)], device=local.device)))
+    padded = local.new_zeros(int(counts.max()), *local.shape[1:])
+    padded[: len(local)] = local.detach()
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+def mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Average a tensor over ranks, without gradient."""
+    if world_size() == 1:
+        return local
+    total = local.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()

@@ -1,0 +1,72 @@
+"""What travels between the rooms, and the contracts that injected parts keep. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+
+class InputError(Exception):
+    """The user can mend this: one sentence that says what is wrong and what to do. Shown without a traceback."""
+
+
+class Batch(TypedDict, total=False):
+    """A batch of images. A set without labels has no ``label`` key; ``views`` appear in pretraining only."""
+
+    image: UInt8[Tensor, "B 3 H W"]
+    label: Int64[Tensor, " B"]
+    index: Int64[Tensor, " B"]  # position in the split: tells duplicates apart when ranks share a set
+    views: Float[Tensor, "V B 3 S S"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder returns: one vector an image, and the grid of vectors it was pooled from."""
+
+    pooled: Float[Tensor, "B D"]
+    grid: Float[Tensor, "B D h w"]
+
+
+class Encoder(nn.Module):
+    """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``width`` D.
+
+    Normalisation is the encoder's own buffer, so that a probe or an export cannot mismatch it.
+
+    Args:
+        width: D, the length of a pooled feature.
+        mean: per-channel mean of the images, in [0, 1].
+        std: per-channel standard deviation of the images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def normalise(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Centre and scale each channel by the encoder's own statistics."""
+        return (image - self.mean) / self.std
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+        """Encode a batch of images."""
+        raise TypeError(f"{type(self).__name__} must define forward(image) -> Features")
+
+
+class Views(nn.Module):
+    """Contract of every view maker: ``uint8 [B, 3, H, W]`` → ``float [V, B, 3, S, S]`` in [0, 1], on the same device.
+
+    All randomness comes from ``generator``, never from global state.
+    """
+
+    def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
+        """Draw the views of a batch."""
+        raise TypeError(f"{type(self).__name__} must define forward(image, generator) -> views")
