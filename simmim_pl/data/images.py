@@ -1,0 +1,139 @@
+"""One LightningDataModule for every source: splits, batches, and views made on the device."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import RunningStage
+from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data.distributed import DistributedSampler
+
+from simmim_pl.data.source import ImageSet, Source
+from simmim_pl.data.split import hold_out
+from simmim_pl.records import Batch, InputError, Views
+
+
+class Images(LightningDataModule):
+    """Train, validation and test batches of any source.
+
+    Validation is held out of train by ``split_seed`` alone: stratified where there are labels, the same in every run.
+    Test is read by ``test`` and ``predict``, never during fit.
+
+    Args:
+        source: the data set.
+        batch_size: images a device and step; the effective batch is batch_size × devices × accumulation.
+        views: makes the training views on the device. Without it training batches are all images in a fixed order.
+        validation: images held out of train: a number of images, or a share below 1.
+        split_seed: seed of the held-out split; leave it alone to compare runs.
+        seed: seed of the order of the training images and of their views.
+        workers: processes that decode images; sets that live in memory use none.
+        predict_split: which split ``predict`` embeds.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 256,
+        views: Views | None = None,
+        validation: int | float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        workers: int = 2,
+        predict_split: Literal["train", "validation", "test"] = "test",
+    ) -> None:
+        super().__init__()
+        self.source, self.views = source, views
+        self.batch_size, self.workers = batch_size, workers
+        self.validation, self.split_seed, self.seed = validation, split_seed, seed
+        self.predict_split = predict_split
+        self.splits: dict[str, Dataset] = {}
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        testing = stage == "test" or (stage == "predict" and self.predict_split == "test")
+        if testing and "test" not in self.splits:
+            self.splits["test"] = self.source.load("test")
+        if not testing and "train" not in self.splits:
+            self.splits |= self.divide(self.source.load("train"))
+
+    def divide(self, whole: ImageSet) -> dict[str, Dataset]:
+        """Train, the held-out validation, and a part of train as large as validation for kNN to look neighbours up."""
+        train, held_out = hold_out(len(whole), whole.labels, self.validation, self.split_seed)
+        labels = None if whole.labels is None else whole.labels[train]
+        share = min(2 * len(held_out), len(train) - 1)
+        _, reference = hold_out(len(train), labels, share, self.split_seed)
+        parts = {"train": train, "validation": held_out, "reference": train[reference]}
+        return {name: Subset(whole, indices.tolist()) for name, indices in parts.items()}
+
+    def train_dataloader(self) -> DataLoader:
+        train = self.splits["train"]
+        if self.views is None:
+            return self.loader(train)
+        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        if self.batch_size < 2:
+            raise InputError("A batch of one image has no negatives: set --data.batch_size to 2 or more.")
+        if len(train) < self.batch_size * ranks:  # type: ignore[arg-type]
+            raise InputError(
+                f"The {len(train)} training images do not fill one batch of {self.batch_size} × {ranks} devices: "  # type: ignore[arg-type]
+                "lower --data.batch_size or --trainer.devices, or bring more images."
+            )
+        # Lightning tells this sampler the epoch, so the order is a function of (seed, epoch) and nothing else.
+        order = DistributedSampler(train, ranks, rank, shuffle=True, seed=self.seed, drop_last=True)
+        return self.loader(train, sampler=order, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader(self.splits["validation"])
+
+    def reference_dataloader(self) -> DataLoader:
+        """Clean training images as neighbours for an online kNN; each rank gets its own share."""
+        reference = self.splits["reference"]
+        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        return self.loader(Subset(reference, range(rank, len(reference), ranks)))  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader(self.splits["test"])
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.loader(self.splits[self.predict_split])
+
+    def loader(self, images: Dataset, **order: Any) -> DataLoader:
+        """Batches of a split; whole batches come from ``__getitems__``, so nothing is collated."""
+        whole = images
+        while isinstance(whole, Subset):
+            whole = whole.dataset
+        workers = self.workers if isinstance(whole, ImageSet) and whole.workers else 0
+        return DataLoader(
+            images,
+            self.batch_size,
+            num_workers=workers,
+            collate_fn=identity,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **order,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Add the training views, made on the device the batch is on."""
+        trainer = self.trainer
+        if self.views is None or trainer is None or trainer.state.stage != RunningStage.TRAINING:
+            return batch
+        step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
+        generator = seeded(self.seed, step, trainer.global_rank, batch["image"].device)
+        batch["views"] = self.views(batch["image"], generator)
+        return batch
+
+
+def seeded(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
+    """A generator that depends on its arguments only: a resumed run repeats an uninterrupted one."""
+    state = random.Random(f"{seed} {step} {rank}").getrandbits(63)
+    return torch.Generator(device).manual_seed(state)
+
+
+def identity(batch: Batch) -> Batch:
+    """The collate function of data sets that return whole batches."""
+    return batch

@@ -1,0 +1,48 @@
+"""Hold a validation split out of a training set."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from simmim_pl.records import InputError
+
+
+def hold_out(
+    size: int, labels: Int64[Tensor, " N"] | None, amount: int | float, seed: int
+) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " held"]]:
+    """Positions that are kept and positions held out, both ascending; a function of its arguments only.
+
+    - ``size``: N, images in all.
+    - ``labels``: class of each image; the held-out part then has every class in proportion, to within one image.
+    - ``amount``: images to hold out: a number of 1 or more, or a share below 1.
+
+    Raises:
+        InputError: nothing would be left to train on, or the amount is negative.
+
+    >>> kept, held = hold_out(6, torch.tensor([0, 0, 0, 1, 1, 1]), 2, seed=0)
+    >>> len(kept), sorted(held // 3)
+    (4, [tensor(0), tensor(1)])
+    """
+    number = round(amount * size) if amount < 1 else round(amount)
+    if not 0 <= number < size:
+        raise InputError(
+            f"validation: {amount} would hold {number} of {size} training images out: choose a number below {size} or "
+            "a share below 1."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(size, generator=generator)
+    if labels is not None:
+        shuffled = shuffled[proportional(labels[shuffled])]
+    return shuffled[number:].sort().values, shuffled[:number].sort().values
+
+
+def proportional(labels: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
+    """An order in which every prefix has each class in proportion: the j-th of a class of n comes at (j + ½) / n."""
+    by_class = labels.argsort(stable=True)
+    counts = labels.bincount()
+    start = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    nth = torch.arange(len(labels)) - start
+    place = (nth + 0.5) / counts.repeat_interleave(counts)
+    return by_class[place.argsort(stable=True)]

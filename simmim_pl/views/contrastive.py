@@ -1,0 +1,99 @@
+"""The views of contrastive pretraining: crop, flip, colour jitter, greyscale."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from simmim_pl.records import InputError, Views
+from simmim_pl.views.colour import greyscale, jitter, sample_jitter
+from simmim_pl.views.crop import crop_resize, sample_crop
+
+
+class ContrastiveViews(Views):
+    """Independent random views of each image, as SimCLR draws them (Chen et al. 2020, appendix A).
+
+    The defaults are the paper's for CIFAR-10 (appendix B.9: no blur, jitter of half strength). The formulas
+    are torchvision's, as in the usual PyTorch reproductions; the paper's own code shifts brightness by adding
+    and contrasts each channel with its own mean.
+
+    Args:
+        size: side of a view, in pixels.
+        views: how many views of each image.
+        scale: least and greatest area of a crop, as a fraction of the image's.
+        ratio: least and greatest width / height of a crop.
+        flip: probability that a view is mirrored left to right.
+        jitter: probability that the colours of a view are jittered.
+        brightness: factor is uniform in [max(0, 1 - brightness), 1 + brightness].
+        contrast: factor is uniform in [max(0, 1 - contrast), 1 + contrast].
+        saturation: factor is uniform in [max(0, 1 - saturation), 1 + saturation].
+        hue: shift is uniform in [-hue, hue], a fraction of the circle, at most 0.5.
+        greyscale: probability that a view loses its colour.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        size: int = 32,
+        views: int = 2,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        jitter: float = 0.8,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        hue: float = 0.1,
+        greyscale: float = 0.2,
+    ) -> None:
+        super().__init__()
+        _check_geometry(size, views, scale, ratio)
+        _check_chances(flip=flip, jitter=jitter, greyscale=greyscale)
+        _check_strengths(hue, brightness=brightness, contrast=contrast, saturation=saturation)
+        self.size, self.views, self.scale, self.ratio = size, views, scale, ratio
+        self.flip, self.jitter, self.greyscale = flip, jitter, greyscale
+        self.strength = (brightness, contrast, saturation, hue)
+
+    def forward(
+        self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator
+    ) -> Float[Tensor, "V B 3 S S"]:
+        """Draw the views of a batch; the generator may live on any device."""
+        unit = image / 255
+        return torch.stack([self.draw(unit, generator) for _ in range(self.views)])
+
+    def draw(self, image: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 S S"]:
+        """Draw one view of each image in [0, 1], with parameters of its own."""
+        batch, _, height, width = image.shape
+        boxes = sample_crop(batch, height, width, self.scale, self.ratio, generator, image.device)
+        colours = sample_jitter(batch, self.jitter, self.strength, generator, image.device)
+        chance = torch.rand(2, batch, generator=generator, device=generator.device).to(image.device)
+        view = crop_resize(image, boxes, chance[0] < self.flip, self.size)
+        return greyscale(jitter(view, colours), chance[1] < self.greyscale)
+
+
+def _check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+    if size < 1:
+        raise InputError(f"size must be at least 1 pixel, and is {size}")
+    if views < 2:
+        raise InputError(f"views must be at least 2 for there to be a pair to compare, and is {views}")
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"scale must be a least and a greatest fraction in (0, 1], and is {tuple(scale)}")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise InputError(f"ratio must be a least and a greatest positive number, and is {tuple(ratio)}")
+
+
+def _check_chances(**chances: float) -> None:
+    for name, chance in chances.items():
+        if not 0 <= chance <= 1:
+            raise InputError(f"{name} is a probability and must be within [0, 1], and is {chance}")
+
+
+def _check_strengths(hue: float, **strengths: float) -> None:
+    if not 0 <= hue <= 0.5:
+        raise InputError(f"hue must be within [0, 0.5], half of the circle to either side, and is {hue}")
+    for name, strength in strengths.items():
+        if not strength >= 0:
+            raise InputError(f"{name} must be at least 0, which leaves it alone, and is {strength}")

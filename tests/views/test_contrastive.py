@@ -1,0 +1,131 @@
+"""Views as a whole: seeded, each image its own, in range, distributed as torchvision's transforms."""
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from simmim_pl.records import InputError
+from simmim_pl.views import ContrastiveViews
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    """An image without symmetry: a gradient in each channel under a coloured noise of large grains."""
+    coarse = torch.rand(1, 3, 4, 4, generator=seeded(7))
+    grains = torch.nn.functional.interpolate(coarse, size=(height, width), mode="nearest")[0]
+    slope = torch.linspace(0, 1, width) * torch.tensor([1.0, 0.5, 0.2])[:, None, None]
+    return (255 * (grains + slope) / 2).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def batch() -> torch.Tensor:
+    return torch.randint(0, 256, (16, 3, 24, 40), dtype=torch.uint8, generator=seeded(0))
+
+
+@pytest.mark.parametrize(("views", "size"), [(2, 32), (3, 8), (8, 48)])
+def test_shape_and_range(batch, views, size):
+    result = ContrastiveViews(size=size, views=views, brightness=1, contrast=2)(batch, seeded(0))
+    assert result.shape == (views, 16, 3, size, size)
+    assert result.dtype == torch.float32
+    assert 0 <= result.min() < result.max() <= 1
+
+
+def test_seed_decides_and_global_state_does_not(batch):
+    views = ContrastiveViews()
+    torch.manual_seed(0)
+    first = views(batch, seeded(1))
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    again, other = views(batch, seeded(1)), views(batch, seeded(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_generator_advances(batch):
+    views, generator = ContrastiveViews(), seeded(0)
+    assert not torch.equal(views(batch, generator), views(batch, generator))
+
+
+def test_input_is_left_alone(batch):
+    before = batch.clone()
+    ContrastiveViews()(batch, seeded(0))
+    assert torch.equal(batch, before)
+
+
+def test_every_view_of_every_image_has_its_own_parameters():
+    equal = picture(32, 32).expand(64, -1, -1, -1)
+    result = ContrastiveViews(views=3, jitter=1, greyscale=0)(equal, seeded(0)).flatten(0, 1).flatten(1)
+    assert len(result.unique(dim=0)) == 3 * 64
+
+
+def test_without_randomness_a_view_is_the_image():
+    image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=seeded(0))
+    still = ContrastiveViews(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, greyscale=0)
+    torch.testing.assert_close(still(image, seeded(0)), (image / 255).expand(2, -1, -1, -1, -1))
+
+
+def test_flip_and_greyscale_have_their_probabilities():
+    image = picture(8, 8).expand(4000, -1, -1, -1)
+    views = ContrastiveViews(size=8, scale=(1, 1), ratio=(1, 1), jitter=0, flip=0.3, greyscale=0.15)
+    result = views(image, seeded(0)).flatten(0, 1)
+    grey = (result[:, 0] == result[:, 1]).flatten(1).all(dim=1)
+    flipped = (result[~grey] - image[0].flip(-1) / 255).abs().flatten(1).amax(dim=1) < 1e-5
+    assert grey.double().mean().item() == pytest.approx(0.15, abs=0.015)
+    assert flipped.double().mean().item() == pytest.approx(0.3, abs=0.02)
+
+
+def test_distribution_is_that_of_torchvision():
+    count, image = 3000, picture(24, 32)
+    reference = v2.Compose(
+        [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.RandomResizedCrop(16, antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+        ]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = torch.stack([reference(image) for _ in range(count)])
+    ours = ContrastiveViews(size=16)(image.expand(count // 2, -1, -1, -1), seeded(0)).flatten(0, 1)
+    for statistic in (
+        lambda x: x,  # each pixel's mean over the draws: where crops lie
+        lambda x: x.square(),
+        lambda x: x.std(dim=(2, 3)),  # how much a crop shows, how much contrast is left
+        lambda x: x.amax(dim=1) - x.amin(dim=1),  # how much colour is left
+    ):
+        one, two = statistic(ours).flatten(1), statistic(theirs).flatten(1)
+        error = ((one.var(dim=0) + two.var(dim=0)) / count).sqrt()
+        z = (one.mean(dim=0) - two.mean(dim=0)) / error
+        assert z.abs().max() < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", 0),
+        ("views", 1),
+        ("scale", (0.0, 1.0)),
+        ("scale", (0.5, 0.2)),
+        ("scale", (0.5, 1.1)),
+        ("ratio", (0.0, 1.0)),
+        ("ratio", (2.0, 1.0)),
+        ("flip", -0.1),
+        ("flip", float("nan")),
+        ("jitter", 1.1),
+        ("greyscale", 2.0),
+        ("brightness", -0.1),
+        ("contrast", -1.0),
+        ("saturation", float("nan")),
+        ("hue", 0.6),
+        ("hue", -0.1),
+    ],
+)
+def test_an_argument_out_of_range_is_named(name, value):
+    with pytest.raises(InputError, match=f"^{name} "):
+        ContrastiveViews(**{name: value})
