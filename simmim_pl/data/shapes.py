@@ -51,6 +51,7 @@ class Shapes(Source):
         size: side of the images in pixels.
         copies: copies of the outline a row and a column.
         deform: amplitude of the outline's own deformation, as a share of its radius.
+        noise: largest standard deviation of the pixel noise, in [0, 1]; every cell of an image has its own.
         seed: the same seed gives the same images.
     """
 
@@ -61,7 +62,7 @@ class Shapes(Source):
         size: int = 32,
         copies: int = 2,
         deform: float = 0.08,
-        noise: float = 0.3,
+        noise: float = 0.15,
         seed: int = 0,
     ) -> None:
         if min(train, test) < len(OUTLINES) or size < 8 * copies or copies < 1:

@@ -1,0 +1,8 @@
+"""Callbacks: what watches a run. They read a step's output and never touch the encoder."""
+
+from simmim_pl.callbacks.checkpoint import Checkpoint
+from simmim_pl.callbacks.dashboard import Dashboard
+from simmim_pl.callbacks.embeddings import Embeddings
+from simmim_pl.callbacks.online import Online
+
+__all__ = ["Checkpoint", "Dashboard", "Embeddings", "Online"]

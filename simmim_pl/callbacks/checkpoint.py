@@ -1,0 +1,30 @@
+"""Checkpoints: the last one always, also when the keyboard interrupts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+
+class Checkpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/last.ckpt`` of the run: the final epoch is what is evaluated, never the best one.
+
+    Ctrl-C leaves a checkpoint as well. Other errors do not: after a loss of NaN the last good one stays.
+
+    Args:
+        every_n_epochs: epochs between two checkpoints.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        super().__init__(
+            save_last=True, save_top_k=0, every_n_epochs=every_n_epochs, save_on_train_epoch_end=True
+        )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0 and self.dirpath:
+            path = Path(self.dirpath, "last.ckpt")
+            trainer.save_checkpoint(path)
+            rank_zero_info(f"Interrupted at step {trainer.global_step}. To go on: --ckpt_path {path}")

@@ -1,0 +1,101 @@
+"""Is it learning? A linear probe and a kNN on the validation split while the encoder trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from simmim_pl import distributed
+from simmim_pl.evaluation.knn import knn_scores
+from simmim_pl.heads import Classifier
+from simmim_pl.records import Batch
+
+
+class Online(Callback):
+    """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
+
+    The probe learns from the detached features of the training views with an optimizer of its own, so it touches
+    neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen augmented, moving
+    features. The number to quote is the one of ``configs/evaluate/linear.yaml``.
+
+    How often validation comes is the trainer's ``check_val_every_n_epoch``.
+
+    Args:
+        lr: learning rate of the probe's Adam.
+        k: neighbours that vote.
+        temperature: of the vote, see :func:`simmim_pl.evaluation.knn.knn_scores`.
+    """
+
+    def __init__(self, lr: float = 1e-3, k: int = 20, temperature: float = 0.1) -> None:
+        self.lr, self.k, self.temperature = lr, k, temperature
+        self.probe: Classifier | None = None
+        self.restored: dict[str, Any] = {}
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classes = len(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
+        self.probe = None
+        if classes > 1:
+            self.probe = Classifier(pl_module.encoder.width, classes).to(pl_module.device)
+            self.optimizer = torch.optim.Adam(self.probe.parameters(), lr=self.lr)
+            if self.restored:
+                self.probe.load_state_dict(self.restored["probe"])
+                self.optimizer.load_state_dict(self.restored["optimizer"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.probe is None:
+            return
+        # Every rank learns from the whole batch, so the ranks' probes stay the same without more ado.
+        features = distributed.gather_uneven(outputs["features"].float())
+        label = distributed.gather_uneven(outputs["label"].repeat(len(outputs["features"]) // len(outputs["label"])))
+        with torch.enable_grad():
+            loss = F.cross_entropy(self.probe(features), label)
+            self.optimizer.zero_grad()
+            loss.backward()
+        self.optimizer.step()
+        pl_module.log("train/probe_loss", loss.detach())
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parts.clear()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        if self.probe is not None:
+            self.parts.append((outputs["features"].float(), outputs["label"]))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.probe is None or trainer.sanity_checking or not self.parts:
+            return
+        features, label = (distributed.gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
+        bank, bank_label = self.reference(trainer, pl_module)
+        neighbours = knn_scores(bank, bank_label, features, self.probe.classes, self.k, self.temperature)
+        self.probe.eval()
+        scores = {"val/knn": neighbours, "val/probe": self.probe(features)}
+        self.probe.train()
+        for name, score in scores.items():
+            pl_module.log(name, (score.argmax(1) == label).float().mean(), prog_bar=True)
+
+    def reference(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
+        """Features and labels of clean training images, from every rank's share."""
+        parts = []
+        with trainer.strategy.precision_plugin.forward_context():
+            for batch in trainer.datamodule.reference_dataloader():  # type: ignore[attr-defined]
+                image = batch["image"].to(pl_module.device).float() / 255
+                parts.append((pl_module(image).pooled.float(), batch["label"].to(pl_module.device)))
+        features, label = (distributed.gather_uneven(torch.cat(part)) for part in zip(*parts, strict=True))
+        return features, label
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.probe is None:
+            return {}
+        return {"probe": self.probe.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict

@@ -1,0 +1,141 @@
+"""``python -m simmim_pl``: LightningCLI with a run directory of its own, `.env`, and W&B that never blocks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import wandb
+import yaml
+from dotenv import dotenv_values, find_dotenv
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from simmim_pl import checkpoint
+from simmim_pl.records import InputError
+
+WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole parsed config to the run directory, once to W&B as it is nested, and into every checkpoint."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(self.nested())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
+        saved["config"] = self.nested()
+
+    def nested(self) -> dict[str, Any]:
+        """The config as plain nested values."""
+        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return config
+
+
+class CLI(LightningCLI):
+    """LightningCLI whose every run writes to a new ``runs/NAME/ID/`` and whose evaluations end with one test."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if path and path not in ("last", "best", "hpc", "registry"):
+            checkpoint.read(path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand]
+        if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
+            kwargs["logger"] = loggers(config.runs, config.name)
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Load checkpoints as tensors and plain values unless the user says otherwise."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
+
+    def after_fit(self) -> None:
+        """Judge a finished evaluation on the test split, once."""
+        if getattr(self.model, "test_after_fit", False):
+            self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def loggers(runs: str, name: str) -> list[Logger]:
+    """CSV and W&B loggers of a new run directory. Only rank zero makes it; the others learn it from the trainer."""
+    run_id = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
+    folder = Path(runs, name, run_id)
+    csv = CSVLogger(save_dir=runs, name=name, version=run_id)
+    if rank_zero_only.rank != 0:
+        return [csv, WandbLogger(save_dir=folder)]
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder} ({error.strerror}): choose another folder with --runs.") from error
+    rank_zero_info(f"Run directory: {folder}")
+    return [csv, WandbLogger(save_dir=folder, experiment=start_wandb(folder, name, run_id))]
+
+
+def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
+    """Start the W&B run: offline without a key, and offline too when the server does not answer."""
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    project = os.environ.get("WANDB_PROJECT", "simmim_pl")
+    later = f"To upload this run later: wandb sync {folder}/wandb/offline-run-*"
+
+    def start(mode: str) -> wandb.Run:
+        settings = wandb.Settings(init_timeout=WANDB_TIMEOUT, login_timeout=WANDB_TIMEOUT, silent=mode != "online")
+        return wandb.init(
+            dir=folder, project=project, name=f"{name}/{run_id}", group=name, id=run_id, mode=mode, settings=settings
+        )
+
+    if mode == "offline":
+        rank_zero_info(f"W&B is offline. {later}")
+    try:
+        return start(mode)
+    except wandb.Error as error:
+        wandb.teardown()
+        reason = str(error).strip().splitlines()[0]
+        rank_zero_warn(f"W&B cannot be reached, so the run goes on offline ({reason}). {later}")
+        return start("offline")
+
+
+def read_dotenv() -> None:
+    """Take what ``.env`` of this folder or one above sets. The environment wins; an empty value sets nothing."""
+    for key, value in dotenv_values(find_dotenv(usecwd=True)).items():
+        if value:
+            os.environ.setdefault(key, value)
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line. What the user can mend ends in one sentence and exit code 2."""
+    read_dotenv()
+    try:
+        CLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"max_epochs": 100},
+            parser_kwargs={"description": __doc__},
+            args=args,
+        )
+    except (InputError, MisconfigurationException) as error:
+        # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
+        sys.exit(f"error: {str(error).rsplit('InputError: ', 1)[-1].strip()}")
+    finally:
+        wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)

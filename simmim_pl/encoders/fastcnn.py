@@ -1,0 +1,65 @@
+"""A small residual network for CPUs and quick experiments."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
+from simmim_pl.records import Encoder, Features
+
+
+class FastCNN(Encoder):
+    """Stem at full resolution, then three stages of one widening convolution and one residual block.
+
+    Almost all arithmetic is in 3×3 convolutions on 16×16, 8×8 and 4×4 grids (for 32×32 images), where a CPU is quickest.
+    At width 32 an image costs 0.2 GFLOP forward, against 1.1 GFLOP of ResNet-18 with the CIFAR stem.
+
+    Args:
+        width: channels of the stem; the stages have 2, 4 and 8 times as many, so D = 8 · width.
+        mean: per-channel mean of the images, in [0, 1].
+        std: per-channel standard deviation of the images.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        mean: tuple[float, float, float] = CIFAR_MEAN,
+        std: tuple[float, float, float] = CIFAR_STD,
+    ) -> None:
+        super().__init__(8 * width, mean, std)
+        self.net = nn.Sequential(
+            convolution(3, width),
+            nn.MaxPool2d(2),
+            convolution(width, 2 * width),
+            Residual(2 * width),
+            convolution(2 * width, 4 * width),
+            nn.MaxPool2d(2),
+            Residual(4 * width),
+            convolution(4 * width, 8 * width),
+            nn.MaxPool2d(2),
+            Residual(8 * width),
+        )
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+        grid = self.net(self.normalise(image))
+        return Features(pooled=grid.mean((2, 3)), grid=grid)
+
+
+def convolution(before: int, after: int) -> nn.Sequential:
+    """3×3 convolution, BatchNorm, ReLU."""
+    conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """``relu(x + two convolutions of x)`` at constant width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        last = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.branch = nn.Sequential(convolution(width, width), last, nn.BatchNorm2d(width))
+
+    def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+        out: Tensor = (x + self.branch(x)).relu_()
+        return out

@@ -1,0 +1,48 @@
+"""torchvision's ResNet, with the stem that small images need."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from simmim_pl.records import Encoder, Features
+
+# Channel statistics of CIFAR-10's training set, in [0, 1].
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+
+
+class ResNet(Encoder):
+    """ResNet-18, 34 or 50 (He et al. 2016, arXiv 1512.03385) without its classifier.
+
+    With ``stem: cifar`` the first convolution is 3×3 at stride 1 and there is no max-pool (Chen et al. 2020, appendix
+    B.9): with ImageNet's stem a 32×32 image is down to 8×8 before the first block and accuracy stops early.
+
+    Args:
+        depth: 18, 34 (D = 512) or 50 (D = 2048).
+        stem: ``cifar`` for images of about 32 to 96 pixels, ``imagenet`` for larger ones.
+        mean: per-channel mean of the images, in [0, 1].
+        std: per-channel standard deviation of the images.
+    """
+
+    def __init__(
+        self,
+        depth: Literal[18, 34, 50] = 18,
+        stem: Literal["cifar", "imagenet"] = "cifar",
+        mean: tuple[float, float, float] = CIFAR_MEAN,
+        std: tuple[float, float, float] = CIFAR_STD,
+    ) -> None:
+        net = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+        super().__init__(net.fc.in_features, mean, std)
+        if stem == "cifar":
+            net.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+            net.maxpool = nn.Identity()
+        parts = (net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4)
+        self.net = nn.Sequential(*parts)
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+        grid = self.net(self.normalise(image))
+        return Features(pooled=grid.mean((2, 3)), grid=grid)

@@ -1,0 +1,186 @@
+"""What every evaluation shares: a frozen encoder, features extracted once, one look at test, a result card."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from simmim_pl import checkpoint, distributed
+from simmim_pl.evaluation import card
+from simmim_pl.records import Batch, Encoder, InputError
+
+Labelled = tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]
+
+
+class Frozen(LightningModule):
+    """Base of the evaluations: ``fit`` extracts the features of train and validation, ``test`` judges them.
+
+    The encoder comes from a checkpoint of ours, or is given. It is in eval mode and without gradients, and a hash of its
+    parameters and buffers is taken before and after. Beside it stand its baselines, in the same table: the same
+    architecture untrained, and raw pixels.
+
+    Args:
+        checkpoint: path of a checkpoint that ``fit`` wrote.
+        encoder: an encoder to judge as it is, instead of a checkpoint.
+        baselines: judge the untrained encoder and raw pixels too.
+        seed: seed of the untrained encoder.
+    """
+
+    test_after_fit = True
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        encoder: Encoder | None = None,
+        baselines: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if (checkpoint is None) == (encoder is None):
+            raise InputError("Say what to judge: either --model.checkpoint PATH or --model.encoder, not both.")
+        self.automatic_optimization = False
+        self.checkpoint = checkpoint
+        self.subjects = nn.ModuleDict()
+        if checkpoint is not None:
+            self.subjects["pretrained"] = load_encoder(checkpoint, trained=True)
+            if baselines:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    self.subjects["untrained"] = load_encoder(checkpoint, trained=False)
+        elif encoder is not None:
+            self.subjects["given"] = encoder
+        if baselines:
+            self.subjects["raw pixels"] = RawPixels()
+        self.subjects.requires_grad_(False).eval()
+        self.digest = digest(self.subjects)
+        self.parts: dict[str, list[dict[str, Tensor]]] = {}
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
+
+    def judge(
+        self, train: Labelled, validation: Labelled, test: Labelled, classes: int
+    ) -> tuple[Float[Tensor, "N C"], dict[str, Any]]:
+        """Scores of the test images by class, and the hyperparameters that a reader must know."""
+        raise TypeError(f"{type(self).__name__} must define judge(train, validation, test, classes)")
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Keep the encoders in eval mode whatever the trainer asks for."""
+        super().train(mode)
+        self.subjects.eval()
+        return self
+
+    def configure_optimizers(self) -> None:
+        """Nothing is trained by gradient steps of the trainer."""
+
+    def extract(self, split: str, batch: Batch) -> None:
+        """Keep the features of a batch under every encoder, with index and label."""
+        if "label" not in batch:
+            raise InputError("This data set has no labels: an evaluation needs class folders, see configs/data/.")
+        assert not any(module.training for module in self.subjects.modules())
+        image = batch["image"].float() / 255
+        with torch.no_grad():
+            part = {name: encoder(image).pooled.float() for name, encoder in self.subjects.items()}
+        self.parts.setdefault(split, []).append({**part, "label": batch["label"], "index": batch["index"]})
+
+    def on_fit_start(self) -> None:
+        self.parts.clear()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.extract("train", batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if not self.trainer.sanity_checking:
+            self.extract("validation", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        if "train" not in self.parts:
+            raise InputError("An evaluation starts with fit, which ends with the test: use fit instead of test.")
+        self.extract("test", batch)
+
+    def whole(self, split: str) -> dict[str, Tensor]:
+        """A split's rows from all ranks, each image once, in the order of the data set."""
+        parts = self.parts.get(split)
+        if not parts:
+            raise InputError(f"The {split} split is empty: an evaluation needs images in it.")
+        rows = {name: distributed.gather_uneven(torch.cat([part[name] for part in parts])) for name in parts[0]}
+        index, order = rows["index"].unique(return_inverse=True)
+        first = torch.full_like(index, len(order)).scatter_reduce(
+            0, order, torch.arange(len(order), device=order.device), "amin"
+        )
+        return {name: row[first] for name, row in rows.items()}
+
+    @torch.inference_mode(False)  # a probe may need gradients of its own
+    def on_test_epoch_end(self) -> None:
+        train, validation, test = (self.whole(split) for split in ("train", "validation", "test"))
+        if digest(self.subjects) != self.digest:
+            raise RuntimeError("the frozen encoder changed while it was judged")
+        classes = self.trainer.datamodule.source.classes  # type: ignore[attr-defined]
+        results = {}
+        for name in self.subjects:
+            splits = ((rows[name], rows["label"]) for rows in (train, validation, test))
+            scores, chosen = self.judge(*splits, len(classes))
+            correct = (scores.argmax(1) == test["label"]).double()
+            results[name] = {"accuracy": correct.mean().item(), "width": train[name].shape[1], **chosen}
+            self.log(f"test/{name.replace(' ', '_')}", correct.mean().float())
+        sizes = {name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))}
+        card.publish(self.trainer, type(self).__name__, self.checkpoint, self.digest, sizes, results)
+
+
+class RawPixels(Encoder):
+    """The baseline that sees nothing: pixels as features, ``D = 3 · H · W``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Any:
+        from simmim_pl.records import Features
+
+        return Features(pooled=image.flatten(1), grid=image)
+
+
+def load_encoder(path: str, trained: bool) -> Encoder:
+    """Build the encoder that a checkpoint's config describes, with its weights or freshly initialised.
+
+    Only classes of this package are imported because a checkpoint names them; a config can name anything.
+
+    Raises:
+        InputError: the checkpoint cannot be read, names a class that is not ours, or does not fit its own config.
+    """
+    saved = checkpoint.read(path)
+    spec = saved["config"].get("model", {}).get("init_args", {}).get("encoder")
+    require_ours(spec, path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--encoder", type=Encoder)
+    encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
+    if trained:
+        prefix = "encoder."
+        state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+        checkpoint.require_same(state, encoder.state_dict(), path)
+        encoder.load_state_dict(state)
+    return encoder
+
+
+def require_ours(spec: Any, path: str) -> None:
+    """Refuse a class path outside this package, however deep in the config it stands."""
+    if isinstance(spec, dict):
+        name = spec.get("class_path", "simmim_pl.")
+        if not str(name).startswith("simmim_pl."):
+            raise InputError(f"{path} asks to import {name}, which is not part of simmim_pl: it is not loaded.")
+    if not spec:
+        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
+    for part in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else []:
+        if isinstance(part, (dict, list)) and part:
+            require_ours(part, path)
+
+
+def digest(module: nn.Module) -> str:
+    """A hash of all parameters and buffers, by name and value."""
+    sha = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        sha.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]

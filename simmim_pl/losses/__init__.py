@@ -1,0 +1,5 @@
+"""Losses: a pure function and a thin module each."""
+
+from simmim_pl.losses.nt_xent import NTXent, nt_xent
+
+__all__ = ["NTXent", "nt_xent"]

@@ -1,0 +1,41 @@
+"""START HERE: encoder → projection head → contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from simmim_pl.heads import ProjectionHead
+from simmim_pl.losses.nt_xent import contrastive_accuracy
+from simmim_pl.methods.method import Method, Output
+from simmim_pl.records import Batch, Encoder
+
+
+class Contrastive(Method):
+    """SimCLR (Chen et al. 2020, arXiv 2002.05709): all views of an image agree, all images are told apart.
+
+    This is the source article's "simulated mutual-information maximisation"; ``docs/method.md`` maps its claims.
+
+    Args:
+        encoder: image → features; the part that is kept.
+        head: projection head, built on the encoder's width.
+        loss: projections ``[V, B, P]`` → scalar, e.g. :class:`simmim_pl.losses.NTXent`.
+        kwargs: see :class:`simmim_pl.methods.method.Method`.
+    """
+
+    def __init__(
+        self, encoder: Encoder, head: Callable[[int], ProjectionHead], loss: nn.Module, **kwargs: Any
+    ) -> None:
+        super().__init__(encoder, **kwargs)
+        self.head = head(encoder.width)
+        self.loss = loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        views = batch["views"]  # [V, B, 3, S, S]: V random regions of every image, recoloured
+        features = self.encoder(views.flatten(0, 1))  # pooled [V·B, D]: one forward, so BatchNorm sees all views
+        z = self.head(features.pooled).unflatten(0, views.shape[:2])  # [V, B, P]
+        loss = self.loss(z)
+        self.log("train/contrastive_accuracy", contrastive_accuracy(z), prog_bar=True)
+        return self.finish(loss, features, batch)

@@ -1,0 +1,132 @@
+"""What every self-supervised method shares: encoder, optimizer, schedule, and what a step returns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Float, Int64
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from simmim_pl.records import Batch, Encoder, Features, InputError
+
+REFERENCE_BATCH = 256
+
+
+class Output(TypedDict, total=False):
+    """What ``training_step`` returns and callbacks read: nothing else of a method is public."""
+
+    loss: Float[Tensor, ""]
+    features: Float[Tensor, "V*B D"]  # detached, view by view
+    label: Int64[Tensor, " B"]
+
+
+class Method(LightningModule):
+    """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
+
+    The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
+    devices × accumulate_grad_batches), so the same config means the same training on any number of devices.
+
+    Args:
+        encoder: image → features; the part that is kept.
+        optimizer: any torch optimizer; its lr is for 256 images a step.
+        warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
+        decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
+        compile: run the encoder through torch.compile.
+        channels_last: store the encoder's weights and images channels-last: faster on recent CPUs and tensor cores.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        optimizer: OptimizerCallable,
+        warmup_epochs: float = 0.0,
+        decay_norm_and_bias: bool = False,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.optimizer = optimizer
+        self.warmup_epochs = warmup_epochs
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.channels_last = channels_last
+        if channels_last:
+            self.encoder.to(memory_format=torch.channels_last)
+        if compile:
+            self.encoder.compile()  # in place: the names in a checkpoint stay the same
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+        """Features of images in [0, 1]."""
+        features: Features = self.encoder(image)
+        return features
+
+    def finish(self, loss: Float[Tensor, ""], features: Features, batch: Batch) -> Output:
+        """Log the loss, stop if it is not finite, and return what callbacks read."""
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"The loss became {loss.item()} at step {self.global_step}. The last good checkpoint is kept; lower the "
+                "learning rate, lengthen the warm-up, or use --trainer.precision 32-true, and resume with --ckpt_path."
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        output: Output = {"loss": loss, "features": features.pooled.detach()}
+        if "label" in batch:
+            output["label"] = batch["label"]
+        return output
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+        """Features of clean images, for callbacks to judge."""
+        output: Output = {"features": self(batch["image"].float() / 255).pooled}
+        if "label" in batch:
+            output["label"] = batch["label"]
+        return output
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Embeddings with the index of their image."""
+        return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
+
+    def configure_optimizers(self) -> Any:
+        steps = int(self.trainer.estimated_stepping_batches)
+        scale = self.effective_batch / REFERENCE_BATCH
+        optimizer = self.optimizer(parameter_groups(self, self.decay_norm_and_bias))
+        for group in optimizer.param_groups:
+            group["lr"] *= scale
+        warmup = round(self.warmup_epochs * steps / max(self.trainer.max_epochs or 1, 1))
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
+        rank_zero_info(
+            f"Effective batch {self.effective_batch} = batch_size × devices × accumulation: "
+            f"lr {optimizer.param_groups[0]['lr']:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def effective_batch(self) -> int:
+        """Images that one optimizer step sees, over all devices and accumulated batches."""
+        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor on the learning rate: linear from 1/warmup to 1, then half a cosine to 0 at ``steps``.
+
+    >>> [round(warmup_cosine(step, warmup=2, steps=6), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+    """Split parameters so that weight decay spares biases and normalisation: the tensors of fewer than two axes."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
+    spared = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups

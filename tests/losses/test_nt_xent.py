@@ -1,0 +1,127 @@
+"""NT-Xent against two published implementations, the paper's algorithm in NumPy, identities and limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightly.loss import NTXentLoss
+from pytorch_metric_learning.losses import NTXentLoss as MetricNTXent
+from pytorch_metric_learning.losses import SupConLoss
+
+from simmim_pl.losses import NTXent, nt_xent
+from simmim_pl.losses.nt_xent import contrastive_accuracy
+from simmim_pl.records import InputError
+
+
+def projections(views: int, batch: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(views, batch, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def algorithm_1(z: np.ndarray, temperature: float) -> float:
+    """Chen et al. 2020, Algorithm 1, written with the paper's loops: z_{2k-1} and z_{2k} are views of image k."""
+    rows = z.transpose(1, 0, 2).reshape(-1, z.shape[-1])
+    number = len(rows)
+
+    def s(i: int, j: int) -> float:
+        return float(rows[i] @ rows[j] / (np.linalg.norm(rows[i]) * np.linalg.norm(rows[j])))
+
+    def ell(i: int, j: int) -> float:
+        below = sum(math.exp(s(i, k) / temperature) for k in range(number) if k != i)
+        return -math.log(math.exp(s(i, j) / temperature) / below)
+
+    return sum(ell(2 * k, 2 * k + 1) + ell(2 * k + 1, 2 * k) for k in range(number // 2)) / number
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    batch=st.integers(2, 9),
+    width=st.integers(2, 17),
+    temperature=st.floats(0.05, 2.0),
+    seed=st.integers(0, 10**6),
+)
+def test_two_views_equal_algorithm_1_and_two_published_implementations(
+    batch: int, width: int, temperature: float, seed: int
+) -> None:
+    z = projections(2, batch, width, seed)
+    ours = nt_xent(z, temperature).item()
+    assert ours == pytest.approx(algorithm_1(z.numpy(), temperature), abs=1e-6)
+    assert ours == pytest.approx(NTXentLoss(temperature)(z[0], z[1]).item(), abs=1e-6)
+    image = torch.arange(batch).repeat(2)
+    assert ours == pytest.approx(MetricNTXent(temperature)(z.flatten(0, 1), image).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("views", [2, 3, 5])
+def test_any_number_of_views_equals_supcon_with_one_class_an_image(views: int) -> None:
+    z = projections(views, 6, 8)
+    image = torch.arange(6).repeat(views)
+    assert nt_xent(z, 0.3).item() == pytest.approx(SupConLoss(0.3)(z.flatten(0, 1), image).item(), abs=1e-6)
+
+
+def test_gradient_equals_finite_differences() -> None:
+    z = projections(3, 4, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.5), (z,))
+
+
+def test_gradient_equals_lightly() -> None:
+    ours, theirs = (projections(2, 7, 6).requires_grad_() for _ in range(2))
+    nt_xent(ours, 0.2).backward()
+    NTXentLoss(0.2)(theirs[0], theirs[1]).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(views=st.integers(2, 4), batch=st.integers(2, 6), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6))
+def test_length_order_of_views_and_order_of_images_do_not_matter(
+    views: int, batch: int, scale: float, seed: int
+) -> None:
+    z = projections(views, batch, 5, seed)
+    shuffled = z[torch.randperm(views)][:, torch.randperm(batch)] * scale
+    torch.testing.assert_close(nt_xent(shuffled), nt_xent(z), atol=1e-9, rtol=1e-9)
+
+
+def test_collapse_costs_the_logarithm_of_the_rows_it_cannot_tell_apart() -> None:
+    assert nt_xent(torch.ones(2, 8, 4)).item() == pytest.approx(math.log(2 * 8 - 1), abs=1e-6)
+
+
+def test_perfect_features_reach_the_bound_of_a_low_temperature() -> None:
+    assert nt_xent(torch.eye(8).expand(2, 8, 8), temperature=0.02).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_float32_whatever_autocast_says() -> None:
+    z = projections(2, 32, 16, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside, low = nt_xent(z, 0.1), nt_xent(z.bfloat16(), 0.1)
+    assert inside.dtype == low.dtype == torch.float32
+    assert inside.item() == nt_xent(z, 0.1).item()
+    assert low.item() == nt_xent(z.bfloat16().float(), 0.1).item()
+
+
+def test_contrastive_accuracy_counts_anchors_whose_nearest_row_is_a_positive() -> None:
+    z = torch.eye(4)[None].repeat(2, 1, 1)
+    assert contrastive_accuracy(z).item() == 1.0
+    z[1, 0] = z[0, 1] * 2  # image 0's second view looks like image 1: both its anchors fail, image 1's are tied
+    assert contrastive_accuracy(z).item() < 1.0
+    assert contrastive_accuracy(projections(2, 512, 64)).item() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("z", "temperature", "says"),
+    [
+        (torch.ones(1, 4, 2), 0.5, "two views"),
+        (torch.ones(2, 1, 2), 0.5, "no negatives"),
+        (torch.ones(2, 4, 2), 0.0, "temperature"),
+    ],
+)
+def test_input_that_means_nothing_is_refused(z: torch.Tensor, temperature: float, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        nt_xent(z, temperature)
+
+
+def test_the_module_is_the_function() -> None:
+    z = projections(2, 5, 3, dtype=torch.float32)
+    assert NTXent(0.3)(z).item() == nt_xent(z, 0.3).item()
+    with pytest.raises(InputError, match="temperature"):
+        NTXent(-1)
