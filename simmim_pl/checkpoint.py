@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 
-from simmim_pl.records import InputError
+from simmim_pl.records import Encoder, InputError
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -48,3 +49,38 @@ def require_same(state: dict[str, Any], own: dict[str, Any], path: str | Path) -
                 f"{path} is of another architecture: at {name} it has {theirs}, the config builds {ours}. "
                 "Use the config.yaml that lies in the run directory of the checkpoint."
             )
+
+
+def load_encoder(path: str, trained: bool) -> Encoder:
+    """Build the encoder that a checkpoint's config describes, with its weights or freshly initialised.
+
+    Only classes of this package are imported because a checkpoint names them; a config can name anything.
+
+    Raises:
+        InputError: the checkpoint cannot be read, names a class that is not ours, or does not fit its own config.
+    """
+    saved = read(path)
+    spec = saved["config"].get("model", {}).get("init_args", {}).get("encoder")
+    require_ours(spec, path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--encoder", type=Encoder)
+    encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
+    if trained:
+        prefix = "encoder."
+        state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+        require_same(state, encoder.state_dict(), path)
+        encoder.load_state_dict(state)
+    return encoder
+
+
+def require_ours(spec: Any, path: str) -> None:
+    """Refuse a class path outside this package, however deep in the config it stands."""
+    if isinstance(spec, dict):
+        name = spec.get("class_path", "simmim_pl.")
+        if not str(name).startswith("simmim_pl."):
+            raise InputError(f"{path} asks to import {name}, which is not part of simmim_pl: it is not loaded.")
+    if not spec:
+        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
+    for part in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else []:
+        if isinstance(part, (dict, list)) and part:
+            require_ours(part, path)

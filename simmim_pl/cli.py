@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from simmim_pl import checkpoint
 from simmim_pl.records import InputError
 
 WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
+
+# Warnings of Lightning's that no user of this package can act on.
+UNHELPFUL = (
+    ".*LeafSpec.* is deprecated",
+    "Precision .* is not supported by the model summary",
+    ".*does not have many workers",
+    "Found .* in eval mode at the start of training",  # an evaluation's encoder: meant, and asserted
+    ".*configure_optimizers. returned .None.",
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -78,26 +88,33 @@ def loggers(runs: str, name: str) -> list[Logger]:
     run_id = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
     folder = Path(runs, name, run_id)
     csv = CSVLogger(save_dir=runs, name=name, version=run_id)
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
         return [csv, WandbLogger(save_dir=folder)]
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"Cannot write to {folder} ({error.strerror}): choose another folder with --runs.") from error
     rank_zero_info(f"Run directory: {folder}")
+    _ = csv.experiment  # while the folder is still empty: it warns of, and deletes, files of its own name
     return [csv, WandbLogger(save_dir=folder, experiment=start_wandb(folder, name, run_id))]
 
 
 def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
     """Start the W&B run: offline without a key, and offline too when the server does not answer."""
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     project = os.environ.get("WANDB_PROJECT", "simmim_pl")
     later = f"To upload this run later: wandb sync {folder}/wandb/offline-run-*"
 
-    def start(mode: str) -> wandb.Run:
+    def start(mode: Any) -> wandb.Run:
         settings = wandb.Settings(init_timeout=WANDB_TIMEOUT, login_timeout=WANDB_TIMEOUT, silent=mode != "online")
         return wandb.init(
-            dir=folder, project=project, name=f"{name}/{run_id}", group=name, id=run_id, mode=mode, settings=settings
+            dir=folder,
+            project=project,
+            name=f"{name}/{run_id}",
+            group=name,
+            id=run_id,
+            mode=mode,
+            settings=settings,
         )
 
     if mode == "offline":
@@ -121,6 +138,8 @@ def read_dotenv() -> None:
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
+    for noise in UNHELPFUL:
+        warnings.filterwarnings("ignore", message=noise)
     try:
         CLI(
             LightningModule,
@@ -136,6 +155,7 @@ def main(args: ArgsType = None) -> None:
         )
     except (InputError, MisconfigurationException) as error:
         # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
-        sys.exit(f"error: {str(error).rsplit('InputError: ', 1)[-1].strip()}")
+        print(f"error: {str(error).rsplit('InputError: ', 1)[-1].strip()}", file=sys.stderr)
+        sys.exit(2)
     finally:
         wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)

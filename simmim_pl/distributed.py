@@ -19,7 +19,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(local: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "N *shape"]:
+def gather(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
     """Concatenate every rank's rows in rank order, ``[B, ...]`` → ``[world size · B, ...]``, with gradient.
 
     The backward pass sums what every rank's loss says about the local rows. DDP then averages parameter gradients over
@@ -29,7 +29,7 @@ def gather(local: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "N *shape"]:
     return local if world_size() == 1 else torch.cat(all_gather(local))
 
 
-def gather_uneven(local: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "N *shape"]:
+def gather_uneven(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
     """Concatenate every rank's rows in rank order without gradient; ranks may hold different numbers of rows."""
     if world_size() == 1:
         return local

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         widths = [width] + [hidden] * (layers - 1)
         blocks: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             blocks += [nn.Linear(before, after, bias=not norm)]
             blocks += [nn.BatchNorm1d(after)] if norm else []
             blocks += [nn.ReLU(inplace=True)]

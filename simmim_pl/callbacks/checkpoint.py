@@ -19,9 +19,7 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
-        super().__init__(
-            save_last=True, save_top_k=0, every_n_epochs=every_n_epochs, save_on_train_epoch_end=True
-        )
+        super().__init__(save_last=True, save_top_k=0, every_n_epochs=every_n_epochs, save_on_train_epoch_end=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0 and self.dirpath:

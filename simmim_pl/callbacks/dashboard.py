@@ -19,18 +19,17 @@ class Dashboard(Callback):
 
     Args:
         images: rows of the grid of views.
+        every: batches over which images per second are averaged.
     """
 
-    def __init__(self, images: int = 8) -> None:
-        self.images = images
+    def __init__(self, images: int = 8, every: int = 10) -> None:
+        self.images, self.every = images, every
         self.seen, self.since = 0, 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen, self.since = 0, time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero and trainer.loggers:
             self.show(trainer, batch)
 
@@ -49,7 +48,7 @@ class Dashboard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.seen += len(batch["image"]) * trainer.world_size
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+        if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
             now = time.perf_counter()
             pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)
             self.seen, self.since = 0, now

@@ -24,14 +24,19 @@ class Embeddings(Callback):
         self.parts.clear()
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        *_: int,
     ) -> None:
-        self.parts.append({name: part.float().cpu() if part.is_floating_point() else part for name, part in outputs.items()})
+        self.parts.append({"index": outputs["index"], "features": outputs["features"].float()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        index = distributed.gather_uneven(torch.cat([part["index"] for part in self.parts]).to(pl_module.device))
-        local = torch.cat([part["features"] for part in self.parts]).to(pl_module.device)
-        features = distributed.gather_uneven(local)
+        whole = (torch.cat([part[name] for part in self.parts]) for name in ("index", "features"))
+        index, features = (distributed.gather_uneven(rows) for rows in whole)
         order = index.argsort()
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and folder is not None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from simmim_pl import distributed
 from simmim_pl.evaluation.knn import knn_scores
 from simmim_pl.heads import Classifier
-from simmim_pl.records import Batch
+from simmim_pl.records import Batch, Encoder
 
 
 class Online(Callback):
@@ -37,6 +37,7 @@ class Online(Callback):
         self.parts: list[tuple[Tensor, Tensor]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module.encoder, Encoder)
         classes = len(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
         self.probe = None
         if classes > 1:
@@ -65,7 +66,13 @@ class Online(Callback):
         self.parts.clear()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        *_: int,
     ) -> None:
         if self.probe is not None:
             self.parts.append((outputs["features"].float(), outputs["label"]))

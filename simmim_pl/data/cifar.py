@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, extract_archive
-from tqdm import tqdm  # type: ignore[import-untyped]
 
+from simmim_pl.data.download import download
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.records import InputError
 
@@ -26,7 +23,6 @@ CIFAR10_MIRRORS = [
     datasets.CIFAR10.url,
 ]
 CIFAR100_MIRRORS = [datasets.CIFAR100.url]
-CHUNK = 1 << 16
 
 
 class CIFAR10(Source):
@@ -40,11 +36,9 @@ class CIFAR10(Source):
         timeout: seconds without a byte after which a mirror is given up.
     """
 
-    def __init__(
-        self, root: str | None = None, mirrors: list[str] | None = None, timeout: float = 60
-    ) -> None:
+    def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: float = 60) -> None:
         mirrors = CIFAR10_MIRRORS if mirrors is None else mirrors
-        self.files = _Files(datasets.CIFAR10, _folder(root), mirrors, timeout)
+        self.files = Files(datasets.CIFAR10, data_folder(root), mirrors, timeout)
 
     def prepare(self) -> None:
         """Download and extract what is missing. Raises :class:`InputError` when that cannot be done."""
@@ -67,11 +61,9 @@ class CIFAR100(Source):
         timeout: seconds without a byte after which a mirror is given up.
     """
 
-    def __init__(
-        self, root: str | None = None, mirrors: list[str] | None = None, timeout: float = 60
-    ) -> None:
+    def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: float = 60) -> None:
         mirrors = CIFAR100_MIRRORS if mirrors is None else mirrors
-        self.files = _Files(datasets.CIFAR100, _folder(root), mirrors, timeout)
+        self.files = Files(datasets.CIFAR100, data_folder(root), mirrors, timeout)
 
     def prepare(self) -> None:
         """Download and extract what is missing. Raises :class:`InputError` when that cannot be done."""
@@ -83,13 +75,13 @@ class CIFAR100(Source):
         return images
 
 
-def _folder(root: str | None) -> Path:
+def data_folder(root: str | None) -> Path:
     """The folder of the data: as given, else from the environment, else ``data``."""
     return Path(root or os.environ.get("SIMMIM_DATA_DIR") or "data").expanduser()
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """The files of one set in ``root``; ``kind``, torchvision's class, knows their names and checksums."""
 
     kind: Any
@@ -103,16 +95,16 @@ class _Files:
         Work is done in a scratch folder and moved into place once checked, so nodes that share ``root`` never
         read each other's half-written files.
         """
-        if self._whole():
+        if self.whole():
             return
         name = self.kind.filename
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(".part", f"{name}.", self.root, ignore_cleanup_errors=True) as scratch:
-                self._download(Path(scratch))
-                self._extract(Path(scratch))
+                download(self.root / name, self.kind.tgz_md5, self.mirrors, Path(scratch), self.timeout)
+                self.extract(Path(scratch))
         except (OSError, InputError) as error:
-            if self._whole():  # another node was faster, and has swept our scratch folder
+            if self.whole():  # another node was faster, and has swept our scratch folder
                 return
             if isinstance(error, InputError):
                 raise
@@ -136,66 +128,15 @@ class _Files:
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return InMemory(images, torch.tensor(data.targets, dtype=torch.int64)), list(data.classes)
 
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
         """Whether every extracted file has its checksum."""
         meta = (self.kind.meta["filename"], self.kind.meta["md5"])
         wanted = [*self.kind.train_list, *self.kind.test_list, meta]
         return all(check_integrity(self.root / self.kind.base_folder / name, md5) for name, md5 in wanted)
 
-    def _download(self, scratch: Path) -> None:
-        """Put the archive into ``root`` from the first mirror that delivers it, unless it is there."""
-        archive, md5 = self.root / self.kind.filename, self.kind.tgz_md5
-        part, failures = scratch / archive.name, []
-        if archive.exists():
-            if check_integrity(archive, md5):
-                return
-            archive.unlink(missing_ok=True)
-            failures.append(f"the file found there had another md5 than {md5} and was removed")
-        for url in self.mirrors:
-            try:
-                _fetch(url, part, self.timeout)
-            except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
-                failures.append(f"{url}: {_reason(error, self.timeout)}")
-                continue
-            if check_integrity(part, md5):
-                os.replace(part, archive)
-                return
-            failures.append(f"{url}: sent a file with another md5 than {md5}")
-        raise InputError(
-            f"{archive.name} is wanted in {self.root.resolve()} and could not be downloaded "
-            f"({'; '.join(failures) or 'no mirrors given'}): put the file there by hand, or use an image "
-            "folder, --data configs/data/folder.yaml, or the procedural set, --data configs/data/shapes.yaml."
-        )
-
-    def _extract(self, scratch: Path) -> None:
+    def extract(self, scratch: Path) -> None:
         """Unpack the archive in ``scratch`` and move its files into place one by one, each whole."""
         extract_archive(str(self.root / self.kind.filename), str(scratch))
         (self.root / self.kind.base_folder).mkdir(exist_ok=True)
         for file in (scratch / self.kind.base_folder).iterdir():
             os.replace(file, self.root / self.kind.base_folder / file.name)
-
-
-def _fetch(url: str, part: Path, timeout: float) -> None:
-    """Download ``url`` to ``part``, from its first byte, with a progress bar.
-
-    Raises:
-        OSError, HTTPException: the mirror cannot be reached, is silent for ``timeout`` s, or cuts off.
-        ValueError: ``url`` is not an address.
-    """
-    request = urllib.request.Request(url, headers={"User-Agent": "simmim_pl"})
-    with urllib.request.urlopen(request, timeout=timeout) as response, open(part, "wb") as file:
-        total = int(response.headers.get("Content-Length", 0))
-        with tqdm(desc=part.name, total=total or None, unit="B", unit_scale=True) as bar:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if part.stat().st_size < total:  # urllib takes an early end of the stream for the end of the file
-        raise ConnectionError(f"cut off after {part.stat().st_size} of {total} bytes")
-
-
-def _reason(error: Exception, timeout: float) -> str:
-    """Why a mirror failed, in a few words."""
-    cause = error.reason if type(error) is URLError else error  # what happened while connecting comes wrapped
-    if isinstance(cause, TimeoutError):
-        return f"no byte for {timeout:g} s"
-    return str(cause) or type(cause).__name__

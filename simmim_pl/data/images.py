@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import RunningStage
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from torch.utils.data.distributed import DistributedSampler
 
 from simmim_pl.data.source import ImageSet, Source
@@ -49,7 +49,7 @@ class Images(LightningDataModule):
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split = predict_split
-        self.splits: dict[str, Dataset] = {}
+        self.splits: dict[str, Subset] = {}
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -57,12 +57,13 @@ class Images(LightningDataModule):
     def setup(self, stage: str) -> None:
         testing = stage == "test" or (stage == "predict" and self.predict_split == "test")
         if testing and "test" not in self.splits:
-            self.splits["test"] = self.source.load("test")
+            test = self.source.load("test")
+            self.splits["test"] = Subset(test, range(len(test)))
         if not testing and "train" not in self.splits:
             self.splits |= self.divide(self.source.load("train"))
 
-    def divide(self, whole: ImageSet) -> dict[str, Dataset]:
-        """Train, the held-out validation, and a part of train as large as validation for kNN to look neighbours up."""
+    def divide(self, whole: ImageSet) -> dict[str, Subset]:
+        """Train, the held-out validation, and a part of train where an online kNN looks for neighbours."""
         train, held_out = hold_out(len(whole), whole.labels, self.validation, self.split_seed)
         labels = None if whole.labels is None else whole.labels[train]
         share = min(2 * len(held_out), len(train) - 1)
@@ -74,16 +75,16 @@ class Images(LightningDataModule):
         train = self.splits["train"]
         if self.views is None:
             return self.loader(train)
-        ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        rank, ranks = self.place()
         if self.batch_size < 2:
             raise InputError("A batch of one image has no negatives: set --data.batch_size to 2 or more.")
-        if len(train) < self.batch_size * ranks:  # type: ignore[arg-type]
+        if len(train) < self.batch_size * ranks:
             raise InputError(
-                f"The {len(train)} training images do not fill one batch of {self.batch_size} × {ranks} devices: "  # type: ignore[arg-type]
+                f"The {len(train)} training images do not fill one batch of {self.batch_size} × {ranks} devices: "
                 "lower --data.batch_size or --trainer.devices, or bring more images."
             )
         # Lightning tells this sampler the epoch, so the order is a function of (seed, epoch) and nothing else.
-        order = DistributedSampler(train, ranks, rank, shuffle=True, seed=self.seed, drop_last=True)
+        order: DistributedSampler = DistributedSampler(train, ranks, rank, shuffle=True, seed=self.seed, drop_last=True)
         return self.loader(train, sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -92,8 +93,8 @@ class Images(LightningDataModule):
     def reference_dataloader(self) -> DataLoader:
         """Clean training images as neighbours for an online kNN; each rank gets its own share."""
         reference = self.splits["reference"]
-        ranks, rank = self.trainer.world_size, self.trainer.global_rank
-        return self.loader(Subset(reference, range(rank, len(reference), ranks)))  # type: ignore[arg-type]
+        rank, ranks = self.place()
+        return self.loader(Subset(reference, range(rank, len(reference), ranks)))
 
     def test_dataloader(self) -> DataLoader:
         return self.loader(self.splits["test"])
@@ -101,17 +102,21 @@ class Images(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self.loader(self.splits[self.predict_split])
 
-    def loader(self, images: Dataset, **order: Any) -> DataLoader:
+    def place(self) -> tuple[int, int]:
+        """This process's rank, and the number of ranks."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def loader(self, images: Subset, **order: Any) -> DataLoader:
         """Batches of a split; whole batches come from ``__getitems__``, so nothing is collated."""
-        whole = images
+        whole: Any = images
         while isinstance(whole, Subset):
             whole = whole.dataset
-        workers = self.workers if isinstance(whole, ImageSet) and whole.workers else 0
+        workers = self.workers if whole.workers else 0
         return DataLoader(
             images,
             self.batch_size,
             num_workers=workers,
-            collate_fn=identity,
+            collate_fn=as_it_is,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             **order,
@@ -134,6 +139,6 @@ def seeded(seed: int, step: int, rank: int, device: torch.device) -> torch.Gener
     return torch.Generator(device).manual_seed(state)
 
 
-def identity(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Any:
     """The collate function of data sets that return whole batches."""
     return batch

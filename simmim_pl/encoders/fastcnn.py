@@ -12,7 +12,7 @@ from simmim_pl.records import Encoder, Features
 class FastCNN(Encoder):
     """Stem at full resolution, then three stages of one widening convolution and one residual block.
 
-    Almost all arithmetic is in 3×3 convolutions on 16×16, 8×8 and 4×4 grids (for 32×32 images), where a CPU is quickest.
+    Almost all arithmetic is in 3×3 convolutions on 16×16 to 4×4 grids (for 32×32 images), where a CPU is quickest.
     At width 32 an image costs 0.2 GFLOP forward, against 1.1 GFLOP of ResNet-18 with the CIFAR stem.
 
     Args:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from simmim_pl import checkpoint, distributed
+from simmim_pl import distributed
+from simmim_pl.checkpoint import load_encoder
 from simmim_pl.evaluation import card
-from simmim_pl.records import Batch, Encoder, InputError
+from simmim_pl.records import Batch, Encoder, Features, InputError
 
 Labelled = tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]
 
@@ -21,9 +21,9 @@ Labelled = tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]
 class Frozen(LightningModule):
     """Base of the evaluations: ``fit`` extracts the features of train and validation, ``test`` judges them.
 
-    The encoder comes from a checkpoint of ours, or is given. It is in eval mode and without gradients, and a hash of its
-    parameters and buffers is taken before and after. Beside it stand its baselines, in the same table: the same
-    architecture untrained, and raw pixels.
+    The encoder comes from a checkpoint of ours, or is given. It is in eval mode and without gradients, and a hash of
+    its parameters and buffers is taken before and after. Beside it stand its baselines, in the same table: the
+    same architecture untrained, and raw pixels.
 
     Args:
         checkpoint: path of a checkpoint that ``fit`` wrote.
@@ -122,12 +122,14 @@ class Frozen(LightningModule):
         classes = self.trainer.datamodule.source.classes  # type: ignore[attr-defined]
         results = {}
         for name in self.subjects:
-            splits = ((rows[name], rows["label"]) for rows in (train, validation, test))
-            scores, chosen = self.judge(*splits, len(classes))
+            known, tried, asked = ((rows[name], rows["label"]) for rows in (train, validation, test))
+            scores, chosen = self.judge(known, tried, asked, len(classes))
             correct = (scores.argmax(1) == test["label"]).double()
             results[name] = {"accuracy": correct.mean().item(), "width": train[name].shape[1], **chosen}
             self.log(f"test/{name.replace(' ', '_')}", correct.mean().float())
-        sizes = {name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))}
+        sizes = {
+            name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))
+        }
         card.publish(self.trainer, type(self).__name__, self.checkpoint, self.digest, sizes, results)
 
 
@@ -137,45 +139,8 @@ class RawPixels(Encoder):
     def __init__(self) -> None:
         super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Any:
-        from simmim_pl.records import Features
-
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         return Features(pooled=image.flatten(1), grid=image)
-
-
-def load_encoder(path: str, trained: bool) -> Encoder:
-    """Build the encoder that a checkpoint's config describes, with its weights or freshly initialised.
-
-    Only classes of this package are imported because a checkpoint names them; a config can name anything.
-
-    Raises:
-        InputError: the checkpoint cannot be read, names a class that is not ours, or does not fit its own config.
-    """
-    saved = checkpoint.read(path)
-    spec = saved["config"].get("model", {}).get("init_args", {}).get("encoder")
-    require_ours(spec, path)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--encoder", type=Encoder)
-    encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
-    if trained:
-        prefix = "encoder."
-        state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
-        checkpoint.require_same(state, encoder.state_dict(), path)
-        encoder.load_state_dict(state)
-    return encoder
-
-
-def require_ours(spec: Any, path: str) -> None:
-    """Refuse a class path outside this package, however deep in the config it stands."""
-    if isinstance(spec, dict):
-        name = spec.get("class_path", "simmim_pl.")
-        if not str(name).startswith("simmim_pl."):
-            raise InputError(f"{path} asks to import {name}, which is not part of simmim_pl: it is not loaded.")
-    if not spec:
-        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
-    for part in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else []:
-        if isinstance(part, (dict, list)) and part:
-            require_ours(part, path)
 
 
 def digest(module: nn.Module) -> str:

@@ -25,9 +25,7 @@ class Contrastive(Method):
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
-    def __init__(
-        self, encoder: Encoder, head: Callable[[int], ProjectionHead], loss: nn.Module, **kwargs: Any
-    ) -> None:
+    def __init__(self, encoder: Encoder, head: Callable[[int], ProjectionHead], loss: nn.Module, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
         self.head = head(encoder.width)
         self.loss = loss

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
 
 REFERENCE_BATCH = 256
@@ -70,10 +71,11 @@ class Method(LightningModule):
         """Log the loss, stop if it is not finite, and return what callbacks read."""
         if not torch.isfinite(loss):
             raise InputError(
-                f"The loss became {loss.item()} at step {self.global_step}. The last good checkpoint is kept; lower the "
-                "learning rate, lengthen the warm-up, or use --trainer.precision 32-true, and resume with --ckpt_path."
+                f"The loss became {loss.item()} at step {self.global_step}; the last good checkpoint is kept. Resume from "
+                "it with --ckpt_path and a lower learning rate, a longer warm-up, or --trainer.precision 32-true."
             )
         self.log("train/loss", loss, prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         output: Output = {"loss": loss, "features": features.pooled.detach()}
         if "label" in batch:
             output["label"] = batch["label"]
@@ -90,17 +92,21 @@ class Method(LightningModule):
         """Embeddings with the index of their image."""
         return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
+
     def configure_optimizers(self) -> Any:
         steps = int(self.trainer.estimated_stepping_batches)
         scale = self.effective_batch / REFERENCE_BATCH
         optimizer = self.optimizer(parameter_groups(self, self.decay_norm_and_bias))
         for group in optimizer.param_groups:
             group["lr"] *= scale
+        peak = optimizer.param_groups[0]["lr"]
         warmup = round(self.warmup_epochs * steps / max(self.trainer.max_epochs or 1, 1))
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
         rank_zero_info(
             f"Effective batch {self.effective_batch} = batch_size × devices × accumulation: "
-            f"lr {optimizer.param_groups[0]['lr']:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
+            f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

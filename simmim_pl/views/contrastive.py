@@ -57,9 +57,7 @@ class ContrastiveViews(Views):
         self.flip, self.jitter, self.greyscale = flip, jitter, greyscale
         self.strength = (brightness, contrast, saturation, hue)
 
-    def forward(
-        self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator
-    ) -> Float[Tensor, "V B 3 S S"]:
+    def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch; the generator may live on any device."""
         unit = image / 255
         return torch.stack([self.draw(unit, generator) for _ in range(self.views)])

@@ -1,0 +1,32 @@
+# From nothing but Python 3.10+ and make. The same as plain pip and python lines: see README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint types clean
+
+quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
+	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
+	$(BIN)/python -m simmim_pl fit --config configs/evaluate/linear.yaml \
+		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
+
+test: lint types ## lint, types, tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+.venv/run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/dev: .venv/run
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean: ## remove the environment, never the runs
+	rm -rf .venv

@@ -1,0 +1,76 @@
+"""Decode image files of any mode to RGB of one size, one at a time, a batch, or a whole split in threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from simmim_pl.records import InputError
+
+CHUNK = 256  # images a thread decodes at a time
+
+
+def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
+    """Decode a split in threads: Pillow works outside Python's lock."""
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+
+    def fill(start: int) -> int:
+        chunk = files[start : start + CHUNK]
+        images[start : start + CHUNK] = stack(chunk, size)
+        return len(chunk)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(desc="decoding images", total=len(files)) as bar:
+        for count in pool.map(fill, range(0, len(files), CHUNK)):
+            bar.update(count)
+    return images
+
+
+def stack(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
+    """Decode a few images."""
+    batch = np.empty((len(files), size, size, 3), dtype=np.uint8)
+    for row, file in zip(batch, files, strict=True):
+        row[:] = np.asarray(decode(file, size))
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+
+
+def decode(file: str, size: int) -> Image.Image:
+    """Read an image of any mode as RGB, its shorter side resized to ``size`` (bicubic), its centre cropped.
+
+    Transparency is laid on white. 16-bit and integer greyscale is scaled from 0…65535 to 0…255, float
+    greyscale from the smallest of 1, 255 and 65535 that holds it. Of an animation the first frame is read.
+    EXIF orientation is not applied, as in torchvision's ImageFolder. A large JPEG is decoded at a reduced
+    scale that is still at least twice ``size``, which is several times faster.
+
+    Raises:
+        InputError: the file is not an image, is damaged, or is greyscale outside the ranges above.
+    """
+    try:
+        with Image.open(file) as image:
+            image.draft(None, (2 * size, 2 * size))
+            return ImageOps.fit(rgb(image), (size, size), Image.Resampling.BICUBIC)
+    except Exception as error:  # Pillow's decoders raise whatever they stumble on: OSError, SyntaxError, struct.error
+        reason = "its format is not recognised" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{file} cannot be read as an image ({reason}): replace it or remove it.") from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB; see :func:`decode`. Raises ``ValueError`` for greyscale of unknown range."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.float64)
+        ranges = (1, 255, 65535) if image.mode == "F" else (65535,)
+        scale = next((top for top in ranges if grey.min() >= 0 and grey.max() <= top), None)
+        if scale is None:
+            raise ValueError(f"greyscale from {grey.min():g} to {grey.max():g}, of unknown range")
+        return Image.fromarray(np.rint(grey * (255 / scale)).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

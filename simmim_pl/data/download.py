@@ -1,0 +1,75 @@
+"""Download one file from the first of several mirrors that delivers it whole."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+
+from torchvision.datasets.utils import check_integrity
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from simmim_pl.records import InputError
+
+CHUNK = 1 << 16  # bytes read at a time
+
+
+def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout: float) -> None:
+    """Put ``archive`` in its place from the first mirror that delivers it, unless it is there and whole.
+
+    - ``scratch``: a folder on the same disk; the file is moved out of it once its md5 is right.
+    - ``timeout``: seconds without a byte after which a mirror is given up.
+
+    Raises:
+        InputError: no mirror delivered; the sentence gives the reason of each.
+        OSError: the disk cannot be written.
+    """
+    part, failures = scratch / archive.name, []
+    if archive.exists():
+        if check_integrity(archive, md5):
+            return
+        archive.unlink(missing_ok=True)
+        failures.append(f"the file found there had another md5 than {md5} and was removed")
+    for url in mirrors:
+        try:
+            fetch(url, part, timeout)
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
+            failures.append(f"{url}: {reason(error, timeout)}")
+            continue
+        if check_integrity(part, md5):
+            os.replace(part, archive)
+            return
+        failures.append(f"{url}: sent a file with another md5 than {md5}")
+    raise InputError(
+        f"{archive.name} is wanted in {archive.parent.resolve()} and could not be downloaded "
+        f"({'; '.join(failures) or 'no mirrors given'}): put the file there by hand, or use an image "
+        "folder, --data configs/data/folder.yaml, or the procedural set, --data configs/data/shapes.yaml."
+    )
+
+
+def fetch(url: str, part: Path, timeout: float) -> None:
+    """Download ``url`` to ``part``, from its first byte, with a progress bar.
+
+    Raises:
+        OSError, HTTPException: the mirror cannot be reached, is silent for ``timeout`` s, or cuts off.
+        ValueError: ``url`` is not an address.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "simmim_pl"})
+    with urllib.request.urlopen(request, timeout=timeout) as response, open(part, "wb") as file:
+        total = int(response.headers.get("Content-Length", 0))
+        with tqdm(desc=part.name, total=total or None, unit="B", unit_scale=True) as bar:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if part.stat().st_size < total:  # urllib takes an early end of the stream for the end of the file
+        raise ConnectionError(f"cut off after {part.stat().st_size} of {total} bytes")
+
+
+def reason(error: Exception, timeout: float) -> str:
+    """Why a mirror failed, in a few words."""
+    cause = error.reason if type(error) is URLError else error  # what happened while connecting comes wrapped
+    if isinstance(cause, TimeoutError):
+        return f"no byte for {timeout:g} s"
+    return str(cause) or type(cause).__name__
