@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from simmim_pl import checkpoint
+from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 
 WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
@@ -144,6 +145,7 @@ def main(args: ArgsType = None) -> None:
         CLI(
             LightningModule,
             LightningDataModule,
+            parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
@@ -158,4 +160,4 @@ def main(args: ArgsType = None) -> None:
         print(f"error: {str(error).rsplit('InputError: ', 1)[-1].strip()}", file=sys.stderr)
         sys.exit(2)
     finally:
-        wandb.finish(exit_code=1 if sys.exc_info()[0] else 0)
+        wandb.finish(exit_code=2 if sys.exc_info()[0] else 0)

@@ -7,6 +7,8 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from simmim_pl.records import InputError
+
 
 class ProjectionHead(nn.Module):
     """MLP from features to the space where views are compared; thrown away after pretraining.
@@ -32,6 +34,8 @@ class ProjectionHead(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        if layers < 1:
+            raise InputError(f"A projection head has at least one layer, got layers {layers}.")
         widths = [width] + [hidden] * (layers - 1)
         blocks: list[nn.Module] = []
         for before, after in pairwise(widths):

@@ -19,7 +19,18 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
-        super().__init__(save_last=True, save_top_k=0, every_n_epochs=every_n_epochs, save_on_train_epoch_end=True)
+        # save_top_k=1 without a monitor is the latest; Lightning's own save_last is silent when save_top_k is 0.
+        super().__init__(
+            filename="last",
+            save_top_k=1,
+            enable_version_counter=False,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._last_global_step_saved != trainer.global_step and self.dirpath:
+            trainer.save_checkpoint(Path(self.dirpath, "last.ckpt"))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0 and self.dirpath:

@@ -30,7 +30,8 @@ class Dashboard(Callback):
         self.seen, self.since = 0, time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero and trainer.loggers:
+        first = trainer.global_step == 0 and batch_idx == 0
+        if first and "views" in batch and trainer.is_global_zero and trainer.loggers:
             self.show(trainer, batch)
 
     def show(self, trainer: Trainer, batch: Batch) -> None:

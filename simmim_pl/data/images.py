@@ -63,7 +63,7 @@ class Images(LightningDataModule):
             self.splits |= self.divide(self.source.load("train"))
 
     def divide(self, whole: ImageSet) -> dict[str, Subset]:
-        """Train, the held-out validation, and a part of train where an online kNN looks for neighbours."""
+        """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
         train, held_out = hold_out(len(whole), whole.labels, self.validation, self.split_seed)
         labels = None if whole.labels is None else whole.labels[train]
         share = min(2 * len(held_out), len(train) - 1)
@@ -114,7 +114,7 @@ class Images(LightningDataModule):
         workers = self.workers if whole.workers else 0
         return DataLoader(
             images,
-            self.batch_size,
+            batch_size=self.batch_size,
             num_workers=workers,
             collate_fn=as_it_is,
             persistent_workers=workers > 0,

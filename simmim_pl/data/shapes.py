@@ -23,12 +23,13 @@ class Scene:
 
     label: Int64[Tensor, " N"]
     wave: Float[Tensor, "N 4 2"]  # amplitude and phase of the outline's own deformation, by frequency
-    angle: Float[Tensor, "N G*G"]  # radians
-    radius: Float[Tensor, "N G*G"]  # as a share of the cell's side
-    centre: Float[Tensor, "N G*G 2"]  # offset from the cell's middle, as a share of its side
-    ink: Float[Tensor, "N G*G 3"]  # colour of each copy
+    angle: Float[Tensor, "N C"]  # radians
+    radius: Float[Tensor, "N C"]  # as a share of the cell's side
+    centre: Float[Tensor, "N C 2"]  # offset from the cell's middle, as a share of its side
+    ink: Float[Tensor, "N C 3"]  # colour of each copy
     ground: Float[Tensor, "N 3 2 2"]  # colours of the background's corners
-    grain: Float[Tensor, "N G*G"]  # standard deviation of the pixel noise over each cell
+    grain: Float[Tensor, "N C"]  # standard deviation of the pixel noise over each cell
+    seed: Int64[Tensor, " N"]  # of the pixel noise
     spin: Int64[Tensor, " N"]  # motion label: an index into SPINS
 
     def __getitem__(self, index: slice | Tensor) -> Scene:
@@ -116,6 +117,7 @@ class Shapes(Source):
             ink=ink,
             ground=ground,
             grain=uniform(0, self.noise, copies),
+            seed=torch.randint(2**62, (number,), generator=generator),
             spin=torch.randint(len(SPINS), (number,), generator=generator),
         )
 
@@ -143,8 +145,8 @@ def render(scene: Scene, size: int) -> tuple[UInt8[Tensor, "N 3 S S"], UInt8[Ten
     cover = (inside * scene.radius[:, copy] * size / side + 0.5).clamp(0, 1)
 
     ground = torch.nn.functional.interpolate(scene.ground, size=(size, size), mode="bilinear", align_corners=True)
-    generator = torch.Generator().manual_seed(int(scene.label.numel()))
-    noise = scene.grain[:, copy] * torch.randn(cover.shape, generator=generator)
+    grains = [torch.randn(size**2, generator=torch.Generator().manual_seed(seed)) for seed in scene.seed.tolist()]
+    noise = scene.grain[:, copy] * torch.stack(grains)
     painted = ground.flatten(2).lerp(scene.ink[:, copy].transpose(1, 2).clamp(0, 1), cover[:, None])
     images = ((painted + noise[:, None]).clamp(0, 1) * 255).round().to(torch.uint8).unflatten(2, (size, size))
     mask = ((cover > 0.5) * (scene.label[:, None] + 1)).to(torch.uint8)

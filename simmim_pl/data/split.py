@@ -25,8 +25,8 @@ def hold_out(
     >>> len(kept), sorted(held // 3)
     (4, [tensor(0), tensor(1)])
     """
-    number = round(amount * size) if amount < 1 else round(amount)
-    if not 0 <= number < size:
+    number = round(amount * size) if amount < 1 else round(min(amount, size))
+    if not amount >= 0 or number >= size:
         raise InputError(
             f"validation: {amount} would hold {number} of {size} training images out: choose a number below {size} or "
             "a share below 1."
@@ -34,15 +34,14 @@ def hold_out(
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(size, generator=generator)
     if labels is not None:
-        shuffled = shuffled[proportional(labels[shuffled])]
+        shuffled = shuffled[proportional(labels[shuffled], number)]
     return shuffled[number:].sort().values, shuffled[:number].sort().values
 
 
-def proportional(labels: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
-    """An order in which every prefix has each class in proportion: the j-th of a class of n comes at (j + ½) / n."""
-    by_class = labels.argsort(stable=True)
-    counts = labels.bincount()
-    start = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    nth = torch.arange(len(labels)) - start
-    place = (nth + 0.5) / counts.repeat_interleave(counts)
-    return by_class[place.argsort(stable=True)]
+def proportional(labels: Int64[Tensor, " N"], number: int) -> Int64[Tensor, " N"]:
+    """An order whose first ``number`` have each class in proportion, to within one image: the largest remainders."""
+    by_class, counts = labels.argsort(stable=True), labels.bincount()
+    quota, rest = counts * number // len(labels), counts * number % len(labels)
+    quota[rest.argsort(descending=True, stable=True)[: number - int(quota.sum())]] += 1
+    nth = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return by_class[(nth >= quota.repeat_interleave(counts)).byte().argsort(stable=True)]

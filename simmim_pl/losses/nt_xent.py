@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from simmim_pl import distributed
+from simmim_pl.losses.loss import Loss
 from simmim_pl.records import InputError
 
 
@@ -60,7 +61,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     return positive.gather(1, nearest).float().mean()
 
 
-class NTXent(nn.Module):
+class NTXent(Loss):
     """:func:`nt_xent` with its temperature.
 
     Args:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from simmim_pl.heads import ProjectionHead
+from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.records import Batch, Encoder
@@ -25,7 +24,7 @@ class Contrastive(Method):
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
-    def __init__(self, encoder: Encoder, head: Callable[[int], ProjectionHead], loss: nn.Module, **kwargs: Any) -> None:
+    def __init__(self, encoder: Encoder, head: Callable[[int], ProjectionHead], loss: Loss, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
         self.head = head(encoder.width)
         self.loss = loss

@@ -39,7 +39,8 @@ class Method(LightningModule):
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
         decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
         compile: run the encoder through torch.compile.
-        channels_last: store the encoder's weights and images channels-last: faster on recent CPUs and tensor cores.
+        channels_last: store the encoder's weights channels-last, which its activations follow: faster on recent CPUs
+            and on tensor cores.
     """
 
     def __init__(
@@ -56,7 +57,6 @@ class Method(LightningModule):
         self.optimizer = optimizer
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
-        self.channels_last = channels_last
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         if compile:
@@ -71,8 +71,8 @@ class Method(LightningModule):
         """Log the loss, stop if it is not finite, and return what callbacks read."""
         if not torch.isfinite(loss):
             raise InputError(
-                f"The loss became {loss.item()} at step {self.global_step}; the last good checkpoint is kept. Resume from "
-                "it with --ckpt_path and a lower learning rate, a longer warm-up, or --trainer.precision 32-true."
+                f"The loss became {loss.item()} at step {self.global_step}; the last good checkpoint is kept. Resume "
+                "from it with --ckpt_path and a lower learning rate, a longer warm-up, or --trainer.precision 32-true."
             )
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -96,14 +96,16 @@ class Method(LightningModule):
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
 
     def configure_optimizers(self) -> Any:
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise InputError("A cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps.")
         scale = self.effective_batch / REFERENCE_BATCH
         optimizer = self.optimizer(parameter_groups(self, self.decay_norm_and_bias))
         for group in optimizer.param_groups:
             group["lr"] *= scale
         peak = optimizer.param_groups[0]["lr"]
-        warmup = round(self.warmup_epochs * steps / max(self.trainer.max_epochs or 1, 1))
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
+        warmup = round(self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, int(steps)))
         rank_zero_info(
             f"Effective batch {self.effective_batch} = batch_size × devices × accumulation: "
             f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."

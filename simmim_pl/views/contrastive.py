@@ -50,9 +50,9 @@ class ContrastiveViews(Views):
         greyscale: float = 0.2,
     ) -> None:
         super().__init__()
-        _check_geometry(size, views, scale, ratio)
-        _check_chances(flip=flip, jitter=jitter, greyscale=greyscale)
-        _check_strengths(hue, brightness=brightness, contrast=contrast, saturation=saturation)
+        check_geometry(size, views, scale, ratio)
+        check_chances(flip=flip, jitter=jitter, greyscale=greyscale)
+        check_strengths(hue, brightness=brightness, contrast=contrast, saturation=saturation)
         self.size, self.views, self.scale, self.ratio = size, views, scale, ratio
         self.flip, self.jitter, self.greyscale = flip, jitter, greyscale
         self.strength = (brightness, contrast, saturation, hue)
@@ -72,7 +72,7 @@ class ContrastiveViews(Views):
         return greyscale(jitter(view, colours), chance[1] < self.greyscale)
 
 
-def _check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+def check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     if size < 1:
         raise InputError(f"size must be at least 1 pixel, and is {size}")
     if views < 2:
@@ -83,13 +83,13 @@ def _check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tu
         raise InputError(f"ratio must be a least and a greatest positive number, and is {tuple(ratio)}")
 
 
-def _check_chances(**chances: float) -> None:
+def check_chances(**chances: float) -> None:
     for name, chance in chances.items():
         if not 0 <= chance <= 1:
             raise InputError(f"{name} is a probability and must be within [0, 1], and is {chance}")
 
 
-def _check_strengths(hue: float, **strengths: float) -> None:
+def check_strengths(hue: float, **strengths: float) -> None:
     if not 0 <= hue <= 0.5:
         raise InputError(f"hue must be within [0, 0.5], half of the circle to either side, and is {hue}")
     for name, strength in strengths.items():

@@ -55,9 +55,7 @@ def one_by_one(image: torch.Tensor, factor: list, order: list) -> torch.Tensor:
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.tuples(factors, orders), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 9), seeds
-)
+@given(st.lists(st.tuples(factors, orders), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 9), seeds)
 def test_jitter_equals_torchvision(parameters, height, width, seed):
     image = images(len(parameters), height, width, seed)
     factor, order = zip(*parameters, strict=True)
@@ -93,12 +91,8 @@ def test_jitter_leaves_its_input_alone():
 
 def test_a_third_of_the_circle_permutes_the_channels():
     pixel = images(2, 8, 8, seed=0).flatten(2)
-    torch.testing.assert_close(
-        turn_hue(pixel, torch.full((2,), 1 / 3)), pixel[:, [2, 0, 1]], atol=1e-5, rtol=0
-    )
-    torch.testing.assert_close(
-        turn_hue(pixel, torch.full((2,), -1 / 3)), pixel[:, [1, 2, 0]], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(turn_hue(pixel, torch.full((2,), 1 / 3)), pixel[:, [2, 0, 1]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(turn_hue(pixel, torch.full((2,), -1 / 3)), pixel[:, [1, 2, 0]], atol=1e-5, rtol=0)
 
 
 @settings(deadline=None)
@@ -119,9 +113,7 @@ def test_factors_follow_torchvision(strength):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         theirs = [
-            ColorJitter.get_params(
-                reference.brightness, reference.contrast, reference.saturation, reference.hue
-            )
+            ColorJitter.get_params(reference.brightness, reference.contrast, reference.saturation, reference.hue)
             for _ in range(count)
         ]
     factor = torch.tensor([draw[1:] for draw in theirs])

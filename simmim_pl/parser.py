@@ -1,0 +1,38 @@
+"""A command-line parser whose errors are one sentence instead of a page of usage."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from simmim_pl.records import InputError
+
+# Lines in which jsonargparse tells how it validates rather than what is wrong.
+SCAFFOLDING = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser that takes no abbreviations, so that a misspelt key is never another key."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong on one line.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{condense(message)}. See {self.prog.replace(' [options]', '')} --help.") from ex
+
+
+def condense(message: str) -> str:
+    """The telling lines of a jsonargparse error, on one line.
+
+    >>> condense('Parser key "model":\\n  Subtypes: [...]\\n  Errors:\\n    - Option \\'widht\\' is not accepted')
+    'Parser key "model": Option \\'widht\\' is not accepted'
+    """
+    lines = (line.strip() for line in message.splitlines())
+    telling = [line.removeprefix("- ") for line in lines if line and not line.startswith(SCAFFOLDING)]
+    return " ".join(telling).rstrip(".")

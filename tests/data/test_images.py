@@ -1,0 +1,319 @@
+"""The data module under a real Trainer: what comes in which stage, and that (seed, step, rank) decides all of it."""
+
+import functools
+import hashlib
+import operator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import RunningStage
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from simmim_pl.data import Images, Shapes
+from simmim_pl.data.images import seeded
+from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.records import Batch, InputError, Views
+
+CPU = torch.device("cpu")
+
+
+class Tiny(Source):
+    """Images whose every pixel is their position in the split, and that count how they are read."""
+
+    def __init__(self, train: int = 26, labelled: bool = True, test: int = 10) -> None:
+        self.sizes: dict[Split, int] = {"train": train, "test": test}
+        self.labelled = labelled
+        self.classes = ["even", "odd"] if labelled else []
+        self.loaded: list[str] = []
+        self.reads: list[list[int]] = []
+
+    def load(self, split: Split) -> ImageSet:
+        self.loaded.append(split)
+        position = torch.arange(self.sizes[split])
+        images = position.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
+        return Counting(self.reads, images, position % 2 if self.labelled else None)
+
+
+class Counting(InMemory):
+    def __init__(self, reads: list[list[int]], images: Tensor, labels: Tensor | None) -> None:
+        super().__init__(images, labels)
+        self.reads = reads
+
+    def read(self, index: Tensor) -> Tensor:
+        self.reads.append(index.tolist())
+        return super().read(index)
+
+
+class Untestable(Tiny):
+    def load(self, split: Split) -> ImageSet:
+        if split == "test":
+            raise AssertionError("fit has loaded test")
+        return super().load(split)
+
+
+class Noisy(Views):
+    """Two views: the image under uniform noise that only the generator decides."""
+
+    def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.rand(2, *image.shape, generator=generator)
+        return (image / 255 + noise).clamp(0, 1)
+
+
+class Recorder(LightningModule):
+    """Writes down every batch; its one parameter gives the trainer something to optimise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.batches: dict[str, list[Batch]] = {"train": [], "validation": [], "test": [], "predict": []}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.batches["train"].append(batch)
+        return self.weight.square()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.batches["validation"].append(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.batches["test"].append(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        self.batches["predict"].append(batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of each training step's images and views."""
+        return [
+            hashlib.md5(b["index"].numpy().tobytes() + b["views"].numpy().tobytes()).hexdigest()
+            for b in self.batches["train"]
+        ]
+
+    def order(self, stage: str) -> list[list[int]]:
+        return [batch["index"].tolist() for batch in self.batches[stage]]
+
+
+def trainer(root: Path, epochs: int = 1, **options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"enable_checkpointing": False, **quiet, **options}
+    return Trainer(accelerator="cpu", devices=1, max_epochs=epochs, default_root_dir=root, **options)
+
+
+def fit(root: Path, images: Images, epochs: int = 1, ckpt_path: str | None = None, **options: Any) -> Recorder:
+    recorder = Recorder()
+    trainer(root, epochs, **options).fit(recorder, datamodule=images, ckpt_path=ckpt_path)
+    return recorder
+
+
+def noisy(seed: int = 0, batch_size: int = 4, **options: Any) -> Images:
+    return Images(Tiny(), batch_size, views=Noisy(), validation=4, seed=seed, **options)
+
+
+def on_rank(images: Images, rank: int, ranks: int, step: int = 0) -> Images:
+    """As if a trainer on this rank were in this training step."""
+    state = SimpleNamespace(stage=RunningStage.TRAINING)
+    loop = SimpleNamespace(total_batch_idx=step)
+    images.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, state=state, fit_loop=loop)
+    return images
+
+
+def test_fit_never_loads_test(tmp_path: Path) -> None:
+    source = Untestable()
+    fit(tmp_path, Images(source, 4, views=Noisy(), validation=4))
+    assert source.loaded == ["train"]
+
+
+def test_views_are_added_in_training_only(tmp_path: Path) -> None:
+    images, recorder = noisy(), Recorder()
+    runner = trainer(tmp_path)
+    runner.fit(recorder, datamodule=images)
+    runner.test(recorder, datamodule=images, verbose=False)
+    runner.predict(recorder, datamodule=images)
+    for stage, batches in recorder.batches.items():
+        assert batches
+        for batch in batches:
+            assert set(batch) == {"image", "index", "label"} | ({"views"} if stage == "train" else set())
+            assert batch["image"].dtype == torch.uint8
+            assert batch["image"][:, 0, 0, 0].tolist() == batch["index"].tolist()
+            assert batch["label"].tolist() == [i % 2 for i in batch["index"].tolist()]
+    assert recorder.batches["train"][0]["views"].shape == (2, 4, 3, 2, 2)
+
+
+def test_the_seed_decides_batches_and_views(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = fit(tmp_path, noisy(seed=7), epochs=2)
+    torch.manual_seed(2)
+    again, other = fit(tmp_path, noisy(seed=7), epochs=2), fit(tmp_path, noisy(seed=8), epochs=2)
+    assert len(set(first.hashes)) == len(first.hashes) == 10
+    assert again.hashes == first.hashes
+    assert not set(other.hashes) & set(first.hashes)
+    assert other.order("train") != first.order("train")
+    assert other.order("validation") == first.order("validation")  # split_seed alone decides the split
+
+
+def test_a_run_resumed_at_the_end_of_an_epoch_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    whole = fit(tmp_path, noisy(), epochs=4, enable_checkpointing=True, callbacks=[keep])
+    torch.manual_seed(99)
+    resumed = fit(tmp_path, noisy(), epochs=4, ckpt_path=str(tmp_path / "epoch=1.ckpt"))
+    assert len(resumed.hashes) == 10
+    assert resumed.hashes == whole.hashes[10:]
+
+
+def test_every_epoch_has_an_order_of_its_own(tmp_path: Path) -> None:
+    recorder = fit(tmp_path, noisy(batch_size=22), epochs=4)
+    orders = {tuple(batch) for batch in recorder.order("train")}
+    assert len(orders) == 4
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(next(iter(orders))))}
+
+
+def test_ranks_get_different_images_that_together_are_all_of_them() -> None:
+    images = noisy()
+    images.setup("fit")
+    shares = []
+    for rank in range(2):
+        loader = on_rank(images, rank, ranks=2).train_dataloader()
+        shares.append(torch.cat([batch["index"] for batch in loader]).tolist())
+    assert len(shares[0]) == len(shares[1]) == 8  # 22 images are 11 a rank, two full batches of 4
+    assert not set(shares[0]) & set(shares[1])
+    assert set(shares[0] + shares[1]) <= set(images.splits["train"].indices)
+
+
+def test_ranks_and_steps_get_different_views_of_the_same_images() -> None:
+    images, batch = noisy(), {"image": torch.zeros(4, 3, 2, 2, dtype=torch.uint8)}
+
+    def views(rank: int, step: int) -> Tensor:
+        return on_rank(images, rank, 2, step).on_after_batch_transfer({**batch}, 0)["views"]
+
+    assert torch.equal(views(0, 3), views(0, 3))
+    assert not torch.equal(views(0, 3), views(1, 3))
+    assert not torch.equal(views(0, 3), views(0, 4))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    one=st.tuples(*[st.integers(0, 10**4)] * 3),
+    other=st.tuples(*[st.integers(0, 10**4)] * 3),
+)
+def test_a_generator_is_a_function_of_seed_step_and_rank(
+    one: tuple[int, int, int], other: tuple[int, int, int]
+) -> None:
+    def draw(key: tuple[int, int, int]) -> list[float]:
+        return torch.rand(4, generator=seeded(*key, CPU)).tolist()
+
+    assert draw(one) == draw(one)
+    assert (draw(one) == draw(other)) == (one == other)
+
+
+def test_generators_of_neighbouring_steps_and_ranks_are_uncorrelated() -> None:
+    draws = torch.stack(
+        [torch.rand(2000, generator=seeded(0, step, rank, CPU)) for step in range(4) for rank in range(4)]
+    )
+    correlation = torch.corrcoef(draws) - torch.eye(16)
+    assert correlation.abs().max() < 5 / 2000**0.5
+
+
+def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) -> None:
+    images = Images(Tiny(), batch_size=4, validation=4)
+    recorder = fit(tmp_path, images, epochs=2)
+    positions = images.splits["train"].indices
+    assert positions == sorted(positions)
+    assert [len(batch) for batch in recorder.order("train")] == [4, 4, 4, 4, 4, 2] * 2
+    assert functools.reduce(operator.iadd, recorder.order("train"), []) == positions * 2
+    assert all("views" not in batch for batch in recorder.batches["train"])
+
+
+def test_whole_batches_are_read_in_one_call_each(tmp_path: Path) -> None:
+    source = Tiny()
+    recorder = fit(tmp_path, Images(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
+    assert source.reads == recorder.order("train") + recorder.order("validation")
+    assert [len(read) for read in source.reads] == [4] * 5 + [4]
+
+
+def test_sources_in_memory_are_read_without_workers_and_others_with_them() -> None:
+    images = Images(Tiny(), 4, validation=4, workers=2)
+    images.setup("fit")
+    assert images.val_dataloader().num_workers == 0
+    images.splits["validation"].dataset.workers = True
+    assert (
+        images.val_dataloader().num_workers == images.loader(Subset(images.splits["validation"], [0])).num_workers == 2
+    )
+
+
+def test_the_reference_is_a_part_of_train_apart_from_validation() -> None:
+    images = Images(Tiny(train=60), batch_size=4, validation=10)
+    images.setup("fit")
+    train, held_out, reference = (set(images.splits[name].indices) for name in ("train", "validation", "reference"))
+    assert len(held_out) == 10
+    assert reference
+    assert reference < train
+    assert not train & held_out
+    assert train | held_out == set(range(60))
+    seen = [on_rank(images, rank, ranks=2).reference_dataloader() for rank in range(2)]
+    shares = [torch.cat([batch["index"] for batch in loader]).tolist() for loader in seen]
+    assert sorted(shares[0] + shares[1]) == sorted(reference)
+
+
+def test_the_reference_is_never_the_whole_of_train_or_more() -> None:
+    images = Images(Tiny(train=10), validation=8)
+    images.setup("fit")
+    assert len(images.splits["reference"]) == 1
+
+
+def test_validation_is_stratified() -> None:
+    images = Images(Tiny(train=100), validation=0.3)
+    images.setup("fit")
+    parity = np.array(images.splits["validation"].indices) % 2
+    assert np.bincount(parity).tolist() == [15, 15]
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 22), ("validation", 4), ("test", 10)])
+def test_predict_reads_the_split_that_is_asked_for_and_no_other(tmp_path: Path, split: str, size: int) -> None:
+    source, recorder = Tiny(), Recorder()
+    images = Images(source, 4, views=Noisy(), validation=4, predict_split=split)
+    trainer(tmp_path).predict(recorder, datamodule=images)
+    assert functools.reduce(operator.iadd, recorder.order("predict"), []) == (
+        list(range(10)) if split == "test" else images.splits[split].indices
+    )
+    assert sum(map(len, recorder.order("predict"))) == size
+    assert source.loaded == ["test" if split == "test" else "train"]
+
+
+def test_an_unlabelled_source_gives_batches_without_labels(tmp_path: Path) -> None:
+    recorder = fit(tmp_path, Images(Tiny(labelled=False), 4, views=Noisy(), validation=4))
+    assert set(recorder.batches["train"][0]) == {"image", "index", "views"}
+    assert set(recorder.batches["validation"][0]) == {"image", "index"}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "says"), [(1, "no negatives"), (23, "22 training images do not fill one batch of 23")]
+)
+def test_batches_that_cannot_train_are_refused(tmp_path: Path, batch_size: int, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        fit(tmp_path, noisy(batch_size=batch_size))
+
+
+def test_too_many_ranks_for_the_images_are_refused() -> None:
+    images = noisy(batch_size=12)
+    images.setup("fit")
+    on_rank(images, 0, ranks=1).train_dataloader()
+    with pytest.raises(InputError, match="12 × 2 devices"):
+        on_rank(images, 0, ranks=2).train_dataloader()
+
+
+def test_shapes_go_through_a_fit(tmp_path: Path) -> None:
+    images = Images(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
+    recorder = fit(tmp_path, images)
+    assert [batch["views"].shape for batch in recorder.batches["train"]] == [(2, 10, 3, 16, 16)] * 2
+    assert recorder.batches["validation"][0]["label"].bincount().tolist() == [1] * 10

@@ -1,0 +1,119 @@
+"""The contrastive step: the loss by hand, what it returns, that it learns, and that it may be made faster."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from simmim_pl.data import Images, Shapes
+from simmim_pl.encoders import FastCNN
+from simmim_pl.heads import ProjectionHead
+from simmim_pl.losses import NTXent, nt_xent
+from simmim_pl.losses.nt_xent import contrastive_accuracy
+from simmim_pl.methods import Contrastive
+from simmim_pl.views import ContrastiveViews
+
+
+class Journal(Callback):
+    """What went into and came out of every training step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        modules = copy.deepcopy((pl_module.encoder, pl_module.head)) if not self.steps else None
+        self.steps.append({"batch": batch, "modules": modules})
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.steps[-1] |= {"outputs": outputs, "logged": dict(trainer.callback_metrics)}
+
+    @property
+    def losses(self) -> torch.Tensor:
+        return torch.stack([step["logged"]["train/loss"] for step in self.steps])
+
+
+def method(width: int = 4, lr: float = 0.1, **options: Any) -> Contrastive:
+    torch.manual_seed(0)
+    head, optimizer = partial(ProjectionHead, hidden=16, out=8), partial(torch.optim.SGD, lr=lr, momentum=0.9)
+    return Contrastive(FastCNN(width), head, NTXent(0.3), optimizer=optimizer, **options)
+
+
+def train(root: Path, module: Contrastive, steps: int, views: int = 2, batch: int = 16) -> Journal:
+    journal = Journal()
+    images = Images(Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"enable_checkpointing": False, "limit_val_batches": 0, "log_every_n_steps": 1, **quiet}
+    Trainer(accelerator="cpu", devices=1, max_steps=steps, callbacks=[journal], default_root_dir=root, **options).fit(
+        module, datamodule=images
+    )
+    return journal
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_the_loss_is_nt_xent_of_the_projected_views(tmp_path: Path, views: int) -> None:
+    (step,) = train(tmp_path, method(), steps=1, views=views).steps
+    encoder, head = (module.train() for module in step["modules"])
+    rows = torch.cat([step["batch"]["views"][v] for v in range(views)])  # all views of a step share BatchNorm's
+    z = torch.stack(head(encoder(rows).pooled).split(16))
+    assert step["logged"]["train/loss"].item() == pytest.approx(nt_xent(z, 0.3).item(), abs=1e-5)
+    assert step["outputs"]["loss"].item() == pytest.approx(nt_xent(z, 0.3).item(), abs=1e-5)
+    assert step["logged"]["train/contrastive_accuracy"].item() == pytest.approx(contrastive_accuracy(z).item())
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_features_are_detached_and_view_by_view_like_the_labels_repeated(tmp_path: Path, views: int) -> None:
+    (step,) = train(tmp_path, method(), steps=1, views=views).steps
+    encoder, outputs, batch = step["modules"][0].train(), step["outputs"], step["batch"]
+    assert set(outputs) == {"loss", "features", "label"}
+    assert not outputs["features"].requires_grad
+    assert outputs["features"].shape == (views * 16, 32)
+    torch.testing.assert_close(outputs["features"], encoder(batch["views"].flatten(0, 1)).pooled)
+    # Row v · B + i shows image i: its label is the i-th of the labels repeated.
+    assert torch.equal(outputs["label"], batch["label"])
+    expected = Shapes(train=74, test=10, size=16).load("train").labels[batch["index"]].repeat(views)
+    assert torch.equal(outputs["label"].repeat(views), expected)
+
+
+def test_the_step_trains_encoder_and_head(tmp_path: Path) -> None:
+    module = method()
+    (step,) = train(tmp_path, module, steps=1).steps
+    for before, after in zip(step["modules"], (module.encoder, module.head), strict=True):
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+            assert not torch.equal(old, new), name
+
+
+def test_training_reduces_the_loss(tmp_path: Path) -> None:
+    losses = train(tmp_path, method(width=8, lr=0.3), steps=60, batch=32).losses
+    assert losses[-6:].mean() < losses[:6].mean() - 0.25
+
+
+def losses(root: Path, **options: Any) -> torch.Tensor:
+    return train(root, method(**options), steps=2).losses
+
+
+def test_channels_last_changes_the_layout_and_not_the_loss(tmp_path: Path) -> None:
+    weight = method(channels_last=True).encoder.net[0][0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(losses(tmp_path, channels_last=True), losses(tmp_path), rtol=1e-4, atol=1e-4)
+
+
+def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    compiled = method(compile=True)
+    found = train(tmp_path, compiled, steps=2).losses
+    monkeypatch.undo()
+    torch.testing.assert_close(found, losses(tmp_path), rtol=1e-4, atol=1e-4)
+    assert graphs  # it was compiled
+    assert compiled.state_dict().keys() == method().state_dict().keys()

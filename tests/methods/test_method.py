@@ -1,0 +1,242 @@
+"""What every method shares: schedule, parameter groups, the scaled learning rate, and the end of a run of NaN."""
+
+import hashlib
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.utils.data import DataLoader
+
+from simmim_pl.callbacks import Checkpoint
+from simmim_pl.data import Images, Shapes
+from simmim_pl.encoders import FastCNN
+from simmim_pl.methods.method import Method, Output, parameter_groups, warmup_cosine
+from simmim_pl.records import Batch, InputError
+
+
+class Smallest(Method):
+    """The mean feature as a loss; ``breaks`` is the step at which it is not a number."""
+
+    breaks = -1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        features = self(batch["image"].float() / 255)
+        loss = features.pooled.mean()
+        return self.finish(loss * (torch.nan if self.global_step == self.breaks else 1), features, batch)
+
+
+class Rates(Callback):
+    """The learning rate of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.used: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.used.append(optimizer.param_groups[0]["lr"])
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, weight_decay=0.5)
+
+
+def method(**options: Any) -> Smallest:
+    torch.manual_seed(0)
+    return Smallest(FastCNN(2), optimizer=sgd, **options)
+
+
+def fit(root: Path, module: Method, **options: Any) -> Trainer:
+    """40 images in batches of 8: five batches an epoch."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"enable_checkpointing": False, "limit_val_batches": 0, "max_epochs": 2, **quiet, **options}
+    trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, **options)
+    trainer.fit(module, datamodule=Images(Shapes(train=50, test=10, size=16), batch_size=8, validation=10))
+    return trainer
+
+
+@settings(deadline=None, max_examples=30)
+@given(steps=st.integers(2, 60), warmup=st.integers(1, 59))
+def test_the_schedule_is_torchs_linear_and_cosine_in_sequence(steps: int, warmup: int) -> None:
+    warmup = min(warmup, steps - 1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    # Ours is 1 at step warmup - 1 already, torch's linear part at step warmup: its part is one step shorter.
+    parts = [CosineAnnealingLR(optimizer, T_max=steps - warmup)]
+    if warmup > 1:
+        parts.insert(0, LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1))
+    reference = SequentialLR(optimizer, parts, milestones=[warmup] if warmup > 1 else [])
+    lead = 0 if warmup > 1 else 1
+    for step in range(lead, steps + 1):
+        assert warmup_cosine(step, warmup, steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        reference.step()
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 1000), warmup=st.integers(0, 1000), step=st.integers(0, 2000))
+def test_the_schedule_starts_above_zero_peaks_after_the_warmup_and_ends_at_zero(
+    steps: int, warmup: int, step: int
+) -> None:
+    warmup = min(warmup, steps - 1)
+    assert 0 <= warmup_cosine(step, warmup, steps) <= 1
+    assert warmup_cosine(0, warmup, steps) > 0
+    assert warmup_cosine(warmup, warmup, steps) == 1
+    assert warmup_cosine(max(steps, step), warmup, steps) == pytest.approx(0, abs=1e-12)
+    if step < warmup:
+        assert warmup_cosine(step, warmup, steps) == pytest.approx((step + 1) / warmup)
+
+
+def test_a_run_that_is_all_warmup_never_divides_by_zero() -> None:
+    assert [warmup_cosine(step, 4, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert warmup_cosine(0, 0, 0) == 1
+
+
+def names(module: nn.Module, group: dict[str, Any]) -> set[str]:
+    of = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {of[id(parameter)] for parameter in group["params"]}
+
+
+def mixed() -> nn.Module:
+    layers = {
+        "conv": nn.Conv2d(3, 4, 3),
+        "batch": nn.BatchNorm2d(4),
+        "layer": nn.LayerNorm(4),
+        "group": nn.GroupNorm(2, 4),
+        "linear": nn.Linear(4, 2),
+    }
+    return nn.ModuleDict(layers)
+
+
+def test_weight_decay_spares_biases_and_norms_and_nothing_else() -> None:
+    module = mixed()
+    decayed, spared = parameter_groups(module, decay_norm_and_bias=False)
+    assert names(module, decayed) == {"conv.weight", "linear.weight"}
+    assert names(module, spared) == {
+        *("conv.bias", "linear.bias", "batch.weight", "batch.bias"),
+        *("layer.weight", "layer.bias", "group.weight", "group.bias"),
+    }
+    assert "weight_decay" not in decayed  # the optimizer's own
+    assert spared["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_every_trainable_parameter_is_in_one_group_once(decay: bool) -> None:
+    module = mixed()
+    module["linear"].requires_grad_(False)
+    listed = [id(p) for group in parameter_groups(module, decay) for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in module.parameters() if p.requires_grad)
+
+
+def test_decay_norm_and_bias_decays_everything() -> None:
+    module = mixed()
+    (only,) = parameter_groups(module, decay_norm_and_bias=True)
+    assert names(module, only) == {name for name, _ in module.named_parameters()}
+
+
+def test_the_optimizer_of_a_run_decays_only_what_it_should(tmp_path: Path) -> None:
+    module = method()
+    (optimizer,) = fit(tmp_path, module, max_epochs=1).optimizers
+    for group in optimizer.param_groups:
+        wanted = {p.ndim > 1 for p in group["params"]}
+        assert wanted == {group["weight_decay"] == 0.5}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 5])
+def test_the_rate_is_scaled_to_the_effective_batch_and_decays_to_zero(tmp_path: Path, accumulation: int) -> None:
+    rates, module = Rates(), method()
+    trainer = fit(tmp_path, module, accumulate_grad_batches=accumulation, callbacks=[rates])
+    steps = 2 * math.ceil(5 / accumulation)
+    peak = 0.1 * 8 * accumulation / 256
+    assert trainer.global_step == len(rates.used) == steps
+    assert rates.used == pytest.approx([peak * (1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps)])
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("epochs", "warmup_steps"), [(0.4, 2), (1.0, 5)])
+def test_the_warmup_is_counted_in_steps_of_a_fraction_of_epochs(
+    tmp_path: Path, epochs: float, warmup_steps: int
+) -> None:
+    rates = Rates()
+    fit(tmp_path, method(warmup_epochs=epochs), callbacks=[rates])
+    peak = 0.1 * 8 / 256
+    assert rates.used[:warmup_steps] == pytest.approx([peak * (t + 1) / warmup_steps for t in range(warmup_steps)])
+    assert max(rates.used) == pytest.approx(peak)
+    assert rates.used[warmup_steps + 1 :] == sorted(rates.used[warmup_steps + 1 :], reverse=True)
+    assert rates.used[-1] < peak / 5
+
+
+@pytest.mark.parametrize(("batch", "devices", "accumulation"), [(256, 1, 1), (64, 8, 1), (32, 2, 4)])
+def test_the_effective_batch_counts_devices_and_accumulation(batch: int, devices: int, accumulation: int) -> None:
+    module = method()
+    module.trainer = trainer = SimpleNamespace(
+        world_size=devices,
+        accumulate_grad_batches=accumulation,
+        datamodule=SimpleNamespace(batch_size=batch),
+        estimated_stepping_batches=10,
+        max_epochs=1,
+    )
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert module.effective_batch == batch * devices * accumulation
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.1 * batch * devices * accumulation / 256] * 2)
+    assert trainer.world_size == devices
+
+
+class Fingerprint(Callback):
+    """The checkpoint as it lay there when each epoch began."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: list[str] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.path.exists():
+            self.seen.append(hashlib.md5(self.path.read_bytes()).hexdigest())
+
+
+def test_a_loss_of_nan_names_its_step_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints/last.ckpt"
+    before, module = Fingerprint(path), method()
+    module.breaks = 7  # the third step of the second epoch
+    with pytest.raises(InputError, match=r"became nan at step 7\b.*--ckpt_path"):
+        fit(tmp_path, module, enable_checkpointing=True, callbacks=[before, Checkpoint()])
+    assert [hashlib.md5(path.read_bytes()).hexdigest()] == before.seen
+    saved = torch.load(path, weights_only=True)
+    assert saved["global_step"] == 5
+    assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_any_loss_that_is_not_finite_is_refused(loss: float) -> None:
+    module = method()
+    features = module(torch.rand(2, 3, 16, 16))
+    with pytest.raises(InputError, match=f"became {loss} at step 0"):
+        module.finish(torch.tensor(loss), features, {})
+
+
+def test_validation_and_prediction_give_features_of_clean_images_in_order(tmp_path: Path) -> None:
+    module, source = method().eval(), Shapes(train=10, test=20, size=16)
+    images = source.load("test")
+    expected = module.encoder(images.images / 255).pooled
+    batch = images.__getitems__([4, 9, 2])
+    with torch.no_grad():
+        validated = module.validation_step(batch, 0)
+        loader = DataLoader(images, batch_size=8, collate_fn=lambda batch: batch)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        parts = Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet).predict(module, loader)
+    assert set(validated) == {"features", "label"}
+    torch.testing.assert_close(validated["features"], expected[[4, 9, 2]])
+    assert torch.equal(validated["label"], images.labels[[4, 9, 2]])
+    assert torch.cat([part["index"] for part in parts]).tolist() == list(range(20))
+    torch.testing.assert_close(torch.cat([part["features"] for part in parts]), expected)
+
+
+def test_a_step_without_labels_returns_none(tmp_path: Path) -> None:
+    module = method().eval()
+    assert set(module.validation_step({"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}, 0)) == {"features"}

@@ -1,0 +1,177 @@
+"""Who may import whom, and the house rules that a machine can read."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "simmim_pl").rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+# docs/architecture.md, "Who may import whom". A room may always import itself; "" is the package, for __version__.
+ALLOWED = {
+    "": set(),
+    "__main__": {"cli"},
+    "records": set(),
+    "distributed": set(),
+    "checkpoint": {"records"},
+    "views": {"records"},
+    "encoders": {"records"},
+    "heads": {"records"},
+    "data": {"records"},
+    "losses": {"records", "distributed"},
+    "metrics": {"records", "distributed"},
+    "methods": {"records", "distributed", "heads", "losses", "checkpoint"},
+    "evaluation": {"records", "distributed", "heads", "metrics", "methods", "checkpoint", ""},
+    "callbacks": {"records", "distributed", "heads", "metrics", "evaluation"},
+    "parser": {"records"},
+    "cli": {"records", "checkpoint", "parser"},
+}
+ONLY_IN = {
+    "torch.distributed": {"simmim_pl/distributed.py"},
+    "wandb": {"simmim_pl/cli.py", "simmim_pl/callbacks/dashboard.py"},
+}
+LONGEST = 220  # lines of a file
+TESTS_OF_THE_WHOLE = {"test_architecture", "test_configs", "test_bad_input"}
+
+
+def room(module: str) -> str:
+    """The room of ``simmim_pl.room.page``; of the package itself, the empty name."""
+    return [*module.split("."), ""][1]
+
+
+def home(path: str) -> str:
+    """The room in which a file stands."""
+    return room(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+
+
+def dotted(node: ast.expr) -> str:
+    """``a.b.c`` of nested attributes; empty when they do not start at a name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    before = dotted(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{before}.{node.attr}" if before and isinstance(node, ast.Attribute) else ""
+
+
+def uses(tree: ast.AST) -> Iterator[str]:
+    """Every module that a file imports or reaches by attributes; of ``from a import b`` both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            yield from (f"{source}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield dotted(node)
+        elif isinstance(node, ast.Call) and dotted(node.func) in (
+            "__import__",
+            "import_module",
+            "importlib.import_module",
+        ):
+            yield from (str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def under(module: str, parent: str) -> bool:
+    return module == parent or module.startswith(f"{parent}.")
+
+
+def target(module: str) -> str:
+    """The room that an import of ours reaches."""
+    name = room(module)
+    return name if name in ALLOWED else ""  # `from simmim_pl import __version__`
+
+
+def offences(path: str, source: str) -> list[str]:
+    """What a file imports against the table."""
+    own, reached = home(path), set(uses(ast.parse(source)))
+    found = [f"{module} is relative" for module in reached if module.startswith(".")]
+    ours = sorted(module for module in reached if under(module, "simmim_pl"))
+    found += [f"{own} imports {module}" for module in ours if target(module) not in ALLOWED[own] | {own}]
+    for foreign, places in ONLY_IN.items():
+        if path not in places and any(under(module, foreign) for module in reached):
+            found.append(f"{path} uses {foreign}")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_imports_only_what_its_room_may(name: str) -> None:
+    assert offences(name, (ROOT / name).read_text()) == []
+
+
+FORBIDDEN = {
+    "a room not in its row": ("simmim_pl/views/crop.py", "from simmim_pl.data.shapes import Shapes"),
+    "the same, as a module": ("simmim_pl/views/crop.py", "import simmim_pl.data.shapes"),
+    "the same, from the package": ("simmim_pl/encoders/vit.py", "from simmim_pl import heads"),
+    "the same, in a function": ("simmim_pl/records.py", "def f():\n    from simmim_pl.heads import Classifier"),
+    "the same, for type checkers": ("simmim_pl/data/images.py", "if TYPE_CHECKING:\n    import simmim_pl.views"),
+    "the same, in an __init__": ("simmim_pl/losses/__init__.py", "from simmim_pl.methods import Contrastive"),
+    "the same, by a call": ("simmim_pl/heads.py", "import_module('simmim_pl.losses')"),
+    "a relative import": ("simmim_pl/views/crop.py", "from ..data import shapes"),
+    "a method into the command line": ("simmim_pl/cli.py", "from simmim_pl.methods import Contrastive"),
+    "the package's version in a loss": ("simmim_pl/losses/nt_xent.py", "from simmim_pl import __version__"),
+    "ranks by import": ("simmim_pl/losses/nt_xent.py", "import torch.distributed as dist"),
+    "ranks by a name": ("simmim_pl/losses/nt_xent.py", "from torch import distributed"),
+    "ranks by a part": ("simmim_pl/callbacks/online.py", "from torch.distributed.nn.functional import all_gather"),
+    "ranks by attribute": ("simmim_pl/callbacks/online.py", "import torch\nrank = torch.distributed.get_rank()"),
+    "wandb in a method": ("simmim_pl/methods/contrastive.py", "import wandb"),
+    "wandb in another callback": ("simmim_pl/callbacks/online.py", "from wandb import Image"),
+}
+
+
+@pytest.mark.parametrize("case", FORBIDDEN)
+def test_a_forbidden_import_is_found(case: str) -> None:
+    assert len(offences(*FORBIDDEN[case])) == 1
+
+
+def test_allowed_imports_are_let_through() -> None:
+    ours = "from simmim_pl.records import Batch\nfrom simmim_pl import distributed, checkpoint, heads"
+    assert offences("simmim_pl/methods/contrastive.py", ours) == []
+    sampler = "import torch\nfrom torch.utils.data.distributed import DistributedSampler\ntorch.utils.data.distributed"
+    assert offences("simmim_pl/data/images.py", sampler) == []
+    assert offences("simmim_pl/evaluation/card.py", "import simmim_pl\nsimmim_pl.__version__") == []
+    assert offences("simmim_pl/distributed.py", "import torch.distributed as dist") == []
+
+
+def test_every_file_belongs_to_a_room_and_every_room_is_in_the_table() -> None:
+    assert len(FILES) > 20
+    assert {
+        room(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")) for name in NAMES
+    } <= ALLOWED.keys()
+    assert set().union(*ALLOWED.values()) <= ALLOWED.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_public_class_and_public_function_says_what_it_is(name: str) -> None:
+    tree = ast.parse((ROOT / name).read_text())
+    assert ast.get_docstring(tree)
+    silent = [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_read_in_one_sitting(name: str) -> None:
+    assert len((ROOT / name).read_text().splitlines()) <= LONGEST
+
+
+def mirrored(test: Path) -> bool:
+    """Whether a test file is of the whole, or a page of the package has its name and place."""
+    if test.stem in TESTS_OF_THE_WHOLE or test.stem.startswith("test_cli"):
+        return True
+    page = test.relative_to(ROOT / "tests").with_name(test.name.removeprefix("test_"))
+    return (ROOT / "simmim_pl" / page).is_file()
+
+
+def test_tests_mirror_the_package() -> None:
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    assert len(tests) > 10
+    assert [str(test) for test in tests if not mirrored(test)] == []
+    assert not mirrored(ROOT / "tests/data/test_nothing.py")
+    assert not mirrored(ROOT / "tests/losses/test_crop.py")
