@@ -28,7 +28,8 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
             f"Use another checkpoint of the same run ({type(error).__name__})."
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
+    sections = ("state_dict", "config")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
         raise InputError(
             f"{path} was not written by `python -m simmim_pl fit`: it lacks the weights or the config that a run of "
             "ours leaves in its checkpoints."
@@ -60,11 +61,19 @@ def load_encoder(path: str, trained: bool) -> Encoder:
         InputError: the checkpoint cannot be read, names a class that is not ours, or does not fit its own config.
     """
     saved = read(path)
-    spec = saved["config"].get("model", {}).get("init_args", {}).get("encoder")
+    spec: Any = saved["config"]
+    for key in ("model", "init_args", "encoder"):
+        spec = spec.get(key) if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
+        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
     require_ours(spec, path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
-    encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
+    try:
+        encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
+    except Exception as error:  # jsonargparse's ArgumentError, or whatever the class raises at such arguments
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
     if trained:
         prefix = "encoder."
         state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
@@ -79,8 +88,5 @@ def require_ours(spec: Any, path: str) -> None:
         name = spec.get("class_path", "simmim_pl.")
         if not str(name).startswith("simmim_pl."):
             raise InputError(f"{path} asks to import {name}, which is not part of simmim_pl: it is not loaded.")
-    if not spec:
-        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
     for part in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else []:
-        if isinstance(part, (dict, list)) and part:
-            require_ours(part, path)
+        require_ours(part, path)

@@ -23,6 +23,7 @@ from simmim_pl import checkpoint
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 
+DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
 WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
 
 # Warnings of Lightning's that no user of this package can act on.
@@ -152,12 +153,22 @@ def main(args: ArgsType = None) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={"max_epochs": 100},
-            parser_kwargs={"description": __doc__},
+            parser_kwargs={"prog": "python -m simmim_pl", "description": DESCRIPTION},
             args=args,
         )
-    except (InputError, MisconfigurationException) as error:
+    except Exception as error:
+        mendable = user_error(error)
+        if mendable is None:
+            raise
         # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
-        print(f"error: {str(error).rsplit('InputError: ', 1)[-1].strip()}", file=sys.stderr)
+        print(f"error: {str(mendable).rsplit('InputError: ', 1)[-1].strip()}", file=sys.stderr)
         sys.exit(2)
     finally:
         wandb.finish(exit_code=2 if sys.exc_info()[0] else 0)
+
+
+def user_error(error: BaseException | None) -> BaseException | None:
+    """What the user can mend, also where jsonargparse has wrapped it: it does so to errors of an optional part."""
+    while error is not None and not isinstance(error, (InputError, MisconfigurationException)):
+        error = error.__cause__
+    return error

@@ -24,6 +24,8 @@ class Parser(LightningArgumentParser):
         Raises:
             InputError: always.
         """
+        if not self.exit_on_error:  # a parser inside another, which says it
+            super().error(message, ex)
         raise InputError(f"{condense(message)}. See {self.prog.replace(' [options]', '')} --help.") from ex
 
 
@@ -35,4 +37,4 @@ def condense(message: str) -> str:
     """
     lines = (line.strip() for line in message.splitlines())
     telling = [line.removeprefix("- ") for line in lines if line and not line.startswith(SCAFFOLDING)]
-    return " ".join(telling).rstrip(".")
+    return "; ".join(telling).replace(":; ", ": ").rstrip(".")

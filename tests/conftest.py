@@ -6,3 +6,51 @@ from jaxtyping import install_import_hook
 # Python's numeric tower: an int is welcome where a float is asked for.
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 install_import_hook("simmim_pl", "tests.conftest.checked")
+
+from collections.abc import Callable  # noqa: E402, after the hook
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# Any fit, made small: 200 images of one copy each.
+SHAPES = [f"--data.source.{key}={value}" for key, value in {"train": 200, "test": 100, "size": 16, "copies": 1}.items()]
+QUIET = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
+# Two epochs of five steps of a network of 16 features.
+TINY = [
+    *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SHAPES, *QUIET),
+    *("--data.batch_size=32", "--model.encoder.width=2", "--model.head.hidden=8", "--model.head.out=4"),
+    *("--trainer.max_epochs=2", "--trainer.precision=32-true", "--trainer.enable_model_summary=false"),
+]
+
+
+def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As a shell in an empty folder: nothing of the test runner's command line, nothing sent to W&B."""
+    patch.chdir(folder)
+    patch.setenv("WANDB_MODE", "disabled")
+    patch.setattr("sys.argv", ["simmim_pl"])
+
+
+def newest_run(args: list[str]) -> Path:
+    """Run the command line here; the run directory that it made, or this folder when it made none."""
+    from simmim_pl.cli import main
+
+    before = set(Path.cwd().glob("runs/*/*"))
+    main([str(arg) for arg in args])
+    return max(set(Path.cwd().glob("runs/*/*")) - before, default=Path.cwd())
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], Path]:
+    """``cli([verb, ...])`` runs the command line in ``tmp_path`` and returns its run directory; SystemExit passes."""
+    isolate(monkeypatch, tmp_path)
+    return newest_run
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last.ckpt of a tiny quickstart run; config.yaml and metrics.csv lie beside its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("pretrained"))
+        path = newest_run(TINY) / "checkpoints/last.ckpt"
+    return path

@@ -35,7 +35,7 @@ class Dashboard(Callback):
             self.show(trainer, batch)
 
     def show(self, trainer: Trainer, batch: Batch) -> None:
-        """Write the grid: an image a row, first as it is, then its views."""
+        """Write the grid: an image a row, a view a column."""
         views = batch["views"][:, : self.images]
         grid = make_grid(views.transpose(0, 1).flatten(0, 1), nrow=len(views))
         folder = Path(trainer.loggers[0].log_dir or ".")

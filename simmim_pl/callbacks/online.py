@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from simmim_pl import distributed
 from simmim_pl.evaluation.knn import knn_scores
@@ -41,9 +42,11 @@ class Online(Callback):
         classes = len(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
         self.probe = None
         if classes > 1:
-            self.probe = Classifier(pl_module.encoder.width, classes).to(pl_module.device)
+            with torch.random.fork_rng(devices=[]):  # leaves the run's randomness alone; the same probe on every rank
+                torch.manual_seed(0)
+                self.probe = Classifier(pl_module.encoder.width, classes).to(pl_module.device)
             self.optimizer = torch.optim.Adam(self.probe.parameters(), lr=self.lr)
-            if self.restored:
+            if self.restored:  # by --ckpt_path
                 self.probe.load_state_dict(self.restored["probe"])
                 self.optimizer.load_state_dict(self.restored["optimizer"])
 
@@ -87,12 +90,14 @@ class Online(Callback):
         scores = {"val/knn": neighbours, "val/probe": self.probe(features)}
         self.probe.train()
         for name, score in scores.items():
-            pl_module.log(name, (score.argmax(1) == label).float().mean(), prog_bar=True)
+            accuracy = multiclass_accuracy(score, label, self.probe.classes, average="micro")
+            pl_module.log(name, accuracy, prog_bar=True)
 
     def reference(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
         """Features and labels of clean training images, from every rank's share."""
         parts = []
-        with trainer.strategy.precision_plugin.forward_context():
+        # A DataLoader draws a number when it starts: the fork keeps the run's randomness as it is without a callback.
+        with trainer.strategy.precision_plugin.forward_context(), torch.random.fork_rng(devices=[]):
             for batch in trainer.datamodule.reference_dataloader():  # type: ignore[attr-defined]
                 image = batch["image"].to(pl_module.device).float() / 255
                 parts.append((pl_module(image).pooled.float(), batch["label"].to(pl_module.device)))

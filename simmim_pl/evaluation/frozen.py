@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float, Int64
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from simmim_pl import distributed
 from simmim_pl.checkpoint import load_encoder
 from simmim_pl.evaluation import card
 from simmim_pl.records import Batch, Encoder, Features, InputError
 
-Labelled = tuple[Float[Tensor, "N D"], Int64[Tensor, " N"]]
+# The splits differ in their number of images, so N is not bound across them.
+Labelled = tuple[Float[Tensor, "_ D"], Int64[Tensor, " _"]]
 
 
 class Frozen(LightningModule):
@@ -57,14 +59,14 @@ class Frozen(LightningModule):
             self.subjects["given"] = encoder
         if baselines:
             self.subjects["raw pixels"] = RawPixels()
-        self.subjects.requires_grad_(False).eval()
+        self.subjects.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.digest = digest(self.subjects)
         self.parts: dict[str, list[dict[str, Tensor]]] = {}
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
 
     def judge(
         self, train: Labelled, validation: Labelled, test: Labelled, classes: int
-    ) -> tuple[Float[Tensor, "N C"], dict[str, Any]]:
+    ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
         """Scores of the test images by class, and the hyperparameters that a reader must know."""
         raise TypeError(f"{type(self).__name__} must define judge(train, validation, test, classes)")
 
@@ -124,9 +126,9 @@ class Frozen(LightningModule):
         for name in self.subjects:
             known, tried, asked = ((rows[name], rows["label"]) for rows in (train, validation, test))
             scores, chosen = self.judge(known, tried, asked, len(classes))
-            correct = (scores.argmax(1) == test["label"]).double()
-            results[name] = {"accuracy": correct.mean().item(), "width": train[name].shape[1], **chosen}
-            self.log(f"test/{name.replace(' ', '_')}", correct.mean().float())
+            accuracy = multiclass_accuracy(scores, test["label"], len(classes), average="micro")
+            results[name] = {"accuracy": accuracy.item(), "width": train[name].shape[1], **chosen}
+            self.log(f"test/{name.replace(' ', '_')}", accuracy)
         sizes = {
             name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))
         }
@@ -140,7 +142,8 @@ class RawPixels(Encoder):
         super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        return Features(pooled=image.flatten(1), grid=image)
+        pixels = image.flatten(1)
+        return Features(pooled=pixels, grid=pixels[:, :, None, None])
 
 
 def digest(module: nn.Module) -> str:

@@ -65,7 +65,7 @@ class KNN(Frozen):
 
     def judge(
         self, train: Labelled, validation: Labelled, test: Labelled, classes: int
-    ) -> tuple[Float[Tensor, "N C"], dict[str, Any]]:
+    ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
         bank, labels = (torch.cat(parts) for parts in zip(train, validation, strict=True))
         scores = knn_scores(bank, labels, test[0], classes, self.k, self.temperature)
         return scores, {"k": self.k, "temperature": self.temperature}

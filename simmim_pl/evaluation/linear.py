@@ -35,12 +35,12 @@ class LinearProbe(Frozen):
 
     def judge(
         self, train: Labelled, validation: Labelled, test: Labelled, classes: int
-    ) -> tuple[Float[Tensor, "N C"], dict[str, Any]]:
+    ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
         mean, std = train[0].mean(0), train[0].std(0)
         scale = std.where(std > 0, torch.ones(())).to(std)  # a feature that never varies says nothing either way
         fitted, tried = (train[0] - mean) / scale, (validation[0] - mean) / scale
         weights, best, accuracy = None, self.l2[0], {}
-        for l2 in self.l2 if len(tried) else []:
+        for l2 in self.l2:
             weights = logistic_regression(fitted, train[1], classes, l2, weights)
             predicted = (tried @ weights[0] + weights[1]).argmax(1)
             accuracy[l2] = (predicted == validation[1]).double().mean().item()
@@ -67,7 +67,8 @@ def logistic_regression(
 ) -> Weights:
     """Minimise ``mean cross entropy + l2 / 2 · |W|²`` over ``W [D, C]`` and ``b [C]`` with L-BFGS.
 
-    Equals scikit-learn's ``LogisticRegression(C=1 / (l2 · N))``; the bias is not penalised in either.
+    Equals scikit-learn's ``LogisticRegression(C=1 / (l2 · N))``; the bias is not penalised in either. Two classes are
+    no exception here; scikit-learn gives them one weight vector, so there ``C=2 / (l2 · N)``.
 
     - ``start``: weights to start from, so that a sweep over ``l2`` takes few iterations each.
     """

@@ -26,7 +26,8 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5) -> Float[Tensor
     - Result: scalar, in nats, the mean over this rank's anchors. The ranks' mean is the loss of the whole batch.
     - For V = 2 this is eq. 1 of Chen et al. 2020 (arXiv 2002.05709); for V > 2 the anchor's term is eq. 2 of Khosla et
       al. 2020 (arXiv 2004.11362) with one class an image.
-    - ``log(V · N - 1) - loss`` bounds the mutual information of two views from below (van den Oord et al. 2018).
+    - With V = 2, N images in all and independent negatives, ``log(2N - 1) - loss`` bounds the mutual information of two
+      views from below, in expectation (van den Oord et al. 2018, arXiv 1807.03748).
     - Negatives come from every rank, with gradient. The arithmetic is float32 at least, whatever autocast says.
 
     Raises:
@@ -62,7 +63,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
 
 
 class NTXent(Loss):
-    """:func:`nt_xent` with its temperature.
+    """NT-Xent with its temperature, see :func:`nt_xent`.
 
     Args:
         temperature: τ > 0; small values weigh the hardest negatives most. 0.5 in SimCLR on CIFAR-10.

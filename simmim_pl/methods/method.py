@@ -104,7 +104,11 @@ class Method(LightningModule):
         for group in optimizer.param_groups:
             group["lr"] *= scale
         peak = optimizer.param_groups[0]["lr"]
-        warmup = round(self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        warmup = 0
+        if self.warmup_epochs:
+            self.trainer.fit_loop.setup_data()  # with max_epochs -1 nothing has asked for the number of batches yet
+            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            warmup = round(self.warmup_epochs * batches)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, int(steps)))
         rank_zero_info(
             f"Effective batch {self.effective_batch} = batch_size × devices × accumulation: "

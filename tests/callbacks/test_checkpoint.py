@@ -1,0 +1,163 @@
+"""The last checkpoint is always there, also after Ctrl-C; what fails never overwrites it."""
+
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+
+from simmim_pl.callbacks import Checkpoint
+from simmim_pl.data import Images, Shapes
+from simmim_pl.encoders import FastCNN
+from simmim_pl.methods.method import Method, Output
+from simmim_pl.records import Batch, InputError
+
+
+class Smallest(Method):
+    """The mean feature as a loss; ``breaks`` is the step at which it is not a number."""
+
+    breaks = -1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        features = self(batch["image"].float() / 255)
+        factor = math.nan if self.global_step == self.breaks else 1
+        return self.finish(features.pooled.mean() * factor, features, batch)
+
+
+class Raises(Callback):
+    """Raises once that many steps are done."""
+
+    def __init__(self, step: int, error: BaseException) -> None:
+        self.step, self.error = step, error
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise self.error
+
+
+class Steps(Callback):
+    """The step of the checkpoint that lies there when an epoch starts, and at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: list[int | None] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.seen.append(torch.load(self.path, weights_only=True)["global_step"] if self.path.exists() else None)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Lightning ignores Ctrl-C from the first one on."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def method() -> Smallest:
+    torch.manual_seed(0)
+    return Smallest(FastCNN(2), optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.1))
+
+
+def fit(root: Path, *callbacks: Callback, module: Method | None = None, **options: Any) -> Trainer:
+    """40 images in batches of 8: five steps an epoch."""
+    ckpt_path = options.pop("ckpt_path", None)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    trainer = Trainer(
+        accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), **{**quiet, **options}
+    )
+    images = Images(Shapes(train=50, test=10, size=16), batch_size=8, validation=10)
+    trainer.fit(module or method(), datamodule=images, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def last(root: Path) -> Path:
+    (only,) = (root / "checkpoints").iterdir()
+    assert only.name == "last.ckpt"
+    return only
+
+
+def step(root: Path) -> int:
+    return torch.load(last(root), weights_only=True)["global_step"]
+
+
+def test_every_epoch_leaves_the_one_checkpoint(tmp_path: Path) -> None:
+    steps = Steps(tmp_path / "checkpoints/last.ckpt")
+    trainer = fit(tmp_path, steps, Checkpoint(), max_epochs=3)
+    assert steps.seen == [None, 5, 10]
+    assert step(tmp_path) == trainer.global_step == 15
+
+
+@pytest.mark.parametrize(("epochs", "every", "seen"), [(3, 2, [None, None, 10]), (5, 3, [None, None, None, 15, 15])])
+def test_the_end_is_kept_also_when_epochs_do_not_divide(
+    tmp_path: Path, epochs: int, every: int, seen: list[int | None]
+) -> None:
+    steps = Steps(tmp_path / "checkpoints/last.ckpt")
+    trainer = fit(tmp_path, steps, Checkpoint(every_n_epochs=every), max_epochs=epochs)
+    assert steps.seen == seen
+    assert step(tmp_path) == trainer.global_step == 5 * epochs
+
+
+def test_a_run_that_ends_within_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
+    fit(tmp_path, Checkpoint(), max_steps=7)
+    assert step(tmp_path) == 7
+
+
+def test_the_checkpoint_holds_the_weights_of_the_end(tmp_path: Path) -> None:
+    module = method()
+    fit(tmp_path, Checkpoint(every_n_epochs=2), module=module, max_epochs=3)
+    saved = torch.load(last(tmp_path), weights_only=True)["state_dict"]
+    assert saved.keys() == module.state_dict().keys()
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in saved.items())
+
+
+def test_an_interrupted_run_is_kept_where_it_stopped_and_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Checkpoint(), Raises(7, KeyboardInterrupt()), max_epochs=3)
+    assert step(tmp_path) == 7
+    assert all(tensor.isfinite().all() for tensor in torch.load(last(tmp_path))["state_dict"].values())
+    trainer = fit(tmp_path, Checkpoint(), max_epochs=3, ckpt_path=last(tmp_path))
+    assert trainer.current_epoch == 3
+    assert step(tmp_path) == trainer.global_step == 15
+
+
+def test_a_run_interrupted_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
+    class AtOnce(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Checkpoint(), AtOnce(), max_epochs=1)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), InputError("mend this"), MemoryError()])
+def test_any_other_error_leaves_the_last_good_one(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        fit(tmp_path, Checkpoint(), Raises(8, error), max_epochs=3)
+    assert step(tmp_path) == 5
+
+
+def test_a_loss_of_nan_leaves_the_last_good_one_untouched(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", Checkpoint(), max_epochs=1)
+    broken = method()
+    broken.breaks = 8
+    with pytest.raises(InputError, match="became nan at step 8"):
+        fit(tmp_path / "broken", Checkpoint(), module=broken, max_epochs=3)
+    assert step(tmp_path / "broken") == whole.global_step == 5
+    kept = torch.load(last(tmp_path / "broken"), weights_only=True)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def test_the_checkpoint_of_the_command_line_holds_the_config(pretrained: Path) -> None:
+    assert [path.name for path in pretrained.parent.iterdir()] == ["last.ckpt"]
+    saved = torch.load(pretrained, weights_only=True)
+    written = yaml.safe_load((pretrained.parents[1] / "config.yaml").read_text())
+    assert saved["config"] == written
+    assert saved["config"]["data"]["init_args"]["source"]["init_args"]["train"] == 200
+    assert saved["config"]["seed_everything"] == 0

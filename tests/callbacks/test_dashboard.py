@@ -1,0 +1,118 @@
+"""What a run shows is what went through the encoder, and its speed is images over time."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torchvision.io import ImageReadMode, read_image
+
+from simmim_pl.callbacks import Dashboard
+from simmim_pl.data import Images, Shapes
+from simmim_pl.encoders import FastCNN
+from simmim_pl.methods.method import Method, Output
+from simmim_pl.records import Batch, Views
+from simmim_pl.views import ContrastiveViews
+
+GAP = 2  # pixels between two views of the grid
+RATE = "train/images_per_second"
+
+
+class Smallest(Method):
+    """The mean feature as a loss; keeps the first batch and whatever is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(FastCNN(2), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+        self.first: Batch = {}
+        self.logged: dict[str, list[Any]] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        self.first = self.first or {name: part.clone() for name, part in batch.items()}
+        features = self(batch["image"].float() / 255)
+        return self.finish(features.pooled.mean(), features, batch)
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        self.logged.setdefault(name, []).append(value)
+        super().log(name, value, *args, **options)
+
+
+class Clock(Callback):
+    """A clock that goes on by ``tick`` seconds a batch and stands still otherwise."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 100.0, tick
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.now += self.tick
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.now += 1000.0
+
+
+def fit(root: Path, *callbacks: Callback, views: Views | None, logger: bool = True, **options: Any) -> Smallest:
+    """40 images in batches of 8: five steps an epoch."""
+    module = Smallest()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=root,
+        callbacks=list(callbacks),
+        logger=CSVLogger(root, name="", version="run") if logger else False,
+        **{"max_epochs": 1, "log_every_n_steps": 1, **quiet, **options},
+    )
+    source = Shapes(train=50, test=10, size=16)
+    trainer.fit(module, datamodule=Images(source, batch_size=8, validation=10, views=views))
+    return module
+
+
+def cell(grid: Tensor, row: int, column: int, size: int) -> Tensor:
+    top, left = (GAP + place * (size + GAP) for place in (row, column))
+    return grid[:, top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize(("number", "rows", "shown"), [(2, 3, 3), (4, 8, 8), (3, 100, 8)])
+def test_the_picture_is_the_first_batch_one_image_a_row_one_view_a_column(
+    tmp_path: Path, number: int, rows: int, shown: int
+) -> None:
+    module = fit(tmp_path, Dashboard(images=rows), views=ContrastiveViews(size=12, views=number), max_epochs=2)
+    views, grid = module.first["views"], read_image(str(tmp_path / "run/views.png"), ImageReadMode.RGB)
+    assert grid.shape == (3, GAP + shown * (12 + GAP), GAP + number * (12 + GAP))
+    for row in range(shown):
+        for column in range(number):
+            shade = cell(grid, row, column, 12) - views[column, row] * 255
+            assert shade.abs().max() <= 0.501  # rounded to whole shades
+    assert (views[0, 0] - views[1, 0]).abs().max() > 0.05  # so a transposed picture would differ
+
+
+@pytest.mark.parametrize(("every", "logs"), [(1, 10), (2, 6), (3, 4), (100, 2)])
+def test_the_rate_is_images_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int) -> None:
+    clock = Clock(tick=0.25)
+    monkeypatch.setattr("simmim_pl.callbacks.dashboard.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    module = fit(tmp_path, clock, Dashboard(every=every), views=None, max_epochs=2)
+    # Validation takes 1000 seconds between the epochs, which are not counted.
+    assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
+
+
+def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
+    rates = fit(tmp_path, Dashboard(every=1), views=None).logged[RATE]
+    assert len(rates) == 5
+    assert all(0 < rate < 1e6 for rate in rates)
+    assert RATE in (tmp_path / "run/metrics.csv").read_text()
+
+
+def test_without_views_there_is_no_picture(tmp_path: Path) -> None:
+    fit(tmp_path, Dashboard(), views=None)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = fit(tmp_path, Dashboard(every=1), views=ContrastiveViews(size=12), logger=False)
+    assert "views" in module.first
+    assert len(module.logged[RATE]) == 5
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,179 @@
+"""What the user can mend ends in one clear sentence and a non-zero exit, without a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
+
+Cli = Callable[[list[Any]], Path]
+FOLDER = ["--data.source=simmim_pl.data.Folder", "--data.source.root=images"]
+WITHOUT_SHAPES = [arg for arg in TINY if arg not in SHAPES]
+
+
+@pytest.fixture
+def refusal(cli: Cli, capfd: pytest.CaptureFixture) -> Callable[[list[Any]], str]:
+    """``refusal(args)`` is the sentence with which a command is refused."""
+
+    def run(args: list[Any]) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            cli(args)
+        assert exit_.value.code == 2
+        printed = capfd.readouterr().err
+        assert "Traceback" not in printed
+        sentences = [line for line in printed.splitlines() if line.startswith("error: ")]
+        assert len(sentences) == 1, printed
+        assert printed.rstrip().endswith(sentences[0]), "the sentence is the last thing that is said"
+        return sentences[0]
+
+    return run
+
+
+def write_images(folder: Path, classes: tuple[str, ...] = ("a", "b"), number: int = 20) -> None:
+    for label in classes:
+        for split in ("train", "test"):
+            (folder / split / label).mkdir(parents=True)
+            for image in range(number):
+                Image.new("RGB", (16, 16), (image * 5, 9, 9)).save(folder / split / label / f"{image}.png")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.encoder.widht=3"], "Option 'widht' is not accepted"),
+        (["--trainer.max_epoch=3"], "unrecognized arguments: --trainer.max_epoch"),
+        (["--model.encoder=simmim_pl.encoders.FastCN"], "no attribute 'FastCN'"),
+        (["--model.encoder=nowhere.Net"], "nowhere"),
+        (["--model.encoder=torch.nn.Linear"], "not correspond to a subclass of Encoder"),
+        (["--data.batch_size=many"], "batch_size"),
+        (["--config=missing.yaml"], "missing.yaml"),
+        (["--data.batch_size=1"], "batch_size to 2 or more"),
+        (["--data.batch_size=500"], "do not fill one batch"),
+        (["--data.validation=1000"], "validation"),
+        (["--data.views.views=1"], "views must be at least 2"),
+        (["--model.loss.temperature=0"], "temperature must be positive"),
+        (["--runs=/proc/nowhere"], "choose another folder with --runs"),
+        (["--ckpt_path=missing.ckpt"], "There is no checkpoint missing.ckpt"),
+        (["--trainer.max_epochs=-1"], "max_epochs"),
+    ],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
+)
+def test_arguments(refusal: Callable[[list[Any]], str], args: list[str], says: str) -> None:
+    assert says in refusal([*TINY, *args])
+
+
+def test_fewer_images_than_devices_fill_is_refused_on_every_rank(tmp_path: Path) -> None:
+    args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=128"]
+    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "do not fill one batch of 128 × 2 devices" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("memory_gb", [4, 0], ids=["in memory", "in worker processes"])
+def test_a_corrupt_image_is_named(refusal: Callable[[list[Any]], str], tmp_path: Path, memory_gb: int) -> None:
+    write_images(tmp_path / "images")
+    bad = tmp_path / "images/train/a/7.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    said = refusal([*WITHOUT_SHAPES, *FOLDER, f"--data.source.memory_gb={memory_gb}", "--data.batch_size=8"])
+    assert "images/train/a/7.png" in said
+
+
+def test_an_empty_folder_and_a_folder_of_one_class(refusal: Callable[[list[Any]], str], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert "images" in refusal([*WITHOUT_SHAPES, *FOLDER])
+    write_images(tmp_path / "images", classes=("only",))
+    assert "one class" in refusal([*WITHOUT_SHAPES, *FOLDER])
+
+
+def test_a_data_folder_that_cannot_be_written(
+    refusal: Callable[[list[Any]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMMIM_DATA_DIR", "/proc/nowhere")
+    args = [*WITHOUT_SHAPES, "--data.source=simmim_pl.data.CIFAR10"]
+    assert "/proc/nowhere" in refusal(args)
+
+
+def test_no_network(refusal: Callable[[list[Any]], str], tmp_path: Path) -> None:
+    args = [
+        *WITHOUT_SHAPES,
+        "--data.source=simmim_pl.data.CIFAR10",
+        "--data.source.mirrors=[http://127.0.0.1:9/c.tar.gz]",
+    ]
+    said = refusal([*args, f"--data.source.root={tmp_path}"])
+    for part in (str(tmp_path), "cifar-10-python.tar.gz", "http://127.0.0.1:9/c.tar.gz", "folder.yaml", "shapes.yaml"):
+        assert part in said
+
+
+def test_a_checkpoint_of_another_architecture(refusal: Callable[[list[Any]], str], pretrained: Path) -> None:
+    said = refusal([*TINY, "--model.encoder.width=4", f"--ckpt_path={pretrained}"])
+    assert "of another architecture" in said
+
+
+@pytest.mark.parametrize("use", ["resume", "evaluate"])
+@pytest.mark.parametrize("kind", ["truncated", "foreign"])
+def test_a_checkpoint_that_is_no_checkpoint_of_ours(
+    refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, use: str, kind: str
+) -> None:
+    path = tmp_path / "bad.ckpt"
+    if kind == "truncated":
+        path.write_bytes(pretrained.read_bytes()[:-2000])
+    else:
+        torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
+    linear = ["fit", f"--config={CONFIGS / 'evaluate/linear.yaml'}", *SHAPES, *QUIET, f"--model.checkpoint={path}"]
+    said = refusal([*TINY, f"--ckpt_path={path}"] if use == "resume" else linear)
+    assert str(path) in said
+    assert ("truncated" if kind == "truncated" else "was not written by") in said
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    refusal: Callable[[list[Any]], str], tmp_path: Path
+) -> None:
+    said = refusal([*TINY, "--trainer.callbacks+=tests.test_bad_input.Spoil"])
+    assert "at step 7" in said
+    (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    saved = torch.load(path, weights_only=True)
+    assert saved["global_step"] == 5
+    assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
+    """Makes a weight NaN before step 7, in the second epoch."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 7:
+            next(pl_module.parameters()).data.fill_(float("nan"))
+
+
+def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, tmp_path: Path) -> None:
+    args = [*TINY, "--trainer.max_epochs=500", "--trainer.check_val_every_n_epoch=1000"]
+    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "To go on: --ckpt_path" in said
+    assert "Traceback" not in said
+    (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    saved = torch.load(path, weights_only=True)
+    assert 0 < saved["global_step"] < 2500
+    epochs = saved["epoch"] + 2
+    resumed = cli([*args[:-2], f"--trainer.max_epochs={epochs}", f"--ckpt_path={path}"])
+    assert torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["global_step"] > saved["global_step"]

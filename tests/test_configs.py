@@ -1,0 +1,85 @@
+"""Every file in configs/ runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from simmim_pl.data import CIFAR10, CIFAR100, Shapes
+from simmim_pl.data.source import InMemory
+from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
+
+Cli = Callable[[list[Any]], Path]
+SMALL = [
+    *("--data.source=simmim_pl.data.Shapes", *SHAPES, *QUIET, "--data.batch_size=16", "--data.validation=20"),
+    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
+    *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
+]
+STORIES = ["quickstart", "cifar10", "cifar10_fast"]
+FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("data", "encoder", "trainer", "evaluate")}
+
+
+def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
+    run = {CONFIGS / f"{name}.yaml" for name in STORIES} | {path for paths in FRAGMENTS.values() for path in paths}
+    assert set(CONFIGS.rglob("*.yaml")) == run
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story_runs(cli: Cli, name: str) -> None:
+    run = cli(["fit", f"--config={CONFIGS / name}.yaml", *SMALL])
+    assert run.parent.name == name
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.parametrize("path", FRAGMENTS["encoder"], ids=lambda path: path.stem)
+def test_an_encoder_fragment_swaps_the_encoder(cli: Cli, path: Path) -> None:
+    run = cli(
+        ["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, "--data.views.size=8", f"--model.encoder={path}"]
+    )
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["encoder"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]
+
+
+@pytest.mark.parametrize("path", FRAGMENTS["trainer"], ids=lambda path: path.stem)
+def test_a_trainer_fragment_runs_on_one_cpu(cli: Cli, path: Path) -> None:
+    one = [*QUIET, "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+    cli([*TINY, f"--trainer={path}", *one, "--trainer.max_epochs=1"])
+
+
+@pytest.mark.parametrize("path", FRAGMENTS["data"], ids=lambda path: path.stem)
+def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, path: Path, tmp_path: Path
+) -> None:
+    small = Shapes(train=200, test=100, size=32)
+
+    def load(self: Any, split: str) -> InMemory:
+        self.classes = small.classes
+        return small.load(split)  # type: ignore[arg-type]
+
+    for source in (CIFAR10, CIFAR100):  # their files have tests of their own
+        monkeypatch.setattr(source, "prepare", lambda self: None)
+        monkeypatch.setattr(source, "load", load)
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data/images" / split / label).mkdir(parents=True)
+            for number in range(20):
+                image = Image.new("RGB", (40, 32), (number * 9, 0, 0))
+                image.save(tmp_path / f"data/images/{split}/{label}/{number}.png")
+    extra = SHAPES if path.stem == "shapes" else []
+    drop = [arg for arg in TINY if arg not in SHAPES]
+    run = cli(
+        [*drop, f"--data={path}", *extra, "--data.validation=10", "--data.batch_size=16", "--trainer.max_epochs=1"]
+    )
+    config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
+    assert config["source"]["class_path"] == yaml.safe_load(path.read_text())["init_args"]["source"]["class_path"]
+    assert config["views"]["class_path"] == "simmim_pl.views.ContrastiveViews"
+
+
+@pytest.mark.parametrize("path", FRAGMENTS["evaluate"], ids=lambda path: path.stem)
+def test_an_evaluation_runs(cli: Cli, pretrained: Path, path: Path) -> None:
+    run = cli(["fit", f"--config={path}", f"--model.checkpoint={pretrained}", *SHAPES, *QUIET])
+    assert (run / "result.json").exists()
