@@ -16,7 +16,7 @@ from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 Cli = Callable[[list[Any]], Path]
 SMALL = [
     *("--data.source=simmim_pl.data.Shapes", *SHAPES, *QUIET, "--data.batch_size=16", "--data.validation=20"),
-    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
+    *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
 ]
 STORIES = ["quickstart", "cifar10", "cifar10_fast"]
@@ -32,7 +32,7 @@ def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
 def test_a_story_runs(cli: Cli, name: str) -> None:
     run = cli(["fit", f"--config={CONFIGS / name}.yaml", *SMALL])
     assert run.parent.name == name
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
 @pytest.mark.parametrize("path", FRAGMENTS["encoder"], ids=lambda path: path.stem)

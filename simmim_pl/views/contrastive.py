@@ -73,6 +73,7 @@ class ContrastiveViews(Views):
 
 
 def check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+    """Refuse views that cannot be cut."""
     if size < 1:
         raise InputError(f"size must be at least 1 pixel, and is {size}")
     if views < 2:
@@ -84,12 +85,14 @@ def check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tup
 
 
 def check_chances(**chances: float) -> None:
+    """Refuse what is no probability."""
     for name, chance in chances.items():
         if not 0 <= chance <= 1:
             raise InputError(f"{name} is a probability and must be within [0, 1], and is {chance}")
 
 
 def check_strengths(hue: float, **strengths: float) -> None:
+    """Refuse strengths that torchvision's ColorJitter refuses too."""
     if not 0 <= hue <= 0.5:
         raise InputError(f"hue must be within [0, 0.5], half of the circle to either side, and is {hue}")
     for name, strength in strengths.items():
