@@ -39,6 +39,10 @@ UNHELPFUL = (
 class SaveConfig(SaveConfigCallback):
     """Writes the whole parsed config to the run directory, once to W&B as it is nested, and into every checkpoint."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.loggers:  # without one there is no run directory, and the current one is the user's
+            super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

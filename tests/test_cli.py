@@ -183,7 +183,7 @@ def test_linear_and_knn_judge_a_checkpoint_beside_its_baselines(
 def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> None:
     rest = [*TINY[1:], "--ckpt_path", pretrained]
     cli(["validate", *rest])
-    run = cli(["predict", *rest, "--trainer.callbacks+=simmim_pl.callbacks.Embeddings"])
+    run = cli(["predict", *rest])
     embeddings = torch.load(run / "embeddings.pt", weights_only=True)
     assert embeddings["index"].tolist() == list(range(100))
     assert embeddings["features"].shape == (100, 16)
@@ -238,3 +238,9 @@ def test_help_explains_every_argument_of_every_class(
         option = " ".join(option.split())
         described = option.split(" (type:")[0].split(" (required")[0].split()
         assert len(described) > 3, f"{name}: nothing says what --{option} is"
+
+
+def test_without_a_logger_nothing_is_written_beside_the_checkpoints_folder(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    cli([*TINY, "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false"])
+    assert content(tmp_path) == {tmp_path / "config.yaml": b"mine"}

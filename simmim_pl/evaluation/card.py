@@ -36,7 +36,7 @@ def publish(
         "checkpoint": checkpoint,
         "encoder_hash": encoder_hash,
         "results": results,
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m simmim_pl", *sys.argv[1:]]),
         "versions": {
             "simmim_pl": simmim_pl.__version__,
             "torch": torch.__version__,

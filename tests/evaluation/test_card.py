@@ -41,7 +41,7 @@ def test_the_card_says_what_was_measured_on_what_with_what(
     assert (card["task"], card["data"], card["device"]) == ("LinearProbe", "Shapes", "cpu")
     assert card["images"] == {"train": 180, "validation": 20, "test": 100}
     assert card["checkpoint"] == str(pretrained)
-    assert card["command"] == "simmim_pl fit --one two"
+    assert card["command"] == "python -m simmim_pl fit --one two"
     assert card["versions"]["torch"] == torch.__version__
     assert card["versions"]["python"] == platform.python_version()
     assert card["versions"]["simmim_pl"] == simmim_pl.__version__
