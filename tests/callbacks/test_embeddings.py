@@ -21,8 +21,7 @@ ODD = "--data.source.test=101"
 
 
 def predict(checkpoint: Path, *more: str) -> list[str]:
-    callback = "--trainer.callbacks+=simmim_pl.callbacks.Embeddings"
-    return ["predict", *TINY[1:], callback, f"--ckpt_path={checkpoint}", *more]
+    return ["predict", *TINY[1:], f"--ckpt_path={checkpoint}", *more]
 
 
 def load(folder: Path) -> dict[str, Tensor]:
