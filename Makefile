@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
-	$(BIN)/python -m simmim_pl fit --config configs/evaluate/linear.yaml \
+	$(BIN)/python -m simmim_pl fit --config configs/evaluate/linear.yaml --data configs/data/shapes.yaml \
 		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
 
 test: lint types ## lint, types, tests with coverage

@@ -1,6 +1,6 @@
 """The reference recipe against an independent plain-PyTorch loop: do the two loss curves agree within seed noise?
 
-    python benchmarks/reference_curve.py --images FOLDER        # FOLDER/train/<class>/*, CIFAR-10 as image files
+    python benchmarks/reference_curve.py --images FOLDER        # from the repository's root; FOLDER/train/<class>/*
 
 Ours is ``python -m simmim_pl fit --config configs/cifar10.yaml`` for one epoch on 10,000 images. The other side shares
 no code with the package: torchvision's per-image transforms in worker processes, torchvision's ResNet-18, two forward
@@ -11,6 +11,7 @@ Prints a Markdown table and writes ``reference_curve.json``. It resumes: what th
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def ours(folder: Path, seed: int, precision: str) -> list[float]:
             *("--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "0", "--trainer.callbacks", "null"),
             *("--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
         ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "WANDB_MODE": "disabled"})
         (path,) = Path(runs).glob("*/*/metrics.csv")
         with path.open() as file:
             return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]

@@ -86,7 +86,7 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         """Judge a finished evaluation on the test split, once."""
         if getattr(self.model, "test_after_fit", False):
-            self.trainer.test(self.model, datamodule=self.datamodule)
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
 
 def loggers(runs: str, name: str) -> list[Logger]:
@@ -107,8 +107,13 @@ def loggers(runs: str, name: str) -> list[Logger]:
 
 def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
     """Start the W&B run: offline without a key, and offline too when the server does not answer."""
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
-    project = os.environ.get("WANDB_PROJECT", "simmim_pl")
+    mode: Any = os.environ.get("WANDB_MODE") or "online"
+    project = os.environ.get("WANDB_PROJECT") or "simmim_pl"
+    try:
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            mode = "offline"
+    except wandb.Error as error:
+        raise InputError(f"{error} Mend the W&B key in .env or the environment, or set WANDB_MODE=offline.") from error
     later = f"To upload this run later: wandb sync {folder}/wandb/offline-run-*"
 
     def start(mode: Any) -> wandb.Run:
@@ -168,7 +173,7 @@ def main(args: ArgsType = None) -> None:
         print(f"error: {str(mendable).rsplit('InputError: ', 1)[-1].strip()}", file=sys.stderr)
         sys.exit(2)
     finally:
-        wandb.finish(exit_code=2 if sys.exc_info()[0] else 0)
+        wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials
 
 
 def user_error(error: BaseException | None) -> BaseException | None:

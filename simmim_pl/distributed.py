@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def world_size() -> int:
@@ -26,19 +27,41 @@ def gather(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
     ranks, so the mean of the ranks' losses is what is minimised: exactly the one-process loss of the whole batch.
     All ranks must hold the same number of rows.
     """
-    return local if world_size() == 1 else torch.cat(all_gather(local))
+    if world_size() == 1:
+        return local
+    gathered: Tensor = Gather.apply(local)
+    return gathered
+
+
+class Gather(torch.autograd.Function):
+    """:func:`gather` on several ranks; torch's own differentiable form is deprecated, or private, by its version."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return torch.cat(every(local.contiguous()))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
+def every(local: Tensor) -> list[Tensor]:
+    """Each rank's tensor of the same shape, without gradient."""
+    parts = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(parts, local)
+    return parts
 
 
 def gather_uneven(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
     """Concatenate every rank's rows in rank order without gradient; ranks may hold different numbers of rows."""
     if world_size() == 1:
         return local
-    counts = torch.cat(all_gather(torch.tensor([len(local)], device=local.device)))
+    counts = torch.cat(every(torch.tensor([len(local)], device=local.device)))
     padded = local.new_zeros(int(counts.max()), *local.shape[1:])
     padded[: len(local)] = local.detach()
-    parts = [torch.empty_like(padded) for _ in range(world_size())]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+    return torch.cat([part[:count] for part, count in zip(every(padded), counts.tolist(), strict=True)])
 
 
 def mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

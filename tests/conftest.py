@@ -14,7 +14,10 @@ import pytest  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Any fit, made small: 200 images of one copy each.
-SHAPES = [f"--data.source.{key}={value}" for key, value in {"train": 200, "test": 100, "size": 16, "copies": 1}.items()]
+SHAPES = [
+    f"--data={CONFIGS / 'data/shapes.yaml'}",
+    *(f"--data.source.{key}={value}" for key, value in {"train": 200, "test": 100, "size": 16, "copies": 1}.items()),
+]
 QUIET = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
 # Two epochs of five steps of a network of 16 features.
 TINY = [

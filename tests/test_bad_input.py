@@ -64,6 +64,7 @@ def write_images(folder: Path, classes: tuple[str, ...] = ("a", "b"), number: in
         (["--runs=/proc/nowhere"], "choose another folder with --runs"),
         (["--ckpt_path=missing.ckpt"], "There is no checkpoint missing.ckpt"),
         (["--trainer.max_epochs=-1"], "max_epochs"),
+        (["--data.views=null"], "needs views"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )
@@ -147,6 +148,38 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     saved = torch.load(path, weights_only=True)
     assert saved["global_step"] == 5
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+def test_an_update_that_spoils_the_weights_at_the_end_of_an_epoch_is_not_saved(
+    refusal: Callable[[list[Any]], str], tmp_path: Path
+) -> None:
+    refusal([*TINY, "--trainer.max_epochs=3", "--trainer.callbacks+=tests.test_bad_input.SpoilAtTheEnd"])
+    (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 5
+
+
+class SpoilAtTheEnd(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
+    """Makes a weight NaN after the last step of the second epoch."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 10:
+            next(pl_module.parameters()).data.fill_(float("nan"))
+
+
+def test_a_malformed_wandb_key(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "simmim_pl", *TINY],
+        cwd=tmp_path,
+        env={**environment, "WANDB_API_KEY": "abc"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.rstrip().splitlines()[-1].startswith("error: ")
+    assert "set WANDB_MODE=offline" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]

@@ -79,7 +79,7 @@ def test_the_gradient_through_the_gather_is_what_makes_it_equal() -> None:
     loss, grad = step(INPUT)
     for their_loss, their_grad in on_ranks(2, detached_step):
         torch.testing.assert_close(their_loss, loss)  # the loss alone does not show the mistake
-        assert (their_grad - grad).norm() > 0.1 * grad.norm()
+        assert (their_grad - grad).norm() > 0.01 * grad.norm()
 
 
 def test_ranks_may_hold_different_numbers_of_rows() -> None:

@@ -28,12 +28,22 @@ class Checkpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
         )
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if finite(pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._last_global_step_saved != trainer.global_step and self.dirpath:
+        if self._last_global_step_saved != trainer.global_step and self.dirpath and finite(pl_module):
             trainer.save_checkpoint(Path(self.dirpath, "last.ckpt"))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0 and self.dirpath:
             path = Path(self.dirpath, "last.ckpt")
-            trainer.save_checkpoint(path)
+            # Without trainer.save_checkpoint's barrier: interrupted ranks stand in different collectives.
+            trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), path)
             rank_zero_info(f"Interrupted at step {trainer.global_step}. To go on: --ckpt_path {path}")
+
+
+def finite(module: LightningModule) -> bool:
+    """Whether no parameter is NaN or infinite: an epoch's last update may have spoilt what no loss has shown yet."""
+    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -20,8 +21,9 @@ class Online(Callback):
     """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
 
     The probe learns from the detached features of the training views with an optimizer of its own, so it touches
-    neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen augmented, moving
-    features. The number to quote is the one of ``configs/evaluate/linear.yaml``.
+    neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen moving features of
+    views, which may be smaller than the images it is judged on. The number to quote is the one of
+    ``configs/evaluate/linear.yaml``.
 
     How often validation comes is the trainer's ``check_val_every_n_epoch``.
 
@@ -43,7 +45,7 @@ class Online(Callback):
         self.probe = None
         if classes > 1:
             with torch.random.fork_rng(devices=[]):  # leaves the run's randomness alone; the same probe on every rank
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # the CPU's only: the fork restores no other
                 self.probe = Classifier(pl_module.encoder.width, classes).to(pl_module.device)
             self.optimizer = torch.optim.Adam(self.probe.parameters(), lr=self.lr)
             if self.restored:  # by --ckpt_path
@@ -56,14 +58,18 @@ class Online(Callback):
         if self.probe is None:
             return
         # Every rank learns from the whole batch, so the ranks' probes stay the same without more ado.
-        features = distributed.gather_uneven(outputs["features"].float())
-        label = distributed.gather_uneven(outputs["label"].repeat(len(outputs["features"]) // len(outputs["label"])))
+        features = distributed.gather(outputs["features"].float())
+        label = distributed.gather(outputs["label"].repeat(len(outputs["features"]) // len(outputs["label"])))
         with torch.enable_grad():
             loss = F.cross_entropy(self.probe(features), label)
             self.optimizer.zero_grad()
             loss.backward()
         self.optimizer.step()
         pl_module.log("train/probe_loss", loss.detach())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:  # a checkpoint is judged: its probe was restored
+            self.on_fit_start(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.parts.clear()
@@ -85,7 +91,9 @@ class Online(Callback):
             return
         features, label = (distributed.gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
         bank, bank_label = self.reference(trainer, pl_module)
-        neighbours = knn_scores(bank, bank_label, features, self.probe.classes, self.k, self.temperature)
+        neighbours = knn_scores(
+            bank, bank_label, features, self.probe.classes, min(self.k, len(bank)), self.temperature
+        )
         self.probe.eval()
         scores = {"val/knn": neighbours, "val/probe": self.probe(features)}
         self.probe.train()

@@ -53,7 +53,7 @@ class Frozen(LightningModule):
             self.subjects["pretrained"] = load_encoder(checkpoint, trained=True)
             if baselines:
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
+                    torch.default_generator.manual_seed(seed)  # the CPU's only: the fork restores no other
                     self.subjects["untrained"] = load_encoder(checkpoint, trained=False)
         elif encoder is not None:
             self.subjects["given"] = encoder
@@ -132,7 +132,8 @@ class Frozen(LightningModule):
         sizes = {
             name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))
         }
-        card.publish(self.trainer, type(self).__name__, self.checkpoint, self.digest, sizes, results)
+        judged = digest(next(iter(self.subjects.values())))
+        card.publish(self.trainer, type(self).__name__, self.checkpoint, judged, sizes, results)
 
 
 class RawPixels(Encoder):

@@ -29,7 +29,7 @@ class LinearProbe(Frozen):
         kwargs: see :class:`simmim_pl.evaluation.frozen.Frozen`.
     """
 
-    def __init__(self, l2: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), **kwargs: Any) -> None:
+    def __init__(self, l2: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.l2 = sorted(l2, reverse=True)  # strongest first: each fit starts from the one before
 
@@ -37,7 +37,7 @@ class LinearProbe(Frozen):
         self, train: Labelled, validation: Labelled, test: Labelled, classes: int
     ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
         mean, std = train[0].mean(0), train[0].std(0)
-        scale = std.where(std > 0, torch.ones(())).to(std)  # a feature that never varies says nothing either way
+        scale = torch.where(std > 0, std, 1.0)  # a feature that never varies says nothing either way
         fitted, tried = (train[0] - mean) / scale, (validation[0] - mean) / scale
         weights, best, accuracy = None, self.l2[0], {}
         for l2 in self.l2:

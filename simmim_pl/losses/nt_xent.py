@@ -56,9 +56,10 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     >>> contrastive_accuracy(torch.eye(2).expand(2, 2, 2)).item()
     1.0
     """
-    anchors, others = unit_rows(z)
-    itself, positive = pairs(z.shape[0], z.shape[1], z.device)
-    nearest = (anchors @ others.T).masked_fill(itself, -torch.inf).argmax(1, keepdim=True)
+    with torch.autocast(z.device.type, enabled=False):  # bfloat16 similarities tie, and the first of equals would win
+        anchors, others = unit_rows(z)
+        itself, positive = pairs(z.shape[0], z.shape[1], z.device)
+        nearest = (anchors @ others.T).masked_fill(itself, -torch.inf).argmax(1, keepdim=True)
     return positive.gather(1, nearest).float().mean()
 
 
@@ -98,10 +99,9 @@ def unit_rows(z: Float[Tensor, "V B P"]) -> tuple[Float[Tensor, "A P"], Float[Te
 
 def pairs(views: int, batch: int, device: torch.device) -> tuple[Bool[Tensor, "A K"], Bool[Tensor, "A K"]]:
     """Masks over (anchor, row of any rank): the anchor itself, and the other views of its image."""
-    columns = torch.arange(views * batch * distributed.world_size(), device=device)
-    rows = columns[: views * batch] + views * batch * distributed.rank()
-    same_rank = rows[:, None] // (views * batch) == columns // (views * batch)
-    same_image = same_rank & (rows[:, None] % batch == columns % batch)
-    itself = rows[:, None] == columns
-    # Row r·V·B + v·B + i: with V·B a multiple of B, the image is the remainder by B on every rank.
-    return itself, same_image & ~itself
+    own = views * batch
+    row = torch.arange(own * distributed.world_size(), device=device)
+    image = row // own * batch + row % batch  # rows are ordered rank, view, image
+    mine = slice(distributed.rank() * own, (distributed.rank() + 1) * own)
+    itself = row[mine, None] == row
+    return itself, (image[mine, None] == image) & ~itself

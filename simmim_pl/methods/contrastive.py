@@ -9,7 +9,7 @@ from simmim_pl.heads import ProjectionHead
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.methods.method import Method, Output
-from simmim_pl.records import Batch, Encoder
+from simmim_pl.records import Batch, Encoder, InputError
 
 
 class Contrastive(Method):
@@ -28,6 +28,10 @@ class Contrastive(Method):
         super().__init__(encoder, **kwargs)
         self.head = head(encoder.width)
         self.loss = loss
+
+    def on_fit_start(self) -> None:
+        if getattr(self.trainer.datamodule, "views", None) is None:  # type: ignore[attr-defined]
+            raise InputError("Contrastive pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         views = batch["views"]  # [V, B, 3, S, S]: V random regions of every image, recoloured

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
 
@@ -31,7 +32,7 @@ class Method(LightningModule):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
-    devices × accumulate_grad_batches), so the same config means the same training on any number of devices.
+    devices × accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
 
     Args:
         encoder: image → features; the part that is kept.
@@ -69,12 +70,13 @@ class Method(LightningModule):
 
     def finish(self, loss: Float[Tensor, ""], features: Features, batch: Batch) -> Output:
         """Log the loss, stop if it is not finite, and return what callbacks read."""
-        if not torch.isfinite(loss):
+        mean = distributed.mean(loss.detach())  # of the whole batch; not finite on one rank stops all of them
+        if not torch.isfinite(mean):
             raise InputError(
-                f"The loss became {loss.item()} at step {self.global_step}; the last good checkpoint is kept. Resume "
+                f"The loss became {mean.item()} at step {self.global_step}; the last good checkpoint is kept. Resume "
                 "from it with --ckpt_path and a lower learning rate, a longer warm-up, or --trainer.precision 32-true."
             )
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", mean, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         output: Output = {"loss": loss, "features": features.pooled.detach()}
         if "label" in batch:

@@ -107,6 +107,19 @@ def test_contrastive_accuracy_counts_anchors_whose_nearest_row_is_a_positive() -
     assert contrastive_accuracy(projections(2, 512, 64)).item() < 0.05
 
 
+def test_contrastive_accuracy_equals_numpy_also_under_autocast() -> None:
+    z = 3 + 0.1 * projections(2, 64, 16, dtype=torch.float32)  # as alike as rows are near collapse
+    z[1] += 0.5 * (z[0] - z[1])
+    rows = z.double().flatten(0, 1).numpy()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    similarity = rows @ rows.T
+    np.fill_diagonal(similarity, -np.inf)
+    expected = (similarity.argmax(1) % 64 == np.arange(128) % 64).mean()
+    assert 0.3 < expected < 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert contrastive_accuracy(z).item() == pytest.approx(expected, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("z", "temperature", "says"),
     [
