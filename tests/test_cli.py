@@ -185,6 +185,21 @@ def test_linear_and_knn_judge_a_checkpoint_beside_its_baselines(
             assert f"{100 * result['accuracy']:.1f} %" in printed
 
 
+def test_the_result_reaches_wandb(cli: Cli, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = cli(["fit", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION])
+    card = json.loads((run / "result.json").read_text())
+    values = {
+        ".".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in records(run)
+        for item in record.history.item
+    }
+    assert values["test/pretrained"] == pytest.approx(card["results"]["pretrained"]["accuracy"], abs=1e-6)
+    assert any(name.startswith("evaluation/result") for name in values)
+    (table,) = run.glob("wandb/offline-run-*/files/media/table/evaluation/result*.json")
+    assert [row[0] for row in json.loads(table.read_text())["data"]] == ["pretrained", "untrained", "raw pixels"]
+
+
 def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> None:
     rest = [*TINY[1:], "--ckpt_path", pretrained]
     judged = rows(cli(["validate", *rest]))[-1]

@@ -46,7 +46,7 @@ def publish(
         },
         "device": str(trainer.strategy.root_device),
     }
-    print(table(card))
+    print(f"\n{table(card)}")  # below the progress bar
     if folder is not None and trainer.loggers:
         path = Path(folder, "result.json")
         path.parent.mkdir(parents=True, exist_ok=True)

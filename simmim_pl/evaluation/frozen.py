@@ -127,7 +127,7 @@ class Frozen(LightningModule):
             known, tried, asked = ((rows[name], rows["label"]) for rows in (train, validation, test))
             scores, chosen = self.judge(known, tried, asked, len(classes))
             accuracy = multiclass_accuracy(scores, test["label"], len(classes), average="micro")
-            results[name] = {"accuracy": accuracy.item(), "width": train[name].shape[1], **chosen}
+            results[name] = {"accuracy": round(accuracy.item(), 6), "width": train[name].shape[1], **chosen}
             self.log(f"test/{name.replace(' ', '_')}", accuracy)
         sizes = {
             name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))
