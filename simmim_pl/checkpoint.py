@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 from simmim_pl.records import Encoder, InputError
+
+# What an encoder of ours would download at its start, and how to say that it should not.
+DOWNLOADS = {"weights": None, "pretrained": False}
+
+
+def unpickle(path: str | Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU, if it is tensors and plain values only; nothing of it is run.
+
+    Raises:
+        InputError: there is no such file, it is truncated, or holds anything but tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"There is no checkpoint {path}: give the path of a file that exists.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … by where the file ends
+        raise InputError(
+            f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
+            f"Use another checkpoint of the same run, or save its state_dict alone ({type(error).__name__})."
+        ) from error
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint of a ``fit`` of ours to the CPU, as tensors and plain values only.
 
     Raises:
-        InputError: there is no such file, it is truncated, holds anything but tensors and plain values, or was written
-            by another tool.
+        InputError: the file cannot be read, or was written by another tool.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}: give the path of a .ckpt file that fit wrote.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … by where the file ends
-        raise InputError(
-            f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
-            f"Use another checkpoint of the same run ({type(error).__name__})."
-        ) from error
+    checkpoint = unpickle(path)
     sections = ("state_dict", "config")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
         raise InputError(
@@ -52,13 +72,20 @@ def require_same(state: dict[str, Any], own: dict[str, Any], path: str | Path) -
             )
 
 
-def load_encoder(path: str, trained: bool) -> Encoder:
+def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder:
     """Build the encoder that a checkpoint's config describes, with its weights or freshly initialised.
 
-    Only classes of this package are imported because a checkpoint names them; a config can name anything.
+    Only classes of this package, and those that the user allows by name, are imported because a checkpoint names them;
+    a config can name anything. An encoder of ours downloads nothing: its weights are in the checkpoint.
+
+    Args:
+        path: a checkpoint that pretraining wrote.
+        trained: with the checkpoint's weights; otherwise with random ones.
+        allow: class paths outside this package that may be imported, each exactly as the checkpoint writes it.
 
     Raises:
-        InputError: the checkpoint cannot be read, names a class that is not ours, or does not fit its own config.
+        InputError: the checkpoint cannot be read, names a class that is neither ours nor allowed, or does not fit its
+            own config.
     """
     saved = read(path)
     spec: Any = saved["config"]
@@ -66,7 +93,10 @@ def load_encoder(path: str, trained: bool) -> Encoder:
         spec = spec.get(key) if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
-    require_ours(spec, path)
+    require_ours(spec, path, frozenset(allow))
+    given = spec.get("init_args")
+    if spec["class_path"].startswith("simmim_pl.") and isinstance(given, dict):
+        spec = {**spec, "init_args": {key: DOWNLOADS.get(key, value) for key, value in given.items()}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
     try:
@@ -82,11 +112,109 @@ def load_encoder(path: str, trained: bool) -> Encoder:
     return encoder
 
 
-def require_ours(spec: Any, path: str) -> None:
-    """Refuse a class path outside this package, however deep in the config it stands."""
-    if isinstance(spec, dict):
-        name = spec.get("class_path", "simmim_pl.")
-        if not str(name).startswith("simmim_pl."):
-            raise InputError(f"{path} asks to import {name}, which is not part of simmim_pl: it is not loaded.")
-    for part in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else []:
-        require_ours(part, path)
+def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
+    """Load the weights that another tool saved, a mapping from names to tensors, into an encoder.
+
+    The mapping may lie under ``state_dict`` or ``model``. Where all their names begin with something that ours do not
+    (``module.``, ``backbone.``, ``module.encoder_q.``), or ours with something that theirs do not (``net.``), the
+    prefix is exchanged; of two networks in one file that both fit, the first is taken. The encoder's own ``mean`` and
+    ``std`` stay if the file has none, and so do BatchNorm's counts of batches, which only training uses.
+
+    Returns:
+        The names in the file, in its order, of the tensors that are not the encoder's: a classifier, a head.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a tensor of the encoder or has it in another shape.
+    """
+    state = unpickle(path)
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    entries = state.items() if isinstance(state, Mapping) else ()
+    theirs = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
+    own = encoder.state_dict()
+    needed = [name for name in own if name not in ("mean", "std") and not name.endswith(".num_batches_tracked")]
+    before, ours = prefixes(list(theirs), needed)
+    source = {name: before + name.removeprefix(ours) for name in own if name.startswith(ours)}
+    for name in needed:
+        has = tuple(theirs[source[name]].shape) if source[name] in theirs else "no such tensor"
+        if has != (wanted := tuple(own[name].shape)):
+            raise InputError(
+                f"{path} does not fit the encoder: at {source[name]} it has {has}, the encoder's {name} is {wanted}. "
+                "Give the encoder that these weights were trained with."
+            )
+    fits = {name for name, key in source.items() if key in theirs and theirs[key].shape == own[name].shape}
+    encoder.load_state_dict({name: theirs[source[name]] if name in fits else own[name] for name in own})
+    taken = {source[name] for name in fits}
+    return [name for name in theirs if name not in taken]
+
+
+def prefixes(theirs: list[str], ours: list[str]) -> tuple[str, str]:
+    """The beginnings of their names and of ours without which most of ours are among theirs."""
+    first = ours[0].split(".") if ours else []
+    starts = [".".join([*first[:depth], ""]) if depth else "" for depth in range(len(first))]
+    votes = Counter(
+        (name.removesuffix(rest), start)
+        for start in starts
+        if all(each.startswith(start) for each in ours)
+        for rest in (each.removeprefix(start) for each in ours)
+        for name in theirs
+        if name == rest or name.endswith(f".{rest}")
+    )
+    return max(votes, key=lambda pair: votes[pair], default=("", ""))
+
+
+def require_ours(spec: Any, path: str, allow: frozenset[str] = frozenset()) -> None:
+    """Refuse what would import from outside this package, however deep in the config it stands, unless allowed.
+
+    That is a class path, and any other string that jsonargparse would take for one where a class is expected.
+    """
+    if isinstance(spec, Mapping):
+        if "class_path" in spec:
+            require_class(str(spec["class_path"]), path, allow)
+        for part in spec.values():
+            require_ours(part, path, allow)
+    elif isinstance(spec, (list, tuple, set, frozenset)):
+        for part in spec:
+            require_ours(part, path, allow)
+    elif isinstance(spec, str):
+        for name in importable(spec):
+            require_class(name, path, allow)
+        with suppress(yaml.YAMLError, ValueError):  # jsonargparse reads YAML in strings too
+            if not isinstance(meant := yaml.safe_load(spec), str):
+                require_ours(meant, path, allow)
+
+
+def require_class(name: str, path: str, allow: frozenset[str]) -> None:
+    """Refuse a class path that is neither allowed nor of a class that this package defines.
+
+    ``simmim_pl.cli.os.system`` begins like one of ours: the class must stand in a module of ours and be defined by us.
+    """
+    if name in allow:
+        return
+    place, _, last = name.rpartition(".")
+    found: Any = object
+    if name.startswith("simmim_pl.") and all(part.isidentifier() for part in name.split(".")):
+        try:
+            found = vars(import_module(place))[last]
+        except (ModuleNotFoundError, KeyError) as error:
+            raise InputError(
+                f"{path} describes an encoder that this version cannot build: there is no class {name}."
+            ) from error
+    if not inspect.isclass(found) or not found.__module__.startswith("simmim_pl."):
+        raise InputError(
+            f"{path} asks to import {name}, which is not part of simmim_pl: allow it with --model.allow [{name}] if "
+            "you trust the file."
+        )
+
+
+def importable(text: str) -> list[str]:
+    """Names with dots in a Python expression, such as ``a.b.C | d.E``, whose first part is an importable module."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    whole = sorted(name for name in names if not any(other.startswith(f"{name}.") for other in names))
+    roots = {name: name.partition(".")[0] for name in whole}
+    return [name for name in whole if roots[name] in sys.modules or find_spec(roots[name]) is not None]

@@ -16,10 +16,15 @@ class InputError(Exception):
 
 
 class Batch(TypedDict, total=False):
-    """A batch of images. A set without labels has no ``label`` key; ``views`` appear in pretraining only."""
+    """A batch of images, or of clips: then ``clip`` stands in place of ``image``.
+
+    A set without labels has no ``label`` key, one without masks no ``mask``; ``views`` appear in pretraining only.
+    """
 
     image: UInt8[Tensor, "B 3 H W"]
+    clip: UInt8[Tensor, "B T 3 H W"]  # frames in order
     label: Int64[Tensor, " B"]
+    mask: UInt8[Tensor, "B H W"]  # class of each pixel; 255 is ignored
     index: Int64[Tensor, " B"]  # position in the split: tells duplicates apart when ranks share a set
     views: Float[Tensor, "V B 3 S S"]
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import resnet18
 
-from simmim_pl.checkpoint import load_encoder, read, require_same
+from simmim_pl.checkpoint import load_encoder, load_weights, read, require_same
 from simmim_pl.data import Shapes
+from simmim_pl.encoders import FastCNN, ResNet, Torchvision
 from simmim_pl.records import InputError
 
 FASTCNN = "simmim_pl.encoders.FastCNN"
@@ -43,7 +45,16 @@ def write(tmp_path: Path) -> Callable[[Any], str]:
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that exists once somebody has imported the module ``evil``."""
     touched = tmp_path / "touched"
-    (tmp_path / "evil.py").write_text(f"open({str(touched)!r}, 'w')\nclass Encoder: pass\n")
+    (tmp_path / "evil.py").write_text(
+        f"open({str(touched)!r}, 'w')\n"
+        "from simmim_pl.encoders import FastCNN\n"
+        "from simmim_pl.records import Encoder as Ours\n"
+        "class Encoder(FastCNN): pass\n"
+        "class Around(FastCNN):\n"
+        "    def __init__(self, inner: Ours, kind: type = int, width: int = 2):\n"
+        "        super().__init__(width)\n"
+        "        self.inner = inner\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     yield touched
     sys.modules.pop("evil", None)
@@ -221,3 +232,275 @@ def test_an_encoder_that_cannot_be_built_is_refused_in_one_sentence(
     assert says in str(error.value)
     assert path in str(error.value)
     assert "\n" not in str(error.value)
+
+
+OURS = {"class_path": FASTCNN, "init_args": {"width": 2}}
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"class_path": FASTCNN, "init_args": {"width": "evil.Encoder"}},
+        {"class_path": FASTCNN, "init_args": {"width": " evil . Encoder "}},
+        {"class_path": FASTCNN, "init_args": {"width": "int | list[evil.Encoder]"}},
+        {"class_path": FASTCNN, "init_args": {"width": "{class_path: evil.Encoder}"}},
+        {"class_path": FASTCNN, "init_args": {"width": "[{a: evil.Encoder}]"}},
+        {"class_path": FASTCNN, "init_args": {"mean": (0.1, {"a": ({"class_path": "evil.Encoder"},)}, 0.3)}},
+        {"class_path": FASTCNN, "init_args.width.class_path": "evil.Encoder"},
+        {"class_path": FASTCNN, "init_args": {"mean": ["evil.Encoder", 1, 2]}},
+        {"class_path": FASTCNN, "dict_kwargs": {"x": "evil.Encoder"}},
+        {"class_path": "Encoder", "init_args": {"x": "evil.Encoder"}},
+        {"class_path": ["evil.Encoder"]},
+    ],
+)
+@pytest.mark.parametrize("allow", [(), ["evil"], ["evil.Around", "evil.Encoder.x"], "evil.Encoder"])
+def test_what_could_be_taken_for_a_class_path_is_refused_and_not_imported(
+    write: Callable[[Any], str], evil: Path, encoder: Any, allow: Any
+) -> None:
+    with pytest.raises(InputError, match=r"not part of simmim_pl: allow it with --model.allow \[.*\] if you trust"):
+        load_encoder(write(encoder), trained=False, allow=allow)
+    assert not evil.exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text", ["os.system", "json.decoder.JSONDecoder", "__main__.x", "torch.load", "wandb.init", "simmim_pl.cli.main"]
+)
+def test_a_string_that_names_something_importable_is_refused(write: Callable[[Any], str], text: str) -> None:
+    with pytest.raises(InputError, match=f"asks to import {text}, "):
+        load_encoder(write({**OURS, "dict_kwargs": {"x": text}}), trained=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k", "", "a.b c", "/tmp/evil.pth"]
+)
+def test_a_string_that_names_nothing_importable_passes(write: Callable[[Any], str], evil: Path, name: str) -> None:
+    spec = {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": name}}
+    if "resnet18" in name:
+        pytest.importorskip("timm")
+        assert load_encoder(write(spec), trained=False).width == 512
+    else:
+        with pytest.raises(InputError, match="cannot build") as error:
+            load_encoder(write({**OURS, "init_args": {"width": name}}), trained=False)
+        assert "asks to import" not in str(error.value)
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("simmim_pl.cli.os.system", "there is no class"),
+        ("simmim_pl.checkpoint.torch.load", "there is no class"),
+        ("simmim_pl.records.nn.Linear", "there is no class"),
+        ("simmim_pl.checkpoint.torch", "which is not part of simmim_pl"),
+        ("simmim_pl.checkpoint.ArgumentParser", "which is not part of simmim_pl"),
+        ("simmim_pl.checkpoint.Path", "which is not part of simmim_pl"),
+        ("simmim_pl.checkpoint.load_encoder", "which is not part of simmim_pl"),  # a function that returns an Encoder
+        ("simmim_pl.encoders.torchvision.get_model", "which is not part of simmim_pl"),
+        ("simmim_pl.encoders", "which is not part of simmim_pl"),
+        ("simmim_pl./../evil.Encoder", "which is not part of simmim_pl"),
+        ("simmim_pl..evil.Encoder", "which is not part of simmim_pl"),
+        ("simmim_pl.", "which is not part of simmim_pl"),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_path_that_begins_like_ours_must_lead_to_a_class_of_ours(
+    write: Callable[[Any], str], evil: Path, name: str, says: str, nested: bool
+) -> None:
+    before = {module.partition(".")[0] for module in sys.modules}
+    spec = {"class_path": name}
+    with pytest.raises(InputError, match=says) as error:
+        load_encoder(write({**OURS, "init_args": {"width": [spec]}} if nested else spec), trained=False)
+    assert name in str(error.value)
+    assert not evil.exists()
+    assert {module.partition(".")[0] for module in sys.modules} == before
+
+
+def test_an_allowed_class_is_imported_and_built_with_what_is_ours_inside(
+    write: Callable[[Any], str], evil: Path
+) -> None:
+    spec = {"class_path": "evil.Around", "init_args": {"inner": OURS, "width": 3}}
+    path = write(spec)
+    with pytest.raises(
+        InputError, match=r"evil.Around, which is not part of simmim_pl: .*--model.allow \[evil.Around\]"
+    ):
+        load_encoder(path, trained=False)
+    assert not evil.exists()
+    encoder = load_encoder(path, trained=False, allow=["evil.Around"])
+    assert evil.exists()
+    assert type(encoder).__name__ == "Around"
+    assert encoder.width == 24
+    assert isinstance(encoder.inner, FastCNN)
+
+
+def test_an_allowed_class_does_not_bring_others_with_it(
+    write: Callable[[Any], str], evil: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "inner.yaml").write_text("class_path: evil.Encoder\n")
+    for inner in ({"class_path": "evil.Encoder"}, "evil.Encoder", "{class_path: evil.Encoder}", ["evil.Encoder"]):
+        with pytest.raises(InputError, match=r"asks to import evil.Encoder"):
+            load_encoder(
+                write({"class_path": "evil.Around", "init_args": {"inner": inner}}),
+                trained=False,
+                allow=["evil.Around"],
+            )
+        assert not evil.exists()
+    # A string is never the name of a file to read a config from.
+    spec = {"class_path": "evil.Around", "init_args": {"inner": str(tmp_path / "inner.yaml")}}
+    with pytest.raises(InputError, match="cannot build"):
+        load_encoder(write(spec), trained=False, allow=["evil.Around"])
+    both = ["evil.Around", "evil.Encoder"]
+    spec = {"class_path": "evil.Around", "init_args": {"inner": {"class_path": "evil.Encoder"}, "kind": "evil.Encoder"}}
+    assert type(load_encoder(write(spec), trained=False, allow=both).inner).__name__ == "Encoder"
+
+
+def test_an_allowed_encoder_is_loaded_with_its_weights(evil: Path, tmp_path: Path) -> None:
+    weights = FastCNN(2).state_dict()
+    config = {"model": {"init_args": {"encoder": {**OURS, "class_path": "evil.Encoder"}}}}
+    state = {f"encoder.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": state, "config": config}, tmp_path / "x.ckpt")
+    loaded = load_encoder(str(tmp_path / "x.ckpt"), trained=True, allow=["evil.Encoder"]).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
+
+
+def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
+    write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("download")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setattr("simmim_pl.encoders.timm.build", lambda name, pretrained: fail() if pretrained else resnet())
+    init = {"name": "resnet18", "weights": "DEFAULT"}
+    assert load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).width == 512
+    init = {"name": "resnet18", "pretrained": True}
+    assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).width == 7
+
+
+def resnet() -> nn.Module:
+    """What timm would return, as far as the encoder asks."""
+    net = nn.Identity()
+    net.num_features, net.pretrained_cfg = 7, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return net
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, Tensor]:
+    """The state dict of torchvision's ResNet-18."""
+    torch.manual_seed(0)
+    return resnet18().state_dict()
+
+
+def named(theirs: dict[str, Tensor], prefix: str, head: str = "fc") -> dict[str, Tensor]:
+    """The tensors under other names, with another head."""
+    body = {f"{prefix}{name}": tensor for name, tensor in theirs.items() if not name.startswith("fc")}
+    return {**body, f"{head}.weight": torch.ones(2, 512), f"{head}.bias": torch.ones(2)}
+
+
+# What a file may hold, made of the state dict of a ResNet-18; and the names that are left over.
+WRAPS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], list[str]]] = {
+    "plain": (lambda sd: sd, ["fc.weight", "fc.bias"]),
+    "DataParallel": (
+        lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
+        ["module.fc.weight", "module.fc.bias"],
+    ),
+    "solo-learn": (
+        lambda sd: {"epoch": 3, "state_dict": named(sd, "backbone.", "projector.0"), "lr": [0.1]},
+        ["projector.0.weight", "projector.0.bias"],
+    ),
+    "MoCo": (
+        lambda sd: {"arch": "resnet18", "state_dict": named(sd, "module.encoder_q.", "module.encoder_q.fc.0")},
+        ["module.encoder_q.fc.0.weight", "module.encoder_q.fc.0.bias"],
+    ),
+    "under model": (lambda sd: {"model": named(sd, "encoder.", "head"), "step": 1}, ["head.weight", "head.bias"]),
+    "with ours": (lambda sd: named(sd, "net."), ["fc.weight", "fc.bias"]),
+    "old, without counts of batches": (
+        lambda sd: {name: tensor for name, tensor in sd.items() if not name.endswith("num_batches_tracked")},
+        ["fc.weight", "fc.bias"],
+    ),
+    "half precision": (lambda sd: {n: t.half() for n, t in sd.items()}, ["fc.weight", "fc.bias"]),
+    "numbers among them": (lambda sd: {**sd, "epoch": 3, 4: torch.ones(1)}, ["fc.weight", "fc.bias"]),
+}
+
+
+@pytest.mark.parametrize("case", WRAPS)
+def test_a_strangers_weights_are_found_under_their_names(theirs: dict[str, Tensor], tmp_path: Path, case: str) -> None:
+    wrap, expected = WRAPS[case]
+    torch.save(wrap(theirs), tmp_path / "x.pth")
+    encoder = Torchvision("resnet18", mean=(0.1, 0.2, 0.3))
+    assert load_weights(encoder, tmp_path / "x.pth") == expected
+    for name, tensor in encoder.net.state_dict().items():
+        wanted = theirs[name].half().float() if case == "half precision" else theirs[name]
+        assert tensor.dtype == theirs[name].dtype
+        assert torch.equal(tensor, wanted), name
+    assert encoder.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_of_two_networks_in_a_file_the_first_is_taken(theirs: dict[str, Tensor], tmp_path: Path) -> None:
+    online, momentum = named(theirs, "encoder_q."), {f"encoder_k.{n}": torch.zeros_like(t) for n, t in theirs.items()}
+    torch.save({**online, **momentum}, tmp_path / "x.pth")
+    encoder = Torchvision("resnet18")
+    left = load_weights(encoder, tmp_path / "x.pth")
+    assert torch.equal(encoder.net.conv1.weight, theirs["conv1.weight"])
+    assert left == ["fc.weight", "fc.bias", *momentum]
+
+
+def test_mean_and_std_are_loaded_when_the_file_has_them(tmp_path: Path) -> None:
+    source, encoder = FastCNN(2, mean=(0.1, 0.2, 0.3)), FastCNN(2)
+    state = {f"encoder.{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save({"state_dict": {**state, "head.weight": torch.ones(1)}}, tmp_path / "x.ckpt")
+    assert load_weights(encoder, tmp_path / "x.ckpt") == ["head.weight"]
+    assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in source.state_dict().items())
+    state["encoder.mean"] = torch.ones(5)  # somebody else's
+    torch.save(state, tmp_path / "x.ckpt")
+    encoder = FastCNN(2)
+    assert load_weights(encoder, tmp_path / "x.ckpt") == ["encoder.mean"]
+    assert torch.equal(encoder.mean, FastCNN(2).mean)
+
+
+def test_a_checkpoint_of_ours_gives_its_encoder(pretrained: Path) -> None:
+    encoder = FastCNN(2)
+    left = load_weights(encoder, pretrained)
+    expected = load_encoder(str(pretrained), trained=True).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
+    assert left
+    assert all(name.startswith("head.") for name in left)
+
+
+def test_a_missing_tensor_and_another_shape_are_named_and_nothing_is_loaded(
+    theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    encoder, path = Torchvision("resnet18"), tmp_path / "x.pth"
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    some = named(theirs, "backbone.")
+    for name in ("conv1.weight", "layer4.1.bn2.running_var"):
+        torch.save({key: tensor for key, tensor in some.items() if key != f"backbone.{name}"}, path)
+        with pytest.raises(InputError, match=f"at backbone.{name} it has no such tensor, the encoder's net.{name} is"):
+            load_weights(encoder, path)
+    torch.save({**some, "backbone.conv1.weight": torch.ones(64, 3, 3, 3)}, path)
+    with pytest.raises(InputError, match=r"at backbone.conv1.weight it has \(64, 3, 3, 3\), .* is \(64, 3, 7, 7\)"):
+        load_weights(encoder, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [{}, {"a": torch.ones(1)}, [torch.ones(1)], torch.ones(1), None, {"model": 3}])
+def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"x.pth does not fit the encoder: at .* it has no such tensor"):
+        load_weights(ResNet(), tmp_path / "x.pth")
+
+
+def test_a_file_of_weights_that_cannot_be_read_is_refused_and_runs_nothing(
+    theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    encoder, path = Torchvision("resnet18"), tmp_path / "x.pth"
+    with pytest.raises(InputError, match=r"There is no checkpoint .*x.pth"):
+        load_weights(encoder, path)
+    torch.save({"state_dict": theirs, "args": Trap(tmp_path / "touched")}, path)
+    with pytest.raises(InputError, match=r"more than tensors and plain values.* save its state_dict alone"):
+        load_weights(encoder, path)
+    assert not (tmp_path / "touched").exists()
+    torch.save(theirs, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="truncated"):
+        load_weights(encoder, str(path))

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 from PIL import Image
 
-from simmim_pl.data import CIFAR10, CIFAR100, Shapes
+from simmim_pl.data import CIFAR10, CIFAR100, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
@@ -19,6 +21,7 @@ SMALL = [
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
 ]
+CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
 STORIES = ["quickstart", "cifar10", "cifar10_fast"]
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("data", "encoder", "trainer", "evaluate")}
 
@@ -50,7 +53,9 @@ def test_a_trainer_fragment_runs_on_one_cpu(cli: Cli, path: Path) -> None:
     cli([*TINY, f"--trainer={path}", *one, "--trainer.max_epochs=1"])
 
 
-@pytest.mark.parametrize("path", FRAGMENTS["data"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in FRAGMENTS["data"] if path.stem not in CLIPS], ids=lambda path: path.stem
+)
 def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, path: Path, tmp_path: Path
 ) -> None:
@@ -60,7 +65,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
         self.classes = small.classes
         return small.load(split)  # type: ignore[arg-type]
 
-    for source in (CIFAR10, CIFAR100):  # their files have tests of their own
+    for source in (CIFAR10, CIFAR100, OxfordPets):  # their files have tests of their own
         monkeypatch.setattr(source, "prepare", lambda self: None)
         monkeypatch.setattr(source, "load", load)
     for split in ("train", "test"):
@@ -69,6 +74,10 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
             for number in range(20):
                 image = Image.new("RGB", (40, 32), (number * 9, 0, 0))
                 image.save(tmp_path / f"data/images/{split}/{label}/{number}.png")
+        for part in ("images", "masks"):
+            (tmp_path / "data/masks" / split / part).mkdir(parents=True)
+            for number in range(40):
+                Image.new("L", (40, 32), number % 2).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
     extra = SHAPES if path.stem == "shapes" else []
     few = ["--data.validation=10"] if path.stem.startswith("cifar") else []  # the fragments' 5,000 are not there
     drop = [arg for arg in TINY if arg not in SHAPES]
@@ -76,6 +85,30 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
     assert config["source"]["class_path"] == yaml.safe_load(path.read_text())["init_args"]["source"]["class_path"]
     assert config["views"]["class_path"] == "simmim_pl.views.ContrastiveViews"
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_fragment_of_clips_serves_them_without_views(
+    monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("simmim_pl.data.video.read_frames", lambda file, frames: torch.zeros(frames, 3, 9, 8).byte())
+    for clip in (f"{split}/{label}/{number}" for split in ("train", "test") for label in "ab" for number in range(5)):
+        (tmp_path / "data/frames" / clip).mkdir(parents=True)
+        (tmp_path / "data/videos" / clip).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/videos" / f"{clip}.mp4").touch()
+        for number in range(9):
+            Image.new("RGB", (9, 8)).save(tmp_path / "data/frames" / clip / f"{number}.png")
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    path = CONFIGS / f"data/{name}.yaml"
+    data = parser.instantiate_classes(parser.parse_args([f"--data={path}", "--data.workers=0"])).data
+    data.prepare_data()
+    for stage, loader in (("fit", data.train_dataloader), ("test", data.test_dataloader)):
+        data.setup(stage)
+        batch = next(iter(loader()))
+        assert set(batch) == {"clip", "label", "index"}
+        assert batch["clip"].shape[1:] == (8, 3, 32, 32)
 
 
 @pytest.mark.parametrize("path", FRAGMENTS["evaluate"], ids=lambda path: path.stem)

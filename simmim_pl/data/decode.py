@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,18 +19,27 @@ CHUNK = 256  # images a thread decodes at a time
 
 
 def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
-    """Decode a split in threads: Pillow works outside Python's lock."""
+    """Decode a split in threads."""
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
-    def fill(start: int) -> int:
-        chunk = files[start : start + CHUNK]
-        images[start : start + CHUNK] = stack(chunk, size)
-        return len(chunk)
+    def fill(rows: slice) -> None:
+        images[rows] = stack(files[rows], size)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(desc="decoding images", total=len(files)) as bar:
-        for count in pool.map(fill, range(0, len(files), CHUNK)):
-            bar.update(count)
+    in_threads(fill, len(files))
     return images
+
+
+def in_threads(fill: Callable[[slice], None], number: int) -> None:
+    """Call ``fill`` on all rows, a chunk at a time, under a progress bar: Pillow works outside Python's lock."""
+
+    def count(start: int) -> int:
+        rows = slice(start, min(start + CHUNK, number))
+        fill(rows)
+        return rows.stop - rows.start
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(desc="decoding images", total=number) as bar:
+        for done in pool.map(count, range(0, number, CHUNK)):
+            bar.update(done)
 
 
 def stack(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
@@ -55,10 +64,15 @@ def decode(file: str, size: int) -> Image.Image:
     try:
         with Image.open(file) as image:
             image.draft(None, (2 * size, 2 * size))
-            return ImageOps.fit(rgb(image), (size, size), Image.Resampling.BICUBIC)
+            return fit(rgb(image), size)
     except Exception as error:  # Pillow's decoders raise whatever they stumble on: OSError, SyntaxError, struct.error
         reason = "its format is not recognised" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{file} cannot be read as an image ({reason}): replace it or remove it.") from error
+
+
+def fit(image: Image.Image, size: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """The shorter side resized to ``size``, the centre cropped."""
+    return ImageOps.fit(image, (size, size), resampling)
 
 
 def rgb(image: Image.Image) -> Image.Image:

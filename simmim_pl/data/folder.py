@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from simmim_pl.data.decode import decode_all, stack
+from simmim_pl.data.digest import digest, stamps
+from simmim_pl.data.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
 from simmim_pl.records import InputError
 
@@ -18,6 +17,7 @@ LAYOUTS = (
     "for labels, sort the images into train/CLASS/ and test/CLASS/, at least two classes; "
     "to train without labels, put them into train/ or directly into the folder."
 )
+IMAGES = Kind("images", find=images_in, loose=lambda folder: images_in(folder, deep=False), ways=LAYOUTS)
 
 
 class Folder(Source):
@@ -45,9 +45,9 @@ class Folder(Source):
         """Check the layout of both splits; no image is opened. Raises :class:`InputError` as ``load``."""
         _, classes = train_layout(self.root)
         if classes:
-            labelled(self.root, "train")
+            labelled(self.root, "train", IMAGES)
             if (self.root / "test").is_dir():
-                labelled(self.root, "test")
+                labelled(self.root, "test", IMAGES)
 
     def load(self, split: Split) -> ImageSet:
         """Open one split.
@@ -59,7 +59,7 @@ class Folder(Source):
         files, self.classes = train_layout(self.root)
         labels = None
         if not files:
-            files, labels = labelled(self.root, split)
+            files, labels = labelled(self.root, split, IMAGES)
         elif split == "test":
             raise InputError(f"{self.root} holds images without labels, so it has no test split: {LAYOUTS}")
         if len(files) * 3 * self.size**2 > self.memory_gb * 1e9:
@@ -81,11 +81,14 @@ class OnDisk(ImageSet):
     def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
         return stack([self.files[i] for i in index.tolist()], self.size)
 
+    def digest(self) -> str:
+        """Of the files' names, sizes and times; no image is opened."""
+        return digest(stamps(self.files), self.size, self.labels)
+
 
 def train_layout(root: Path) -> tuple[list[str], list[str]]:
     """The unlabelled training images, or else the names of the classes: one of the two is empty."""
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give Folder's root the folder of your images.")
+    require_folder(root, IMAGES)
     folder = root / "train" if (root / "train").is_dir() else root
     loose, names = images_in(folder, deep=False), subfolders(folder)
     nested = [name for name in names if images_in(folder / name)]
@@ -97,44 +100,4 @@ def train_layout(root: Path) -> tuple[list[str], list[str]]:
         raise InputError(f"{folder} holds no images: {LAYOUTS}")
     if folder == root:
         raise InputError(f"{folder} holds folders of images, but no folder named train: {LAYOUTS}")
-    if len(names) == 1:
-        raise InputError(f"{folder} holds a single class, {names[0]}, which is nothing to tell apart: {LAYOUTS}")
-    return [], names
-
-
-def labelled(root: Path, split: Split) -> tuple[list[str], Int64[Tensor, " N"]]:
-    """Files of a labelled split and their labels, class by class."""
-    classes, folder = subfolders(root / "train"), root / split
-    if not folder.is_dir():
-        raise InputError(f"{root} has no {split} split, a folder named {split}: {LAYOUTS}")
-    odd = [name for name in subfolders(folder) if name not in classes]
-    if odd:
-        raise InputError(f"{folder / odd[0]} is no class of {root / 'train'}: rename it, or remove it.")
-    loose = images_in(folder, deep=False)
-    if loose:
-        raise InputError(f"{loose[0]} lies beside the class folders, so it has no label: {LAYOUTS}")
-    files = [images_in(folder / name) for name in classes]
-    if split == "train" and not all(files):
-        empty = classes[[len(images) for images in files].index(0)]
-        raise InputError(f"{folder / empty} is a class without images: put images there, or remove it.")
-    if not any(files):
-        raise InputError(f"{folder} holds no images: {LAYOUTS}")
-    counts = torch.tensor([len(images) for images in files])
-    return [file for images in files for file in images], torch.arange(len(classes)).repeat_interleave(counts)
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted, hidden ones left out."""
-    return sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
-
-
-def images_in(folder: Path, deep: bool = True) -> list[str]:
-    """Images in ``folder``, and below it when ``deep``, by their extension: sorted, hidden ones left out."""
-    Image.preinit()  # puts the common formats first among those a file is tried for
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        # Editing the list in place is how os.walk is told where not to go.
-        folders[:] = [name for name in folders if deep and not name.startswith(".")]
-        found += [Path(parent, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in endings]
-    return [str(path) for path in sorted(found)]
+    return [], class_names(root, IMAGES)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,10 +13,11 @@ from torch.utils.data.distributed import DistributedSampler
 from simmim_pl.data.source import ImageSet, Source
 from simmim_pl.data.split import hold_out
 from simmim_pl.records import Batch, InputError, Views
+from simmim_pl.seeding import seeded
 
 
 class Images(LightningDataModule):
-    """Train, validation and test batches of any source.
+    """Train, validation and test batches of any source, of images or of clips.
 
     Validation is held out of train by ``split_seed`` alone: stratified where there are labels, the same in every run.
     Test is read by ``test`` and ``predict``, never during fit.
@@ -62,19 +62,24 @@ class Images(LightningDataModule):
         if not testing and "train" not in self.splits:
             self.splits |= self.divide(self.source.load("train"))
 
-    def divide(self, whole: ImageSet) -> dict[str, Subset]:
+    def divide(self, images: ImageSet) -> dict[str, Subset]:
         """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
-        train, held_out = hold_out(len(whole), whole.labels, self.validation, self.split_seed)
-        labels = None if whole.labels is None else whole.labels[train]
+        train, held_out = hold_out(len(images), images.labels, self.validation, self.split_seed)
+        labels = None if images.labels is None else images.labels[train]
         share = min(2 * len(held_out), len(train) - 1)
         _, reference = hold_out(len(train), labels, share, self.split_seed)
         parts = {"train": train, "validation": held_out, "reference": train[reference]}
-        return {name: Subset(whole, indices.tolist()) for name, indices in parts.items()}
+        return {name: Subset(images, indices.tolist()) for name, indices in parts.items()}
 
     def train_dataloader(self) -> DataLoader:
         train = self.splits["train"]
         if self.views is None:
             return self.loader(train)
+        if whole(train).clips:
+            raise InputError(
+                f"{type(self.source).__name__} holds clips, and training views are made of images: pretrain on images, "
+                "as with --data configs/data/shapes.yaml, and evaluate on the clips."
+            )
         rank, ranks = self.place()
         if self.batch_size < 2:
             raise InputError("A batch of one image has no negatives: set --data.batch_size to 2 or more.")
@@ -108,10 +113,7 @@ class Images(LightningDataModule):
 
     def loader(self, images: Subset, **order: Any) -> DataLoader:
         """Batches of a split; whole batches come from ``__getitems__``, so nothing is collated."""
-        whole: Any = images
-        while isinstance(whole, Subset):
-            whole = whole.dataset
-        workers = self.workers if whole.workers else 0
+        workers = self.workers if whole(images).workers else 0
         return DataLoader(
             images,
             batch_size=self.batch_size,
@@ -133,10 +135,11 @@ class Images(LightningDataModule):
         return batch
 
 
-def seeded(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
-    """A generator that depends on its arguments only: a resumed run repeats an uninterrupted one."""
-    state = random.Random(f"{seed} {step} {rank}").getrandbits(63)
-    return torch.Generator(device).manual_seed(state)
+def whole(images: Any) -> ImageSet:
+    """The set of which this is a subset, however deep."""
+    while isinstance(images, Subset):
+        images = images.dataset
+    return cast(ImageSet, images)
 
 
 def as_it_is(batch: Any) -> Any:

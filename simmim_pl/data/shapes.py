@@ -1,4 +1,4 @@
-"""Procedural images, seeded and offline: ten classes told apart by shape alone, with masks and clips."""
+"""Procedural images, seeded and offline: ten classes told apart by shape alone, with masks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scene:
         return Scene(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
-# Radians a frame. Angles are uniform, so no single frame tells how a scene turns.
+# Radians a frame, clockwise. Angles are uniform, so no single frame tells how a scene turns.
 SPINS = (-0.6, -0.2, 0.2, 0.6)
 
 
@@ -74,26 +74,14 @@ class Shapes(Source):
         self.numbers: dict[Split, int] = {"train": train, "test": test}
         self.size, self.copies, self.deform, self.noise, self.seed = size, copies, deform, noise, seed
         self.classes = list(OUTLINES)
+        self.mask_classes = ["background", *OUTLINES]
 
     def load(self, split: Split) -> InMemory:
+        """One split with its masks: 0 is background, ``label + 1`` the shape."""
         scene = self.scene(split)
-        images = [render(scene[start : start + CHUNK], self.size)[0] for start in range(0, len(scene.label), CHUNK)]
-        return InMemory(torch.cat(images), scene.label)
-
-    def masks(self, split: Split) -> UInt8[Tensor, "N H W"]:
-        """Segmentation masks: 0 is background, ``label + 1`` the shape."""
-        scene = self.scene(split)
-        masks = [render(scene[start : start + CHUNK], self.size)[1] for start in range(0, len(scene.label), CHUNK)]
-        return torch.cat(masks)
-
-    def clips(
-        self, split: Split, index: Int64[Tensor, " B"], frames: int = 8
-    ) -> tuple[UInt8[Tensor, "B T 3 H W"], Int64[Tensor, " B"]]:
-        """These images as clips in which every copy turns, with the motion label: direction and speed of the turn."""
-        scene = self.scene(split)[index]
-        speed = torch.tensor(SPINS)[scene.spin][:, None]
-        turned = [Scene(**{**vars(scene), "angle": scene.angle + frame * speed}) for frame in range(frames)]
-        return torch.stack([render(moment, self.size)[0] for moment in turned], dim=1), scene.spin
+        parts = [render(scene[start : start + CHUNK], self.size) for start in range(0, len(scene.label), CHUNK)]
+        images, masks = (torch.cat(part) for part in zip(*parts, strict=True))
+        return InMemory(images, scene.label, masks)
 
     def scene(self, split: Split) -> Scene:
         """Draw a split's parameters, a function of the seed and the split only."""

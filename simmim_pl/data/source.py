@@ -10,52 +10,80 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from simmim_pl.data.digest import digest
 from simmim_pl.records import Batch
 
 Split = Literal["train", "test"]
 
 
 class ImageSet(Dataset):
-    """Contract of one split: length, labels (``None`` when there are none) and whole batches by index.
+    """Contract of one split: length, labels (``None`` when there are none), whole batches by index, and a digest.
 
     Args:
         labels: class of each image, ``[N]``, or ``None``.
         workers: whether reading a batch is slow enough to be worth worker processes.
+        clips: whether the set holds clips; its batches then have ``clip`` in place of ``image``.
+        masks: class of each pixel, ``[N, H, W]``, 255 ignored, or ``None``.
     """
 
-    def __init__(self, labels: Int64[Tensor, " N"] | None, workers: bool) -> None:
-        self.labels = labels
-        self.workers = workers
+    def __init__(
+        self,
+        labels: Int64[Tensor, " N"] | None,
+        workers: bool,
+        clips: bool = False,
+        masks: UInt8[Tensor, "N H W"] | None = None,
+    ) -> None:
+        self.labels, self.masks = labels, masks
+        self.workers, self.clips = workers, clips
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of images or clips."""
         raise TypeError(f"{type(self).__name__} must define __len__")
 
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
-        """The images at these positions."""
+    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B *T 3 H W"]:
+        """The images at these positions, ``[B, 3, H, W]``, or the clips, ``[B, T, 3, H, W]``."""
         raise TypeError(f"{type(self).__name__} must define read(index)")
+
+    def digest(self) -> str:
+        """16 hex digits: equal for the same set in every process, different for different sets.
+
+        It is the key under which features of the set are kept; see :func:`simmim_pl.data.digest.digest`.
+        """
+        raise TypeError(f"{type(self).__name__} must define digest()")
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: the DataLoader calls this instead of one call an image."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        batch: Batch = {"image": self.read(index), "index": index}
+        batch: Batch = {"index": index}
+        batch["clip" if self.clips else "image"] = self.read(index)
         if self.labels is not None:
             batch["label"] = self.labels[index]
+        if self.masks is not None:
+            batch["mask"] = self.masks[index]
         return batch
 
 
 class InMemory(ImageSet):
-    """A split held as one uint8 tensor ``[N, 3, H, W]``."""
+    """A split held as one uint8 tensor: images ``[N, 3, H, W]`` or clips ``[N, T, 3, H, W]``, perhaps with masks."""
 
-    def __init__(self, images: UInt8[Tensor, "N 3 H W"], labels: Int64[Tensor, " N"] | None) -> None:
-        super().__init__(labels, workers=False)
+    def __init__(
+        self,
+        images: UInt8[Tensor, "N *T 3 H W"],
+        labels: Int64[Tensor, " N"] | None,
+        masks: UInt8[Tensor, "N H W"] | None = None,
+    ) -> None:
+        super().__init__(labels, workers=False, clips=images.ndim == 5, masks=masks)
         self.images = images
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
+    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B *T 3 H W"]:
         return self.images[index]
+
+    def digest(self) -> str:
+        """Of every pixel, label and mask."""
+        return digest(self.images, self.labels, self.masks)
 
 
 class Source:
@@ -63,9 +91,11 @@ class Source:
 
     Attributes:
         classes: name of each class, in label order; empty when the set has no labels.
+        mask_classes: name of each id of the masks, in order; empty when the set has no masks.
     """
 
     classes: list[str]
+    mask_classes: list[str] = []  # noqa: RUF012, a source with masks sets its own, nothing is ever added to this one
 
     def prepare(self) -> None:
         """Make the files be there. Called by one process a node; must not set state."""

@@ -2,5 +2,7 @@
 
 from simmim_pl.encoders.fastcnn import FastCNN
 from simmim_pl.encoders.resnet import ResNet
+from simmim_pl.encoders.timm import Timm
+from simmim_pl.encoders.torchvision import Torchvision
 
-__all__ = ["FastCNN", "ResNet"]
+__all__ = ["FastCNN", "ResNet", "Timm", "Torchvision"]

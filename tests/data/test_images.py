@@ -317,3 +317,39 @@ def test_shapes_go_through_a_fit(tmp_path: Path) -> None:
     recorder = fit(tmp_path, images)
     assert [batch["views"].shape for batch in recorder.batches["train"]] == [(2, 10, 3, 16, 16)] * 2
     assert recorder.batches["validation"][0]["label"].bincount().tolist() == [1] * 10
+
+
+class Clips(Tiny):
+    """The images of Tiny as clips of two frames."""
+
+    def load(self, split: Split) -> ImageSet:
+        images = super().load(split)
+        return InMemory(images.images[:, None].repeat(1, 2, 1, 1, 1), images.labels)
+
+
+def test_clips_are_served_in_every_stage_without_views(tmp_path: Path) -> None:
+    images, recorder = Images(Clips(), 4, validation=4), Recorder()
+    runner = trainer(tmp_path)
+    runner.fit(recorder, datamodule=images)
+    runner.test(recorder, datamodule=images, verbose=False)
+    runner.predict(recorder, datamodule=images)
+    for batches in recorder.batches.values():
+        assert batches
+        for batch in batches:
+            assert set(batch) == {"clip", "index", "label"}
+            assert batch["clip"].shape[1:] == (2, 3, 2, 2)
+            assert batch["clip"][:, 1, 0, 0, 0].tolist() == batch["index"].tolist()
+
+
+def test_views_of_clips_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Clips holds clips, and training views are made of images"):
+        fit(tmp_path, Images(Clips(), 4, views=Noisy(), validation=4))
+
+
+def test_masks_stay_with_their_images_beside_the_views(tmp_path: Path) -> None:
+    images = Images(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
+    recorder = fit(tmp_path, images)
+    masks = Shapes(train=30, test=10, size=16).load("train").masks
+    for stage in ("train", "validation"):
+        for batch in recorder.batches[stage]:
+            assert torch.equal(batch["mask"], masks[batch["index"]])

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import binary_dilation
-from scipy.stats import chi2_contingency
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from simmim_pl.data.shapes import SPINS, Scene, Shapes, render
+from simmim_pl.data.shapes import Scene, Shapes, render
 from simmim_pl.records import InputError
 
 CHANCE = 0.1
@@ -48,13 +47,12 @@ def logistic() -> LogisticRegression:
 def test_the_seed_alone_decides() -> None:
     torch.manual_seed(1)
     first = small(seed=3)
-    images, masks, clips = first.load("train").images, first.masks("train"), first.clips("train", torch.arange(5))
+    images, masks = first.load("train").images, first.load("train").masks
     torch.manual_seed(2)
     again = small(seed=3)
     assert torch.equal(again.load("train").images, images)
     assert torch.equal(first.load("train").images, images)
-    assert torch.equal(again.masks("train"), masks)
-    assert torch.equal(again.clips("train", torch.arange(5))[0], clips[0])
+    assert torch.equal(again.load("train").masks, masks)
     for other in (small(seed=4).load("train"), first.load("test"), small(seed=2).load("test")):
         same = (other.images == images).float().mean((1, 2, 3))
         assert same.max() < 0.5
@@ -89,7 +87,10 @@ def test_every_image_has_noise_of_its_own(between: str, monkeypatch: pytest.Monk
 
 def test_a_mask_is_zero_or_label_plus_one_and_every_cell_holds_a_copy() -> None:
     shapes = small(400, size=16)
-    masks, labels = shapes.masks("train"), shapes.load("train").labels
+    train = shapes.load("train")
+    masks, labels = train.masks, train.labels
+    assert shapes.mask_classes == ["background", *shapes.classes]
+    assert torch.equal(train.__getitems__([7, 3])["mask"], masks[[7, 3]])
     assert masks.dtype == torch.uint8
     assert masks.shape == (400, 16, 16)
     for mask, label in zip(masks, labels, strict=True):
@@ -114,11 +115,8 @@ def test_a_mask_is_where_at_least_half_of_a_pixel_is_ink() -> None:
 
 def test_outside_its_mask_an_image_is_the_bilinear_background_and_inside_it_is_not() -> None:
     shapes = small(100, size=32, noise=0.0)
-    images, masks, ground = (
-        shapes.load("train").images.numpy(),
-        shapes.masks("train").numpy(),
-        shapes.scene("train").ground,
-    )
+    train, ground = shapes.load("train"), shapes.scene("train").ground
+    images, masks = train.images.numpy(), train.masks.numpy()
     t = np.linspace(0, 1, 32)
     weights = np.stack([1 - t, t])  # of the two corners along an axis
     background = 255 * np.einsum("ncab,ay,bx->ncyx", ground.numpy(), weights, weights)
@@ -170,47 +168,11 @@ def test_a_neighbour_in_pixels_is_a_poor_guide_to_the_class() -> None:
     assert accuracy(KNeighborsClassifier(1), images, shapes.scene("train").label) < 2.5 * CHANCE
 
 
-def test_clips_start_at_the_image_and_are_the_same_at_every_call() -> None:
-    shapes, index = small(noise=0.0), torch.tensor([7, 3, 30])
-    clips, motion = shapes.clips("train", index, frames=4)
-    assert clips.shape == (3, 4, 3, 16, 16)
-    assert clips.dtype == torch.uint8
-    assert torch.equal(clips[:, 0], shapes.load("train").images[index])
-    assert torch.equal(motion, shapes.scene("train").spin[index])
-    again, same = shapes.clips("train", index, frames=2)
-    assert torch.equal(again, clips[:, :2])
-    assert torch.equal(same, motion)
-    assert not torch.equal(clips[:, 0], clips[:, 1])
-
-
-def test_two_frames_tell_the_motion() -> None:
-    shapes = small(100, size=32, noise=0.0)
-    scene, clips = shapes.scene("train"), shapes.clips("train", torch.arange(100), frames=2)[0]
-    turned = [render(replace(scene, angle=scene.angle + speed), 32)[0].float() for speed in SPINS]
-    distance = torch.stack([(clips[:, 1] - guess).square().mean((1, 2, 3)) for guess in turned])
-    turns = ~torch.isin(scene.label, torch.tensor([0, 1]))  # discs and rings hardly change when they turn
-    assert (distance.argmin(0) == scene.spin)[turns].all()
-
-
-@pytest.mark.parametrize("frame", [0, 3])
-def test_one_frame_does_not_tell_the_motion(frame: int) -> None:
-    clips, motion = small(800).clips("train", torch.arange(800), frames=frame + 1)
-    assert accuracy(logistic(), clips[:, frame].float() / 255, motion) < 0.25 + 0.08  # 3.7 standard deviations
-
-
-def test_motions_are_equally_frequent_and_independent_of_the_class() -> None:
-    scene = small(4000).scene("train")
-    table = np.zeros((10, len(SPINS)))
-    np.add.at(table, (scene.label.numpy(), scene.spin.numpy()), 1)
-    assert chi2_contingency(table).pvalue > 1e-3
-    assert np.abs(table.sum(0) - 1000).max() < 100  # 3.6 standard deviations
-
-
 @pytest.mark.parametrize(("size", "copies"), [(8, 1), (16, 2), (17, 2), (33, 3), (32, 4)])
 def test_any_size_and_number_of_copies(size: int, copies: int) -> None:
     shapes = Shapes(train=20, test=10, size=size, copies=copies)
     assert shapes.load("train").images.shape == (20, 3, size, size)
-    masks = shapes.masks("test")
+    masks = shapes.load("test").masks
     assert masks.shape == (10, size, size)
     edges = np.ceil(np.arange(copies + 1) * size / copies - 0.5).astype(int)  # by the centres of the pixels
     for top, bottom in itertools.pairwise(edges):

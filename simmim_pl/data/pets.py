@@ -1,0 +1,99 @@
+"""Oxford-IIIT Pet (Parkhi et al. 2012): breeds, and trimaps of pet, background and the border between them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torchvision import datasets
+from torchvision.datasets.utils import extract_archive
+
+from simmim_pl.data.cifar import data_folder
+from simmim_pl.data.download import download
+from simmim_pl.data.masks import decode_pairs
+from simmim_pl.data.source import InMemory, Source, Split
+from simmim_pl.records import InputError
+
+SPLITS: dict[Split, str] = {"train": "trainval", "test": "test"}
+
+
+class OxfordPets(Source):
+    """Oxford-IIIT Pet: 3,680 training and 3,669 test photographs of 37 breeds, with a mask and a label each.
+
+    ``classes``, the breeds, are known after ``load``.
+
+    Args:
+        root: folder of the data; by default the environment's SIMMIM_DATA_DIR, else ``data``.
+        size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
+        timeout: seconds without a byte after which a download is given up.
+    """
+
+    def __init__(self, root: str | None = None, size: int = 64, timeout: float = 60) -> None:
+        if size < 1:
+            raise InputError(f"OxfordPets' size is {size}: give the images at least 1 pixel.")
+        self.root, self.size, self.timeout = data_folder(root), size, timeout
+        self.folder = self.root / "oxford-iiit-pet"  # torchvision's name
+        self.mask_classes = ["pet", "background", "border"]  # ids 1, 2 and 3 of the trimaps
+
+    def prepare(self) -> None:
+        """Download and extract what is missing.
+
+        Raises:
+            InputError: it cannot be downloaded, or the folder cannot be written.
+        """
+        for url, md5 in datasets.OxfordIIITPet._RESOURCES:
+            self.fetch(url, md5)
+
+    def fetch(self, url: str, md5: str) -> None:
+        """Make one part, the images or the annotations, be there: extracted aside, then moved into place whole."""
+        archive = self.folder / Path(url).name
+        part = self.folder / archive.name.split(".")[0]
+        if part.is_dir():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(".part", f"{archive.name}.", self.folder, ignore_cleanup_errors=True) as scratch:
+                download(archive, md5, [url], Path(scratch), self.timeout)
+                extract_archive(str(archive), scratch)
+                os.replace(Path(scratch) / part.name, part)
+        except (OSError, InputError) as error:
+            if part.is_dir():  # another node was faster, and has swept our scratch folder
+                return
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self.folder} cannot be written ({error.strerror or error}) and {archive.name} has to go there: "
+                f"make it a writable folder with 2 GB to spare, or set SIMMIM_DATA_DIR to another."
+            ) from error
+        for leftover in self.folder.glob(f"{archive.name}*.part"):  # of runs that were killed
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def load(self, split: Split) -> InMemory:
+        """Decode one split. Raises :class:`InputError` when files are missing or cannot be read."""
+        pets = self.open(split)
+        images, masks = [str(file) for file in pets._images], [str(file) for file in pets._segs]
+        self.classes = list(pets.classes)
+        pixels, ids = decode_pairs(images, masks, self.size, len(self.mask_classes), first=1)
+        return InMemory(pixels, torch.tensor(pets._labels, dtype=torch.int64), ids)
+
+    def open(self, split: Split) -> Any:
+        """torchvision's list of a split's files and labels. Raises :class:`InputError` unless all files are there."""
+        try:
+            pets = datasets.OxfordIIITPet(self.root, SPLITS[split], ["category", "segmentation"])
+            whole = len(pets) > 0 and all(file.exists() for file in [*pets._images, *pets._segs])
+        except (RuntimeError, OSError, ValueError) as error:  # torchvision's word for missing or altered files
+            raise self.incomplete() from error
+        if not whole:
+            raise self.incomplete()
+        return pets
+
+    def incomplete(self) -> InputError:
+        """What is said of a folder that lacks files."""
+        return InputError(
+            f"{self.folder} is missing or incomplete: remove its folders images and annotations, and prepare() makes "
+            "them anew."
+        )

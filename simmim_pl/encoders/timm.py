@@ -1,0 +1,83 @@
+"""Any image model of timm, without its classifier."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from simmim_pl.records import Encoder, Features, InputError
+
+
+class Timm(Encoder):
+    """A model of timm's by name, without its classifier. timm is an extra: ``pip install 'simmim_pl[timm]'``.
+
+    ``pooled`` is what the classifier would receive. ``grid`` is the last feature map before pooling, or a
+    transformer's normalised patch tokens in their places. Where a head transforms the pooled vector (MobileNetV3,
+    VGG), or pools a class token, ``pooled`` is not the mean of ``grid``; ``grid`` may then also have another number of
+    channels than ``width``.
+
+    Args:
+        name: as in ``timm.list_models()``, with a tag or not: ``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``, …
+        pretrained: download timm's weights; without them, freshly initialised.
+        mean: per-channel mean of the images, in [0, 1]; by default what timm's weights of that name were trained with.
+        std: per-channel standard deviation of the images; by default as ``mean``.
+
+    Raises:
+        InputError: timm is not installed, has no such model, cannot download its weights, or cannot give its feature
+            map; at the first batch, when the model takes images of one size only and these are of another.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+    ) -> None:
+        net = build(name, pretrained)
+        made_for = net.pretrained_cfg
+        width = getattr(net, "head_hidden_size", net.num_features)
+        super().__init__(width, mean or made_for["mean"], std or made_for["std"])
+        self.name = name
+        self.net = net
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+        try:
+            last, maps = self.net.forward_intermediates(self.normalise(image), indices=1, norm=True, output_fmt="NCHW")
+        except AssertionError as error:  # how timm says that a model takes one size only, or cannot normalise its map
+            height, width = image.shape[-2:]
+            raise InputError(f"{self.name} cannot encode images of {height}×{width} pixels: {error}") from error
+        if not isinstance(last, Tensor):  # CrossViT and EfficientViM have several
+            raise InputError(f"{self.name} has no single feature map: choose another model, such as resnet18.")
+        pooled = self.net.forward_head(last, pre_logits=True)
+        if last.ndim == 3:  # tokens: only the map has them in their places, without those of class and register
+            return Features(pooled=pooled, grid=maps[-1])
+        # In some CNNs a convolution follows the last map, so `last` is nearer to what is pooled.
+        channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        return Features(pooled=pooled, grid=last.permute(0, 3, 1, 2) if channels_last else last)
+
+
+def build(name: str, pretrained: bool) -> Any:
+    """timm's model without its classifier. Names of files or of repositories on a hub are not known names."""
+    try:
+        timm = import_module("timm")
+    except ModuleNotFoundError as error:
+        raise InputError("The encoder Timm needs timm: pip install 'simmim_pl[timm]'.") from error
+    if not timm.is_model(name):
+        names = difflib.get_close_matches(name, timm.list_models())
+        close = ", ".join(names) or "resnet18, convnext_atto, vit_tiny_patch16_224, …"
+        raise InputError(f"timm has no model {name}: choose a name such as {close}.")
+    try:
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"timm cannot make {name} ({reason}): check the tag in the name, and for pretrained weights the connection."
+        ) from error
+    if not hasattr(net, "forward_intermediates"):
+        raise InputError(f"timm cannot give the feature map of {name}: choose another model, such as resnet18.")
+    return net

@@ -1,0 +1,68 @@
+"""The contract of a set: what a batch holds, and that a digest is of all of it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simmim_pl.data.source import ImageSet, InMemory, Source
+
+
+def images(number: int = 6, *frames: int) -> torch.Tensor:
+    return torch.arange(number * 12).view(number, 1, 3, 2, 2).expand(number, *(frames or (1,)), 3, 2, 2).byte()
+
+
+@given(
+    frames=st.sampled_from([0, 1, 5]),
+    labelled=st.booleans(),
+    masked=st.booleans(),
+    index=st.lists(st.integers(0, 5), min_size=1, max_size=8),
+)
+def test_a_batch_holds_what_the_set_holds(frames: int, labelled: bool, masked: bool, index: list[int]) -> None:
+    pixels = images(6, frames) if frames else images(6)[:, 0]
+    labels, masks = torch.arange(6) % 2, torch.arange(24).view(6, 2, 2).byte()
+    held = InMemory(pixels, labels if labelled else None, masks if masked else None)
+    batch = held.__getitems__(index)
+    key = "clip" if frames else "image"
+    assert set(batch) == {key, "index"} | ({"label"} if labelled else set()) | ({"mask"} if masked else set())
+    assert batch["index"].tolist() == index
+    assert torch.equal(batch[key], pixels[index])
+    assert not labelled or torch.equal(batch["label"], labels[index])
+    assert not masked or torch.equal(batch["mask"], masks[index])
+    assert held.clips == bool(frames)
+    assert not held.workers
+
+
+def test_a_digest_is_of_images_labels_and_masks() -> None:
+    pixels, labels, masks = images()[:, 0], torch.arange(6) % 2, torch.arange(24).view(6, 2, 2).byte()
+    other = pixels.clone()
+    other[5, 2, 1, 1] += 1
+    sets = [
+        (pixels, labels, masks),
+        (other, labels, masks),
+        (pixels, 1 - labels, masks),
+        (pixels, labels, masks.flip(0)),
+        (pixels, None, masks),
+        (pixels, labels),
+        (pixels, None),
+        (pixels[:5], labels[:5]),
+        (pixels[:, None], labels),
+    ]
+    digests = [InMemory(*parts).digest() for parts in sets]
+    assert len(set(digests)) == len(sets)
+    assert InMemory(pixels.clone(), labels.clone(), masks.clone()).digest() == digests[0]
+
+
+def test_what_a_set_or_a_source_must_define_is_said() -> None:
+    class Unfinished(ImageSet):
+        pass
+
+    empty = Unfinished(None, workers=False)
+    for call, says in ((lambda: len(empty), "__len__"), (empty.digest, r"digest\(\)")):
+        with pytest.raises(TypeError, match=says):
+            call()
+    with pytest.raises(TypeError, match=r"Unfinished must define read\(index\)"):
+        empty.__getitems__([0])
+    with pytest.raises(TypeError, match="must define load"):
+        Source().load("train")
+    assert Source.mask_classes == []
