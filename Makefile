@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint types clean
+.PHONY: quickstart test lint types gate clean
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
-	$(BIN)/python -m simmim_pl fit --config configs/evaluate/linear.yaml --data configs/data/shapes.yaml \
+	$(BIN)/python -m simmim_pl validate --config configs/evaluate/linear.yaml --data configs/data/shapes.yaml \
 		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
 
 test: lint types ## lint, types, tests with coverage
@@ -27,6 +27,9 @@ types: .venv/dev
 .venv/dev: .venv/run
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+gate: .venv/run ## does the quickstart still learn what it is known to learn? three seeds
+	$(BIN)/python benchmarks/accuracy_gate.py
 
 clean: ## remove the environment, never the runs
 	rm -rf .venv

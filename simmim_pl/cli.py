@@ -58,7 +58,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI whose every run writes to a new ``runs/NAME/ID/`` and whose evaluations end with one test."""
+    """LightningCLI whose every run writes to a new ``runs/NAME/ID/``."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
@@ -82,11 +82,6 @@ class CLI(LightningCLI):
         """Load checkpoints as tensors and plain values unless the user says otherwise."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
-
-    def after_fit(self) -> None:
-        """Judge a finished evaluation on the test split, once."""
-        if getattr(self.model, "test_after_fit", False):
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
 
 def loggers(runs: str, name: str) -> list[Logger]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -71,3 +72,15 @@ def mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     total = local.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Give every rank the ranks' mean gradient, for networks that are trained outside DDP."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = mean(parameter.grad)
+
+
+def everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
+    return bool(mean(torch.tensor(float(flag), device=device)) == 1)

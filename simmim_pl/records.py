@@ -31,10 +31,13 @@ class Batch(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder returns: one vector an image, and the grid of vectors it was pooled from."""
+    """What an encoder returns: one vector an image, and the grid of vectors it was pooled from.
+
+    G is D unless something between grid and pooling changes it, such as the head of a MobileNet.
+    """
 
     pooled: Float[Tensor, "B D"]
-    grid: Float[Tensor, "B D h w"]
+    grid: Float[Tensor, "B G h w"]
 
 
 class Encoder(nn.Module):

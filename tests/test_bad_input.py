@@ -46,6 +46,12 @@ def write_images(folder: Path, classes: tuple[str, ...] = ("a", "b"), number: in
                 Image.new("RGB", (16, 16), (image * 5, 9, 9)).save(folder / split / label / f"{image}.png")
 
 
+def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
+    """Arguments that judge a checkpoint."""
+    config = f"--config={CONFIGS / 'evaluate' / name}.yaml"
+    return ["validate", config, f"--model.checkpoint={checkpoint}", *QUIET, *data]
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -133,7 +139,7 @@ def test_a_checkpoint_that_is_no_checkpoint_of_ours(
         path.write_bytes(pretrained.read_bytes()[:-2000])
     else:
         torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
-    linear = ["fit", f"--config={CONFIGS / 'evaluate/linear.yaml'}", *SHAPES, *QUIET, f"--model.checkpoint={path}"]
+    linear = evaluation("linear", path, *SHAPES)
     said = refusal([*TINY, f"--ckpt_path={path}"] if use == "resume" else linear)
     assert str(path) in said
     assert ("truncated" if kind == "truncated" else "was not written by") in said
@@ -210,3 +216,109 @@ def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, t
     epochs = saved["epoch"] + 2
     resumed = cli([*args[:-2], f"--trainer.max_epochs={epochs}", f"--ckpt_path={path}"])
     assert torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["global_step"] > saved["global_step"]
+
+
+def source(name: str, folder: str, *more: str) -> list[str]:
+    """Arguments for a folder source of images of 16×16 pixels."""
+    given = (f"root={folder}", "size=16", *more)
+    return [f"--data={CONFIGS / 'data' / name}.yaml", *(f"--data.source.{key}" for key in given)]
+
+
+def no_labels(folder: Path) -> tuple[str, list[str]]:
+    folder.mkdir()
+    for number in range(40):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number}.png")
+    return "knn", source("folder", folder.name)
+
+
+def one_class(folder: Path) -> tuple[str, list[str]]:
+    write_images(folder, classes=("only",))
+    return "linear", source("folder", folder.name)
+
+
+def a_class_that_train_lacks(folder: Path) -> tuple[str, list[str]]:
+    write_images(folder)
+    (folder / "test/c").mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "test/c/0.png")
+    return "few_labels", source("folder", folder.name)
+
+
+def pairs_with(folder: Path, mask: Image.Image) -> tuple[str, list[str]]:
+    """Images and masks of which the last of train is the one that is given."""
+    for split in ("train", "test"):
+        for part in ("images", "masks"):
+            (folder / split / part).mkdir(parents=True)
+            for number in range(20):
+                Image.new("L", (16, 16), number % 2).save(folder / split / part / f"{number:02}.png")
+    mask.save(folder / "train/masks/19.png")
+    return "dense", source("masks", folder.name)
+
+
+def clips_with(folder: Path, frames: int) -> tuple[str, list[str]]:
+    """Clips of four frames, of which one has another number."""
+    for split in ("train", "test"):
+        for label in "ab":
+            for clip in range(6):
+                (folder / split / label / str(clip)).mkdir(parents=True)
+                for number in range(frames if (split, label, clip) == ("train", "b", 5) else 4):
+                    Image.new("RGB", (16, 16), (clip, number, 0)).save(folder / split / label / f"{clip}/{number}.png")
+    return "video", source("frames", folder.name, "frames=4")
+
+
+EVALUATIONS = {
+    "no labels": (no_labels, "images without labels"),
+    "one class": (one_class, "single class"),
+    "a class that train lacks": (a_class_that_train_lacks, "test/c is no class of"),
+    "a mask of another size": (lambda to: pairs_with(to, Image.new("L", (8, 8))), "train/masks/19.png has 8×8 pixels"),
+    "an unknown id": (lambda to: pairs_with(to, Image.new("L", (16, 16), 7)), "train/masks/19.png holds the id 7"),
+    "a clip that is too short": (lambda to: clips_with(to, 3), "train/b/5 holds 3 frames"),
+    "a clip of no frames": (lambda to: clips_with(to, 0), "train/b/5 holds 0 frames"),
+    "images instead of clips": (lambda to: ("video", SHAPES), "needs clips"),
+    "images without masks": (lambda to: (write_images(to), ("dense", source("folder", to.name)))[1], "has no masks"),
+    "no validation": (lambda to: ("linear", [*SHAPES, "--data.validation=0"]), "validation split is empty"),
+}
+
+
+@pytest.mark.parametrize("case", EVALUATIONS)
+def test_what_cannot_be_judged_leaves_no_result(
+    refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, case: str
+) -> None:
+    make, says = EVALUATIONS[case]
+    name, data = make(tmp_path / "given")
+    assert says in refusal(evaluation(name, pretrained, *data))
+    assert not list(tmp_path.glob("runs/**/result*"))
+    assert not list(pretrained.parent.glob(f"*{tmp_path.name}*"))
+
+
+def spoil(pretrained: Path, path: Path, value: float, ending: str) -> None:
+    """A checkpoint whose encoder has this value in the tensors of one name."""
+    saved = torch.load(pretrained, weights_only=True)
+    for name, tensor in saved["state_dict"].items():
+        if name.startswith("encoder.") and name.endswith(ending):
+            tensor.fill_(value)
+    torch.save(saved, path)
+
+
+@pytest.mark.parametrize(
+    ("value", "ending", "says"),
+    [(float("nan"), "bias", "gave NaN or infinite features"), (0.0, "weight", "gave the same features for all")],
+    ids=["NaN", "collapsed"],
+)
+def test_an_encoder_that_says_nothing_leaves_no_result(
+    refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, value: float, ending: str, says: str
+) -> None:
+    spoil(pretrained, tmp_path / "spoilt.ckpt", value, ending)
+    assert says in refusal(evaluation("knn", tmp_path / "spoilt.ckpt", *SHAPES))
+    assert not list(tmp_path.glob("**/*result*"))
+    assert not list(tmp_path.glob("runs/.features/*"))
+
+
+def test_a_checkpoint_that_names_a_class_of_another_package_is_not_imported(
+    refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path
+) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    saved["config"]["model"]["init_args"]["encoder"]["class_path"] = "antigravity.Encoder"
+    torch.save(saved, tmp_path / "crafted.ckpt")
+    said = refusal(evaluation("knn", tmp_path / "crafted.ckpt", *SHAPES))
+    assert "asks to import antigravity.Encoder" in said
+    assert "antigravity" not in sys.modules

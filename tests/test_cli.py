@@ -173,31 +173,39 @@ def test_linear_and_knn_judge_a_checkpoint_beside_its_baselines(
 ) -> None:
     for name, task in (("linear", "LinearProbe"), ("knn", "KNN")):
         config = f"--config={CONFIGS / 'evaluate' / name}.yaml"
-        run = cli(["fit", config, f"--model.checkpoint={pretrained}", *EVALUATION])
+        run = cli(["validate", config, f"--model.checkpoint={pretrained}", *EVALUATION])
         card = json.loads((run / "result.json").read_text())
-        assert card["task"] == task
-        assert card["images"] == {"train": 180, "validation": 20, "test": 100}
-        assert set(card["results"]) == {"pretrained", "untrained", "raw pixels"}
+        assert card["data"][0]["items"] == {"train": 180, "validation": 20, "test": 100}
+        assert [result["encoder"] for result in card["results"]] == ["pretrained", "untrained", "raw pixels"]
         printed = capsys.readouterr().out
-        for subject, result in card["results"].items():
-            assert 0 <= result["accuracy"] <= 1
-            assert f"| {subject:<11} |" in printed
-            assert f"{100 * result['accuracy']:.1f} %" in printed
+        for result in card["results"]:
+            assert result["task"] == task
+            accuracy = result["metrics"]["accuracy"]
+            assert 0 <= accuracy["interval"][0] <= accuracy["value"] <= accuracy["interval"][1] <= 1
+            assert f"{100 * accuracy['value']:.1f} [" in printed
 
 
 def test_the_result_reaches_wandb(cli: Cli, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run = cli(["fit", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION])
+    config = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
+    run = cli(["validate", config, f"--model.checkpoint={pretrained}", *EVALUATION])
     card = json.loads((run / "result.json").read_text())
-    values = {
-        ".".join(item.nested_key) or item.key: json.loads(item.value_json)
-        for record in records(run)
-        for item in record.history.item
-    }
-    assert values["test/pretrained"] == pytest.approx(card["results"]["pretrained"]["accuracy"], abs=1e-6)
-    assert any(name.startswith("evaluation/result") for name in values)
-    (table,) = run.glob("wandb/offline-run-*/files/media/table/evaluation/result*.json")
-    assert [row[0] for row in json.loads(table.read_text())["data"]] == ["pretrained", "untrained", "raw pixels"]
+    values, summary = {}, {}
+    for record in records(run):
+        values |= {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+        summary |= {".".join(item.nested_key) or item.key: item.value_json for item in record.summary.update}
+    accuracy = card["results"][0]["metrics"]["accuracy"]["value"]
+    assert json.loads(values["test/Shapes/KNN/pretrained/accuracy"]) == accuracy
+    assert json.loads(summary["card"]) == card
+    tables = {path.name.rsplit("_", 2)[0]: path for path in run.glob("wandb/offline-run-*/files/media/table/**/*.json")}
+    results, classes, confusion = (
+        next(json.loads(path.read_text())["data"] for name, path in tables.items() if name.startswith(beginning))
+        for beginning in ("results", "classes", "confusion of Shapes KNN pretrained")
+    )
+    assert [row[3] for row in results] == ["pretrained", "untrained", "raw pixels"]
+    assert [row[4:] for row in classes[:10]] == list(map(list, card["results"][0]["per_class"].items()))
+    assert sum(row[2] for row in confusion) == 100
+    assert [row[2] for row in confusion[:10]] == card["results"][0]["confusion"][0]
 
 
 def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> None:
@@ -235,16 +243,21 @@ def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_pat
     ("slot", "name"),
     [
         ("model", "simmim_pl.methods.Contrastive"),
-        ("model", "simmim_pl.evaluation.LinearProbe"),
-        ("model", "simmim_pl.evaluation.KNN"),
+        ("model", "simmim_pl.evaluation.Evaluation"),
         ("data", "simmim_pl.data.Images"),
         ("data.source", "simmim_pl.data.CIFAR10"),
         ("data.source", "simmim_pl.data.CIFAR100"),
         ("data.source", "simmim_pl.data.Folder"),
-        ("data.source", "simmim_pl.data.Shapes"),
+        *(
+            ("data.source", f"simmim_pl.data.{name}")
+            for name in ("Shapes", "ShapesClips", "FrameFolder", "MaskFolder", "OxfordPets", "VideoFolder")
+        ),
         ("data.views", "simmim_pl.views.ContrastiveViews"),
+        ("data.views", "simmim_pl.views.CropFlip"),
         ("model.encoder", "simmim_pl.encoders.ResNet"),
         ("model.encoder", "simmim_pl.encoders.FastCNN"),
+        ("model.encoder", "simmim_pl.encoders.Timm"),
+        ("model.encoder", "simmim_pl.encoders.Torchvision"),
         ("model.head", "simmim_pl.heads.ProjectionHead"),
         ("model.loss", "simmim_pl.losses.NTXent"),
     ],

@@ -1,5 +1,6 @@
 """Every file in configs/ runs."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,46 @@ def test_a_fragment_of_clips_serves_them_without_views(
         assert batch["clip"].shape[1:] == (8, 3, 32, 32)
 
 
+def shrunk(part: Any) -> Any:
+    """A config whose procedural sets and networks' training are small, all else as it is."""
+    if isinstance(part, list):
+        return [shrunk(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    small = {key: shrunk(value) for key, value in part.items()}
+    kind = str(small.get("class_path")).rpartition(".")[2]
+    if kind in ("Shapes", "ShapesClips"):
+        small["init_args"] = {"train": 100, "test": 50, "size": 16, "copies": 1}
+    if kind == "FineTune":
+        small["init_args"] |= {"epochs": 1}
+    return small
+
+
 @pytest.mark.parametrize("path", FRAGMENTS["evaluate"], ids=lambda path: path.stem)
-def test_an_evaluation_runs(cli: Cli, pretrained: Path, path: Path) -> None:
-    run = cli(["fit", f"--config={path}", f"--model.checkpoint={pretrained}", *SHAPES, *QUIET])
-    assert (run / "result.json").exists()
+def test_an_evaluation_runs(
+    cli: Cli, pretrained: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Shapes(train=100, test=50, size=16, copies=1)
+
+    def load(self: Any, split: str) -> InMemory:
+        self.classes = pictures.classes
+        return pictures.load(split)  # type: ignore[arg-type]
+
+    for source in (CIFAR10, CIFAR100):
+        monkeypatch.setattr(source, "prepare", lambda self: None)
+        monkeypatch.setattr(source, "load", load)
+    story = shrunk(yaml.safe_load(path.read_text()))
+    if path.stem == "transfer":
+        for data in story["model"]["init_args"]["transfer"]:
+            data["init_args"]["validation"] = 10  # of 100 images the file's 5,000 cannot be held out
+    (tmp_path / "story.yaml").write_text(yaml.safe_dump(story))
+    source = {"video": "ShapesClips", "all": None, "transfer": None}.get(path.stem, "Shapes")
+    data = ["--data=simmim_pl.data.Images", f"--data.source=simmim_pl.data.{source}"] if source else []
+    data += [f"--data.source.{key}" for key in ("train=100", "test=50", "size=16", "copies=1")] if source else []
+    run = cli(["validate", "--config=story.yaml", f"--model.checkpoint={pretrained}", *data, *QUIET])
+    card = json.loads((run / "result.json").read_text())
+    asked = {protocol["class_path"].rpartition(".")[2] for protocol in story["model"]["init_args"]["protocols"]}
+    assert {result["task"] for result in card["results"]} == asked
+    assert {"pretrained", "untrained"} <= {result["encoder"] for result in card["results"]}
+    sets = {"all": {"Shapes", "ShapesClips"}, "transfer": {"Shapes", "CIFAR10", "CIFAR100"}}
+    assert {result["data"] for result in card["results"]} == sets.get(path.stem, {source})

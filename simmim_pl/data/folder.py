@@ -41,6 +41,11 @@ class Folder(Source):
         self.size = size
         self.memory_gb = memory_gb
 
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
     def prepare(self) -> None:
         """Check the layout of both splits; no image is opened. Raises :class:`InputError` as ``load``."""
         _, classes = train_layout(self.root)

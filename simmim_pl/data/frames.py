@@ -41,6 +41,11 @@ class FrameFolder(Source):
         self.size, self.frames = size, frames
         self.memory_gb = memory_gb
 
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
     def prepare(self) -> None:
         """Check both splits; no frame is opened. Raises :class:`InputError` as ``load``."""
         class_names(self.root, CLIPS)

@@ -42,6 +42,11 @@ class MaskFolder(Source):
         self.classes: list[str] = []
         self.mask_classes = classes
 
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
     def prepare(self) -> None:
         """Check that images and masks of both splits pair up; none is opened. Raises as ``load``."""
         pairs(self.root / "train")

@@ -97,6 +97,11 @@ class Source:
     classes: list[str]
     mask_classes: list[str] = []  # noqa: RUF012, a source with masks sets its own, nothing is ever added to this one
 
+    @property
+    def name(self) -> str:
+        """What tables call the set."""
+        return type(self).__name__
+
     def prepare(self) -> None:
         """Make the files be there. Called by one process a node; must not set state."""
 

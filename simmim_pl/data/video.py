@@ -46,6 +46,11 @@ class VideoFolder(Source):
         self.root = Path(root).expanduser()
         self.size, self.frames = size, frames
 
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
     def prepare(self) -> None:
         """Check the layout of both splits, and that videos can be decoded, on the first.
 

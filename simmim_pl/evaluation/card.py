@@ -1,10 +1,15 @@
-"""The result card: what was measured, on what, with what; printed as a table and written as ``result.json``."""
+"""The result card: what was measured, on what, with what; printed as a table and written beside the checkpoint."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +17,57 @@ import lightning
 import torch
 import torchvision
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 import simmim_pl
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import digest
+from simmim_pl.evaluation.protocol import Protocol, Result
+from simmim_pl.records import Encoder
+
+TIMES = "wall_time_seconds"  # the one key in which two cards of the same command differ
+
+
+def entry(bench: Bench, protocol: Protocol, result: Result, seconds: float) -> dict[str, Any]:
+    """One result of a card."""
+    return {
+        "task": type(protocol).__name__,
+        "variant": result.variant,
+        "data": bench.data.source.name,
+        "encoder": bench.name,
+        **result.found,
+        "chosen": result.chosen,
+        "protocol": protocol.settings(),
+        TIMES: round(seconds, 2),
+    }
 
 
 def publish(
     trainer: Trainer,
-    task: str,
     checkpoint: str | None,
-    encoder_hash: str,
-    sizes: dict[str, int],
-    results: dict[str, dict[str, Any]],
-) -> None:
-    """Write ``result.json`` to the run directory, print the table, and send it to the loggers that take tables."""
+    encoders: Mapping[str, Encoder],
+    data: Sequence[Any],
+    entries: list[dict[str, Any]],
+    seed: int,
+    started: float,
+) -> dict[str, Any]:
+    """Print the table; write ``result.json`` and ``result.md`` to the run directory, with copies beside the checkpoint.
+
+    Returns:
+        The card.
+    """
     folder = trainer.log_dir  # asks all ranks
-    if not trainer.is_global_zero:
-        return
-    source = trainer.datamodule.source  # type: ignore[attr-defined]
-    card = {
-        "task": task,
-        "data": type(source).__name__,
-        "images": sizes,
+    number_alike(entries)
+    found = {
         "checkpoint": checkpoint,
-        "encoder_hash": encoder_hash,
-        "results": results,
+        "encoders": {
+            name: {"class": type(encoder).__name__, "hash": digest(encoder)} for name, encoder in encoders.items()
+        },
+        "data": [described(each) for each in data],
+        "results": entries,
+        "seed": seed,
         "command": " ".join(["python -m simmim_pl", *sys.argv[1:]]),
+        "code": code_version(),
         "versions": {
             "simmim_pl": simmim_pl.__version__,
             "torch": torch.__version__,
@@ -44,37 +75,122 @@ def publish(
             "lightning": lightning.__version__,
             "python": platform.python_version(),
         },
-        "device": str(trainer.strategy.root_device),
+        "device": f"{trainer.strategy.root_device.type} × {trainer.world_size}",
+        "precision": str(trainer.precision),
+        TIMES: round(time.perf_counter() - started, 2),
     }
-    print(f"\n{table(card)}")  # below the progress bar
-    if folder is not None and trainer.loggers:
-        path = Path(folder, "result.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(card, indent=2) + "\n")
-        print(f"Written to {path}")
     for logger in trainer.loggers:
-        if hasattr(logger, "log_table"):
-            rows = [[name, result["accuracy"]] for name, result in results.items()]
-            logger.log_table("evaluation/result", columns=["encoder", "test accuracy"], data=rows)
+        logger.log_metrics(dict(scalars(entries)), step=0)
+    if trainer.is_global_zero:
+        print(f"\n{table(found)}")  # below the progress bar
+        if folder is not None and trainer.loggers:
+            write(found, Path(folder, "result"))
+            print(f"Written to {folder}/result.json and .md")
+            if checkpoint is not None:
+                copy_beside(found, Path(checkpoint), Path(folder))
+    return found
+
+
+def number_alike(entries: Sequence[dict[str, Any]]) -> None:
+    """Tell results apart that would be one cell of the table: of one protocol twice, or of two folders of one name."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    for result in entries:
+        place = tuple(result[key] for key in ("data", "task", "variant", "encoder"))
+        seen[place] += 1
+        if seen[place] > 1:
+            result["variant"] = f"{result['variant']} ({seen[place]})".strip()
+
+
+def scalars(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Every value of a card by a name for loggers, such as ``test/Shapes/KNN/untrained/accuracy``."""
+    for result in entries:
+        task = " ".join(part for part in (result["task"], result["variant"]) if part)
+        for metric, estimate in result["metrics"].items():
+            yield f"test/{result['data']}/{task}/{result['encoder']}/{metric}".replace(" ", "_"), estimate["value"]
+
+
+def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
+    """Leave a copy with the checkpoint, under the run's name, so that none overwrites another."""
+    beside = checkpoint.with_name(f"{checkpoint.stem}.{run.parent.name}-{run.name}.result")
+    try:
+        write(card, beside)
+        print(f"and, beside the checkpoint, to {beside}.json and .md")
+    except OSError as error:
+        rank_zero_warn(f"There is no copy of the result beside {checkpoint} ({error.strerror}).")
+
+
+def write(card: dict[str, Any], path: Path) -> None:
+    """Write the card as JSON and as a table, each file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for ending, text in (("json", json.dumps(card, indent=2)), ("md", table(card))):
+        half = path.with_name(f"{path.name}.{ending}.{os.getpid()}")
+        half.write_text(f"{text}\n", encoding="utf-8")
+        half.replace(path.with_name(f"{path.name}.{ending}"))
+
+
+def described(data: Any) -> dict[str, Any]:
+    """A data set: its name, kind and splits, and a digest of the files or pixels that they come from."""
+    return {
+        "name": data.source.name,
+        "source": type(data.source).__name__,
+        "items": {split: len(data.splits[split]) for split in ("train", "validation", "test")},
+        "digest": {split: data.splits[split].dataset.digest() for split in ("train", "test")},
+        "split_seed": data.split_seed,
+        "batch_size": data.batch_size,
+    }
+
+
+def code_version() -> str | None:
+    """The commit of the code that ran, with a mark when files differ from it; nothing outside a checkout."""
+
+    def git(*command: str) -> str:
+        place = Path(simmim_pl.__file__).parents[1]
+        done = subprocess.run(["git", "-C", str(place), *command], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", simmim_pl.__file__):  # installed into an environment inside another project
+            return None
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def table(card: dict[str, Any]) -> str:
-    """The card as a Markdown table.
+    """The card as a Markdown table: a line a result, a column an encoder, each value with its 95 % interval.
 
-    >>> card = {"task": "KNN", "data": "Shapes", "images": {"train": 9, "validation": 1, "test": 5},
-    ...         "results": {"untrained": {"accuracy": 0.4, "width": 8}}}
-    >>> print(table(card))
-    KNN on Shapes: 9 train, 1 validation, 5 test images
-    | encoder     | features | test accuracy |
-    |-------------|---------:|--------------:|
-    | untrained   |        8 |        40.0 % |
+    >>> value = {"value": 0.4, "interval": [0.3, 0.52]}
+    >>> print(table({"data": [{"name": "Shapes", "items": {"train": 9, "validation": 1, "test": 5}}], "results": [
+    ...     {"task": "KNN", "variant": "", "data": "Shapes", "encoder": "untrained", "metrics": {"accuracy": value}}]}))
+    Shapes: 9 train, 1 validation, 5 test
+    | data   | task | metric, % | untrained        |
+    |--------|------|-----------|------------------|
+    | Shapes | KNN  | accuracy  | 40.0 [30.0–52.0] |
     """
-    images = ", ".join(f"{number} {split}" for split, number in card["images"].items())
-    lines = [
-        f"{card['task']} on {card['data']}: {images} images",
-        "| encoder     | features | test accuracy |",
-        "|-------------|---------:|--------------:|",
-    ]
-    for name, result in card["results"].items():
-        lines.append(f"| {name:<11} | {result['width']:>8} | {100 * result['accuracy']:>11.1f} % |")
-    return "\n".join(lines)
+    encoders = list(dict.fromkeys(result["encoder"] for result in card["results"]))
+    lines: dict[tuple[str, str, str], dict[str, str]] = {}
+    for result in card["results"]:
+        task = ", ".join(part for part in (result["task"], result["variant"]) if part)
+        for metric, estimate in result["metrics"].items():
+            lines.setdefault((result["data"], task, metric), {})[result["encoder"]] = shown(estimate)
+    rows = [[*line, *(cells.get(name, "–") for name in encoders)] for line, cells in lines.items()]
+    return "\n".join([*map(sizes, card["data"]), *aligned([["data", "task", "metric, %", *encoders], *rows])])
+
+
+def shown(estimate: dict[str, Any]) -> str:
+    """A value in percent with its interval, and the standard deviation over repeats where there is one."""
+    low, high = (f"{100 * end:.1f}" for end in estimate["interval"])
+    spread = f" ± {100 * estimate['std']:.1f}" if "std" in estimate else ""
+    return f"{100 * estimate['value']:.1f}{spread} [{low}–{high}]"
+
+
+def sizes(data: dict[str, Any]) -> str:
+    """How many images or clips each split of a set has."""
+    return f"{data['name']}: " + ", ".join(f"{number} {split}" for split, number in data["items"].items())
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table, the first of them its head, all columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

@@ -1,155 +1,125 @@
-"""What every evaluation shares: a frozen encoder, features extracted once, one look at test, a result card."""
+"""What is judged: encoders that do not change, from a checkpoint or from elsewhere, and their baselines."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from lightning.pytorch import LightningModule
+from jaxtyping import Float
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
-from simmim_pl import distributed
-from simmim_pl.checkpoint import load_encoder
-from simmim_pl.evaluation import card
-from simmim_pl.records import Batch, Encoder, Features, InputError
+from simmim_pl.checkpoint import load_encoder, load_weights
+from simmim_pl.records import Encoder, Features, InputError
 
-# The splits differ in their number of images, so N is not bound across them.
-Labelled = tuple[Float[Tensor, "_ D"], Int64[Tensor, " _"]]
-
-
-class Frozen(LightningModule):
-    """Base of the evaluations: ``fit`` extracts the features of train and validation, ``test`` judges them.
-
-    The encoder comes from a checkpoint of ours, or is given. It is in eval mode and without gradients, and a hash of
-    its parameters and buffers is taken before and after. Beside it stand its baselines, in the same table: the
-    same architecture untrained, and raw pixels.
-
-    Args:
-        checkpoint: path of a checkpoint that ``fit`` wrote.
-        encoder: an encoder to judge as it is, instead of a checkpoint.
-        baselines: judge the untrained encoder and raw pixels too.
-        seed: seed of the untrained encoder.
-    """
-
-    test_after_fit = True
-
-    def __init__(
-        self,
-        checkpoint: str | None = None,
-        encoder: Encoder | None = None,
-        baselines: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        if (checkpoint is None) == (encoder is None):
-            raise InputError("Say what to judge: either --model.checkpoint PATH or --model.encoder, not both.")
-        self.automatic_optimization = False
-        self.checkpoint = checkpoint
-        self.subjects = nn.ModuleDict()
-        if checkpoint is not None:
-            self.subjects["pretrained"] = load_encoder(checkpoint, trained=True)
-            if baselines:
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(seed)  # the CPU's only: the fork restores no other
-                    self.subjects["untrained"] = load_encoder(checkpoint, trained=False)
-        elif encoder is not None:
-            self.subjects["given"] = encoder
-        if baselines:
-            self.subjects["raw pixels"] = RawPixels()
-        self.subjects.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.digest = digest(self.subjects)
-        self.parts: dict[str, list[dict[str, Tensor]]] = {}
-        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
-
-    def judge(
-        self, train: Labelled, validation: Labelled, test: Labelled, classes: int
-    ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
-        """Scores of the test images by class, and the hyperparameters that a reader must know."""
-        raise TypeError(f"{type(self).__name__} must define judge(train, validation, test, classes)")
-
-    def train(self, mode: bool = True) -> Frozen:
-        """Keep the encoders in eval mode whatever the trainer asks for."""
-        super().train(mode)
-        self.subjects.eval()
-        return self
-
-    def configure_optimizers(self) -> None:
-        """Nothing is trained by gradient steps of the trainer."""
-
-    def extract(self, split: str, batch: Batch) -> None:
-        """Keep the features of a batch under every encoder, with index and label."""
-        if "label" not in batch:
-            raise InputError("This data set has no labels: an evaluation needs class folders, see configs/data/.")
-        assert not any(module.training for module in self.subjects.modules())
-        image = batch["image"].float() / 255
-        with torch.no_grad():
-            part = {name: encoder(image).pooled.float() for name, encoder in self.subjects.items()}
-        self.parts.setdefault(split, []).append({**part, "label": batch["label"], "index": batch["index"]})
-
-    def on_fit_start(self) -> None:
-        self.parts.clear()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        self.extract("train", batch)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if not self.trainer.sanity_checking:
-            self.extract("validation", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        if "train" not in self.parts:
-            raise InputError("An evaluation starts with fit, which ends with the test: use fit instead of test.")
-        self.extract("test", batch)
-
-    def whole(self, split: str) -> dict[str, Tensor]:
-        """A split's rows from all ranks, each image once, in the order of the data set."""
-        parts = self.parts.get(split)
-        if not parts:
-            raise InputError(f"The {split} split is empty: an evaluation needs images in it.")
-        rows = {name: distributed.gather_uneven(torch.cat([part[name] for part in parts])) for name in parts[0]}
-        index, order = rows["index"].unique(return_inverse=True)
-        first = torch.full_like(index, len(order)).scatter_reduce(
-            0, order, torch.arange(len(order), device=order.device), "amin"
-        )
-        return {name: row[first] for name, row in rows.items()}
-
-    @torch.inference_mode(False)  # a probe may need gradients of its own
-    def on_test_epoch_end(self) -> None:
-        train, validation, test = (self.whole(split) for split in ("train", "validation", "test"))
-        if digest(self.subjects) != self.digest:
-            raise RuntimeError("the frozen encoder changed while it was judged")
-        classes = self.trainer.datamodule.source.classes  # type: ignore[attr-defined]
-        results = {}
-        for name in self.subjects:
-            known, tried, asked = ((rows[name], rows["label"]) for rows in (train, validation, test))
-            scores, chosen = self.judge(known, tried, asked, len(classes))
-            accuracy = multiclass_accuracy(scores, test["label"], len(classes), average="micro")
-            results[name] = {"accuracy": round(accuracy.item(), 6), "width": train[name].shape[1], **chosen}
-            self.log(f"test/{name.replace(' ', '_')}", accuracy)
-        sizes = {
-            name: len(rows["index"]) for name, rows in (("train", train), ("validation", validation), ("test", test))
-        }
-        judged = digest(next(iter(self.subjects.values())))
-        card.publish(self.trainer, type(self).__name__, self.checkpoint, judged, sizes, results)
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class RawPixels(Encoder):
-    """The baseline that sees nothing: pixels as features, ``D = 3 · H · W``."""
+    """The baseline that sees nothing: pixels as features, ``D = 3 · H · W``; the grid is the image."""
 
     def __init__(self) -> None:
         super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        pixels = image.flatten(1)
-        return Features(pooled=pixels, grid=pixels[:, :, None, None])
+        return Features(pooled=image.flatten(1), grid=image)
+
+
+def subjects(
+    checkpoint: str | None,
+    encoder: Encoder | None,
+    weights: str | None,
+    baselines: bool,
+    allow: Sequence[str],
+    seed: int,
+) -> dict[str, Encoder]:
+    """The encoders of one evaluation by the name they have in its table, frozen and in eval mode.
+
+    Raises:
+        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given, or one cannot be loaded.
+    """
+    if (checkpoint is None) == (encoder is None) or (weights is not None and encoder is None):
+        raise InputError(
+            "Say what to judge: either --model.checkpoint PATH or --model.encoder, not both; "
+            "--model.weights PATH goes with --model.encoder."
+        )
+    found: dict[str, Encoder] = {}
+    if checkpoint is not None:
+        found["pretrained"] = load_encoder(checkpoint, trained=True, allow=allow)
+        if baselines:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)  # the CPU's only: the fork restores no other
+                found["untrained"] = load_encoder(checkpoint, trained=False, allow=allow)
+    elif encoder is not None and weights is not None:
+        fresh = copy.deepcopy(encoder)
+        left = load_weights(encoder, weights)
+        if left:
+            rank_zero_info(f"{weights}: {len(left)} tensors are not the encoder's and are left out ({left[0]}, …).")
+        found |= {"given": encoder, "untrained": fresh} if baselines else {"given": encoder}
+    elif encoder is not None:
+        found["given"] = encoder
+    if baselines:
+        found["raw pixels"] = RawPixels()
+    for each in found.values():
+        each.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    return found
+
+
+def require_frozen(encoder: Encoder) -> None:
+    """Assert that an encoder is in eval mode and asks for no gradient."""
+    if any(module.training for module in encoder.modules()):
+        raise InputError("The encoder left eval mode while it was judged: its forward must not call train().")
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+class Watch:
+    """Remembers an encoder's state, to tell afterwards whether being judged changed it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.before = (digest(encoder), attributes(encoder))
+
+    def check(self) -> None:
+        """Raises :class:`InputError` when a parameter, buffer or plain attribute is not what it was."""
+        require_frozen(self.encoder)
+        if (digest(self.encoder), attributes(self.encoder)) != self.before:
+            raise InputError(
+                f"The frozen encoder {type(self.encoder).__name__} changed while it was judged, so nothing is "
+                "reported: its forward must write to no parameter, buffer or attribute in eval mode."
+            )
 
 
 def digest(module: nn.Module) -> str:
-    """A hash of all parameters and buffers, by name and value."""
+    """A hash of all parameters and buffers, those that are not saved included, by name, type, shape and value."""
     sha = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        sha.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()[:16]
+
+
+def attributes(module: nn.Module) -> list[tuple[str, str, str]]:
+    """Plain attributes of a module and all within it, such as a counter that its forward keeps."""
+    common = nn.Module().__dict__.keys()  # hooks and modes: what every module has
+    return [
+        (place, name, described)
+        for place, part in module.named_modules()
+        for name, value in part.__dict__.items()
+        if name not in common and (described := describe(value)) is not None
+    ]
+
+
+def describe(value: Any) -> str | None:
+    """A plain value as text, a tensor as its digest, whatever else as nothing."""
+    if isinstance(value, Tensor):
+        holder = nn.Module()
+        holder.register_buffer("value", value)
+        return digest(holder)
+    if isinstance(value, (list, tuple, set)):
+        return repr([describe(part) for part in value])
+    if isinstance(value, dict):
+        return repr([(str(key), describe(part)) for key, part in value.items()])
+    return repr(value) if isinstance(value, PLAIN) else None

@@ -1,16 +1,71 @@
-"""k-nearest-neighbour classification of frozen features: no training, no knobs to tune on test."""
+"""k-nearest-neighbour classification of frozen features: no training, and no knob that test turns."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from simmim_pl.evaluation.frozen import Frozen, Labelled
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.estimate import classification
+from simmim_pl.evaluation.linear import require_images
+from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.records import InputError
+
+Similarity = Literal["cosine", "euclidean"]
+
+
+class KNN(Protocol):
+    """k-nearest-neighbour accuracy on test among all training and validation images.
+
+    With several ``k`` or ``temperature``, validation chooses: its images are asked about among those of train.
+
+    Args:
+        k: neighbours that vote; candidates.
+        temperature: weight of a vote, see :func:`votes`; candidates, of which null gives equal votes.
+        metric: cosine similarity, or Euclidean distance of features as they are.
+        data: the data set to judge on; by default the run's ``--data``.
+    """
+
+    def __init__(
+        self,
+        k: Sequence[int] = (20,),
+        temperature: Sequence[float | None] = (0.1,),
+        metric: Similarity = "cosine",
+        data: LightningDataModule | None = None,
+    ) -> None:
+        super().__init__(data)
+        if not k or min(k) < 1 or not temperature or any(t is not None and t <= 0 for t in temperature):
+            raise InputError(
+                f"KNN needs k of 1 or more and positive temperatures, got k {k}, temperature {temperature}."
+            )
+        self.k, self.temperature, self.metric = k, temperature, metric
+
+    def judge(self, bench: Bench) -> list[Result]:
+        classes = bench.classes()
+        train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
+        candidates = list(product(self.k, self.temperature))
+        chosen, accuracy = candidates[0], {}
+        if len(candidates) > 1:
+            require_images(validation, "validation")
+            near = nearest(*train, validation[0], max(self.k), self.metric)
+            for k, temperature in candidates:
+                predicted = votes(*near, len(classes), k, temperature).argmax(1)
+                accuracy[k, temperature] = (predicted == validation[1]).double().mean().item()
+            chosen = best(accuracy)
+        bank, labels = (torch.cat(parts) for parts in zip(train, validation, strict=True))
+        scores = knn_scores(bank, labels, test[0], len(classes), *chosen, self.metric)
+        found = classification(scores.argmax(1)[None], test[1], classes)
+        explained: dict[str, Any] = {"k": chosen[0], "temperature": chosen[1]}
+        if accuracy:
+            explained["validation accuracy by (k, temperature)"] = by_name(accuracy)
+        return [Result(found, explained)]
 
 
 def knn_scores(
@@ -20,52 +75,71 @@ def knn_scores(
     classes: int,
     k: int = 20,
     temperature: float | None = 0.1,
-    block: int = 1024,
+    metric: Similarity = "cosine",
 ) -> Float[Tensor, "Q C"]:
-    """Votes of each query's k most cosine-similar rows of the bank, ``[Q, C]``.
-
-    - ``temperature``: a neighbour of similarity s votes ``exp(s / temperature)`` (Wu et al. 2018, arXiv 1805.01978,
-      section 3.4); ``None`` gives every neighbour one vote, as scikit-learn's ``KNeighborsClassifier``.
-    - ``block``: queries compared at once; memory is ``block · N``.
-
-    Raises:
-        InputError: the bank holds fewer than k rows.
+    """Votes of each query's k nearest rows of the bank, ``[Q, C]``; see :func:`nearest` and :func:`votes`.
 
     >>> bank, labels = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1]]), torch.tensor([0, 0, 1])
     >>> knn_scores(bank, labels, torch.tensor([[1.0, 0.2]]), classes=2, k=3, temperature=None)
     tensor([[2., 1.]])
     """
+    return votes(*nearest(bank, labels, queries, k, metric), classes, k, temperature)
+
+
+def nearest(
+    bank: Float[Tensor, "N D"],
+    labels: Int64[Tensor, " N"],
+    queries: Float[Tensor, "Q D"],
+    k: int,
+    metric: Similarity = "cosine",
+    block: int = 4096,
+) -> tuple[Float[Tensor, "Q k"], Int64[Tensor, "Q k"]]:
+    """Similarity and label of each query's k nearest rows of the bank, nearest first: every row is compared.
+
+    - ``metric``: ``cosine`` similarity, or minus the ``euclidean`` distance.
+    - ``block``: queries and rows compared at once; memory is a few ``block²`` numbers, whatever N and Q are.
+
+    Raises:
+        InputError: the bank holds fewer than k rows.
+    """
     if len(bank) < k:
         raise InputError(f"kNN needs at least k = {k} training images, there are {len(bank)}: lower k.")
-    bank = F.normalize(bank, dim=1)
-    scores = []
-    for part in F.normalize(queries, dim=1).split(block):
-        similarity, nearest = (part @ bank.T).topk(k, dim=1)
-        # Shifting by the best keeps exp finite and changes no ranking.
-        shifted = similarity - similarity[:, :1]
-        vote = torch.ones_like(shifted) if temperature is None else (shifted / temperature).exp()
-        scores.append(part.new_zeros(len(part), classes).scatter_add_(1, labels[nearest], vote))
-    return torch.cat(scores) if scores else queries.new_zeros(0, classes)
+    if metric == "cosine":
+        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    else:  # about their middle, distances are the same and the squares lose fewest digits
+        middle = bank.mean(0)
+        bank, queries = bank - middle, queries - middle
+    similarity, found = queries.new_zeros(len(queries), k), labels.new_zeros(len(queries), k)
+    for rows in torch.arange(len(queries), device=queries.device).split(block):
+        closest, label = queries.new_zeros(len(rows), 0), labels.new_zeros(len(rows), 0)
+        for part, known in zip(bank.split(block), labels.split(block), strict=True):
+            closeness = queries[rows] @ part.T
+            if metric == "euclidean":
+                square = queries[rows].square().sum(1, keepdim=True) + part.square().sum(1) - 2 * closeness
+                closeness = -square.clamp(min=0).sqrt()
+            best_here, where = closeness.topk(min(k, len(part)), dim=1)
+            both, names = torch.cat([closest, best_here], 1), torch.cat([label, known[where]], 1)
+            closest, where = both.topk(min(k, both.shape[1]), dim=1)
+            label = names.gather(1, where)
+        similarity[rows], found[rows] = closest, label
+    return similarity, found
 
 
-class KNN(Frozen):
-    """k-nearest-neighbour accuracy of a frozen encoder on test, by cosine similarity to all training images.
+def votes(
+    similarity: Float[Tensor, "Q K"],
+    labels: Int64[Tensor, "Q K"],
+    classes: int,
+    k: int,
+    temperature: float | None,
+) -> Float[Tensor, "Q C"]:
+    """Votes by class of the first k of each query's neighbours.
 
-    ``k`` and ``temperature`` are declared, not tuned: validation images are part of the bank.
-
-    Args:
-        k: neighbours that vote.
-        temperature: weight of a vote, see :func:`knn_scores`; null gives equal votes.
-        kwargs: see :class:`simmim_pl.evaluation.frozen.Frozen`.
+    - ``temperature``: a neighbour of similarity s votes ``exp(s / temperature)`` (Wu et al. 2018, arXiv 1805.01978,
+      section 3.4), up to a factor a query; ``None`` gives every neighbour one vote. With ``weights`` to match, these
+      are scikit-learn's ``KNeighborsClassifier``.
     """
-
-    def __init__(self, k: int = 20, temperature: float | None = 0.1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.k, self.temperature = k, temperature
-
-    def judge(
-        self, train: Labelled, validation: Labelled, test: Labelled, classes: int
-    ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
-        bank, labels = (torch.cat(parts) for parts in zip(train, validation, strict=True))
-        scores = knn_scores(bank, labels, test[0], classes, self.k, self.temperature)
-        return scores, {"k": self.k, "temperature": self.temperature}
+    similarity, labels = similarity[:, :k], labels[:, :k]
+    # Shifting by the best keeps exp finite and changes no ranking.
+    shifted = similarity - similarity[:, :1]
+    vote = torch.ones_like(shifted) if temperature is None else (shifted / temperature).exp()
+    return similarity.new_zeros(len(similarity), classes).scatter_add_(1, labels, vote)

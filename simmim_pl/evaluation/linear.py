@@ -1,95 +1,80 @@
-"""Linear probe: multinomial logistic regression on frozen features, to convergence."""
+"""Linear probe: multinomial logistic regression on cached features, its penalty chosen on validation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.nn import functional as F
 
-from simmim_pl.evaluation.frozen import Frozen, Labelled
+from simmim_pl.evaluation.bench import Bench, Labelled
+from simmim_pl.evaluation.estimate import classification
+from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
+from simmim_pl.evaluation.regression import LogisticRegression
+from simmim_pl.records import InputError
 
 # A penalty whose validation accuracy is this far below the best ends the sweep: weaker ones overfit more, and are slow.
 GIVE_UP = 0.01
 
-Weights = tuple[Float[Tensor, "D C"], Float[Tensor, " C"]]
 
-
-class LinearProbe(Frozen):
-    """Linear-probe accuracy of a frozen encoder on test.
+class LinearProbe(Protocol):
+    """Linear-probe accuracy on test.
 
     Features are standardised by the training images. The strength of the L2 penalty is chosen on the held-out
     validation split; the chosen one is fitted again on train and validation together; test is looked at once.
 
     Args:
-        l2: candidate penalties, see :func:`logistic_regression`.
-        kwargs: see :class:`simmim_pl.evaluation.frozen.Frozen`.
+        l2: candidate penalties, see :class:`simmim_pl.evaluation.regression.LogisticRegression`.
+        data: the data set to judge on; by default the run's ``--data``.
     """
 
-    def __init__(self, l2: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        l2: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
+        data: LightningDataModule | None = None,
+    ) -> None:
+        super().__init__(data)
+        if not l2 or min(l2) <= 0:
+            raise InputError(f"LinearProbe needs positive penalties, got l2 {l2}.")
         self.l2 = sorted(l2, reverse=True)  # strongest first: each fit starts from the one before
 
-    def judge(
-        self, train: Labelled, validation: Labelled, test: Labelled, classes: int
-    ) -> tuple[Float[Tensor, "Q C"], dict[str, Any]]:
-        mean, std = train[0].mean(0), train[0].std(0)
-        scale = torch.where(std > 0, std, 1.0)  # a feature that never varies says nothing either way
-        fitted, tried = (train[0] - mean) / scale, (validation[0] - mean) / scale
-        weights, best, accuracy = None, self.l2[0], {}
-        for l2 in self.l2:
-            weights = logistic_regression(fitted, train[1], classes, l2, weights)
-            predicted = (tried @ weights[0] + weights[1]).argmax(1)
-            accuracy[l2] = (predicted == validation[1]).double().mean().item()
-            best = max(accuracy, key=accuracy.__getitem__)
-            if accuracy[l2] < accuracy[best] - GIVE_UP:
-                break
-        weight, bias = logistic_regression(
-            torch.cat([fitted, tried]), torch.cat([train[1], validation[1]]), classes, best, weights
-        )
-        scores = ((test[0] - mean) / scale) @ weight + bias
-        return scores, {
-            "l2": best,
-            "validation accuracy by l2": {f"{key:g}": value for key, value in accuracy.items()},
-        }
+    def judge(self, bench: Bench) -> list[Result]:
+        classes = bench.classes()
+        train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
+        return [probe(train, validation, test, classes, self.l2)]
 
 
-def logistic_regression(
-    features: Float[Tensor, "N D"],
-    labels: Int64[Tensor, " N"],
-    classes: int,
-    l2: float,
-    start: Weights | None = None,
-    iterations: int = 500,
-) -> Weights:
-    """Minimise ``mean cross entropy + l2 / 2 · |W|²`` over ``W [D, C]`` and ``b [C]`` with L-BFGS.
+def probe(
+    train: Labelled, validation: Labelled, test: Labelled, classes: list[str], penalties: Sequence[float]
+) -> Result:
+    """Choose the penalty on validation, fit on train and validation, look at test."""
+    require_images(validation, "validation")
+    mean, scale = moments(train[0])
+    fitted, tried, asked = ((features - mean) / scale for features in (train[0], validation[0], test[0]))
+    regression, weights, accuracy = LogisticRegression(fitted, train[1], len(classes)), None, {}
+    for l2 in penalties:
+        weights = regression.fit(l2, weights)
+        predicted = (tried @ weights[0] + weights[1]).argmax(1)
+        accuracy[l2] = (predicted == validation[1]).double().mean().item()
+        if accuracy[l2] < max(accuracy.values()) - GIVE_UP:
+            break
+    chosen = best(accuracy)
+    both = LogisticRegression(torch.cat([fitted, tried]), torch.cat([train[1], validation[1]]), len(classes))
+    weight, bias = both.fit(chosen, weights)
+    predicted = (asked @ weight + bias).argmax(1)
+    found = classification(predicted[None], test[1], classes)
+    return Result(found, {"l2": chosen, "validation accuracy by l2": by_name(accuracy)})
 
-    Equals scikit-learn's ``LogisticRegression(C=1 / (l2 · N))``; the bias is not penalised in either. Two classes are
-    no exception here; scikit-learn gives them one weight vector, so there ``C=2 / (l2 · N)``.
 
-    - ``start``: weights to start from, so that a sweep over ``l2`` takes few iterations each.
-    """
-    shapes = ((features.shape[1], classes), (classes,))
-    first = start or tuple(features.new_zeros(shape) for shape in shapes)
-    weight, bias = (part.clone().requires_grad_() for part in first)
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=iterations,
-        history_size=20,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
-    )
+def moments(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Mean and standard deviation of each feature; of one that never varies 1, since it says nothing either way."""
+    std = features.std(0, correction=0)
+    return features.mean(0), torch.where(std > 0, std, 1.0)
 
-    def objective() -> Tensor:
-        solver.zero_grad()
-        loss = F.cross_entropy(features @ weight + bias, labels) + l2 / 2 * weight.square().sum()
-        loss.backward()
-        return loss
 
-    with torch.enable_grad():
-        solver.step(objective)
-    return weight.detach(), bias.detach()
+def require_images(labelled: Labelled, split: str) -> None:
+    """Raises :class:`InputError` when a split that something is chosen on is empty."""
+    if not len(labelled[1]):
+        raise InputError(f"The {split} split is empty, and this evaluation chooses on it: set --data.validation.")

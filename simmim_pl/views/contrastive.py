@@ -50,7 +50,9 @@ class ContrastiveViews(Views):
         greyscale: float = 0.2,
     ) -> None:
         super().__init__()
-        check_geometry(size, views, scale, ratio)
+        if views < 2:
+            raise InputError(f"views must be at least 2 for there to be a pair to compare, and is {views}")
+        check_geometry(size, scale, ratio)
         check_chances(flip=flip, jitter=jitter, greyscale=greyscale)
         check_strengths(hue, brightness=brightness, contrast=contrast, saturation=saturation)
         self.size, self.views, self.scale, self.ratio = size, views, scale, ratio
@@ -72,12 +74,10 @@ class ContrastiveViews(Views):
         return greyscale(jitter(view, colours), chance[1] < self.greyscale)
 
 
-def check_geometry(size: int, views: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+def check_geometry(size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     """Refuse views that cannot be cut."""
     if size < 1:
         raise InputError(f"size must be at least 1 pixel, and is {size}")
-    if views < 2:
-        raise InputError(f"views must be at least 2 for there to be a pair to compare, and is {views}")
     if not 0 < scale[0] <= scale[1] <= 1:
         raise InputError(f"scale must be a least and a greatest fraction in (0, 1], and is {tuple(scale)}")
     if not 0 < ratio[0] <= ratio[1]:

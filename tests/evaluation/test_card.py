@@ -1,102 +1,299 @@
-"""The result card says what was measured, on what, with what; the same run gives the same results."""
+"""The result card says what was measured, on what, with what; the same command gives the same card."""
 
+import csv
 import json
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 import simmim_pl
 from simmim_pl.checkpoint import load_encoder
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.evaluation import KNN
-from simmim_pl.evaluation.card import table
+from simmim_pl.evaluation import KNN, Evaluation
+from simmim_pl.evaluation import card as page
+from simmim_pl.evaluation.card import aligned, code_version, copy_beside, number_alike, scalars, shown, table, write
 from simmim_pl.evaluation.frozen import digest
 from tests.conftest import CONFIGS, QUIET, SHAPES
 
 Command = Callable[[list[str]], Path]
+TWO = '--model.protocols=[{"class_path":"simmim_pl.evaluation.KNN","init_args":{"k":[3,5]}}, \
+{"class_path":"simmim_pl.evaluation.FewLabels","init_args":{"shares":[0.5],"per_class":[2],"draws":2}}]'
 
 
-def judge(cli: Command, name: str, checkpoint: Path, *more: str) -> tuple[Path, dict[str, Any]]:
-    evaluation = f"--config={CONFIGS / 'evaluate' / name}.yaml"
-    folder = cli(["fit", evaluation, *SHAPES, *QUIET, f"--model.checkpoint={checkpoint}", *more])
-    return folder, json.loads((folder / "result.json").read_text())
+def strictly(text: str) -> dict[str, Any]:
+    """JSON as its standard has it: NaN and Infinity, which Python writes too, are none."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return found
 
 
-def test_the_card_says_what_was_measured_on_what_with_what(
-    cli: Command, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+def command(checkpoint: Path, *more: str) -> list[str]:
+    config = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
+    return ["validate", config, *SHAPES, *QUIET, TWO, f"--model.checkpoint={checkpoint}", *more]
+
+
+@pytest.fixture
+def moved(pretrained: Path, tmp_path: Path) -> Path:
+    """The checkpoint in a folder of the test's own, where copies of results may lie."""
+    path = tmp_path / "trained/last.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(pretrained.read_bytes())
+    return path
+
+
+def timeless(part: Any) -> Any:
+    """A card without the times, at any depth."""
+    if isinstance(part, dict):
+        return {key: timeless(value) for key, value in part.items() if key != "wall_time_seconds"}
+    return [timeless(each) for each in part] if isinstance(part, list) else part
+
+
+def times(part: Any) -> list[float]:
+    """All times of a card."""
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    own = [part["wall_time_seconds"]] if isinstance(part, dict) and "wall_time_seconds" in part else []
+    return own + [time for each in inner for time in times(each)]
+
+
+def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
+    cli: Command, moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["simmim_pl", "fit", "--one", "two"])
-    _, card = judge(cli, "linear", pretrained)
+    monkeypatch.setattr(sys, "argv", ["simmim_pl", "validate", "--one", "two"])
+    runs = [cli(command(moved)) for _ in range(2)]  # the second finds the features of the first
+    runs.append(cli(command(moved, "--model.cache=false")))
+    cards = [strictly((run / "result.json").read_text()) for run in runs]
+    card = cards[0]
+
     assert card.keys() == {
-        *("task", "data", "images", "checkpoint", "encoder_hash", "results", "command", "versions", "device")
+        *("checkpoint", "encoders", "data", "results", "seed", "command", "code", "versions"),
+        *("device", "precision", "wall_time_seconds"),
     }
-    assert (card["task"], card["data"], card["device"]) == ("LinearProbe", "Shapes", "cpu")
-    assert card["images"] == {"train": 180, "validation": 20, "test": 100}
-    assert card["checkpoint"] == str(pretrained)
-    assert card["command"] == "python -m simmim_pl fit --one two"
+    assert (card["checkpoint"], card["seed"], card["device"]) == (str(moved), 0, "cpu × 1")
+    assert card["precision"] == "32-true"
+    assert card["command"] == "python -m simmim_pl validate --one two"
+    assert card["code"] == code_version()
     assert card["versions"]["torch"] == torch.__version__
     assert card["versions"]["python"] == platform.python_version()
     assert card["versions"]["simmim_pl"] == simmim_pl.__version__
-    assert list(card["results"]) == ["pretrained", "untrained", "raw pixels"]
-    for result in card["results"].values():
-        assert result.keys() == {"accuracy", "width", "l2", "validation accuracy by l2"}
-        assert 0 <= result["accuracy"] <= 1
-        assert f"{result['l2']:g}" in result["validation accuracy by l2"]
+    assert list(card["encoders"]) == ["pretrained", "untrained", "raw pixels"]
+    assert card["encoders"]["pretrained"] == {
+        "class": "FastCNN",
+        "hash": digest(load_encoder(str(moved), trained=True)),
+    }
+    (data,) = card["data"]
+    assert data["items"] == {"train": 180, "validation": 20, "test": 100}
+    assert data["digest"]["test"] == Shapes(train=200, test=100, size=16, copies=1).load("test").digest()
+    assert (data["name"], data["source"], data["split_seed"]) == ("Shapes", "Shapes", 0)
+    for result in card["results"]:
+        assert result.keys() == {
+            *("task", "variant", "data", "encoder", "metrics", "per_class", "confusion", "chosen", "protocol"),
+            "wall_time_seconds",
+        }
+        accuracy = result["metrics"]["accuracy"]
+        assert 0 <= accuracy["interval"][0] <= accuracy["value"] <= accuracy["interval"][1] <= 1
+        assert len(result["per_class"]) == len(result["confusion"]) == 10
+        assert sum(map(sum, result["confusion"])) == 100
+        diagonal = sum(row[label] for label, row in enumerate(result["confusion"]))
+        assert diagonal / 100 == pytest.approx(accuracy["value"])
+        assert "data" not in result["protocol"]
+    assert len(card["results"]) == 3 * 3
 
+    # The same command gives the same card but for its times, whether features are in the cache or not.
+    assert timeless(cards[0]) == timeless(cards[1]) == timeless(cards[2])
+    assert len(times(card)) == 1 + 9
+    assert all(time >= 0 for time in times(card))
 
-def test_the_hash_is_of_the_encoders_that_were_judged(cli: Command, pretrained: Path) -> None:
-    for baselines in ("false", "true"):
-        _, card = judge(cli, "knn", pretrained, f"--model.baselines={baselines}")
-        assert card["encoder_hash"] == digest(load_encoder(str(pretrained), trained=True))
-        assert card["encoder_hash"] != digest(load_encoder(str(pretrained), trained=False))
-
-
-@pytest.mark.parametrize("name", ["knn", "linear"])
-def test_the_same_run_gives_the_same_results(cli: Command, pretrained: Path, name: str) -> None:
-    first, card = judge(cli, name, pretrained)
-    second, again = judge(cli, name, pretrained)
-    assert first != second
-    assert again == card
-
-
-def test_what_is_printed_is_what_is_written(cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, card = judge(cli, "knn", pretrained)
+    # What is printed is what is written, and copies lie beside the checkpoint, one a run.
     printed = capsys.readouterr().out
-    assert table(card) in printed
-    assert f"Written to {folder.relative_to(Path.cwd())}/result.json" in printed
-    rows = re.findall(r"^\| (\w[\w ]*?) +\| +(\d+) \| +([\d.]+) % \|$", table(card), re.MULTILINE)
-    assert [(name, int(width)) for name, width, _ in rows] == [
-        (name, result["width"]) for name, result in card["results"].items()
-    ]
-    for (_, _, percent), result in zip(rows, card["results"].values(), strict=True):
-        assert float(percent) == pytest.approx(100 * result["accuracy"], abs=0.05)
+    names = set()
+    for run, own in zip(runs, cards, strict=True):
+        assert (run / "result.md").read_text() == f"{table(own)}\n"
+        copy = moved.with_name(f"last.{run.parent.name}-{run.name}.result")
+        for ending in ("json", "md"):
+            beside = copy.with_name(f"{copy.name}.{ending}")
+            assert beside.read_text() == (run / f"result.{ending}").read_text()
+            names.add(beside.name)
+        assert f"Written to {run.relative_to(Path.cwd())}/result.json and .md" in printed
+    assert printed.count(table(card)) == 3
+    assert {path.name for path in moved.parent.iterdir()} == {"last.ckpt", *names}
+    assert len(names) == 2 * 3
+
+    # Every value is among the logged metrics.
+    with (runs[0] / "metrics.csv").open() as file:
+        logged = next(row for row in csv.DictReader(file) if row.get("test/Shapes/KNN/pretrained/accuracy"))
+    for name, value in scalars(card["results"]):
+        assert float(logged[name]) == pytest.approx(value, abs=1e-6)
 
 
-def test_every_line_of_the_table_is_as_wide() -> None:
-    results = {"a": {"accuracy": 1.0, "width": 8}, "raw pixels": {"accuracy": 0.123, "width": 30_000}}
-    lines = table({"task": "T", "data": "D", "images": {"test": 1}, "results": results}).splitlines()
-    assert lines[0] == "T on D: 1 test images"
-    assert len({len(line) for line in lines[1:]}) == 1
-    assert "100.0 %" in lines[3]
-    assert "12.3 %" in lines[4]
+def trainer(root: Path, **options: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return Trainer(accelerator="cpu", devices=1, default_root_dir=root, limit_val_batches=2, **{**quiet, **options})
 
 
 def test_without_a_logger_the_card_is_printed_and_not_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pretrained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    runner = Trainer(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, enable_checkpointing=False, **quiet)
-    module = KNN(k=3, encoder=FastCNN(2))
+    monkeypatch.chdir(tmp_path)
+    beside = sorted(pretrained.parent.iterdir())
     images = Images(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
-    runner.fit(module, datamodule=images)
-    runner.test(module, datamodule=images, verbose=False)
-    assert "KNN on Shapes: 10 train, 10 validation, 10 test images" in capsys.readouterr().out
+    module = Evaluation([KNN(k=[3])], checkpoint=str(pretrained), baselines=False)
+    trainer(tmp_path, logger=False).validate(module, datamodule=images, verbose=False)
+    printed = capsys.readouterr().out
+    assert "Shapes: 10 train, 10 validation, 10 test" in printed
+    assert "Written" not in printed
+    assert module.card["results"][0]["task"] == "KNN"
     assert not list(tmp_path.iterdir())
+    assert sorted(pretrained.parent.iterdir()) == beside
+
+
+def test_a_given_encoder_has_no_checkpoint_to_leave_a_copy_with(tmp_path: Path) -> None:
+    images = Images(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
+    module = Evaluation([KNN(k=[3])], encoder=FastCNN(2), baselines=False)
+    trainer(tmp_path).validate(module, datamodule=images, verbose=False)
+    assert module.card["checkpoint"] is None
+    assert len(list(tmp_path.rglob("*.json"))) == len(list(tmp_path.rglob("*.md"))) == 1
+
+
+def result(encoder: str, value: float = 0.5, task: str = "KNN", **more: Any) -> dict[str, Any]:
+    metrics = {"accuracy": {"value": value, "interval": [value - 0.1, value + 0.1]}}
+    return {"task": task, "variant": "", "data": "Shapes", "encoder": encoder, "metrics": metrics, **more}
+
+
+def carded(*results: dict[str, Any]) -> dict[str, Any]:
+    return {"data": [{"name": "Shapes", "items": {"train": 2, "validation": 1, "test": 3}}], "results": list(results)}
+
+
+def test_a_folder_that_cannot_be_written_costs_the_copy_and_not_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_card: dict[str, Any], _path: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "write", full)
+        with pytest.warns(UserWarning, match=r"no copy of the result beside .*last\.ckpt \(Read-only file system\)"):
+            copy_beside(carded(), tmp_path / "last.ckpt", tmp_path / "knn/1")
+    assert "beside" not in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="no copy of the result beside"):  # and where the folder is none
+        copy_beside(carded(), tmp_path / "file/last.ckpt", tmp_path / "knn/1")
+
+
+def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(carded(result("given", 0.25)), tmp_path / "new/result")
+    before = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
+    assert before.keys() == {"result.json", "result.md"}
+    assert strictly(before["result.json"]) == carded(result("given", 0.25))
+
+    def half(self: Path, text: str, **_: Any) -> int:
+        with self.open("w") as file:
+            file.write(text[:5])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(OSError, match="No space left"):
+            write(carded(result("given", 0.75)), tmp_path / "new/result")
+    assert {name: (tmp_path / "new" / name).read_text() for name in before} == before
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="|"), max_size=8)
+
+
+@given(rows=st.integers(1, 4).flatmap(lambda wide: st.lists(st.lists(CELLS, min_size=wide, max_size=wide), min_size=1)))
+@settings(deadline=None, max_examples=40)
+def test_every_line_of_a_table_is_as_wide_and_holds_its_cells(rows: list[list[str]]) -> None:
+    lines = aligned(rows)
+    assert len({len(line) for line in lines}) == 1
+    assert len({tuple(i for i, sign in enumerate(line) if sign == "|") for line in lines}) == 1
+    assert set(lines.pop(1)) == {"|", "-"}
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == rows
+
+
+def test_an_encoder_that_a_protocol_does_not_judge_has_a_dash() -> None:
+    lines = table(carded(result("given"), result("raw pixels", 0.25), result("given", task="FineTune"))).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    assert cells[0] == ["data", "task", "metric, %", "given", "raw pixels"]
+    assert cells[2:] == [
+        ["Shapes", "KNN", "accuracy", "50.0 [40.0–60.0]", "25.0 [15.0–35.0]"],
+        ["Shapes", "FineTune", "accuracy", "50.0 [40.0–60.0]", "–"],
+    ]
+
+
+def test_a_value_is_shown_with_its_interval_and_the_spread_over_repeats() -> None:
+    estimate = {"value": 0.12345, "interval": [0.1, 0.2]}
+    assert shown(estimate) == "12.3 [10.0–20.0]"
+    assert shown({**estimate, "std": 0.0106}) == "12.3 ± 1.1 [10.0–20.0]"
+
+
+def test_variants_and_metrics_have_lines_and_scalars_of_their_own() -> None:
+    dense = result("raw pixels", task="DenseProbe")
+    dense["metrics"] = {"mean IoU": {"value": 0.2, "interval": [0.1, 0.3]}, **dense["metrics"]}
+    entries = [result("given", 0.4, task="FewLabels", variant="1 % of labels"), dense]
+    assert dict(scalars(entries)) == {
+        "test/Shapes/FewLabels_1_%_of_labels/given/accuracy": 0.4,
+        "test/Shapes/DenseProbe/raw_pixels/mean_IoU": 0.2,
+        "test/Shapes/DenseProbe/raw_pixels/accuracy": 0.5,
+    }
+    text = table(carded(*entries))
+    assert re.search(r"\| FewLabels, 1 % of labels +\| accuracy +\| 40\.0", text)
+    assert re.search(r"\| DenseProbe +\| mean IoU +\| – +\| 20\.0", text)
+
+
+def test_results_that_would_be_one_line_are_numbered() -> None:
+    entries = [
+        *(result("given", 0.1), result("given", 0.2), result("raw pixels", 0.3), result("raw pixels", 0.4)),
+        *(result("given", 0.5, variant="half"), result("given", 0.6, variant="half"), result("given", 0.7)),
+    ]
+    number_alike(entries)
+    assert [each["variant"] for each in entries] == ["", "(2)", "", "(2)", "half", "half (2)", "(3)"]
+    assert sorted(dict(scalars(entries)).values()) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert len(table(carded(*entries)).splitlines()) == 3 + 5
+
+
+def git(folder: Path, *command: str) -> str:
+    identity = ["-c", "user.name=N", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false"]
+    args = ["git", "-C", str(folder), *identity, *command]
+    return subprocess.run(args, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "project/simmim_pl/__init__.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("first")
+    monkeypatch.setattr(simmim_pl, "__file__", str(module))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a hook of git runs the tests
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert code_version() is None
+    git(tmp_path / "project", "init", "--quiet")
+    (tmp_path / "project/README.md").write_text("")
+    git(tmp_path / "project", "add", "README.md")
+    git(tmp_path / "project", "commit", "--quiet", "--message=one")
+    assert code_version() is None  # an environment inside another project's checkout
+    git(tmp_path / "project", "add", "simmim_pl")
+    git(tmp_path / "project", "commit", "--quiet", "--message=two")
+    commit = git(tmp_path / "project", "rev-parse", "HEAD")
+    assert code_version() == commit
+    (tmp_path / "project/runs").write_text("results are not code")
+    assert code_version() == commit
+    module.write_text("second")
+    assert code_version() == f"{commit} with changes"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_version() is None  # without git

@@ -1,293 +1,319 @@
-"""An evaluation through the command line: a frozen encoder stays frozen, and every image counts once."""
+"""What is judged is what was asked for, frozen, and an encoder that changes while it is judged is found out."""
 
-import json
-import os
-import subprocess
-import sys
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
-from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-import simmim_pl
 from simmim_pl.checkpoint import load_encoder
-from simmim_pl.data import Folder, Images, Shapes
+from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.evaluation import KNN, LinearProbe
-from simmim_pl.evaluation.frozen import Frozen, RawPixels, digest
-from simmim_pl.records import InputError
-from tests.conftest import CONFIGS, QUIET, SHAPES
-
-Command = Callable[[list[str]], Path]
-PACKAGE = Path(simmim_pl.__file__).parents[1]
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import RawPixels, Watch, attributes, digest, require_frozen, subjects
+from simmim_pl.records import Encoder, Features, InputError
 
 
-def config(name: str, *more: str) -> list[str]:
-    return ["fit", f"--config={CONFIGS / 'evaluate' / name}.yaml", *SHAPES, *QUIET, "--data.batch_size=32", *more]
+def asked(
+    checkpoint: Path | None = None,
+    encoder: Encoder | None = None,
+    weights: Path | None = None,
+    baselines: bool = True,
+    seed: int = 0,
+) -> dict[str, Encoder]:
+    paths = [None if path is None else str(path) for path in (checkpoint, weights)]
+    return subjects(paths[0], encoder, paths[1], baselines, (), seed)
 
 
-def card(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
+def network(seed: int = 0) -> FastCNN:
+    torch.manual_seed(seed)
+    return FastCNN(2)
 
 
-def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that a refused command leaves."""
-    with pytest.raises(SystemExit) as end:
-        run()
-    assert end.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Another tool's file: the encoder's tensors under a prefix, beside a classifier's."""
+    state = {f"module.{name}": tensor for name, tensor in network(seed=9).state_dict().items()}
+    torch.save({"state_dict": {**state, "module.fc.weight": torch.zeros(10, 16)}}, tmp_path / "theirs.pt")
+    return tmp_path / "theirs.pt"
 
 
-def given(**options: Any) -> KNN:
-    torch.manual_seed(0)
-    return KNN(k=5, encoder=FastCNN(2), **options)
+def test_the_names_in_the_table_say_what_is_judged(pretrained: Path, weights: Path) -> None:
+    assert list(asked(pretrained)) == ["pretrained", "untrained", "raw pixels"]
+    assert list(asked(pretrained, baselines=False)) == ["pretrained"]
+    assert list(asked(encoder=network())) == ["given", "raw pixels"]
+    assert list(asked(encoder=network(), baselines=False)) == ["given"]
+    assert list(asked(encoder=network(), weights=weights)) == ["given", "untrained", "raw pixels"]
+    assert list(asked(encoder=network(), weights=weights, baselines=False)) == ["given"]
 
 
-def trainer(root: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    options = {"max_epochs": 1, "num_sanity_val_steps": 0, "enable_checkpointing": False, **quiet, **options}
-    return Trainer(accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), **options)
+@pytest.mark.parametrize("both", [True, False])
+def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(pretrained: Path, both: bool) -> None:
+    with pytest.raises(InputError, match=r"either --model\.checkpoint PATH or --model\.encoder, not both"):
+        asked(pretrained if both else None, network() if both else None)
 
 
-def shapes(test: int = 20) -> Images:
-    return Images(Shapes(train=50, test=test, size=16, copies=1), batch_size=8, validation=10)
-
-
-def judge(root: Path, module: Frozen, *callbacks: Callback, images: Images | None = None) -> Trainer:
-    """What the command line does: fit, then test."""
-    runner, images = trainer(root, *callbacks), images or shapes()
-    runner.fit(module, datamodule=images)
-    runner.test(module, datamodule=images, verbose=False)
-    return runner
-
-
-class Watch(Callback):
-    """The encoder as it is whenever a batch of any stage is seen."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, bool, bool]] = []
-
-    def look(self, module: Frozen) -> None:
-        parts = list(module.subjects.modules())
-        free = any(parameter.requires_grad for parameter in module.subjects.parameters())
-        self.seen.append((digest(module.subjects), any(part.training for part in parts), free))
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        self.look(pl_module)
-
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        self.look(pl_module)
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        self.look(pl_module)
-
-
-@pytest.mark.parametrize("kind", [KNN, LinearProbe])
-def test_the_encoder_never_changes(tmp_path: Path, pretrained: Path, kind: type[Frozen]) -> None:
-    module, watch = kind(checkpoint=str(pretrained)), Watch()
-    before = {name: tensor.clone() for name, tensor in module.subjects.state_dict().items()}
-    judge(tmp_path, module, watch)
-    after = module.subjects.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before.keys() | after.keys())
-    assert len(watch.seen) == 5 + 2 + 3  # batches of train, validation and test
-    assert set(watch.seen) == {(module.digest, False, False)}
-    assert not any(parameter.grad is not None for parameter in module.subjects.parameters())
+def test_weights_go_with_an_encoder_only(pretrained: Path, weights: Path) -> None:
+    for checkpoint in (pretrained, None):
+        with pytest.raises(InputError, match=r"--model\.weights PATH goes with --model\.encoder"):
+            asked(checkpoint, weights=weights)
 
 
 def test_the_subject_is_the_checkpoint_and_the_baseline_is_not(pretrained: Path) -> None:
-    module = KNN(checkpoint=str(pretrained), seed=3)
     saved = torch.load(pretrained, weights_only=True)["state_dict"]
-    loaded, fresh = (module.subjects[name].state_dict() for name in ("pretrained", "untrained"))
+    found = asked(pretrained, seed=3)
+    loaded, fresh = (found[name].state_dict() for name in ("pretrained", "untrained"))
     assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in loaded.items())
+    assert fresh.keys() == loaded.keys()
+    kernels = [name for name, tensor in fresh.items() if tensor.ndim == 4 and name not in ("mean", "std")]
+    assert kernels
+    assert all(not torch.equal(fresh[name], loaded[name]) for name in kernels)
+
+
+def test_the_untrained_encoder_is_a_function_of_the_seed(pretrained: Path) -> None:
     torch.manual_seed(3)
-    again = load_encoder(str(pretrained), trained=False).state_dict()
-    assert all(torch.equal(fresh[name], again[name]) for name in again)
-    weights = [name for name, tensor in fresh.items() if tensor.ndim == 4]
-    assert all(not torch.equal(fresh[name], loaded[name]) for name in weights)
+    expected = load_encoder(str(pretrained), trained=False)
+    states, found = [], {}
+    for baselines in (False, True):
+        torch.manual_seed(7)
+        found = asked(pretrained, seed=3, baselines=baselines)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)  # and leaves global randomness alone
+    assert digest(found["untrained"]) == digest(expected)
+    assert digest(asked(pretrained, seed=4)["untrained"]) != digest(expected)
 
 
-def test_training_mode_reaches_the_probe_and_not_the_encoder() -> None:
-    module = given()
-    assert module.train() is module
-    assert module.training
-    assert not any(part.training for part in module.subjects.modules())
-    assert not any(parameter.requires_grad for parameter in module.subjects.parameters())
+def test_a_given_encoder_is_judged_as_it_is() -> None:
+    encoder = network()
+    before = digest(encoder)
+    assert asked(encoder=encoder)["given"] is encoder
+    assert digest(encoder) == before
 
 
-class Tamper(Callback):
-    """Changes one number of the encoder before the test."""
-
-    def __init__(self, find: Callable[[nn.Module], Tensor]) -> None:
-        self.find = find
-
-    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.find(pl_module.subjects["given"]).add_(1)
+def test_weights_go_into_the_given_encoder_and_its_untrained_copy_keeps_its_own(weights: Path) -> None:
+    found = asked(encoder=network(seed=1), weights=weights)
+    assert digest(found["given"]) == digest(network(seed=9))
+    assert digest(found["untrained"]) == digest(network(seed=1))
+    assert digest(network(seed=1)) != digest(network(seed=9))
 
 
-def buffer(ending: str) -> Callable[[nn.Module], Tensor]:
-    return lambda encoder: next(tensor for name, tensor in encoder.named_buffers() if name.endswith(ending))
+@pytest.mark.parametrize("source", ["checkpoint", "encoder", "weights"])
+def test_all_that_is_judged_is_frozen_and_in_eval_mode(pretrained: Path, weights: Path, source: str) -> None:
+    given = {
+        "checkpoint": {"checkpoint": pretrained},
+        "encoder": {"encoder": network()},
+        "weights": {"encoder": network(), "weights": weights},
+    }
+    for encoder in asked(**given[source]).values():  # type: ignore[arg-type]
+        require_frozen(encoder)
+        assert not any(part.training for part in encoder.modules())
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_what_is_not_frozen_is_not_taken_for_it() -> None:
+    encoder = asked(encoder=network(), baselines=False)["given"]
+    next(encoder.parameters()).requires_grad_(True)
+    with pytest.raises(AssertionError):
+        require_frozen(encoder)
+    next(encoder.parameters()).requires_grad_(False)
+    encoder.net[1].train()
+    with pytest.raises(InputError, match="left eval mode"):
+        require_frozen(encoder)
+
+
+class Honest(FastCNN):
+    """Keeps things, and changes none of them."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(2)
+        self.calls, self.seen, self.memory = 0, [1], {"last": 2.0}
+        self.kept = torch.zeros(2)
+        self.register_buffer("hidden", torch.zeros(1), persistent=False)
+
+    def forward(self, image: Tensor) -> Features:
+        self.cheat(image)
+        return super().forward(image)
+
+    def cheat(self, image: Tensor) -> None:
+        """What it should not do."""
+
+
+class Statistics(Honest):
+    def cheat(self, image: Tensor) -> None:
+        norm = self.net[0][1]
+        F.batch_norm(self.net[0][0](image), norm.running_mean, norm.running_var, training=True)
+
+
+class Parameter(Honest):
+    def cheat(self, image: Tensor) -> None:
+        next(self.parameters()).data.add_(1e-4 * image.mean())
+
+
+class OwnBuffer(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.mean.lerp_(image.mean((0, 2, 3))[:, None, None], 1e-5)
+
+
+class Hidden(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.hidden += 1
+
+
+class Counter(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.calls += 1
+
+
+class InnerCounter(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.net[3].calls = getattr(self.net[3], "calls", 0) + 1
+
+
+class Collector(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.seen.append(len(image))
+
+
+class Memory(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.memory["last"] = image.mean().item()
+
+
+class Keeper(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.kept[0] = image.mean()
+
+
+class Trains(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.train()
+
+
+class TrainsAPart(Honest):
+    def cheat(self, image: Tensor) -> None:
+        self.net[3].train()
+
+
+CHEATS = [
+    *(Statistics, Parameter, OwnBuffer, Hidden, Counter, InnerCounter, Collector, Memory, Keeper, Trains, TrainsAPart)
+]
+
+
+def extract(encoder: Encoder, cache: Path, batch_size: int) -> Tensor:
+    images = Images(SHAPES, batch_size=batch_size, validation=10)
+    images.setup("test")
+    bench = Bench(encoder, images, "given", torch.device("cpu"), nullcontext, cache=cache)
+    return bench.features("test")[0]
+
+
+SHAPES = Shapes(train=20, test=20, size=16, copies=1)
 
 
 @pytest.mark.parametrize(
-    "find",
-    [*map(buffer, ("mean", "running_var", "num_batches_tracked")), lambda encoder: next(encoder.parameters()).data],
+    "batch_size", [8, 32]
+)  # some look at the state of the batch before, of which there may be none
+@pytest.mark.parametrize("kind", CHEATS)
+def test_an_encoder_that_changes_is_not_judged(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
+    encoder = asked(encoder=kind(), baselines=False)["given"]
+    with pytest.raises(InputError, match=f"{kind.__name__} changed while|left eval mode|gave other features"):
+        extract(encoder, tmp_path / "cache", batch_size)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("kind", CHEATS)
+def test_a_watch_finds_every_change_by_itself(kind: type[Honest]) -> None:
+    encoder = asked(encoder=kind(), baselines=False)["given"]
+    watch = Watch(encoder)
+    watch.check()
+    encoder(torch.rand(2, 3, 16, 16))
+    with pytest.raises(InputError, match=f"{kind.__name__} changed while it was judged|left eval mode"):
+        watch.check()
+
+
+def test_an_honest_encoder_is_judged(tmp_path: Path) -> None:
+    encoder = asked(encoder=Honest(), baselines=False)["given"]
+    features = extract(encoder, tmp_path / "cache", 8)
+    assert features.shape == (20, 16)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_hook_and_a_gradient_mode_are_no_change() -> None:
+    encoder = asked(encoder=Honest(), baselines=False)["given"]
+    watch = Watch(encoder)
+    encoder.register_forward_hook(lambda *_: None)
+    encoder.to(memory_format=torch.channels_last)
+    watch.check()
+
+
+def holding(**buffers: Tensor) -> nn.Module:
+    module = nn.Module()
+    for name, tensor in buffers.items():
+        module.register_buffer(name, tensor, persistent=False)
+    return module
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": torch.zeros(2, 3)},  # name
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},  # type, the same bytes
+        {"a": torch.zeros(3, 2)},  # shape, the same bytes
+        {"a": torch.zeros(6)},
+        {"a": torch.tensor([[0.0, 0, 0], [0, 0, 1e-45]])},  # value
+        {"a": torch.full((2, 3), -0.0)},
+        {"a": torch.full((2, 3), float("nan"))},
+        {"a": torch.zeros(2, 3), "b": torch.zeros(0)},
+        {},
+    ],
 )
-def test_an_encoder_that_changed_is_not_judged(tmp_path: Path, find: Callable[[nn.Module], Tensor]) -> None:
-    with pytest.raises(RuntimeError, match="the frozen encoder changed while it was judged"):
-        judge(tmp_path, given(), Tamper(find))
+def test_the_digest_tells_names_types_shapes_and_values_apart(other: dict[str, Tensor]) -> None:
+    assert digest(holding(**other)) != digest(holding(a=torch.zeros(2, 3)))
 
 
-def test_the_digest_tells_name_value_and_type_apart() -> None:
-    module = FastCNN(2)
-    first = digest(module)
-    assert digest(module) == first
-    with torch.no_grad():
-        next(module.parameters()).view(-1)[0] += 1e-6
-    assert digest(module) != first
-    assert digest(nn.ModuleDict({"a": nn.Linear(2, 2)})) != digest(nn.ModuleDict({"b": nn.Linear(2, 2)}))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.bool, torch.int64, torch.complex64])
+def test_the_digest_takes_every_type_and_a_number_without_dimension(dtype: torch.dtype) -> None:
+    first, again, other = (digest(holding(a=torch.tensor(value, dtype=dtype))) for value in (0, 0, 1))
+    assert first == again != other
 
 
-def test_features_are_those_of_every_image_in_the_order_of_the_data_set(tmp_path: Path) -> None:
-    module, images = given(), shapes()
-    judge(tmp_path, module, images=images)
-    for split, subset in images.splits.items():
-        if split == "reference":
-            continue
-        rows, whole = module.whole(split), subset.dataset
-        index = torch.tensor(list(subset.indices))
-        assert torch.equal(rows["index"], index)
-        assert torch.equal(rows["label"], whole.labels[index])
-        torch.testing.assert_close(rows["raw pixels"], whole.images[index].flatten(1) / 255)
-        expected = module.subjects["given"](whole.images[index] / 255).pooled
-        torch.testing.assert_close(rows["given"], expected, atol=1e-5, rtol=1e-5)
+def test_the_digest_does_not_see_how_a_tensor_lies_in_memory() -> None:
+    encoder = network()
+    other = copy.deepcopy(encoder).to(memory_format=torch.channels_last)
+    assert digest(encoder) == digest(other)
+    turned = torch.arange(6.0).view(3, 2).T
+    assert digest(holding(a=turned)) == digest(holding(a=turned.contiguous()))
 
 
-def test_the_accuracy_is_that_of_the_scores_on_the_test_images(tmp_path: Path) -> None:
-    module, images = given(), shapes()
-    runner = judge(tmp_path, module, images=images)
-    train, validation, test = (module.whole(split) for split in ("train", "validation", "test"))
-    for name in ("given", "raw pixels"):
-        bank = torch.cat([train[name], validation[name]])
-        similarity = nn.functional.cosine_similarity(test[name][:, None], bank[None], dim=2)
-        labels = torch.cat([train["label"], validation["label"]])
-        best = similarity.argsort(1, descending=True)[:, :5]
-        votes = nn.functional.one_hot(labels[best], 10) * (similarity.gather(1, best) / 0.1).exp()[..., None]
-        accuracy = (votes.sum(1).argmax(1) == test["label"]).double().mean().item()
-        assert runner.callback_metrics[f"test/{name.replace(' ', '_')}"].item() == pytest.approx(accuracy, abs=1e-6)
-
-
-def test_images_that_ranks_share_count_once() -> None:
-    module = given(baselines=False)
-    label = torch.arange(10)
-
-    def part(index: list[int]) -> dict[str, Tensor]:
-        rows = torch.tensor(index)
-        return {"given": rows[:, None].float() * 2, "label": label[rows], "index": rows}
-
-    module.parts = {"test": [part([4, 0, 2]), part([1, 3]), part([0, 4])]}  # a sampler pads with the first images
-    whole = module.whole("test")
-    assert whole["index"].tolist() == whole["label"].tolist() == [0, 1, 2, 3, 4]
-    assert whole["given"].flatten().tolist() == [0, 2, 4, 6, 8]
-
-
-def test_two_ranks_give_the_result_of_one(cli: Command, pretrained: Path) -> None:
-    options = ["--data.source.test=101", f"--model.checkpoint={pretrained}", "--data.source.train=203"]
-    one = card(cli(config("linear", *options)))
-    before = set(Path("runs/linear").iterdir())
-    command = [sys.executable, "-m", "simmim_pl", *config("linear", *options, "--trainer.strategy=ddp")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)}
-    ended = subprocess.run(
-        [*command, "--trainer.devices=2"], env=environment, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    (folder,) = set(Path("runs/linear").iterdir()) - before
-    two = card(folder)
-    assert two["images"] == one["images"] == {"train": 183, "validation": 20, "test": 101}
-    assert two["encoder_hash"] == one["encoder_hash"]
-    assert two["results"].keys() == one["results"].keys() == {"pretrained", "untrained", "raw pixels"}
-    for name, result in one["results"].items():
-        assert two["results"][name]["accuracy"] == pytest.approx(result["accuracy"], abs=1e-9)
-        assert two["results"][name] == result
-    assert ended.stdout.count("on Shapes: ") == 1  # one rank prints
-
-
-def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(
-    cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    encoder = "--model.encoder=simmim_pl.encoders.FastCNN"
-    for both in ([], [f"--model.checkpoint={pretrained}", encoder]):
-        line = refusal(lambda both=both: cli(config("knn", *both)), capsys)
-        assert "either --model.checkpoint PATH or --model.encoder, not both" in line
-
-
-def test_a_given_encoder_is_judged_as_it_is(cli: Command) -> None:
-    folder = cli(config("knn", "--model.encoder=simmim_pl.encoders.FastCNN", "--model.encoder.width=3"))
-    result = card(folder)
-    assert result["checkpoint"] is None
-    assert {name: row["width"] for name, row in result["results"].items()} == {"given": 24, "raw pixels": 768}
-
-
-@pytest.mark.parametrize("name", ["knn", "linear"])
-def test_without_baselines_the_checkpoint_stands_alone(cli: Command, pretrained: Path, name: str) -> None:
-    result = card(cli(config(name, f"--model.checkpoint={pretrained}", "--model.baselines=false")))
-    assert list(result["results"]) == ["pretrained"]
-    assert result["results"]["pretrained"]["width"] == 16
-
-
-def test_the_baselines_change_nothing_about_the_checkpoint(cli: Command, pretrained: Path) -> None:
-    alone, beside = (
-        card(cli(config("linear", f"--model.checkpoint={pretrained}", f"--model.baselines={on}")))
-        for on in ("false", "true")
-    )
-    assert alone["results"]["pretrained"] == beside["results"]["pretrained"]
-
-
-def test_a_test_without_a_fit_is_refused(cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(lambda: cli(["test", *config("knn", f"--model.checkpoint={pretrained}")[1:]]), capsys)
-    assert "An evaluation starts with fit" in line
-
-
-def test_a_checkpoint_that_is_not_there_is_refused(cli: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(lambda: cli(config("knn", "--model.checkpoint=nowhere.ckpt")), capsys)
-    assert "There is no checkpoint nowhere.ckpt" in line
-
-
-def test_a_folder_without_labels_is_refused(
-    cli: Command, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "flat").mkdir()
-    for number in range(40):
-        Image.new("RGB", (16, 16), (number, 2 * number, 0)).save(tmp_path / "flat" / f"{number}.png")
-    data = [f"--data={CONFIGS / 'data/folder.yaml'}", "--data.source.root=flat", "--data.source.size=16"]
-    base = [arg for arg in config("knn", f"--model.checkpoint={pretrained}") if arg not in SHAPES]
-    line = refusal(lambda: cli([*base[:2], *data, *base[2:]]), capsys)
-    assert "no labels: an evaluation needs class folders" in line
-    with pytest.raises(InputError, match="no labels"):
-        judge(tmp_path, given(), images=Images(Folder(str(tmp_path / "flat"), size=16), batch_size=8))
-
-
-def test_an_empty_validation_split_is_refused(
-    cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = refusal(lambda: cli(config("linear", f"--model.checkpoint={pretrained}", "--data.validation=0")), capsys)
-    assert "The validation split is empty" in line
-
-
-def test_a_second_fit_starts_afresh(tmp_path: Path) -> None:
-    module = given()
-    first = judge(tmp_path, module).callback_metrics
-    module.parts.pop("test")
-    assert judge(tmp_path, module).callback_metrics == first
-    assert len(module.whole("train")["index"]) == 40
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module: setattr(module, "text", "other"),
+        lambda module: setattr(module, "flag", 1),  # equal to True, and another
+        lambda module: module.nested["list"][0].append(3),
+        lambda module: module.kept.add_(1),
+        lambda module: setattr(module, "new", None),
+        lambda module: delattr(module, "text"),
+        lambda module: setattr(module[0], "inner", 2),
+    ],
+)
+def test_attributes_are_seen_however_deep(change: Callable[[Any], Any]) -> None:
+    module: Any = nn.Sequential(nn.Identity())
+    module.text, module.flag, module.kept = "some", True, torch.zeros(2)
+    module.nested = {"list": [[1, 2], (torch.ones(1),)]}
+    before = attributes(module)
+    assert attributes(module) == attributes(copy.deepcopy(module)) == before
+    change(module)
+    assert attributes(module) != before
 
 
 def test_raw_pixels_are_the_pixels() -> None:
     image = torch.rand(2, 3, 4, 5)
-    assert torch.equal(RawPixels()(image).pooled, image.reshape(2, 60))
+    found = RawPixels()(image)
+    assert torch.equal(found.pooled, image.reshape(2, 60))
+    assert torch.equal(found.grid, image)

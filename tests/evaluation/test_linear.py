@@ -1,20 +1,41 @@
 """The linear probe is scikit-learn's logistic regression, and chooses its penalty without a look at test."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch.utils.data import Subset
 
-from simmim_pl.encoders import FastCNN
-from simmim_pl.evaluation import LinearProbe
-from simmim_pl.evaluation.linear import logistic_regression
+from simmim_pl.data.source import InMemory
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import RawPixels
+from simmim_pl.evaluation.linear import GIVE_UP, LinearProbe, moments, probe, require_images
+from simmim_pl.evaluation.protocol import Result
+from simmim_pl.records import InputError
 
 Labelled = tuple[Tensor, Tensor]
+BINARY = ["no", "yes"]
+
+
+def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> Bench:
+    """A bench that knows the features of its splits, so that no encoder is asked."""
+    known = {"train": train, "validation": validation, "test": test}
+    splits = {
+        name: Subset(InMemory(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels), range(len(labels)))
+        for name, (_, labels) in known.items()
+    }
+    data = SimpleNamespace(source=SimpleNamespace(classes=[f"class {c}" for c in range(classes)]), splits=splits)
+    return Bench(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed, known=known)
 
 
 def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: float = 1.0) -> Labelled:
@@ -26,76 +47,8 @@ def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: f
     return (centres[labels] + spread * noise) * torch.linspace(0.5, 2, width) + 0.3, labels
 
 
-def scikit(features: Any, labels: Tensor, l2: float) -> LogisticRegression:
-    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
-    factor = 2 if len(labels.unique()) == 2 else 1
-    c = factor / (l2 * len(labels))
-    return LogisticRegression(C=c, tol=1e-10, max_iter=100_000).fit(np.asarray(features, np.float64), labels)
-
-
-def probe(**options: Any) -> LinearProbe:
-    return LinearProbe(encoder=FastCNN(2), baselines=False, **options)
-
-
-@pytest.mark.parametrize("l2", [1.0, 1e-1, 1e-2, 1e-3])
-@pytest.mark.parametrize("classes", [2, 3, 5])
-def test_logistic_regression_equals_scikit_learn(l2: float, classes: int) -> None:
-    features, labels = clusters(1, 90, classes=classes)
-    weight, bias = logistic_regression(features, labels, classes, l2, iterations=5000)
-    reference = scikit(features, labels, l2)
-    # The softmax is blind to a vector added to every class.
-    weight, bias = (part - part.mean(-1, keepdim=True) for part in (weight, bias))
-    coef, intercept = reference.coef_, reference.intercept_
-    if classes == 2:
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    coef, intercept = coef - coef.mean(0), intercept - intercept.mean()
-    # L-BFGS stops when the objective falls by less than 1e-10: in the flattest direction that is √(2e-10 / l2) at most.
-    tolerance = max((2e-10 / l2) ** 0.5, 1e-4)
-    np.testing.assert_allclose(weight.T, coef, atol=tolerance)
-    np.testing.assert_allclose(bias, intercept, atol=tolerance)
-    queries, _ = clusters(2, 200, classes=classes)
-    logits = queries @ weight + bias
-    np.testing.assert_allclose(logits.softmax(1), reference.predict_proba(queries), atol=1e-4)
-    assert logits.argmax(1).tolist() == reference.predict(queries).tolist()
-
-
-@pytest.mark.parametrize("l2", [1e-1, 1e-3])
-def test_the_gradient_at_the_solution_is_zero(l2: float) -> None:
-    features, labels = clusters(3, 60)
-    weight, bias = (part.requires_grad_() for part in logistic_regression(features, labels, 3, l2))
-    chosen = (features @ weight + bias).log_softmax(1)[torch.arange(60), labels]
-    (l2 / 2 * weight.square().sum() - chosen.mean()).backward()
-    assert weight.grad is not None
-    assert bias.grad is not None
-    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 2e-6
-
-
-def test_a_stronger_penalty_gives_smaller_weights_and_leaves_the_bias_free() -> None:
-    features, labels = clusters(4, 60)
-    labels = labels * (torch.arange(60) % 4 > 0)  # class 0 is the most frequent
-    norms = [logistic_regression(features, labels, 3, l2)[0].norm().item() for l2 in (1e-3, 1e-1, 1e3)]
-    assert norms == sorted(norms, reverse=True)
-    weight, bias = logistic_regression(features, labels, 3, 1e6, iterations=5000)
-    assert weight.abs().max() < 1e-5
-    torch.testing.assert_close(bias.softmax(0), labels.bincount() / 60.0, atol=1e-4, rtol=0, check_dtype=False)
-
-
-@pytest.mark.parametrize("l2", [1e-1, 1e-3])
-def test_a_warm_start_gives_the_answer_of_a_cold_one(l2: float) -> None:
-    features, labels = clusters(5, 90)
-    start = logistic_regression(features, labels, 3, 1.0)
-    before = [part.clone() for part in start]
-    cold = logistic_regression(features, labels, 3, l2, iterations=5000)
-    warm = logistic_regression(features, labels, 3, l2, start, iterations=5000)
-    for one, other in zip(warm, cold, strict=True):
-        one, other = one - one.mean(-1, keepdim=True), other - other.mean(-1, keepdim=True)
-        torch.testing.assert_close(one, other, atol=2 * (2e-10 / l2) ** 0.5, rtol=0)
-    assert (start[0] - cold[0]).abs().max() > 0.1  # there was a way to go
-    assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # what is given is not written to
-
-
 def overfitting() -> tuple[Labelled, Labelled, Labelled]:
-    """One feature of forty tells the classes apart, and a fifth of train is mislabelled: weak penalties overfit."""
+    """One feature of forty tells two classes apart, and a fifth of train is mislabelled: weak penalties overfit."""
 
     def part(seed: int, number: int) -> Labelled:
         generator = torch.Generator().manual_seed(seed)
@@ -108,76 +61,170 @@ def overfitting() -> tuple[Labelled, Labelled, Labelled]:
     return (train, torch.where(torch.arange(100) % 5 < 1, 1 - labels, labels)), part(2, 400), part(3, 400)
 
 
+def scikit(l2: float, number: int, classes: int) -> LogisticRegression:
+    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
+    return LogisticRegression(C=(2 if classes == 2 else 1) / (l2 * number), tol=1e-10, max_iter=100_000)
+
+
+def accuracy(result: Result) -> float:
+    value: float = result.found["metrics"]["accuracy"]["value"]
+    return value
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_accuracy_and_confusion_are_those_of_a_pipeline_of_scikit_learns(classes: int) -> None:
+    train, validation, test = (clusters(seed, 150, classes=classes, spread=1.2) for seed in (6, 7, 8))
+    (result,) = LinearProbe(l2=[0.1, 0.01, 0.001]).judge(bench_of(train, validation, test, classes))
+    scaler = StandardScaler().fit(train[0])
+    swept = {
+        l2: make_pipeline(scaler, scikit(l2, 150, classes)).fit(*train).score(*validation) for l2 in (0.1, 0.01, 0.001)
+    }
+    shown = {float(l2): value for l2, value in result.chosen["validation accuracy by l2"].items()}
+    assert shown == pytest.approx({l2: swept[l2] for l2 in shown}, abs=1e-6)
+    assert result.chosen["l2"] == max(shown, key=lambda l2: (swept[l2], l2))  # of equals the strongest
+    both = scaler.transform(torch.cat([train[0], validation[0]])), torch.cat([train[1], validation[1]])
+    model = scikit(result.chosen["l2"], 300, classes).fit(*both)
+    expected = model.predict(scaler.transform(test[0]))
+    assert result.found["confusion"] == confusion_matrix(test[1], expected).tolist()
+    assert accuracy(result) == pytest.approx((expected == test[1].numpy()).mean(), abs=1e-6)
+    assert result.found["per_class"].keys() == {f"class {c}" for c in range(classes)}
+
+
+def test_the_chosen_penalty_is_fitted_again_on_train_and_validation_together() -> None:
+    # Along the first feature train has class 0 only; where it is large, validation alone knows the class.
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(120, 2, generator=generator)
+    labels = torch.arange(60) % 2
+    train = noise[:60] * 0.3 + torch.stack([torch.zeros(60), 2.0 * labels - 1], 1), labels
+    validation = noise[60:] * 0.3 + torch.tensor([8.0, -1.0]), torch.ones(60, dtype=torch.int64)
+    test = torch.tensor([[8.0, -1.0], [0.0, -1.0], [0.0, 1.0]]), torch.tensor([1, 0, 1])
+    result = probe(train, validation, test, BINARY, [0.01])
+    assert accuracy(result) == 1
+    assert result.chosen["validation accuracy by l2"]["0.01"] < 0.5  # train alone has it wrong
+
+
 def test_the_penalty_is_the_one_validation_prefers() -> None:
     train, validation, test = overfitting()
-    _, chosen = probe(l2=[1e-5, 1.0]).judge(train, validation, test, 2)
+    result = probe(train, validation, test, BINARY, [1.0, 1e-5])
     scaler = StandardScaler().fit(train[0])
-    standard = [scaler.transform(rows[0]) for rows in (train, validation)]
-    accuracy = {l2: scikit(standard[0], train[1], l2).score(standard[1], validation[1]) for l2 in (1.0, 1e-5)}
-    assert accuracy[1.0] > accuracy[1e-5] + 0.03  # so this is a choice
-    assert chosen["l2"] == 1.0
-    measured = {float(l2): value for l2, value in chosen["validation accuracy by l2"].items()}
-    assert measured == pytest.approx(accuracy, abs=0.01)
+    expected = {l2: make_pipeline(scaler, scikit(l2, 100, 2)).fit(*train).score(*validation) for l2 in (1.0, 1e-5)}
+    assert expected[1.0] > expected[1e-5] + 0.03  # so this is a choice
+    assert result.chosen["l2"] == 1.0
+    measured = {float(l2): value for l2, value in result.chosen["validation accuracy by l2"].items()}
+    assert measured == pytest.approx(expected, abs=0.01)
 
 
 def test_a_validation_split_like_train_in_its_mistakes_prefers_the_weak_penalty() -> None:
     train, _, test = overfitting()
-    _, chosen = probe(l2=[10.0, 1e-5]).judge(train, train, test, 2)
-    assert chosen["l2"] == 1e-5
-    assert chosen["validation accuracy by l2"]["10"] < chosen["validation accuracy by l2"]["1e-05"] - 0.05
+    result = probe(train, train, test, BINARY, [10.0, 1e-5])
+    assert result.chosen["l2"] == 1e-5
+    assert result.chosen["validation accuracy by l2"]["10"] < result.chosen["validation accuracy by l2"]["1e-05"] - 0.05
 
 
-def test_test_labels_change_nothing_that_is_chosen_or_scored() -> None:
+def test_of_penalties_that_do_equally_well_the_strongest_is_chosen() -> None:
+    labels = torch.arange(40) % 2
+    features = torch.stack([2.0 * labels - 1, torch.linspace(-1, 1, 40)], 1)
+    split = features, labels
+    (result,) = LinearProbe(l2=[1e-3, 1e-1, 1e-2]).judge(bench_of(split, split, split, 2))
+    assert result.chosen == {"l2": 0.1, "validation accuracy by l2": {"0.1": 1.0, "0.01": 1.0, "0.001": 1.0}}
+
+
+def test_test_labels_change_nothing_that_is_chosen_or_predicted() -> None:
     train, validation, (images, labels) = overfitting()
-    module = probe(l2=[0.3, 1e-2, 1e-4])
-    scores, chosen = module.judge(train, validation, (images, labels), 2)
-    for other in (1 - labels, labels[torch.randperm(len(labels))], torch.zeros_like(labels)):
-        again, choice = module.judge(train, validation, (images, other), 2)
-        assert torch.equal(again, scores)
-        assert choice == chosen
+    first = probe(train, validation, (images, labels), BINARY, [0.3, 1e-2, 1e-4])
+    other = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    for asked in (1 - labels, other, torch.zeros_like(labels)):
+        again = probe(train, validation, (images, asked), BINARY, [0.3, 1e-2, 1e-4])
+        assert again.chosen == first.chosen
+        assert torch.tensor(again.found["confusion"]).sum(0).tolist() == (  # as often predicted
+            torch.tensor(first.found["confusion"]).sum(0).tolist()
+        )
+    turned = probe(train, validation, (images, 1 - labels), BINARY, [0.3, 1e-2, 1e-4])
+    assert accuracy(turned) == pytest.approx(1 - accuracy(first), abs=1e-9)
 
 
-def test_test_images_change_nothing_that_is_chosen() -> None:
+def test_test_images_change_nothing_that_is_chosen_nor_how_features_are_scaled() -> None:
     train, validation, (images, labels) = overfitting()
-    module = probe(l2=[0.3, 1e-2])
-    scores, chosen = module.judge(train, validation, (images, labels), 2)
-    half, choice = module.judge(train, validation, (100 * images[:7], labels[:7]), 2)
-    assert choice == chosen
-    assert len(half) == 7
-    alone, _ = module.judge(train, validation, (images[:1], labels[:1]), 2)
-    torch.testing.assert_close(alone, scores[:1])  # not standardised by test
+    first = probe(train, validation, (images, labels), BINARY, [0.3, 1e-2])
+    assert probe(train, validation, (100 * images[:7], labels[:7]), BINARY, [0.3, 1e-2]).chosen == first.chosen
+    # One by one, each image is classified as it is among all.
+    right = [
+        accuracy(probe(train, validation, (images[i : i + 1], labels[i : i + 1]), BINARY, [0.3])) for i in range(9)
+    ]
+    assert np.mean(right) == accuracy(probe(train, validation, (images[:9], labels[:9]), BINARY, [0.3]))
 
 
-@pytest.mark.parametrize("constant", [0.0, 7.0, -1e-3])
+@pytest.mark.parametrize("constant", [0.0, 7.0, -1e-3, 0.1])
 def test_constant_features_do_no_harm(constant: float) -> None:
     train, validation, test = overfitting()
-    module = probe(l2=[0.3, 1e-2])
-    scores, chosen = module.judge(train, validation, test, 2)
+    first = probe(train, validation, test, BINARY, [0.3, 1e-2])
     flat = [(torch.cat([rows, torch.full((len(rows), 3), constant)], 1), y) for rows, y in (train, validation, test)]
-    again, choice = module.judge(*flat, 2)
-    assert again.isfinite().all()
-    torch.testing.assert_close(again, scores, atol=1e-3, rtol=1e-3)
-    assert choice == chosen
+    again = probe(*flat, BINARY, [0.3, 1e-2])
+    assert again == first
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_scale_and_offset_of_a_feature_do_not_matter(scale: float) -> None:
+    train, validation, test = (clusters(seed, 90) for seed in (1, 2, 3))
+    factor = torch.tensor([scale, 1, 1 / scale, 1, 1, 1], dtype=torch.float64)
+    first = probe(train, validation, test, ["a", "b", "c"], [0.1, 0.01])
+    moved = [(rows * factor + 3 * factor, labels) for rows, labels in (train, validation, test)]
+    assert probe(*moved, ["a", "b", "c"], [0.1, 0.01]) == first
 
 
 def test_the_sweep_stops_when_validation_gets_worse() -> None:
     train, validation, test = overfitting()
-    _, chosen = probe(l2=[1.0, 1e-4, 1e-5, 1e-6]).judge(train, validation, test, 2)
-    tried = list(chosen["validation accuracy by l2"].values())
+    tried = list(
+        probe(train, validation, test, BINARY, [1.0, 1e-4, 1e-5, 1e-6]).chosen["validation accuracy by l2"].values()
+    )
     assert len(tried) == 2
-    assert tried[-1] < max(tried) - 0.01
+    assert tried[-1] < max(tried) - GIVE_UP
 
 
-def test_accuracy_equals_a_pipeline_of_scikit_learns() -> None:
-    train, validation, test = (clusters(seed, 150, spread=1.2) for seed in (6, 7, 8))
-    scores, chosen = probe().judge(train, validation, test, 3)
-    scaler = StandardScaler().fit(train[0])
-    both = torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])
-    # Bessel's correction in our standard deviation is a factor of √(149/150) on every feature.
-    correction = (149 / 150) ** 0.5
-    model = scikit(scaler.transform(both[0]) * correction, both[1], chosen["l2"])
-    expected = model.predict_proba(scaler.transform(test[0]) * correction)
-    np.testing.assert_allclose(scores.softmax(1), expected, atol=1e-3)
-    assert (scores.argmax(1) == test[1]).double().mean().item() == model.score(scaler.transform(test[0]), test[1])
-    plain = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (chosen["l2"] * 300), max_iter=10_000)).fit(*both)
-    assert (scores.argmax(1) == test[1]).double().mean().item() == pytest.approx(plain.score(*test), abs=0.02)
+def test_the_sweep_goes_on_while_validation_is_within_reach_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, validation, test = overfitting()
+    monkeypatch.setattr("simmim_pl.evaluation.linear.GIVE_UP", 1.0)
+    tried = probe(train, validation, test, BINARY, [1.0, 1e-4, 1e-5]).chosen["validation accuracy by l2"]
+    assert list(tried) == ["1", "0.0001", "1e-05"]
+
+
+def test_penalties_are_tried_from_the_strongest_whatever_their_order() -> None:
+    splits = overfitting()
+    results = [LinearProbe(l2=l2).judge(bench_of(*splits, 2)) for l2 in ([0.3, 1e-2], [1e-2, 0.3])]
+    assert results[0] == results[1]
+    assert list(results[0][0].chosen["validation accuracy by l2"]) == ["0.3", "0.01"]
+
+
+def test_clips_are_judged_by_the_mean_of_their_frames() -> None:
+    train, validation, test = (clusters(seed, 60) for seed in (1, 2, 3))
+    shake = torch.tensor([-5.0, 2.0, 3.0], dtype=torch.float64)[:, None]  # of mean zero
+    clips = [(features[:, None] + shake, labels) for features, labels in (train, validation, test)]
+    (still,) = LinearProbe(l2=[0.01]).judge(bench_of(train, validation, test, 3))
+    (moving,) = LinearProbe(l2=[0.01]).judge(bench_of(*clips, 3))
+    assert moving == still
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10**6), number=st.integers(2, 50), offset=st.floats(-50, 50, width=32))
+def test_moments_are_the_standard_scalers(seed: int, number: int, offset: float) -> None:
+    features = torch.randn(number, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3 + offset
+    features[:, 2] = offset
+    mean, scale = moments(features)
+    reference = StandardScaler().fit(features)
+    np.testing.assert_allclose(mean, reference.mean_, atol=1e-12)
+    np.testing.assert_allclose(scale, reference.scale_, rtol=1e-9)
+    assert scale[2] == 1
+
+
+def test_an_empty_validation_split_is_refused() -> None:
+    train, _, test = overfitting()
+    nothing: Any = train[0][:0], train[1][:0]
+    with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
+        LinearProbe().judge(bench_of(train, nothing, test, 2))
+    require_images(test, "validation")
+
+
+@pytest.mark.parametrize("l2", [[], [0.0], [0.1, -1e-3]])
+def test_penalties_that_are_not_positive_are_refused(l2: list[float]) -> None:
+    with pytest.raises(InputError, match="LinearProbe needs positive penalties, got l2"):
+        LinearProbe(l2=l2)

@@ -1,0 +1,213 @@
+"""One encoder on one data set: batches on the device, and features that are extracted once and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import Subset
+from torch.utils.data.distributed import DistributedSampler
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from simmim_pl import distributed
+from simmim_pl.evaluation.frozen import RawPixels, Watch, digest, require_frozen
+from simmim_pl.records import Batch, Encoder, Features, InputError
+from simmim_pl.seeding import seeded
+
+# Features [N, D] of images, or [N, T, D] of clips, with their labels.
+Labelled = tuple[Float[Tensor, "_ *T D"], Int64[Tensor, " _"]]
+Item = TypeVar("Item")
+
+
+@dataclass
+class Bench:
+    """What a protocol works with.
+
+    Attributes:
+        encoder: what is judged; frozen.
+        data: an ``Images`` whose train, validation and test splits are loaded.
+        name: the encoder's name in the table, for progress bars.
+        device: where to compute.
+        precision: makes the context in which networks run, such as autocast.
+        seed: of whatever a protocol draws.
+        cache: folder of extracted features, or ``None``.
+        progress: show progress bars.
+    """
+
+    encoder: Encoder
+    data: Any
+    name: str
+    device: torch.device
+    precision: Callable[[], AbstractContextManager[Any]]
+    seed: int = 0
+    cache: Path | None = None
+    progress: bool = False
+    known: dict[str, Labelled] = field(default_factory=dict)  # splits whose features are in memory
+
+    def classes(self) -> list[str]:
+        """Names of the classes in label order.
+
+        Raises:
+            InputError: the set has no labels, a single class in train, or a class in test that train lacks.
+        """
+        names: list[str] = self.data.source.classes
+        if self.labels("train") is None:
+            raise InputError("This data set has no labels: an evaluation needs class folders, see configs/data/.")
+        seen = {split: self.labels(split).unique().tolist() for split in ("train", "validation", "test")}
+        if len(seen["train"]) < 2:
+            raise InputError("The training images are of a single class, which is nothing to tell apart: add another.")
+        for split in ("validation", "test"):
+            lacking = [names[label] for label in seen[split] if label not in seen["train"]]
+            if lacking:
+                raise InputError(
+                    f"The class {lacking[0]} is in {split} and not in train, where it could be learned: add training "
+                    "images of it, hold fewer images out with --data.validation, or remove the class."
+                )
+        return names
+
+    def labels(self, split: str) -> Any:
+        """Labels of a split, or ``None``; no image is read."""
+        images = self.data.splits[split]
+        known = images.dataset.labels
+        return None if known is None else known[torch.as_tensor(images.indices, dtype=torch.int64)]
+
+    def batches(self, split: str, epoch: int | None = None) -> Iterator[Batch]:
+        """This rank's share of a split on the device: in order and whole, or shuffled by epoch in equal shares."""
+        images, rank, ranks = self.data.splits[split], distributed.rank(), distributed.world_size()
+        if epoch is None:
+            loader = self.data.loader(Subset(images, range(rank, len(images), ranks)))
+        else:
+            # Without drop_last here some ranks would see an image twice; with it all have as many batches.
+            order: DistributedSampler = DistributedSampler(images, ranks, rank, seed=self.seed, drop_last=ranks > 1)
+            order.set_epoch(epoch)
+            loader = self.data.loader(images, sampler=order)
+        for batch in loader:
+            yield cast(Batch, {name: part.to(self.device, non_blocking=True) for name, part in batch.items()})
+
+    @property
+    def batch(self) -> int:
+        """Images of a batch over all ranks."""
+        return int(self.data.batch_size) * distributed.world_size()
+
+    def steps(self, split: str) -> int:
+        """Batches that a shuffled epoch has."""
+        return -(-(len(self.data.splits[split]) // distributed.world_size()) // int(self.data.batch_size))
+
+    def watched(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+        """Iterate with a progress bar."""
+        yield from tqdm(items, desc=f"{self.name}: {what}", total=total, leave=False, disable=not self.progress)
+
+    def generator(self, step: int) -> torch.Generator:
+        """Randomness of a step on this rank."""
+        return seeded(self.seed, step, distributed.rank(), self.device)
+
+    def encode(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
+        """Features of images, uint8 or in [0, 1], by the frozen encoder, in float32."""
+        unit = image if image.is_floating_point() else image.float() / 255
+        with torch.no_grad(), self.precision():
+            require_frozen(self.encoder)
+            features: Features = self.encoder(unit)
+        return Features(features.pooled.float(), features.grid.float())
+
+    def pooled(self, batch: Batch) -> Float[Tensor, "B *T D"]:
+        """Pooled features of a batch of images, or of every frame of a batch of clips."""
+        if "clip" in batch:
+            frames = self.encode(batch["clip"].flatten(0, 1)).pooled
+            return frames.view(*batch["clip"].shape[:2], -1)
+        return self.encode(batch["image"]).pooled
+
+    def vectors(self, split: str) -> Labelled:
+        """Features of a split as one vector an item: of a clip, the mean over its frames."""
+        features, labels = self.features(split)
+        return features.mean(1) if features.ndim == 3 else features, labels
+
+    def features(self, split: str) -> Labelled:
+        """Features of a whole split in the data set's order, the same on every rank, from the cache where it has them.
+
+        Raises:
+            InputError: the encoder changes as it is used, or its features are not finite, or all the same.
+        """
+        if split not in self.known:
+            # Raw pixels are as quickly read from the data as from a file.
+            kept = self.cache is not None and not isinstance(self.encoder, RawPixels)
+            path = self.cache / f"{self.key(split)}.pt" if self.cache and kept else None
+            found = read_cache(path) if path else None
+            # All ranks extract or none does: one may not see yet what another has written.
+            if found is None or not distributed.everywhere(found is not None, self.device):
+                found = self.extract(split)
+                if path and distributed.rank() == 0:
+                    write_cache(path, found)
+            self.known[split] = tuple(part.to(self.device) for part in found)  # type: ignore[assignment]
+        return self.known[split]
+
+    def extract(self, split: str) -> Labelled:
+        """Run the encoder over a split, every image once whatever the number of ranks."""
+        number, watch, parts = len(self.data.splits[split]), Watch(self.encoder), []
+        if number < distributed.world_size():
+            raise InputError(f"The {split} split has {number} images, fewer than there are devices: use fewer.")
+        first: Batch = {}
+        for batch in self.watched(self.batches(split), f"features of {split}", -(-number // self.batch)):
+            first = first or batch
+            parts.append((self.pooled(batch), batch["label"], batch["index"]))
+        if not torch.allclose(self.pooled(first), parts[0][0], rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise InputError(
+                f"The encoder {type(self.encoder).__name__} gave other features when it saw the same images again: "
+                "a frozen encoder must be a function of the image alone."
+            )
+        watch.check()
+        return collect(parts, split)
+
+    def key(self, split: str) -> str:
+        """Names a split's features: by encoder, data, which images of it, and how they are computed."""
+        images = self.data.splits[split]
+        sha = hashlib.sha256(torch.tensor(list(images.indices)).numpy().tobytes())
+        with self.precision():
+            autocast = torch.is_autocast_enabled(self.device.type) and torch.get_autocast_dtype(self.device.type)
+        kind = f"{type(self.encoder).__module__}.{type(self.encoder).__qualname__}"
+        for part in (kind, digest(self.encoder), images.dataset.digest(), autocast, "uint8 / 255"):
+            sha.update(f"|{part}".encode())
+        return sha.hexdigest()[:32]
+
+
+def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
+    """All ranks' rows in the data set's order. Raises :class:`InputError` when features are not finite or all equal."""
+    rows = (torch.cat(column) for column in zip(*parts, strict=True))
+    features, labels, index = (distributed.gather_uneven(column) for column in rows)
+    bad = (~features.isfinite().flatten(1).all(1)).sum().item()
+    if bad:
+        raise InputError(
+            f"The encoder gave NaN or infinite features for {bad} of {len(features)} {split} images: its training "
+            "diverged, or its precision is too low (try --trainer.precision 32-true)."
+        )
+    if len(features) > 1 and not features.flatten(0, -2).std(0).any():
+        raise InputError(
+            f"The encoder gave the same features for all {len(features)} {split} images: it has collapsed, and there "
+            "is nothing to judge."
+        )
+    order = index.argsort()
+    return features[order], labels[order]
+
+
+def read_cache(path: Path) -> Labelled | None:
+    """Cached features, or nothing when there are none or the file is damaged."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return saved["features"], saved["label"]
+    except Exception:  # whatever a damaged file raises: the features are simply extracted again
+        return None
+
+
+def write_cache(path: Path, known: Labelled) -> None:
+    """Write features so that a reader finds a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(f".{os.getpid()}")
+    torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
+    half.replace(path)

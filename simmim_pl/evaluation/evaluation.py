@@ -1,0 +1,153 @@
+"""Judge encoders by protocols, on one data set or many: a ``validate`` of the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from simmim_pl.evaluation import card
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import RawPixels, Watch, subjects
+from simmim_pl.evaluation.protocol import Protocol
+from simmim_pl.records import Encoder, InputError
+
+
+class Evaluation(LightningModule):
+    """Judges a frozen encoder beside its baselines, the same architecture untrained and raw pixels, in one table.
+
+    The encoder comes from a checkpoint of ours, or is given: one of ours, or ``Timm`` or ``Torchvision`` by name, with
+    its weights or those of another tool's file. It must not change while it is judged: parameters, buffers and plain
+    attributes are compared before and after. Nothing is published unless everything was judged.
+
+    Args:
+        protocols: how to judge; each on the run's ``--data`` unless it names its own.
+        checkpoint: path of a checkpoint that ``fit`` wrote.
+        encoder: an encoder to judge as it is, instead of a checkpoint.
+        weights: path of a state dict that another tool saved, to load into ``encoder``.
+        baselines: judge the untrained encoder (of a checkpoint, or of ``weights``) and raw pixels too.
+        transfer: further data sets on which protocols without their own judge too.
+        allow: class paths outside simmim_pl that the checkpoint may name and have imported.
+        cache: keep extracted features in RUNS/.features, by encoder, data and precision. Delete it at any time.
+        seed: of the untrained encoder and of whatever a protocol draws.
+    """
+
+    def __init__(
+        self,
+        protocols: list[Protocol],
+        checkpoint: str | None = None,
+        encoder: Encoder | None = None,
+        weights: str | None = None,
+        baselines: bool = True,
+        transfer: Sequence[LightningDataModule] = (),
+        allow: Sequence[str] = (),
+        cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not protocols:
+            raise InputError("An evaluation needs at least one protocol: see configs/evaluate/.")
+        self.automatic_optimization = False
+        self.protocols, self.transfer, self.checkpoint, self.cache, self.seed = (
+            *(protocols, list(transfer), checkpoint, cache, seed),
+        )
+        # In a dict, and so not part of this module: each is on the device only while it is judged.
+        self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed)
+        self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
+        self.card: dict[str, Any] = {}
+
+    # Lightning's own loop sees one batch (limit_val_batches in configs/evaluate/): protocols read whole splits.
+
+    def configure_optimizers(self) -> None:
+        """Nothing is trained by the trainer."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """See above."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """See above."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """See above."""
+
+    def on_train_epoch_end(self) -> None:
+        self.judge()
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.judge()
+
+    def on_test_epoch_end(self) -> None:
+        self.judge()
+
+    def prepare_data(self) -> None:
+        for data in self.further_data():
+            data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        for data in (self.trainer.datamodule, *self.further_data()):  # type: ignore[attr-defined]
+            data.setup("fit")
+            data.setup("test")
+            if not len(data.splits["validation"]):  # with it the trainer's own loop, and so the evaluation, is skipped
+                raise InputError("The validation split is empty, and evaluations choose on it: set --data.validation.")
+
+    def further_data(self) -> list[LightningDataModule]:
+        """Data sets beside the run's."""
+        return [*self.transfer, *(protocol.data for protocol in self.protocols if protocol.data is not None)]
+
+    def plan(self) -> list[tuple[LightningDataModule, str, list[Protocol]]]:
+        """Data set, encoder and the protocols to judge it by, so that features serve all of them."""
+        here = [protocol for protocol in self.protocols if protocol.data is None]
+        stops = [(data, here) for data in (self.trainer.datamodule, *self.transfer)]  # type: ignore[attr-defined]
+        stops += [(protocol.data, [protocol]) for protocol in self.protocols if protocol.data is not None]
+        return [
+            (data, name, fit)
+            for data, protocols in stops
+            for name, encoder in self.subjects.items()
+            if (fit := [each for each in protocols if each.judges_pixels or not isinstance(encoder, RawPixels)])
+        ]
+
+    @torch.inference_mode(False)  # protocols need gradients of their own
+    def judge(self) -> None:
+        """Run every protocol on every encoder and publish the card."""
+        started, entries, plan = time.perf_counter(), [], self.plan()
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        with tqdm(total=sum(len(stop[2]) for stop in plan), desc="evaluation", disable=not shown) as bar:
+            for data, name, protocols in plan:
+                encoder = self.subjects[name].to(self.device)
+                watch = Watch(encoder)
+                bench = self.bench(data, name, encoder, shown)
+                for protocol in protocols:
+                    bar.set_postfix_str(f"{type(protocol).__name__} of {name} on {bench.data.source.name}")
+                    since = time.perf_counter()
+                    results = protocol.judge(bench)
+                    seconds = (time.perf_counter() - since) / len(results)
+                    entries += [card.entry(bench, protocol, result, seconds) for result in results]
+                    bar.update()
+                watch.check()
+                encoder.cpu()
+        sets = {id(data): data for data, _, _ in plan}
+        self.card = card.publish(
+            self.trainer, self.checkpoint, self.subjects, list(sets.values()), entries, self.seed, started
+        )
+
+    def bench(self, data: LightningDataModule, name: str, encoder: Encoder, shown: bool) -> Bench:
+        """What protocols work with, for one encoder and one data set."""
+        cached = self.cache and self.trainer.loggers and self.trainer.log_dir
+        return Bench(
+            encoder=encoder,
+            data=data,
+            name=name,
+            device=self.device,
+            precision=self.trainer.precision_plugin.forward_context,
+            seed=self.seed,
+            cache=Path(cached).parents[1] / ".features" if cached else None,
+            progress=shown,
+        )

@@ -1,0 +1,70 @@
+"""What every evaluation protocol keeps: from one encoder on one labelled data set to results with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from simmim_pl.evaluation.bench import Bench
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a protocol found for one encoder.
+
+    Attributes:
+        found: metrics with intervals, per class and confusion, as :mod:`simmim_pl.evaluation.estimate` returns them.
+        chosen: hyperparameters that the protocol chose, and what it chose them by.
+        variant: which of several results of one protocol this is, such as "1 %" of the labels.
+    """
+
+    found: dict[str, Any]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
+
+
+class Protocol:
+    """Contract of every protocol. Its attributes are its hyperparameters and stand in the result card.
+
+    Args:
+        data: the data set to judge on; by default the run's ``--data``.
+    """
+
+    judges_pixels = True  # whether raw pixels, which nothing can train, can be judged too
+
+    def __init__(self, data: LightningDataModule | None = None) -> None:
+        self.data = data
+
+    def judge(self, bench: Bench) -> list[Result]:
+        """Judge one encoder on one data set; test is looked at once, after everything is chosen."""
+        raise TypeError(f"{type(self).__name__} must define judge(bench) -> [Result]")
+
+    def settings(self) -> dict[str, Any]:
+        """Hyperparameters by name; of an injected part, its class and its own."""
+        return {name: plain(value) for name, value in sorted(vars(self).items()) if name != "data"}
+
+
+def best(accuracy: dict[Any, float]) -> Any:
+    """The candidate that did best on validation; of equals the first.
+
+    >>> best({0.1: 0.5, 1.0: 0.7, 3.0: 0.7})
+    1.0
+    """
+    return max(accuracy, key=accuracy.__getitem__)
+
+
+def by_name(accuracy: dict[Any, float]) -> dict[str, float]:
+    """Validation results as a card shows them."""
+    return {f"{name:g}" if isinstance(name, float) else str(name): round(v, 6) for name, v in accuracy.items()}
+
+
+def plain(value: Any) -> Any:
+    """A hyperparameter as JSON."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    own = {name: plain(part) for name, part in sorted(vars(value).items()) if not name.startswith("_")}
+    return {"class": type(value).__name__, **{name: part for name, part in own.items() if name != "training"}}

@@ -1,0 +1,148 @@
+"""Train small networks on the same batches, each with a learning rate of its own: one pass serves a whole sweep."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from simmim_pl import distributed
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.protocol import best
+from simmim_pl.methods.method import REFERENCE_BATCH, warmup_cosine
+from simmim_pl.records import InputError
+
+Solver = Literal["sgd", "adam"]
+Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # epoch → (inputs, targets)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How heads on frozen features are trained, one a learning rate, all on the same batches.
+
+    Attributes:
+        lr: candidate learning rates, for 256 items a step.
+        solver: ``sgd`` with momentum 0.9, or ``adam`` with decoupled weight decay.
+        weight_decay: of the solver.
+        epochs: passes over the training items; the last one counts.
+    """
+
+    lr: Sequence[float]
+    solver: Solver = "sgd"
+    weight_decay: float = 0.0
+    epochs: int = 10
+
+    def __post_init__(self) -> None:
+        require_schedule(self.lr, self.epochs)
+
+    def train(
+        self, head: Callable[[], nn.Module], batches: Batches, steps: int, batch: int, bench: Bench, ignore: int = -100
+    ) -> dict[float, nn.Module]:
+        """Trained heads by learning rate, in eval mode; all start from the same weights.
+
+        - ``batches``: epoch → ``steps`` batches of inputs and targets.
+        - ``batch``: items that a step sees over all ranks, to which learning rates are scaled.
+        - ``ignore``: target of what belongs to no class.
+        """
+        first, scale = seeded_module(head, bench), batch / REFERENCE_BATCH
+        heads = {lr: copy.deepcopy(first) for lr in sorted(self.lr)}
+        solvers = [
+            make_solver(self.solver, [{"params": each.parameters()}], lr * scale, self.weight_decay)
+            for lr, each in heads.items()
+        ]
+        train(list(heads.values()), solvers, batches, self.epochs, steps, ignore=ignore)
+        return heads
+
+
+def seeded_module(build: Callable[[], nn.Module], bench: Bench) -> nn.Module:
+    """A module whose initial weights are a function of the bench's seed, on its device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(bench.seed)  # the CPU's only: the fork restores no other
+        return build().to(bench.device)
+
+
+def make_solver(solver: Solver, groups: list[dict], lr: float, weight_decay: float) -> Optimizer:
+    """SGD with momentum 0.9, or Adam with decoupled weight decay."""
+    if solver == "sgd":
+        return SGD(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)
+    return AdamW(groups, lr=lr, weight_decay=weight_decay)
+
+
+def train(
+    networks: Sequence[nn.Module],
+    solvers: Sequence[Optimizer],
+    batches: Batches,
+    epochs: int,
+    steps: int,
+    warmup: int = 0,
+    ignore: int = -100,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
+    """Minimise each network's cross entropy on the same batches; every learning rate falls by a cosine, by step."""
+    total = epochs * steps
+    schedules = [LambdaLR(solver, lambda step: warmup_cosine(step, warmup, total)) for solver in solvers]
+    for network in networks:
+        network.train()
+    with torch.enable_grad():
+        for epoch in range(epochs):
+            for inputs, targets in batches(epoch):
+                for network, solver, schedule in zip(networks, solvers, schedules, strict=True):
+                    with precision():
+                        logits = network(inputs)
+                    solver.zero_grad()
+                    cross_entropy(logits, targets, ignore).backward()
+                    distributed.average_gradients(network.parameters())
+                    solver.step()
+                    schedule.step()
+    for network in networks:
+        network.eval()
+
+
+def cross_entropy(logits: Tensor, targets: Int64[Tensor, ...] | UInt8[Tensor, ...], ignore: int) -> Tensor:
+    """Mean over all targets but those to ignore, in float32; zero when there is none."""
+    targets = targets.long()
+    total = F.cross_entropy(logits.float(), targets, ignore_index=ignore, reduction="sum")
+    return total / (targets != ignore).sum().clamp(min=1)
+
+
+def choose(accuracy: Mapping[float, float], networks: Mapping[float, nn.Module]) -> float:
+    """The learning rate that did best on validation, of those that did not diverge.
+
+    Raises:
+        InputError: all of them diverged.
+    """
+    finite = {lr for lr, each in networks.items() if all(part.isfinite().all() for part in each.parameters())}
+    if not finite:
+        raise InputError(f"Training diverged at every learning rate of {sorted(networks)}: add lower ones to lr.")
+    return float(best({lr: value for lr, value in accuracy.items() if lr in finite}))
+
+
+def require_schedule(lrs: Sequence[float], epochs: int) -> None:
+    """Raises :class:`InputError` unless there is something to train with."""
+    if not lrs or not all(0 < lr < math.inf for lr in lrs) or epochs < 1:
+        raise InputError(f"Training needs positive learning rates and 1 epoch or more, got lr {lrs}, epochs {epochs}.")
+
+
+def require_validation(bench: Bench) -> None:
+    """Raises :class:`InputError` when there is no validation image to choose on."""
+    if not len(bench.data.splits["validation"]):
+        raise InputError("The validation split is empty, and this evaluation chooses on it: set --data.validation.")
+
+
+def require_images(bench: Bench) -> None:
+    """Raises :class:`InputError` when the data set holds clips, of which views of images cannot be made."""
+    if bench.data.splits["train"].dataset.clips:
+        raise InputError(
+            f"{bench.data.source.name} holds clips, and this evaluation trains on images: judge clips by KNN, "
+            "LinearProbe, FewLabels or VideoProbe."
+        )

@@ -1,0 +1,46 @@
+"""The views of a linear probe and of fine-tuning: crop and flip, no colours."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from simmim_pl.records import Views
+from simmim_pl.views.contrastive import check_chances, check_geometry
+from simmim_pl.views.crop import crop_resize, sample_crop
+
+
+class CropFlip(Views):
+    """One random region of each image, flipped or not: ``[1, B, 3, S, S]``.
+
+    torchvision's RandomResizedCrop and RandomHorizontalFlip, with parameters of its own for every image.
+
+    Args:
+        size: side of a view, in pixels; by default the image's own height.
+        scale: least and greatest area of a crop, as a fraction of the image's.
+        ratio: least and greatest width / height of a crop.
+        flip: probability that a view is mirrored left to right.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        scale: tuple[float, float] = (0.4, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_geometry(1 if size is None else size, scale, ratio)
+        check_chances(flip=flip)
+        self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
+
+    def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "1 B 3 S S"]:
+        """Draw one view of each image; the generator may live on any device."""
+        batch, _, height, width = image.shape
+        boxes = sample_crop(batch, height, width, self.scale, self.ratio, generator, image.device)
+        flipped = torch.rand(batch, generator=generator, device=generator.device).to(image.device) < self.flip
+        return crop_resize(image / 255, boxes, flipped, self.size or height)[None]

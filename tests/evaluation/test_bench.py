@@ -1,0 +1,407 @@
+"""One encoder on one data set: every image once and in order, features cached by all that they depend on."""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import Subset
+
+from simmim_pl import distributed
+from simmim_pl.data import Images, Shapes, ShapesClips
+from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.encoders import FastCNN
+from simmim_pl.evaluation.bench import Bench, collect
+from simmim_pl.evaluation.frozen import RawPixels
+from simmim_pl.records import Encoder, Features, InputError
+
+
+class Held(Source):
+    """Labels that a test chose, on noise; ``None`` for none."""
+
+    def __init__(self, train: list[int] | None, test: list[int] | None, classes: list[str]) -> None:
+        self.labels, self.classes = {"train": train, "test": test}, classes
+
+    def load(self, split: Split) -> ImageSet:
+        labels = self.labels[split]
+        number = 12 if labels is None else len(labels)
+        noise = torch.randint(256, (number, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        return InMemory(noise, None if labels is None else torch.tensor(labels))
+
+
+def loaded(source: Source, **options: Any) -> Images:
+    data = Images(source, **{"batch_size": 16, "validation": 10, "workers": 0, **options})
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def shapes(**options: Any) -> Images:
+    source = {key: options.pop(key) for key in ("seed", "train") if key in options}
+    return loaded(Shapes(**{"train": 50, "test": 20, "size": 16, "copies": 1, **source}), **options)
+
+
+SMALL = shapes()  # not to be changed
+
+
+def frozen(encoder: Encoder) -> Encoder:
+    return encoder.requires_grad_(False).eval()
+
+
+def small(seed: int = 0, kind: Callable[[int], Encoder] = FastCNN) -> Encoder:
+    torch.manual_seed(seed)
+    return frozen(kind(2))
+
+
+def bench(
+    encoder: Encoder,
+    data: Images,
+    cache: Path | None = None,
+    seed: int = 0,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Bench:
+    return Bench(encoder, data, "given", torch.device("cpu"), precision, seed, cache)
+
+
+def calls(encoder: Encoder) -> list[int]:
+    """Grows by the size of every batch that the encoder sees."""
+    seen: list[int] = []
+    encoder.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    return seen
+
+
+def bfloat16() -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("encoder", [small(), frozen(RawPixels())])
+def test_features_are_the_encoders_of_every_image_in_the_order_of_the_data_set(encoder: Encoder) -> None:
+    data = SMALL
+    for split in ("train", "validation", "test"):
+        features, labels = bench(encoder, data).features(split)
+        images, rows = data.splits[split].dataset, torch.tensor(list(data.splits[split].indices))
+        expected = torch.cat([encoder(images.images[row, None] / 255).pooled for row in rows])
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(labels, images.labels[rows])
+
+
+def test_features_are_extracted_once_a_split_and_bench() -> None:
+    encoder = small()
+    judged, seen = bench(encoder, SMALL), calls(encoder)
+    first = judged.features("test")
+    assert sum(seen) == 20 + 16  # and the first batch again, to see that it gives the same
+    assert judged.features("test") is first
+    assert judged.vectors("test")[0] is first[0]
+    assert sum(seen) == 36
+
+
+def test_encoding_takes_bytes_or_numbers_and_gives_float32_without_gradient() -> None:
+    image = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    judged = bench(small(), SMALL, precision=bfloat16)
+    features = judged.encode(image)
+    assert features.pooled.dtype == features.grid.dtype == torch.float32
+    assert not features.pooled.requires_grad
+    assert torch.equal(judged.encode(image.float() / 255).pooled, features.pooled)
+    full = bench(small(), SMALL).encode(image)
+    assert not torch.equal(full.pooled, features.pooled)  # so the precision was that of the context
+    torch.testing.assert_close(full.pooled, features.pooled, atol=0.05, rtol=0.05)
+
+
+def test_clips_give_features_of_every_frame_and_vectors_are_their_mean_over_time() -> None:
+    data, encoder = loaded(ShapesClips(train=20, test=10, size=8, frames=3, copies=1), batch_size=4), small()
+    judged = bench(encoder, data)
+    features, labels = judged.features("test")
+    assert features.shape == (10, 3, 16)
+    clips = data.splits["test"].dataset.read(torch.arange(10))
+    for frame in range(3):
+        expected = encoder(clips[:, frame] / 255).pooled
+        torch.testing.assert_close(features[:, frame], expected, atol=1e-5, rtol=1e-5)
+    vectors, same = judged.vectors("test")
+    torch.testing.assert_close(vectors, (features[:, 0] + features[:, 1] + features[:, 2]) / 3)
+    assert torch.equal(labels, same)
+
+
+def test_features_are_read_from_the_cache_where_it_has_them(tmp_path: Path) -> None:
+    data, cache = SMALL, tmp_path / "made" / "when needed"
+    first = bench(small(), data, cache)
+    written = first.features("test")
+    assert files(tmp_path) == [f"{first.key('test')}.pt"]
+    stamp = next(cache.iterdir()).stat()
+    encoder = small()
+    seen, again = calls(encoder), bench(encoder, data, cache)
+    read = again.features("test")
+    assert not seen
+    assert all(torch.equal(*pair) for pair in zip(read, written, strict=True))
+    assert (next(cache.iterdir()).stat().st_mtime_ns, next(cache.iterdir()).stat().st_ino) == (
+        *(stamp.st_mtime_ns, stamp.st_ino),
+    )
+    again.features("train")
+    assert len(files(tmp_path)) == 2
+
+
+class Wider(FastCNN):
+    """Other code with the same weights."""
+
+
+def test_the_cache_key_depends_on_all_that_features_depend_on() -> None:
+    data, encoder, changed = SMALL, small(), small()
+    next(parameter for parameter in changed.parameters()).data.view(-1)[0] += 1e-6
+    statistic = small()
+    next(buffer for name, buffer in statistic.named_buffers() if name.endswith("running_var"))[0] += 1e-6
+    settings_ = [
+        bench(encoder, data),
+        bench(changed, data),
+        bench(statistic, data),
+        bench(small(1), data),
+        bench(small(kind=Wider), data),
+        bench(encoder, shapes(seed=1)),
+        bench(encoder, shapes(split_seed=1)),
+        bench(encoder, shapes(validation=11)),
+        bench(encoder, data, precision=bfloat16),
+        bench(encoder, data, precision=lambda: torch.autocast("cpu", torch.float16)),
+    ]
+    keys = [each.key("train") for each in settings_]
+    assert len(set(keys)) == len(keys)
+    assert len({bench(encoder, data).key(split) for split in ("train", "validation", "test")}) == 3
+
+
+def test_the_cache_key_depends_on_nothing_else() -> None:
+    one, other = bench(small(), SMALL), bench(small(), shapes(batch_size=7, seed=0), seed=5)
+    assert one.key("test") == other.key("test")
+    assert one.key("test") == bench(small().to(memory_format=torch.channels_last), SMALL).key("test")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-200]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("not a tensor"),
+        lambda path: torch.save([1, 2], path),
+        lambda path: torch.save({"features": torch.zeros(20, 16)}, path),
+    ],
+)
+def test_a_damaged_cache_file_is_ignored_and_replaced(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    data = SMALL
+    expected = bench(small(), data, tmp_path).features("test")
+    (path,) = tmp_path.iterdir()
+    whole = path.stat().st_size
+    damage(path)
+    found = bench(small(), data, tmp_path).features("test")
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert path.stat().st_size == whole
+    encoder = small()
+    seen = calls(encoder)
+    bench(encoder, data, tmp_path).features("test")
+    assert not seen
+
+
+def test_a_cache_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(_features: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    judged = bench(small(), SMALL, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            judged.features("test")
+    assert not list(tmp_path.glob("*.pt"))
+    judged.features("test")
+    assert [path.name for path in tmp_path.glob("*.pt")] == [f"{judged.key('test')}.pt"]
+
+
+def test_raw_pixels_are_not_cached(tmp_path: Path) -> None:
+    bench(frozen(RawPixels()), SMALL, tmp_path).features("test")
+    assert not files(tmp_path)
+
+
+class Sick(FastCNN):
+    """Gives NaN for the images of the test set that have most light."""
+
+    def __init__(self, width: int, worst: int) -> None:
+        super().__init__(width)
+        light = SMALL.splits["test"].dataset.images.float().mean((1, 2, 3)) / 255
+        self.limit = light.topk(worst).values[-1].item()
+
+    def forward(self, image: Tensor) -> Features:
+        found = super().forward(image)
+        sick = (image.mean((1, 2, 3)) >= self.limit - 1e-6)[:, None]
+        return Features(found.pooled.masked_fill(sick, float("nan")), found.grid)
+
+
+@pytest.mark.parametrize("worst", [1, 20])
+def test_features_that_are_not_finite_are_refused_and_not_cached(tmp_path: Path, worst: int) -> None:
+    judged = bench(frozen(Sick(2, worst)), SMALL, tmp_path)
+    # The same NaN twice is no change, so the sentence is about what is wrong.
+    with pytest.raises(InputError, match=f"NaN or infinite features for {worst} of 20 test images"):
+        judged.features("test")
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
+    features = torch.randn(5, 3, 4)
+    features[2, 1, 3] = bad
+    with pytest.raises(InputError, match="for 1 of 5 train images"):
+        collect([(features, torch.arange(5), torch.arange(5))], "train")
+
+
+class Collapsed(Encoder):
+    """Every image is the same to it."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        self.value = value
+
+    def forward(self, image: Tensor) -> Features:
+        return Features(image.new_full((len(image), 4), self.value), image)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 1e6 + 0.1])
+def test_an_encoder_that_collapsed_is_refused_and_not_cached(value: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the same features for all 40 train images"):
+        bench(frozen(Collapsed(value)), SMALL, tmp_path).features("train")
+    clips = loaded(ShapesClips(train=20, test=10, size=8, frames=2, copies=1), batch_size=4)
+    with pytest.raises(InputError, match="the same features for all 10 test images"):
+        bench(frozen(Collapsed(value)), clips, tmp_path).features("test")
+    assert not files(tmp_path)
+
+
+def test_a_single_feature_that_varies_is_no_collapse() -> None:
+    features = torch.full((6, 4), 0.1)
+    features[3, 2] = 0.2
+    assert torch.equal(collect([(features, torch.arange(6), torch.arange(6))], "test")[0], features)
+    assert len(collect([(features[:1], torch.arange(1), torch.arange(1))], "test")[0]) == 1  # one image may be alone
+
+
+class Dreamer(FastCNN):
+    """Its features are not a function of the image."""
+
+    def forward(self, image: Tensor) -> Features:
+        found = super().forward(image)
+        return Features(found.pooled + torch.rand(()), found.grid)
+
+
+def test_an_encoder_that_draws_at_random_is_refused_and_not_cached(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Dreamer gave other features when it saw the same images again"):
+        bench(small(0, Dreamer), SMALL, tmp_path).features("test")
+    assert not files(tmp_path)
+
+
+@given(seed=st.integers(0, 2**20), count=st.integers(1, 30), pieces=st.integers(1, 4))
+@settings(deadline=None, max_examples=30)
+def test_rows_are_collected_in_order_however_they_came(seed: int, count: int, pieces: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    position = torch.randperm(1000, generator=generator)[:count]
+    features = position[:, None] + torch.tensor([0.0, 0.5])
+    parts = list(zip(features.chunk(pieces), (3 * position).chunk(pieces), position.chunk(pieces), strict=True))
+    found, labels = collect(parts, "train")
+    ascending = position.sort().values
+    assert torch.equal(found, ascending[:, None] + torch.tensor([0.0, 0.5]))
+    assert torch.equal(labels, 3 * ascending)
+
+
+def test_classes_are_those_of_the_source() -> None:
+    data = loaded(Held([0, 0, 1, 1] * 3, [1, 0], ["cat", "dog"]), validation=4)
+    assert bench(small(), data).classes() == ["cat", "dog"]
+
+
+def test_a_data_set_without_labels_is_refused() -> None:
+    with pytest.raises(InputError, match="This data set has no labels"):
+        bench(small(), loaded(Held(None, None, []), validation=4)).classes()
+
+
+def test_training_images_of_one_class_are_refused() -> None:
+    with pytest.raises(InputError, match="of a single class"):
+        bench(small(), loaded(Held([1] * 8, [1, 1], ["cat", "dog"]), validation=2)).classes()
+
+
+def test_a_class_that_train_lacks_is_refused_by_name() -> None:
+    data = loaded(Held([0, 1] * 6, [0, 1, 2], ["cat", "dog", "eel"]), validation=2)
+    with pytest.raises(InputError, match="The class eel is in test and not in train"):
+        bench(small(), data).classes()
+    data = loaded(Held([0, 0, 0, 1, 1, 1, 2], [0, 1], ["cat", "dog", "eel"]), validation=0)
+    rare = data.splits["train"].dataset
+    data.splits |= {"train": Subset(rare, range(6)), "validation": Subset(rare, range(6, 7))}
+    with pytest.raises(InputError, match="The class eel is in validation and not in train"):
+        bench(small(), data).classes()
+
+
+def test_a_class_without_images_anywhere_does_no_harm() -> None:
+    data = loaded(Held([0, 1] * 6, [0, 1], ["cat", "dog", "eel"]), validation=2)
+    assert bench(small(), data).classes() == ["cat", "dog", "eel"]
+
+
+@pytest.mark.parametrize(("validation", "ranks"), [(0, 1), (3, 4)])
+def test_a_split_of_fewer_images_than_ranks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, validation: int, ranks: int
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    with pytest.raises(InputError, match=f"The validation split has {validation} images"):
+        bench(small(), shapes(validation=validation)).features("validation")
+
+
+def indices(judged: Bench, split: str, epoch: int | None = None) -> list[int]:
+    return [int(index) for batch in judged.batches(split, epoch) for index in batch["index"]]
+
+
+@given(seed=st.integers(0, 1000), epoch=st.integers(0, 50), batch=st.integers(1, 50))
+@settings(deadline=None, max_examples=20)
+def test_a_shuffled_epoch_is_a_function_of_seed_and_epoch_and_has_every_image_once(
+    seed: int, epoch: int, batch: int
+) -> None:
+    data, encoder = copy.copy(SMALL), small()
+    data.batch_size = batch
+    order = indices(bench(encoder, data, seed=seed), "train", epoch)
+    torch.manual_seed(seed + 1)  # global state has no say
+    assert order == indices(bench(encoder, data, seed=seed), "train", epoch)
+    assert sorted(order) == sorted(data.splits["train"].indices)
+    assert order != indices(bench(encoder, data, seed=seed), "train", epoch + 1)
+    assert order != indices(bench(encoder, data, seed=seed + 1 + epoch + 1), "train", epoch)
+    judged = bench(encoder, data, seed=seed)
+    assert judged.steps("train") == len(list(judged.batches("train", epoch)))
+    assert indices(judged, "train") == list(data.splits["train"].indices)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    data = shapes(train=53, batch_size=4)  # 43 of train
+    shares: list[int] = []
+    seen: list[int] = []
+    lengths, steps = set(), set()
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    for rank in range(ranks):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        judged = bench(small(), data)
+        shares += indices(judged, "train")
+        epoch = indices(judged, "train", 3)
+        seen += epoch
+        lengths.add(len(epoch))
+        steps |= {judged.steps("train"), len(list(judged.batches("train", 3)))}
+        assert judged.batch == 4 * ranks
+    whole = data.splits["train"].indices
+    assert sorted(shares) == whole  # each image once
+    assert len(lengths) == len(steps) == 1  # as many steps for all
+    assert len(set(seen)) == len(seen) == len(whole) - len(whole) % ranks
+    assert set(seen) <= set(whole)
+
+
+def test_random_numbers_are_a_function_of_seed_step_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(seed: int, step: int) -> float:
+        return torch.rand((), generator=bench(small(), SMALL, seed=seed).generator(step)).item()
+
+    assert draw(0, 1) == draw(0, 1)
+    first = {draw(0, 1), draw(0, 2), draw(1, 1)}
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert len(first | {draw(0, 1)}) == 4

@@ -1,0 +1,286 @@
+"""An evaluation through the command line: one table of all that was asked for, or a sentence and nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+
+import simmim_pl
+from simmim_pl.checkpoint import load_encoder
+from simmim_pl.encoders import FastCNN, Torchvision
+from simmim_pl.evaluation import KNN, Evaluation
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import digest
+from simmim_pl.evaluation.protocol import Result
+from simmim_pl.records import Features, InputError
+from tests.conftest import CONFIGS, QUIET, SHAPES
+
+Command = Callable[[list[str]], Path]
+PACKAGE = Path(simmim_pl.__file__).parents[1]
+NEAREST: dict[str, Any] = {"class_path": "simmim_pl.evaluation.KNN", "init_args": {"k": [3, 5]}}
+TINY_SHAPES: dict[str, Any] = {
+    "class_path": "simmim_pl.data.Shapes",
+    "init_args": {"train": 40, "test": 20, "size": 16, "copies": 1},
+}
+
+
+def command(*more: str, verb: str = "validate", name: str = "knn") -> list[str]:
+    return [verb, f"--config={CONFIGS / 'evaluate' / name}.yaml", *SHAPES, *QUIET, "--data.batch_size=32", *more]
+
+
+def protocols(*each: dict[str, Any]) -> str:
+    return f"--model.protocols={json.dumps(each)}"
+
+
+def named(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"simmim_pl.{name}", "init_args": arguments}
+
+
+def card(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+def values(found: dict[str, Any]) -> dict[tuple[str, ...], tuple[Any, ...]]:
+    """What was measured and chosen, by data, task, variant and encoder."""
+    return {
+        (each["data"], each["task"], each["variant"], each["encoder"]): (each["metrics"], each["chosen"])
+        for each in found["results"]
+    }
+
+
+def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line that a refused command leaves; it leaves no result and no features."""
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert not list(Path.cwd().rglob("result.*"))
+    assert not list(Path.cwd().rglob(".features/*"))
+    return lines[0]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the encoders whose neighbours were asked for, in order."""
+    seen: list[str] = []
+    judge = KNN.judge
+
+    def noted(self: KNN, bench: Bench) -> list[Result]:
+        seen.append(bench.name)
+        return judge(self, bench)
+
+    monkeypatch.setattr(KNN, "judge", noted)
+    return seen
+
+
+def test_validate_fit_and_test_judge_once_each_and_alike_and_leave_the_checkpoint_alone(
+    cli: Command, pretrained: Path, judged: list[str]
+) -> None:
+    before, found = pretrained.read_bytes(), []
+    linear = named("evaluation.LinearProbe", l2=[0.1, 0.01])
+    for verb in ("validate", "fit", "test"):
+        args = command(protocols(linear, NEAREST), f"--model.checkpoint={pretrained}", verb=verb, name="linear")
+        found.append(card(cli(args)))
+        assert judged == ["pretrained", "untrained", "raw pixels"]
+        judged.clear()
+    assert values(found[0]) == values(found[1]) == values(found[2])
+    assert len(values(found[0])) == 2 * 3
+    assert pretrained.read_bytes() == before
+    hashes = {name: encoder["hash"] for name, encoder in found[0]["encoders"].items()}
+    assert hashes["pretrained"] == digest(load_encoder(str(pretrained), trained=True))
+    assert len(set(hashes.values())) == 3
+
+
+def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretrained: Path) -> None:
+    options = ["--model.protocols.l2=[0.5]", "--model.baselines=false"]
+    found = card(cli(command(f"--model.checkpoint={pretrained}", *options, name="linear")))
+    assert [(each["encoder"], each["protocol"]) for each in found["results"]] == [("pretrained", {"l2": [0.5]})]
+    assert found["results"][0]["chosen"]["l2"] == 0.5
+
+
+class Cheat(FastCNN):
+    """Learns from the images that it is judged on."""
+
+    def forward(self, image: Tensor) -> Features:
+        self.mean.lerp_(image.mean((0, 2, 3))[:, None, None], 1e-6)
+        return super().forward(image)
+
+
+class LateCheat(FastCNN):
+    """Changes when it is asked for a grid: no features of whole splits, so only the evaluation itself sees it."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__(width)
+        self.calls = 0
+
+    def forward(self, image: Tensor) -> Features:
+        self.calls += 1
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("Cheat", "knn"), ("LateCheat", "dense")])
+def test_a_cheating_encoder_is_refused_and_nothing_is_reported(
+    cli: Command, capsys: pytest.CaptureFixture[str], kind: str, name: str
+) -> None:
+    encoder = [f"--model.encoder=tests.evaluation.test_evaluation.{kind}", "--model.encoder.width=2"]
+    short = [protocols(named("evaluation.DenseProbe", sweep={"lr": [0.01], "epochs": 1}))] if name == "dense" else []
+    line = refusal(lambda: cli(command(*encoder, *short, name=name)), capsys)
+    assert f"The frozen encoder {kind} changed while it was judged, so nothing is reported" in line
+
+
+def folder_of_images(root: Path, *classes: str) -> Path:
+    """Twelve training images a class and four of test, told apart by colour."""
+    for split, number in (("train", 12), ("test", 4)):
+        for label, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for index in range(number):
+                colour = (20 * index, 200 * label, 5 * index)
+                Image.new("RGB", (16, 16), colour).save(root / split / name / f"{index}.png")
+    return root
+
+
+def test_every_protocol_judges_on_its_own_data_or_on_the_runs_and_all_further_ones_in_one_table(
+    cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of_images(tmp_path / "colours", "black", "green")
+    own = {"class_path": "simmim_pl.data.Images", "init_args": {"source": TINY_SHAPES, "batch_size": 16}}
+    tune = named("evaluation.FineTune", views=named("views.CropFlip"), epochs=1)
+    dense = named("evaluation.DenseProbe", sweep={"lr": [0.01], "epochs": 1}, data=own)
+    further = {"source": named("data.Folder", root=str(folder), size=16), "batch_size": 8, "validation": 4}
+    found = card(
+        cli(
+            command(
+                protocols(NEAREST, tune, dense),
+                f"--model.transfer={json.dumps([named('data.Images', **further)])}",
+                *("--model.encoder=simmim_pl.encoders.FastCNN", "--model.encoder.width=2", "--data.source.train=60"),
+            )
+        )
+    )
+    rows = {(each["data"], each["task"]): [] for each in found["results"]}
+    for each in found["results"]:
+        rows[each["data"], each["task"]].append(each["encoder"])
+    assert rows == {
+        ("Shapes", "KNN"): ["given", "raw pixels"],
+        ("Shapes", "FineTune"): ["given"],  # raw pixels have nothing to tune
+        ("colours", "KNN"): ["given", "raw pixels"],
+        ("colours", "FineTune"): ["given"],
+        ("Shapes", "DenseProbe"): ["given", "raw pixels"],
+    }
+    assert [(data["name"], data["items"]["train"], data["items"]["test"]) for data in found["data"]] == [
+        *(("Shapes", 54, 100), ("colours", 20, 8), ("Shapes", 36, 20)),
+    ]
+    dense_rows = [each for each in found["results"] if each["task"] == "DenseProbe"]
+    assert sum(map(sum, dense_rows[0]["confusion"])) == 20 * 16 * 16  # pixels of its own test images, once each
+    assert next(each for each in found["results"] if each["data"] == "colours")["per_class"].keys() == {
+        *("black", "green"),
+    }
+    printed = capsys.readouterr().out
+    assert printed.count("| data ") == 1
+    lines = [line for line in printed.splitlines() if line.startswith(("| Shapes", "| colours"))]
+    assert len(lines) == 2 + 2 + 2  # the dense probe has two metrics
+    assert all(line.rstrip(" |").endswith("–") == ("FineTune" in line) for line in lines)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_weights_that_another_tool_saved_are_judged_beside_the_untrained_encoder(
+    cli: Command, tmp_path: Path, prefix: str
+) -> None:
+    torch.manual_seed(5)
+    theirs = FastCNN(2)
+    torch.save({f"{prefix}{name}": tensor for name, tensor in theirs.state_dict().items()}, tmp_path / "theirs.pt")
+    encoder = ["--model.encoder=simmim_pl.encoders.FastCNN", "--model.encoder.width=2", "--model.weights=theirs.pt"]
+    found = card(cli(command(*encoder, protocols(NEAREST))))
+    assert list(found["encoders"]) == ["given", "untrained", "raw pixels"]
+    assert found["encoders"]["given"]["hash"] == digest(theirs)
+    assert found["encoders"]["untrained"]["hash"] != digest(theirs)
+    assert found["checkpoint"] is None
+
+
+def test_a_network_of_torchvisions_is_judged_with_a_file_of_its_weights(cli: Command, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    theirs = torchvision.models.resnet18()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    encoder = ["--model.encoder=simmim_pl.encoders.Torchvision", "--model.encoder.name=resnet18"]
+    small = ["--data.source.train=40", "--data.source.test=20", "--data.source.size=32"]
+    found = card(cli(command(*encoder, "--model.weights=resnet18.pth", protocols(NEAREST), *small)))
+    assert found["encoders"]["given"]["class"] == "Torchvision"
+    expected = Torchvision("resnet18")
+    expected.net.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    assert found["encoders"]["given"]["hash"] == digest(expected)
+    assert [each["encoder"] for each in found["results"]] == ["given", "untrained", "raw pixels"]
+
+
+def test_an_evaluation_needs_a_protocol(cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="at least one protocol"):
+        Evaluation([], encoder=FastCNN(2))
+    line = refusal(lambda: cli(command("--model.protocols=[]", f"--model.checkpoint={pretrained}")), capsys)
+    assert "An evaluation needs at least one protocol" in line
+
+
+def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(
+    cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for both in ([], [f"--model.checkpoint={pretrained}", "--model.encoder=simmim_pl.encoders.FastCNN"]):
+        line = refusal(lambda both=both: cli(command(*both)), capsys)
+        assert "either --model.checkpoint PATH or --model.encoder, not both" in line
+
+
+def test_a_folder_without_labels_is_refused(
+    cli: Command, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flat").mkdir()
+    for number in range(40):
+        Image.new("RGB", (16, 16), (number, 2 * number, 0)).save(tmp_path / "flat" / f"{number}.png")
+    data = [f"--data={CONFIGS / 'data/folder.yaml'}", "--data.source.root=flat", "--data.source.size=16"]
+    args = [arg for arg in command(f"--model.checkpoint={pretrained}") if arg not in SHAPES]
+    line = refusal(lambda: cli([*args[:2], *data, *args[2:]]), capsys)
+    assert "without labels" in line or "no labels" in line
+    assert "train/CLASS/" in line or "class folders" in line
+
+
+@pytest.mark.parametrize("verb", ["validate", "fit"])
+def test_an_empty_validation_split_is_refused(
+    cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    args = command(f"--model.checkpoint={pretrained}", "--data.validation=0", verb=verb)
+    assert "The validation split is empty" in refusal(lambda: cli(args), capsys)
+
+
+def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pretrained: Path) -> None:
+    few = named("evaluation.FewLabels", shares=[0.5], per_class=[2], draws=2)
+    options = [
+        protocols(named("evaluation.LinearProbe", l2=[1.0, 0.1]), NEAREST, few),
+        *("--data.source.test=41", "--data.source.train=83", f"--model.checkpoint={pretrained}"),
+    ]
+    one = card(cli(command(*options)))
+    before = set(Path("runs/knn").iterdir())
+    # Without the features that one process left.
+    args = command(*options, "--model.cache=false", "--trainer.strategy=ddp", "--trainer.devices=2")
+    ended = subprocess.run(
+        [sys.executable, "-m", "simmim_pl", *args],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    (folder,) = set(Path("runs/knn").iterdir()) - before
+    two = card(folder)
+    assert values(two) == values(one)
+    assert len(values(one)) == 3 * (1 + 1 + 2)
+    for part in ("data", "encoders"):
+        assert two[part] == one[part]
+    assert (one["device"], two["device"]) == ("cpu × 1", "cpu × 2")
+    assert ended.stdout.count("| data ") == 1

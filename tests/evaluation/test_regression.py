@@ -1,0 +1,192 @@
+"""Logistic regression is scikit-learn's: the same weights at the same penalty, however it gets there."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression as Reference
+from torch import Tensor
+from torch.nn import functional as F
+
+from simmim_pl.evaluation.regression import LogisticRegression, Weights, principal_axes
+from tests.evaluation.test_linear import Labelled, clusters
+
+TIGHT: Any = {"iterations": 500, "tolerance": 1e-17}
+
+
+def scikit(features: Tensor, labels: Tensor, l2: float) -> Reference:
+    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
+    factor = 2 if len(labels.unique()) == 2 else 1
+    exact = Reference(C=factor / (l2 * len(labels)), tol=1e-10, max_iter=1000, solver="newton-cholesky")
+    return exact.fit(features.double(), labels)
+
+
+def by_class(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``[C, D]`` and biases of scikit-learn's model, of mean zero over the classes; of two classes also two."""
+    coef, intercept = reference.coef_, reference.intercept_
+    if len(coef) == 1:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return coef - coef.mean(0), intercept - intercept.mean()
+
+
+def centred(weights: Weights) -> Weights:
+    """The softmax is blind to a vector added to every class: take that of mean zero."""
+    weight, bias = weights
+    return weight - weight.mean(-1, keepdim=True), bias - bias.mean()
+
+
+def gradient(features: Tensor, labels: Tensor, weights: Weights, l2: float) -> float:
+    """The largest entry of the objective's gradient, in the weights as they are, not as the solver scales them."""
+    weight, bias = (part.clone().requires_grad_() for part in weights)
+    (F.cross_entropy(features @ weight + bias, labels) + l2 / 2 * weight.square().sum()).backward()
+    return max(part.grad.abs().max().item() for part in (weight, bias) if part.grad is not None)
+
+
+def few_and_wide(seed: int, number: int, width: int = 40, classes: int = 3) -> Labelled:
+    """Fewer images than features."""
+    return clusters(seed, number, width, classes, spread=2.0)
+
+
+@pytest.mark.parametrize("l2", [1.0, 1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("draw", [clusters, few_and_wide])
+def test_weights_biases_and_predictions_equal_scikit_learns(draw: Any, classes: int, l2: float) -> None:
+    features, labels = draw(1, 24, classes=classes)
+    regression = LogisticRegression(features, labels, classes)
+    assert regression.turned.shape[1] == min(features.shape)
+    weights = regression.fit(l2, **TIGHT)
+    reference = scikit(features, labels, l2)
+    coef, intercept = by_class(reference)
+    weight, bias = centred(weights)
+    np.testing.assert_allclose(weight.T, coef, atol=1e-5)
+    np.testing.assert_allclose(bias, intercept, atol=1e-4)  # flat where there are more features than images
+    queries, asked = draw(2, 100, classes=classes)
+    logits = queries @ weights[0] + weights[1]
+    np.testing.assert_allclose(logits.softmax(1), reference.predict_proba(queries), atol=1e-5)
+    assert (logits.argmax(1) == asked).double().mean().item() == reference.score(queries, asked)
+
+
+@pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
+def test_single_precision_and_the_usual_tolerance_predict_what_scikit_learn_does(l2: float) -> None:
+    features, labels = clusters(1, 90)
+    weight, bias = LogisticRegression(features.float(), labels, 3).fit(l2)
+    assert weight.dtype == bias.dtype == torch.float32
+    queries, _ = clusters(2, 200)
+    predicted = (queries.float() @ weight + bias).softmax(1)
+    # The objective is within some 1e-7 of its minimum: with curvature l2 the weights are within √(2e-7 / l2).
+    np.testing.assert_allclose(predicted, scikit(features, labels, l2).predict_proba(queries), atol=5e-3)
+
+
+@pytest.mark.parametrize("l2", [1.0, 1e-1, 1e-3])
+@pytest.mark.parametrize("draw", [clusters, few_and_wide])
+def test_the_gradient_at_the_solution_is_zero(draw: Any, l2: float) -> None:
+    features, labels = draw(3, 24)
+    assert gradient(features, labels, LogisticRegression(features, labels, 3).fit(l2, **TIGHT), l2) < 1e-7
+    assert gradient(features, labels, (torch.zeros_like(features[:3].T), torch.zeros(3).double()), l2) > 1e-2
+
+
+def test_the_usual_tolerance_ends_close_to_the_minimum() -> None:
+    features, labels = clusters(3, 60)
+
+    def objective(weights: Weights) -> float:
+        loss = F.cross_entropy(features @ weights[0] + weights[1], labels)
+        return (loss + 1e-3 / 2 * weights[0].square().sum()).item()
+
+    regression = LogisticRegression(features, labels, 3)
+    assert 0 <= objective(regression.fit(1e-3)) - objective(regression.fit(1e-3, **TIGHT)) < 1e-6
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+@pytest.mark.parametrize("draw", [clusters, few_and_wide])
+def test_a_warm_start_gives_the_answer_of_a_cold_one(draw: Any, l2: float) -> None:
+    features, labels = draw(5, 24)
+    regression = LogisticRegression(features, labels, 3)
+    start = regression.fit(1.0)
+    before = [part.clone() for part in start]
+    cold, warm = regression.fit(l2, **TIGHT), regression.fit(l2, start, **TIGHT)
+    for one, other in zip(centred(warm), centred(cold), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert (start[0] - cold[0]).abs().max() > 0.02  # there was a way to go
+    assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # what is given is not written to
+
+
+def test_a_start_at_the_solution_stays_there() -> None:
+    features, labels = clusters(5, 60)
+    regression = LogisticRegression(features, labels, 3)
+    solution = regression.fit(1e-2, **TIGHT)
+    stayed = regression.fit(1e-2, solution, iterations=0)
+    torch.testing.assert_close(stayed, solution, atol=1e-12, rtol=0)
+
+
+def test_a_stronger_penalty_gives_smaller_weights_and_leaves_the_bias_free() -> None:
+    features, labels = clusters(4, 60)
+    labels = labels * (torch.arange(60) % 4 > 0)  # class 0 is the most frequent
+    regression = LogisticRegression(features, labels, 3)
+    norms = [regression.fit(l2)[0].norm().item() for l2 in (1e-3, 1e-1, 1e3)]
+    assert norms == sorted(norms, reverse=True)
+    weight, bias = regression.fit(1e6, **TIGHT)
+    assert weight.abs().max() < 1e-5
+    torch.testing.assert_close(bias.softmax(0), labels.bincount() / 60.0, atol=1e-6, rtol=0, check_dtype=False)
+
+
+def test_a_class_without_images_gets_no_votes_and_moves_no_other() -> None:
+    features, labels = clusters(4, 60)
+    weight, bias = LogisticRegression(features, 2 * (labels // 2), 3).fit(1e-2, **TIGHT)  # classes 0 and 2 only
+    logits = features @ weight + bias
+    assert not (logits.argmax(1) == 1).any()
+    reference = scikit(features, labels // 2, 1e-2)
+    np.testing.assert_allclose(logits.softmax(1)[:, [0, 2]], reference.predict_proba(features), atol=1e-4)
+
+
+def test_gradients_need_not_be_enabled_and_none_are_left() -> None:
+    features, labels = clusters(4, 30)
+    with torch.no_grad():
+        weight, bias = LogisticRegression(features, labels, 3).fit(1e-1)
+    assert weight.abs().max() > 0.1
+    assert not weight.requires_grad
+    assert not bias.requires_grad
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    number=st.integers(1, 40),
+    width=st.integers(1, 40),
+    rank=st.integers(1, 40),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_axes_are_orthonormal_and_reproduce_the_second_moment(
+    seed: int, number: int, width: int, rank: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    exact: Any = {"generator": generator, "dtype": torch.float64}
+    features = (torch.randn(number, rank, **exact) @ torch.randn(rank, width, **exact) / rank**0.5).to(dtype)
+    axes, moment = principal_axes(features)
+    close = 2e-4 if dtype == torch.float32 else 1e-7
+    assert axes.dtype == moment.dtype == dtype
+    assert len(moment) <= min(number, width)
+    assert moment.min() >= 0
+    np.testing.assert_allclose(axes.T @ axes, np.eye(len(moment)), atol=close)
+    size = (features.double().square().sum() / number).item()
+    np.testing.assert_allclose(axes * moment @ axes.T, features.T @ features / number, atol=close * size)
+    # Nothing of any image lies outside the axes.
+    np.testing.assert_allclose(features @ axes @ axes.T, features, atol=30 * close**0.5 * size**0.5)
+
+
+def test_the_moments_are_those_of_a_singular_value_decomposition_on_both_sides_of_square() -> None:
+    for number, width in ((30, 8), (8, 30), (8, 8)):
+        features = torch.randn(number, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        values = np.linalg.svd(features.numpy(), compute_uv=False) ** 2 / number
+        np.testing.assert_allclose(principal_axes(features)[1], values[::-1], rtol=1e-9)
+
+
+def test_axes_along_which_nothing_lies_are_left_out_of_few_images() -> None:
+    features, _ = clusters(0, 10, width=30)
+    axes, _ = principal_axes(torch.cat([features, features]))  # 20 images, 10 different
+    assert axes.shape == (30, 10)
+    weight, bias = LogisticRegression(torch.zeros(4, 9), torch.tensor([0, 0, 0, 1]), 2).fit(1e-2)
+    assert weight.tolist() == [[0.0, 0.0]] * 9
+    assert bias.softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-3)

@@ -1,0 +1,232 @@
+"""A sweep trains each head as if it were alone with torch's optimizer, and a head that diverges harms no other."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simmim_pl.data import Images, Shapes, ShapesClips
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import RawPixels
+from simmim_pl.evaluation.training import (
+    Sweep,
+    choose,
+    cross_entropy,
+    make_solver,
+    require_images,
+    require_schedule,
+    require_validation,
+    train,
+)
+from simmim_pl.records import InputError
+
+STEPS, WIDTH, CLASSES = 3, 5, 4
+
+
+def bench(seed: int = 0, data: Images | None = None) -> Bench:
+    return Bench(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed)
+
+
+def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Other random items in every step of every epoch."""
+    generator = torch.Generator().manual_seed(epoch)
+    for _ in range(STEPS):
+        yield (
+            torch.randn(8, WIDTH, generator=generator),
+            torch.randint(CLASSES, (8,), generator=generator),
+        )
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, 7), nn.ReLU(), nn.Linear(7, CLASSES))
+
+
+def seeded_network(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return network()
+
+
+def alone(sweep: Sweep, lr: float, batch: int, seed: int) -> nn.Module:
+    """The same head trained by a plain loop."""
+    head = seeded_network(seed)
+    kinds = {
+        "sgd": lambda rate: torch.optim.SGD(head.parameters(), rate, momentum=0.9, weight_decay=sweep.weight_decay),
+        "adam": lambda rate: torch.optim.AdamW(head.parameters(), rate, weight_decay=sweep.weight_decay),
+    }
+    solver = kinds[sweep.solver](lr * batch / 256)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(solver, sweep.epochs * STEPS)
+    for epoch in range(sweep.epochs):
+        for inputs, targets in batches(epoch):
+            solver.zero_grad()
+            F.cross_entropy(head(inputs), targets).backward()
+            solver.step()
+            cosine.step()
+    return head
+
+
+def same(one: nn.Module, other: nn.Module, tolerance: float = 0.0) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.allclose(mine, theirs, atol=tolerance, rtol=tolerance) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize(("solver", "decay"), [("sgd", 0.0), ("sgd", 0.1), ("adam", 0.0), ("adam", 0.5)])
+def test_every_head_of_a_sweep_is_the_one_trained_alone(solver: str, decay: float) -> None:
+    sweep = Sweep([1.0, 0.03, 0.3], solver, weight_decay=decay, epochs=4)
+    heads = sweep.train(network, batches, STEPS, 64, bench(seed=3))
+    assert list(heads) == [0.03, 0.3, 1.0]
+    for lr, head in heads.items():
+        assert same(head, alone(sweep, lr, batch=64, seed=3), tolerance=1e-6)
+        assert not same(head, seeded_network(3), tolerance=1e-3)
+
+
+def test_all_heads_start_from_the_same_weights_which_the_seed_decides() -> None:
+    still = Sweep([1e-30, 2e-30], epochs=1)  # too slow to move any weight
+    first, second = still.train(network, batches, STEPS, 256, bench(seed=5)).values()
+    assert same(first, second)
+    assert same(first, seeded_network(5))
+    assert not same(first, seeded_network(6), tolerance=1e-3)
+
+
+def test_the_same_seed_gives_the_same_weights_and_global_state_neither_matters_nor_moves() -> None:
+    sweep = Sweep([0.1], epochs=2)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    (first,) = sweep.train(network, batches, STEPS, 256, bench(seed=2)).values()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(9)
+    (again,) = sweep.train(network, batches, STEPS, 256, bench(seed=2)).values()
+    (other,) = sweep.train(network, batches, STEPS, 256, bench(seed=3)).values()
+    assert same(first, again)
+    assert not same(first, other, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_a_head_that_diverges_disturbs_no_other_and_is_not_chosen(solver: str) -> None:
+    wild = 1e30
+    alone, beside = (
+        Sweep(lrs, solver, epochs=2).train(network, batches, STEPS, 256, bench())
+        for lrs in ([0.1, 0.2], [0.1, 0.2, wild])
+    )
+    assert not all(part.isfinite().all() for part in beside[wild].parameters())
+    assert all(same(alone[lr], beside[lr]) for lr in alone)
+    assert choose({0.1: 0.3, 0.2: 0.4, wild: 0.9}, beside) == 0.2
+    assert choose({0.1: 0.4, 0.2: 0.4, wild: math.nan}, beside) == 0.1  # of equals the lowest
+    with pytest.raises(InputError, match="diverged at every learning rate"):
+        choose({wild: 0.9}, {wild: beside[wild]})
+
+
+def test_the_learning_rate_is_for_256_items_a_step() -> None:
+    (large,) = Sweep([0.1], epochs=2).train(network, batches, STEPS, 512, bench()).values()
+    (reference,) = Sweep([0.2], epochs=2).train(network, batches, STEPS, 256, bench()).values()
+    (small,) = Sweep([0.1], epochs=2).train(network, batches, STEPS, 256, bench()).values()
+    assert same(large, reference, tolerance=1e-7)
+    assert not same(large, small, tolerance=1e-3)
+
+
+def test_heads_learn_in_training_mode_and_are_handed_over_in_eval_mode() -> None:
+    modes: list[tuple[bool, bool]] = []
+
+    class Head(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            modes.append((self.training, torch.is_grad_enabled()))
+            return super().forward(inputs)
+
+    with torch.no_grad():  # as within Lightning's evaluation loop
+        (head,) = Sweep([0.1], epochs=1).train(lambda: Head(WIDTH, CLASSES), batches, STEPS, 256, bench()).values()
+    assert modes == [(True, True)] * STEPS
+    assert not head.training
+
+
+class Recording(torch.optim.SGD):
+    """SGD that remembers the learning rate of every step."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        self.rates: list[list[float]] = []
+        super().__init__(*args, **options)
+
+    def step(self, closure: None = None) -> None:
+        self.rates.append([group["lr"] for group in self.param_groups])
+        super().step(closure)
+
+
+def test_every_group_warms_up_linearly_and_falls_by_a_cosine_from_its_own_peak() -> None:
+    head = network()
+    groups = [{"params": head[0].parameters(), "lr": 0.1}, {"params": head[2].parameters(), "lr": 0.4}]
+    solver = Recording(groups, lr=1.0)
+    train([head], [solver], batches, epochs=4, steps=STEPS, warmup=4)
+    linear = [(step + 1) / 4 for step in range(4)]
+    cosine = [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    expected = torch.tensor([[0.1 * factor, 0.4 * factor] for factor in linear + cosine])
+    torch.testing.assert_close(torch.tensor(solver.rates), expected)
+
+
+def test_the_forward_pass_and_only_it_runs_in_the_given_precision() -> None:
+    seen: list[torch.dtype] = []
+    head = network()
+    head[2].register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
+    solver = make_solver("sgd", [{"params": head.parameters()}], 0.1, 0.0)
+    train([head], [solver], batches, 1, STEPS, precision=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert seen == [torch.bfloat16] * STEPS
+    assert all(part.dtype == part.grad.dtype == torch.float32 for part in head.parameters())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([(), (3, 2)]), st.sampled_from([-100, 255]), st.integers(0, 2**31))
+def test_cross_entropy_is_torchs_mean_over_the_targets_that_count(place: tuple, ignore: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, CLASSES, *place, generator=generator)
+    targets = torch.randint(CLASSES, (6, *place), generator=generator)
+    targets[torch.rand(targets.shape, generator=generator) < 0.3] = ignore
+    targets[0] = 0  # one at least counts
+    stored = targets.to(torch.uint8) if ignore == 255 else targets
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss, expected = cross_entropy(ours, stored, ignore), F.cross_entropy(theirs, targets, ignore_index=ignore)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_cross_entropy_of_nothing_is_zero_and_so_is_its_gradient() -> None:
+    logits = torch.randn(2, CLASSES, 3, 3).requires_grad_()
+    loss = cross_entropy(logits, torch.full((2, 3, 3), 255, dtype=torch.uint8), 255)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_cross_entropy_is_computed_in_float32() -> None:
+    logits, targets = torch.randn(50, CLASSES).bfloat16(), torch.arange(50) % CLASSES
+    torch.testing.assert_close(cross_entropy(logits, targets, -100), F.cross_entropy(logits.float(), targets))
+
+
+@pytest.mark.parametrize(
+    ("lr", "epochs"), [((), 1), ((0.1, 0.0), 1), ((-0.1,), 1), ((0.1, math.nan), 1), ((math.inf,), 1), ((0.1,), 0)]
+)
+def test_a_schedule_that_trains_nothing_is_refused(lr: Iterable[float], epochs: int) -> None:
+    for refused in (require_schedule, lambda lrs, number: Sweep(lrs, epochs=number)):
+        with pytest.raises(InputError, match="positive learning rates and 1 epoch or more"):
+            refused(lr, epochs)
+
+
+def test_clips_and_an_empty_validation_split_are_refused_where_they_are_of_no_use() -> None:
+    sizes = {"train": 20, "test": 20, "size": 16, "copies": 1}
+    data, empty, clips = (
+        Images(source, validation=held_out)
+        for source, held_out in ((Shapes(**sizes), 5), (Shapes(**sizes), 0), (ShapesClips(**sizes, frames=2), 5))
+    )
+    for each in (data, empty, clips):
+        each.setup("fit")
+    require_images(bench(data=data))
+    require_validation(bench(data=data))
+    with pytest.raises(InputError, match="ShapesClips holds clips"):
+        require_images(bench(data=clips))
+    with pytest.raises(InputError, match="The validation split is empty"):
+        require_validation(bench(data=empty))

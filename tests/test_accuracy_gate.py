@@ -1,0 +1,80 @@
+"""The gate fails when accuracy leaves its band, to either side, or when a baseline comes too near."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).parents[1] / "benchmarks/accuracy_gate.py"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("accuracy_gate", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GATE = load()
+
+
+def seeds(*pretrained: float, untrained: float = 0.43) -> dict[int, dict[str, float]]:
+    return {
+        seed: {"pretrained": value, "untrained": untrained, "raw pixels": 0.14} for seed, value in enumerate(pretrained)
+    }
+
+
+def test_what_was_measured_passes() -> None:
+    assert GATE.complaints(seeds(0.805, 0.809, 0.779)) == []
+    assert GATE.complaints(seeds(0.779)) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (seeds(0.75, 0.76, 0.77), "outside"),
+        (seeds(0.83, 0.84, 0.85), "outside"),
+        (seeds(0.74), "outside"),
+        (seeds(0.8, 0.8, 0.8, untrained=0.6), "seed 0 beats its baselines by 0.200 only"),
+    ],
+)
+def test_what_is_too_low_too_high_or_too_near_fails(found: dict[int, dict[str, float]], says: str) -> None:
+    assert says in GATE.complaints(found)[0]
+
+
+def test_the_mean_of_three_has_a_narrower_band_than_one() -> None:
+    assert GATE.complaints(seeds(0.757)) == []
+    assert GATE.complaints(seeds(0.757, 0.757, 0.757)) != []
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.8, 0), (0.6, 1)])
+def test_the_command_reads_the_cards_of_the_runs_it_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float, code: int
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def run(*arguments: str) -> None:
+        asked.append(arguments)
+        name = "quickstart" if arguments[0] == "fit" else "linear"
+        folder = tmp_path / name / str(len(asked))
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/last.ckpt").touch()
+        results: list[dict[str, Any]] = [
+            {"encoder": encoder, "metrics": {"accuracy": {"value": each}}}
+            for encoder, each in (("pretrained", value), ("untrained", 0.4), ("raw pixels", 0.1))
+        ]
+        (folder / "result.json").write_text(json.dumps({"results": results}))
+
+    monkeypatch.setattr(GATE, "run", run)
+    monkeypatch.setattr("sys.argv", ["accuracy_gate.py", "--seeds", "4", "7", f"--runs={tmp_path}"])
+    with pytest.raises(SystemExit) as end:
+        GATE.main()
+    assert end.value.code == code
+    assert [command[0] for command in asked] == ["fit", "validate", "fit", "validate"]
+    assert "--seed_everything=7" in asked[2]
+    assert f"--model.checkpoint={tmp_path}/quickstart/3/checkpoints/last.ckpt" in asked[3]
