@@ -11,6 +11,11 @@ from collections.abc import Callable  # noqa: E402, after the hook
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(
+    1
+)  # the tests' tensors are small: threads would only wait for each other, and other jobs for them
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Any fit, made small: 200 images of one copy each.
@@ -38,9 +43,9 @@ def newest_run(args: list[str]) -> Path:
     """Run the command line here; the run directory that it made, or this folder when it made none."""
     from simmim_pl.cli import main
 
-    before = set(Path.cwd().glob("runs/*/*"))
+    before = set(Path.cwd().glob("runs/[!.]*/*"))
     main([str(arg) for arg in args])
-    return max(set(Path.cwd().glob("runs/*/*")) - before, default=Path.cwd())
+    return max(set(Path.cwd().glob("runs/[!.]*/*")) - before, default=Path.cwd())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.linear import moments
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
-from simmim_pl.evaluation.training import Sweep, choose, require_images, require_validation
+from simmim_pl.evaluation.training import Sweep, choose
 from simmim_pl.records import Views
 
 
@@ -40,8 +40,8 @@ class AugmentedProbe(Protocol):
         self.views, self.sweep = views, sweep
 
     def judge(self, bench: Bench) -> list[Result]:
-        require_images(bench)
-        require_validation(bench)
+        bench.require_stills()
+        bench.require_validation()
         classes = bench.classes()
         clean, validation, test = (bench.features(split) for split in ("train", "validation", "test"))
         mean, scale = moments(clean[0])

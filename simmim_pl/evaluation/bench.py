@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl import distributed
+from simmim_pl.evaluation.features import Labelled, collect, read_cache, write_cache
 from simmim_pl.evaluation.frozen import RawPixels, Watch, digest, require_frozen
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.seeding import seeded
 
-# Features [N, D] of images, or [N, T, D] of clips, with their labels.
-Labelled = tuple[Float[Tensor, "_ *T D"], Int64[Tensor, " _"]]
 Item = TypeVar("Item")
 
 
@@ -73,6 +71,19 @@ class Bench:
                 )
         return names
 
+    def require_validation(self) -> None:
+        """Raises :class:`InputError` when there is nothing to choose on."""
+        if not len(self.data.splits["validation"]):
+            raise InputError("The validation split is empty, and this evaluation chooses on it: set --data.validation.")
+
+    def require_stills(self) -> None:
+        """Raises :class:`InputError` when the data set holds clips, of which views of images cannot be made."""
+        if self.data.splits["train"].dataset.clips:
+            raise InputError(
+                f"{self.data.source.name} holds clips, and this evaluation trains on images: judge clips by KNN, "
+                "LinearProbe, FewLabels or VideoProbe."
+            )
+
     def labels(self, split: str) -> Any:
         """Labels of a split, or ``None``; no image is read."""
         images = self.data.splits[split]
@@ -88,7 +99,8 @@ class Bench:
             # Without drop_last here some ranks would see an image twice; with it all have as many batches.
             order: DistributedSampler = DistributedSampler(images, ranks, rank, seed=self.seed, drop_last=ranks > 1)
             order.set_epoch(epoch)
-            loader = self.data.loader(images, sampler=order)
+            alone = len(order) % self.data.batch_size == 1  # BatchNorm cannot learn from one image
+            loader = self.data.loader(images, sampler=order, drop_last=alone)
         for batch in loader:
             yield cast(Batch, {name: part.to(self.device, non_blocking=True) for name, part in batch.items()})
 
@@ -99,7 +111,8 @@ class Bench:
 
     def steps(self, split: str) -> int:
         """Batches that a shuffled epoch has."""
-        return -(-(len(self.data.splits[split]) // distributed.world_size()) // int(self.data.batch_size))
+        full, rest = divmod(len(self.data.splits[split]) // distributed.world_size(), int(self.data.batch_size))
+        return full + (rest > 1)
 
     def watched(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
         """Iterate with a progress bar."""
@@ -141,7 +154,9 @@ class Bench:
             path = self.cache / f"{self.key(split)}.pt" if self.cache and kept else None
             found = read_cache(path) if path else None
             # All ranks extract or none does: one may not see yet what another has written.
-            if found is None or not distributed.everywhere(found is not None, self.device):
+            if path and not distributed.everywhere(found is not None, self.device):
+                found = None
+            if found is None:
                 found = self.extract(split)
                 if path and distributed.rank() == 0:
                     write_cache(path, found)
@@ -152,7 +167,7 @@ class Bench:
         """Run the encoder over a split, every image once whatever the number of ranks."""
         number, watch, parts = len(self.data.splits[split]), Watch(self.encoder), []
         if number < distributed.world_size():
-            raise InputError(f"The {split} split has {number} images, fewer than there are devices: use fewer.")
+            raise InputError(f"The {split} split has {number} images, fewer than one a device: bring more images.")
         first: Batch = {}
         for batch in self.watched(self.batches(split), f"features of {split}", -(-number // self.batch)):
             first = first or batch
@@ -175,39 +190,3 @@ class Bench:
         for part in (kind, digest(self.encoder), images.dataset.digest(), autocast, "uint8 / 255"):
             sha.update(f"|{part}".encode())
         return sha.hexdigest()[:32]
-
-
-def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
-    """All ranks' rows in the data set's order. Raises :class:`InputError` when features are not finite or all equal."""
-    rows = (torch.cat(column) for column in zip(*parts, strict=True))
-    features, labels, index = (distributed.gather_uneven(column) for column in rows)
-    bad = (~features.isfinite().flatten(1).all(1)).sum().item()
-    if bad:
-        raise InputError(
-            f"The encoder gave NaN or infinite features for {bad} of {len(features)} {split} images: its training "
-            "diverged, or its precision is too low (try --trainer.precision 32-true)."
-        )
-    if len(features) > 1 and not features.flatten(0, -2).std(0).any():
-        raise InputError(
-            f"The encoder gave the same features for all {len(features)} {split} images: it has collapsed, and there "
-            "is nothing to judge."
-        )
-    order = index.argsort()
-    return features[order], labels[order]
-
-
-def read_cache(path: Path) -> Labelled | None:
-    """Cached features, or nothing when there are none or the file is damaged."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        return saved["features"], saved["label"]
-    except Exception:  # whatever a damaged file raises: the features are simply extracted again
-        return None
-
-
-def write_cache(path: Path, known: Labelled) -> None:
-    """Write features so that a reader finds a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(f".{os.getpid()}")
-    torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
-    half.replace(path)

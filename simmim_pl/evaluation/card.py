@@ -122,7 +122,7 @@ def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
 def write(card: dict[str, Any], path: Path) -> None:
     """Write the card as JSON and as a table, each file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for ending, text in (("json", json.dumps(card, indent=2)), ("md", table(card))):
+    for ending, text in (("json", json.dumps(card, indent=2, allow_nan=False)), ("md", table(card))):
         half = path.with_name(f"{path.name}.{ending}.{os.getpid()}")
         half.write_text(f"{text}\n", encoding="utf-8")
         half.replace(path.with_name(f"{path.name}.{ending}"))

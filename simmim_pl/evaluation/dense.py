@@ -14,7 +14,7 @@ from simmim_pl import distributed
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.estimate import iou, segmentation
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
-from simmim_pl.evaluation.training import Sweep, choose, require_validation
+from simmim_pl.evaluation.training import Sweep, choose
 from simmim_pl.records import Batch, InputError
 
 IGNORED = 255  # the id of pixels that belong to no class
@@ -47,7 +47,7 @@ class DenseProbe(Protocol):
             raise InputError(
                 f"{bench.data.source.name} has no masks, and a dense probe needs them: see configs/data/masks.yaml."
             )
-        require_validation(bench)
+        bench.require_validation()
         mean, scale = grid_moments(bench)
         steps = bench.steps("train")
 
@@ -69,6 +69,8 @@ class DenseProbe(Protocol):
                     counts = [confusions(each(grid).argmax(1), batch, len(names)) for each in asked]
                     parts.append((torch.stack(counts, 1), batch["index"]))
             whole, index = (distributed.gather_uneven(torch.cat(column)) for column in zip(*parts, strict=True))
+            if not whole.any():
+                raise InputError(f"In the masks of {split} every pixel is ignored: there is nothing to judge.")
             return whole[index.argsort()].transpose(0, 1)
 
         tried = iou(judged("validation", list(heads.values())).sum(1).double()).nanmean(1)

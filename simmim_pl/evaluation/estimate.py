@@ -26,7 +26,7 @@ def bootstrap(statistics: Shaped[Tensor, "N S"], metric: Metric, seed: int = 0) 
         ``{"value": v, "interval": [low, high]}``, rounded to six digits.
 
     >>> bootstrap(torch.tensor([[1.0]] * 90 + [[0.0]] * 10), lambda mean: mean[:, 0])
-    {'value': 0.9, 'interval': [0.84, 0.95]}
+    {'value': 0.9, 'interval': [0.83975, 0.96]}
     """
     statistics = statistics.double().cpu()
     number = len(statistics)
@@ -37,7 +37,8 @@ def bootstrap(statistics: Shaped[Tensor, "N S"], metric: Metric, seed: int = 0) 
         counts = torch.zeros(len(rows), number, dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn))
         means.append(counts @ statistics / number)
-    ends = metric(torch.cat(means)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    # A resample may hold no item that counts, such as only masks that are ignored; it then has no value.
+    ends = metric(torch.cat(means)).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     value = metric(statistics.mean(0, keepdim=True))
     return {"value": round(value.item(), 6), "interval": [round(end, 6) for end in ends.tolist()]}
 
@@ -62,9 +63,10 @@ def classification(predicted: Int64[Tensor, "R N"], labels: Int64[Tensor, " N"],
 
 
 def segmentation(confusions: Int64[Tensor, "N C C"], classes: list[str]) -> dict[str, Any]:
-    """Mean IoU over the classes that occur, and pixel accuracy, from each test image's confusion ``[true][predicted]``.
+    """Mean IoU and pixel accuracy from each test image's confusion ``[true][predicted]``.
 
-    Mean IoU is that of the whole test set's confusion matrix (Long et al. 2015, section 5), not a mean over images.
+    The mean is over the classes that occur or are predicted. Mean IoU is that of the whole test set's confusion matrix
+    (Long et al. 2015, section 5), not a mean over images.
     """
     flat = confusions.flatten(1)
     shape = confusions.shape[1:]

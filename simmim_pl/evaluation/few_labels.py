@@ -21,8 +21,9 @@ class FewLabels(Protocol):
     """Accuracy on test of a linear classifier that saw few labels; mean and standard deviation over draws of them.
 
     Nothing is chosen: thousands of validation labels would not be few. The penalty is ``prior / n`` for n labels, the
-    same Gaussian prior on the weights whatever n is, scikit-learn's ``LogisticRegression(C=1 / prior)``. Features are
-    standardised by all training images, which asks for no label. Validation images are left out.
+    same Gaussian prior on the weights whatever n is, scikit-learn's ``LogisticRegression(C=1 / prior)`` (of two
+    classes, ``2 / prior``). Features are standardised by all training images, which asks for no label. Validation
+    images are left out.
 
     Args:
         shares: parts of the training images that are labelled, each class in proportion and at least once.
@@ -62,7 +63,7 @@ class FewLabels(Protocol):
             quota = quota.clamp(min=1).minimum(counts)  # a class without images stays without
             predicted = []
             for draw in bench.watched(range(self.draws), name, self.draws):
-                rows = choose(train[1], quota, bench.seed + draw)
+                rows = choose(train[1], quota, 1000 * bench.seed + draw)
                 regression = LogisticRegression(known[rows], train[1][rows], len(classes))
                 weight, bias = regression.fit(self.prior / len(rows))
                 predicted.append((asked @ weight + bias).argmax(1))

@@ -19,9 +19,7 @@ from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.training import (
     choose,
     make_solver,
-    require_images,
     require_schedule,
-    require_validation,
     train,
 )
 from simmim_pl.methods.method import REFERENCE_BATCH
@@ -66,9 +64,9 @@ class FineTune(Protocol):
         self.weight_decay, self.epochs, self.warmup_epochs = weight_decay, epochs, warmup_epochs
 
     def judge(self, bench: Bench) -> list[Result]:
-        require_images(bench)
+        bench.require_stills()
         if len(set(self.lr)) > 1:
-            require_validation(bench)
+            bench.require_validation()
         classes = bench.classes()
         networks = {lr: self.tuned(bench, lr, len(classes)) for lr in sorted(self.lr)}
         accuracy: dict[float, float] = {}

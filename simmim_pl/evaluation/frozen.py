@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -113,13 +114,15 @@ def attributes(module: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def describe(value: Any) -> str | None:
-    """A plain value as text, a tensor as its digest, whatever else as nothing."""
+    """A plain value, tensor, array or collection of such as text; whatever else as nothing: it cannot be compared."""
     if isinstance(value, Tensor):
         holder = nn.Module()
         holder.register_buffer("value", value)
         return digest(holder)
-    if isinstance(value, (list, tuple, set)):
-        return repr([describe(part) for part in value])
-    if isinstance(value, dict):
+    if isinstance(value, np.ndarray):
+        return repr((value.dtype, value.shape, value.tobytes()))
+    if isinstance(value, Mapping):
         return repr([(str(key), describe(part)) for key, part in value.items()])
+    if isinstance(value, Collection) and not isinstance(value, PLAIN):
+        return repr([describe(part) for part in value])
     return repr(value) if isinstance(value, PLAIN) else None

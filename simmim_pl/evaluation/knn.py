@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.linear import require_images
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.records import InputError
 
@@ -49,11 +48,12 @@ class KNN(Protocol):
 
     def judge(self, bench: Bench) -> list[Result]:
         classes = bench.classes()
-        train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
         candidates = list(product(self.k, self.temperature))
+        if len(candidates) > 1:
+            bench.require_validation()
+        train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
         chosen, accuracy = candidates[0], {}
         if len(candidates) > 1:
-            require_images(validation, "validation")
             near = nearest(*train, validation[0], max(self.k), self.metric)
             for k, temperature in candidates:
                 predicted = votes(*near, len(classes), k, temperature).argmax(1)

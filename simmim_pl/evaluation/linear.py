@@ -9,8 +9,9 @@ from jaxtyping import Float
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from simmim_pl.evaluation.bench import Bench, Labelled
+from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.estimate import classification
+from simmim_pl.evaluation.features import Labelled, varies
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.evaluation.regression import LogisticRegression
 from simmim_pl.records import InputError
@@ -36,21 +37,26 @@ class LinearProbe(Protocol):
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        if not l2 or min(l2) <= 0:
-            raise InputError(f"LinearProbe needs positive penalties, got l2 {l2}.")
-        self.l2 = sorted(l2, reverse=True)  # strongest first: each fit starts from the one before
+        self.l2 = strongest_first(l2)
 
     def judge(self, bench: Bench) -> list[Result]:
         classes = bench.classes()
+        bench.require_validation()
         train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
         return [probe(train, validation, test, classes, self.l2)]
+
+
+def strongest_first(l2: Sequence[float]) -> list[float]:
+    """Penalties in the order in which each fit starts best from the one before. Raises :class:`InputError`."""
+    if not l2 or min(l2) <= 0:
+        raise InputError(f"A linear probe needs positive penalties, got l2 {l2}.")
+    return sorted(l2, reverse=True)
 
 
 def probe(
     train: Labelled, validation: Labelled, test: Labelled, classes: list[str], penalties: Sequence[float]
 ) -> Result:
     """Choose the penalty on validation, fit on train and validation, look at test."""
-    require_images(validation, "validation")
     mean, scale = moments(train[0])
     fitted, tried, asked = ((features - mean) / scale for features in (train[0], validation[0], test[0]))
     regression, weights, accuracy = LogisticRegression(fitted, train[1], len(classes)), None, {}
@@ -71,10 +77,4 @@ def probe(
 def moments(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Mean and standard deviation of each feature; of one that never varies 1, since it says nothing either way."""
     std = features.std(0, correction=0)
-    return features.mean(0), torch.where(std > 0, std, 1.0)
-
-
-def require_images(labelled: Labelled, split: str) -> None:
-    """Raises :class:`InputError` when a split that something is chosen on is empty."""
-    if not len(labelled[1]):
-        raise InputError(f"The {split} split is empty, and this evaluation chooses on it: set --data.validation.")
+    return features.mean(0), torch.where(varies(features), std, 1.0)

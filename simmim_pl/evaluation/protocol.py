@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from torch import nn
 
 from simmim_pl.evaluation.bench import Bench
 
@@ -66,5 +68,10 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
-    own = {name: plain(part) for name, part in sorted(vars(value).items()) if not name.startswith("_")}
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if not hasattr(value, "__dict__"):  # such as a path
+        return str(value)
+    parts = {**vars(value), **(dict(value.named_children()) if isinstance(value, nn.Module) else {})}
+    own = {name: plain(part) for name, part in sorted(parts.items()) if not name.startswith("_")}
     return {"class": type(value).__name__, **{name: part for name, part in own.items() if name != "training"}}

@@ -131,18 +131,3 @@ def require_schedule(lrs: Sequence[float], epochs: int) -> None:
     """Raises :class:`InputError` unless there is something to train with."""
     if not lrs or not all(0 < lr < math.inf for lr in lrs) or epochs < 1:
         raise InputError(f"Training needs positive learning rates and 1 epoch or more, got lr {lrs}, epochs {epochs}.")
-
-
-def require_validation(bench: Bench) -> None:
-    """Raises :class:`InputError` when there is no validation image to choose on."""
-    if not len(bench.data.splits["validation"]):
-        raise InputError("The validation split is empty, and this evaluation chooses on it: set --data.validation.")
-
-
-def require_images(bench: Bench) -> None:
-    """Raises :class:`InputError` when the data set holds clips, of which views of images cannot be made."""
-    if bench.data.splits["train"].dataset.clips:
-        raise InputError(
-            f"{bench.data.source.name} holds clips, and this evaluation trains on images: judge clips by KNN, "
-            "LinearProbe, FewLabels or VideoProbe."
-        )

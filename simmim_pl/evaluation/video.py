@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from simmim_pl.evaluation.augmented import predict
 from simmim_pl.evaluation.bench import Bench, Labelled
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.linear import probe
+from simmim_pl.evaluation.linear import moments, probe, strongest_first
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
-from simmim_pl.evaluation.training import Sweep, choose, require_validation
+from simmim_pl.evaluation.training import Sweep, choose
 from simmim_pl.records import InputError
 
 
@@ -43,14 +43,14 @@ class VideoProbe(Protocol):
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        self.l2, self.hidden, self.sweep = sorted(l2, reverse=True), hidden, sweep
+        self.l2, self.hidden, self.sweep = strongest_first(l2), hidden, sweep
 
     def judge(self, bench: Bench) -> list[Result]:
         if not bench.data.splits["train"].dataset.clips:
             raise InputError(
                 f"{bench.data.source.name} holds images, and a video probe needs clips: see configs/data/clips.yaml."
             )
-        require_validation(bench)
+        bench.require_validation()
         classes = bench.classes()
         splits = [bench.features(split) for split in ("train", "validation", "test")]
         frame = splits[0][0].shape[1] // 2
@@ -66,9 +66,7 @@ class VideoProbe(Protocol):
 
     def temporal(self, bench: Bench, splits: Sequence[Labelled], classes: list[str]) -> Result:
         """Train the temporal head on standardised features of the training clips, which every rank holds."""
-        mean = splits[0][0].mean((0, 1))
-        std = splits[0][0].std((0, 1), correction=0)
-        scale = torch.where(std > 0, std, 1.0)
+        mean, scale = moments(splits[0][0].flatten(0, 1))
         (train, labels), validation, test = [((features - mean) / scale, labels) for features, labels in splits]
         size = bench.data.batch_size
         steps = -(-len(train) // size)

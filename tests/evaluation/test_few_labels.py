@@ -68,7 +68,7 @@ def test_every_draw_is_scikit_learns_regression_on_the_same_rows(classes: int, p
         quota = torch.full((classes,), number // classes)
         scores, counts = [], np.zeros((classes, classes))
         for draw in range(3):
-            rows = choose(train[1], quota, 7 + draw)
+            rows = choose(train[1], quota, 7000 + draw)
             factor = 2 if classes == 2 else 1  # two classes share one vector there
             model = LogisticRegression(C=factor / prior, tol=1e-10, max_iter=10_000).fit(known[rows], train[1][rows])
             scores.append(model.score(asked, test[1]))
@@ -110,7 +110,7 @@ def test_features_are_standardised_by_all_training_images() -> None:
 def test_seeds_of_a_bench_give_other_draws_and_the_same_seed_the_same() -> None:
     given = splits()
     protocol = FewLabels(shares=[], per_class=[2], draws=4)
-    first, again, other = (judge(protocol, *given, seed=seed) for seed in (0, 0, 100))
+    first, again, other = (judge(protocol, *given, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -144,7 +144,7 @@ def test_with_every_label_draws_agree_and_with_one_draw_there_is_no_spread() -> 
 
 
 def test_more_labels_do_better() -> None:
-    results = judge(FewLabels(shares=[1.0], per_class=[1, 8], draws=6), *splits())
+    results = judge(FewLabels(shares=[1.0], per_class=[1, 8], draws=4), *splits())
     values = {result.variant: result.found["metrics"]["accuracy"]["value"] for result in results}
     assert values["1 labels a class"] + 0.05 < values["8 labels a class"] < values["100 % of labels"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simmim_pl.data import Images, Shapes, ShapesClips
+from simmim_pl.data import Images
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.evaluation.training import (
@@ -19,9 +19,7 @@ from simmim_pl.evaluation.training import (
     choose,
     cross_entropy,
     make_solver,
-    require_images,
     require_schedule,
-    require_validation,
     train,
 )
 from simmim_pl.records import InputError
@@ -214,19 +212,3 @@ def test_a_schedule_that_trains_nothing_is_refused(lr: Iterable[float], epochs: 
     for refused in (require_schedule, lambda lrs, number: Sweep(lrs, epochs=number)):
         with pytest.raises(InputError, match="positive learning rates and 1 epoch or more"):
             refused(lr, epochs)
-
-
-def test_clips_and_an_empty_validation_split_are_refused_where_they_are_of_no_use() -> None:
-    sizes = {"train": 20, "test": 20, "size": 16, "copies": 1}
-    data, empty, clips = (
-        Images(source, validation=held_out)
-        for source, held_out in ((Shapes(**sizes), 5), (Shapes(**sizes), 0), (ShapesClips(**sizes, frames=2), 5))
-    )
-    for each in (data, empty, clips):
-        each.setup("fit")
-    require_images(bench(data=data))
-    require_validation(bench(data=data))
-    with pytest.raises(InputError, match="ShapesClips holds clips"):
-        require_images(bench(data=clips))
-    with pytest.raises(InputError, match="The validation split is empty"):
-        require_validation(bench(data=empty))

@@ -1,0 +1,60 @@
+"""Features of a whole split: put together from all ranks, checked, and kept on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from simmim_pl import distributed
+from simmim_pl.records import InputError
+
+# Features [N, D] of images, or [N, T, D] of clips, with their labels.
+Labelled = tuple[Float[Tensor, "_ *T D"], Int64[Tensor, " _"]]
+ROUNDING = 1e-6  # a standard deviation this small beside the mean is float32's rounding, not variation
+
+
+def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
+    """All ranks' rows in the data set's order. Raises :class:`InputError` when features are not finite or all equal."""
+    rows = (torch.cat(column) for column in zip(*parts, strict=True))
+    features, labels, index = (distributed.gather_uneven(column) for column in rows)
+    bad = (~features.isfinite().flatten(1).all(1)).sum().item()
+    if bad:
+        raise InputError(
+            f"The encoder gave NaN or infinite features for {bad} of {len(features)} {split} images: its training "
+            "diverged, or its precision is too low (try --trainer.precision 32-true)."
+        )
+    rows_of_all = features.flatten(0, -2)
+    if len(rows_of_all) > 1 and not varies(rows_of_all).any():
+        raise InputError(
+            f"The encoder gave the same features for all {len(features)} {split} images: it has collapsed, and there "
+            "is nothing to judge."
+        )
+    order = index.argsort()
+    return features[order], labels[order]
+
+
+def varies(features: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:
+    """Which features are not the same for all items, but for rounding."""
+    return features.std(0, correction=0) > ROUNDING * features.mean(0).abs()
+
+
+def read_cache(path: Path) -> Labelled | None:
+    """Cached features, or nothing when there are none or the file is damaged."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return saved["features"], saved["label"]
+    except Exception:  # whatever a damaged file raises: the features are simply extracted again
+        return None
+
+
+def write_cache(path: Path, known: Labelled) -> None:
+    """Write features so that a reader finds a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(f".{os.getpid()}")
+    torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
+    half.replace(path)

@@ -1,0 +1,151 @@
+"""A protocol's settings stand in the card whole, as JSON, and ties are settled by order."""
+
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from simmim_pl.evaluation import KNN, AugmentedProbe, DenseProbe, FewLabels, FineTune, LinearProbe, VideoProbe
+from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name, plain
+from simmim_pl.evaluation.training import Sweep
+from simmim_pl.views import ContrastiveViews, CropFlip
+from tests.evaluation.test_linear import bench_of, clusters
+
+
+def arguments(kind: type) -> set[str]:
+    """Names of a class's arguments, but the data set."""
+    return set(inspect.signature(kind).parameters) - {"data"}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        KNN(k=[1, 5], temperature=[None, 0.1]),
+        LinearProbe(l2=[1e-3, 1.0]),
+        FewLabels(),
+        DenseProbe(),
+        VideoProbe(),
+        AugmentedProbe(CropFlip(16)),
+        FineTune(CropFlip(16), lr=[1e-3]),
+    ],
+    ids=lambda protocol: type(protocol).__name__,
+)
+def test_every_hyperparameter_is_in_the_settings_and_they_are_json(protocol: Protocol) -> None:
+    found = protocol.settings()
+    assert found.keys() == arguments(type(protocol))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_settings_say_what_was_given() -> None:
+    assert KNN(k=(1, 5), temperature=(None, 0.1), metric="euclidean").settings() == {
+        "k": [1, 5],
+        "metric": "euclidean",
+        "temperature": [None, 0.1],
+    }
+    assert LinearProbe(l2=[1e-3, 1.0]).settings() == {"l2": [1.0, 1e-3]}  # in the order they are tried
+    assert FewLabels([0.5], [2], draws=3, prior=0.1).settings() == {
+        "draws": 3,
+        "per_class": [2],
+        "prior": 0.1,
+        "shares": [0.5],
+    }
+
+
+def test_an_injected_part_stands_with_its_class_and_all_its_own_settings() -> None:
+    views = CropFlip(16, scale=(0.5, 1.0), flip=0.25)
+    sweep = Sweep(lr=(0.1, 1.0), solver="adam", weight_decay=0.05, epochs=3)
+    found = AugmentedProbe(views, sweep).settings()
+    shown = {"class": "CropFlip", "flip": 0.25, "ratio": [3 / 4, 4 / 3], "scale": [0.5, 1.0], "size": 16}
+    assert found["views"] == shown
+    assert found["sweep"] == {
+        "class": "Sweep",
+        "epochs": 3,
+        "lr": [0.1, 1.0],
+        "solver": "adam",
+        "weight_decay": 0.05,
+    }
+    assert AugmentedProbe(views.eval(), sweep).settings() == found  # no mode, no parameters, no hooks
+    assert plain(ContrastiveViews(16)).keys() >= arguments(ContrastiveViews) - {
+        *("brightness", "contrast", "saturation", "hue")  # together the strength
+    }
+
+
+def test_different_hyperparameters_give_different_settings() -> None:
+    many = [
+        FineTune(CropFlip(16)),
+        FineTune(CropFlip(32)),
+        FineTune(CropFlip(16, flip=0)),
+        FineTune(CropFlip(16), layer_decay=0.5),
+        FineTune(CropFlip(16), epochs=11),
+    ]
+    assert len({json.dumps(protocol.settings()) for protocol in many}) == len(many)
+
+
+class Chain(nn.Module):
+    """A part made of parts, one of which is a module, with values that JSON does not know."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.places = inner, {"a": (1, 2), 3: None}
+        self.path, self.weight = Path("x/y"), nn.Parameter(torch.ones(2))
+        self._private = 5
+
+
+def test_parts_within_parts_and_values_that_json_does_not_know_are_shown() -> None:
+    found = plain(Chain(CropFlip(8)))
+    assert found["class"] == "Chain"
+    assert found["inner"] == plain(CropFlip(8))
+    assert found["places"] == {"a": [1, 2], "3": None}
+    assert found["path"] == "x/y"
+    assert "_private" not in found
+    assert "training" not in found
+    json.dumps(found)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_what_is_json_already_stays_as_it_is(value: Any) -> None:
+    assert plain(value) == value
+
+
+def test_the_best_is_the_first_of_those_that_did_best() -> None:
+    assert best({"a": 0.1, "b": 0.7, "c": 0.7, "d": 0.5}) == "b"
+    assert best({(5, None): 0.0}) == (5, None)
+
+
+@given(st.dictionaries(st.floats(1e-6, 1e3), st.integers(0, 5).map(float), min_size=1))
+def test_nothing_did_better_than_the_best_and_nothing_before_it_as_well(accuracy: dict[Any, float]) -> None:
+    names = list(accuracy)
+    place = names.index(best(accuracy))
+    assert accuracy[names[place]] == max(accuracy.values())
+    assert all(accuracy[name] < accuracy[names[place]] for name in names[:place])
+
+
+def test_validation_results_are_shown_by_short_names_and_to_six_digits() -> None:
+    accuracy = {1e-05: 1 / 3, 0.1: 0.5, (5, None): 1.0, 3: 0.25}
+    assert by_name(accuracy) == {"1e-05": 0.333333, "0.1": 0.5, "(5, None)": 1.0, "3": 0.25}
+    assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # of what diverged, NaN
+
+
+def test_a_protocol_without_judge_says_what_is_missing() -> None:
+    split = clusters(0, 6)
+    with pytest.raises(TypeError, match=r"Protocol must define judge\(bench\)"):
+        Protocol().judge(bench_of(split, split, split, 3))
+
+
+def test_the_data_set_is_no_hyperparameter_and_a_result_has_no_variant_unless_it_says_so() -> None:
+    assert Protocol().settings() == {}
+    assert Result({}).variant == ""
+    assert Result({}).chosen == {}
