@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from simmim_pl.data.download import download
+from simmim_pl.data.download import provide
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.records import InputError
 
@@ -90,33 +88,9 @@ class Files:
     timeout: float
 
     def prepare(self) -> None:
-        """Make the extracted files be there and whole; touches neither network nor disk when they are.
-
-        Work is done in a scratch folder and moved into place once checked, so nodes that share ``root`` never
-        read each other's half-written files.
-        """
-        if self.whole():
-            return
-        name = self.kind.filename
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(".part", f"{name}.", self.root, ignore_cleanup_errors=True) as scratch:
-                download(self.root / name, self.kind.tgz_md5, self.mirrors, Path(scratch), self.timeout)
-                self.extract(Path(scratch))
-        except (OSError, InputError) as error:
-            if self.whole():  # another node was faster, and has swept our scratch folder
-                return
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{self.root} cannot be written ({error.strerror or error}) and {name} has to go there: "
-                f"make it a writable folder with 600 MB to spare, or set SIMMIM_DATA_DIR to another."
-            ) from error
-        for leftover in self.root.glob(f"{name}*.part"):  # of runs that were killed
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        """Make the extracted files be there and whole. Raises :class:`InputError` when that cannot be done."""
+        archive = self.root / self.kind.filename
+        provide(archive, self.kind.tgz_md5, self.mirrors, self.timeout, self.extract, self.whole, "600 MB")
 
     def load(self, split: Split) -> tuple[InMemory, list[str]]:
         """One split and the names of its classes."""

@@ -1,11 +1,14 @@
-"""Download one file from the first of several mirrors that delivers it whole."""
+"""Download one archive from the first of several mirrors that delivers it whole, and install what it holds."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.error import URLError
 
 from torchvision.datasets.utils import check_integrity
@@ -14,6 +17,51 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from simmim_pl.records import InputError
 
 CHUNK = 1 << 16  # bytes read at a time
+
+
+def provide(
+    archive: Path,
+    md5: str,
+    mirrors: list[str],
+    timeout: float,
+    install: Callable[[Path], None],
+    whole: Callable[[], bool],
+    space: str,
+) -> None:
+    """Make what an archive holds be there; touches neither network nor disk when it is.
+
+    Work is done in a scratch folder and moved into place once checked, so nodes that share the folder never read each
+    other's half-written files.
+
+    - ``install``: unpacks the archive in the scratch folder that it is given, and moves the files to their places.
+    - ``whole``: whether everything is in its place.
+    - ``space``: that it takes, for the user.
+
+    Raises:
+        InputError: no mirror delivered, or the folder cannot be written.
+    """
+    if whole():
+        return
+    folder = archive.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(".part", f"{archive.name}.", folder, ignore_cleanup_errors=True) as scratch:
+            download(archive, md5, mirrors, Path(scratch), timeout)
+            install(Path(scratch))
+    except (OSError, InputError) as error:
+        if whole():  # another node was faster, and has swept our scratch folder
+            return
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}) and {archive.name} has to go there: "
+            f"make it a writable folder with {space} to spare, or set SIMMIM_DATA_DIR to another."
+        ) from error
+    for leftover in folder.glob(f"{archive.name}*.part"):  # of runs that were killed
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout: float) -> None:

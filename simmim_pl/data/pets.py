@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import extract_archive
 
 from simmim_pl.data.cifar import data_folder
-from simmim_pl.data.download import download
+from simmim_pl.data.download import provide
 from simmim_pl.data.masks import decode_pairs
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.records import InputError
@@ -46,31 +45,10 @@ class OxfordPets(Source):
             InputError: it cannot be downloaded, or the folder cannot be written.
         """
         for url, md5 in datasets.OxfordIIITPet._RESOURCES:
-            self.fetch(url, md5)
-
-    def fetch(self, url: str, md5: str) -> None:
-        """Make one part, the images or the annotations, be there: extracted aside, then moved into place whole."""
-        archive = self.folder / Path(url).name
-        part = self.folder / archive.name.split(".")[0]
-        if part.is_dir():
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(".part", f"{archive.name}.", self.folder, ignore_cleanup_errors=True) as scratch:
-                download(archive, md5, [url], Path(scratch), self.timeout)
-                extract_archive(str(archive), scratch)
-                os.replace(Path(scratch) / part.name, part)
-        except (OSError, InputError) as error:
-            if part.is_dir():  # another node was faster, and has swept our scratch folder
-                return
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{self.folder} cannot be written ({error.strerror or error}) and {archive.name} has to go there: "
-                f"make it a writable folder with 2 GB to spare, or set SIMMIM_DATA_DIR to another."
-            ) from error
-        for leftover in self.folder.glob(f"{archive.name}*.part"):  # of runs that were killed
-            shutil.rmtree(leftover, ignore_errors=True)
+            archive = self.folder / Path(url).name
+            part = self.folder / archive.name.split(".")[0]  # the images, or the annotations
+            install = partial(unpack, archive, part)
+            provide(archive, md5, [url], self.timeout, install, part.is_dir, "2 GB")
 
     def load(self, split: Split) -> InMemory:
         """Decode one split. Raises :class:`InputError` when files are missing or cannot be read."""
@@ -97,3 +75,9 @@ class OxfordPets(Source):
             f"{self.folder} is missing or incomplete: remove its folders images and annotations, and prepare() makes "
             "them anew."
         )
+
+
+def unpack(archive: Path, part: Path, scratch: Path) -> None:
+    """Extract aside, then move into place whole."""
+    extract_archive(str(archive), str(scratch))
+    os.replace(scratch / part.name, part)

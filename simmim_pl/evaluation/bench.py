@@ -58,10 +58,15 @@ class Bench:
         """
         names: list[str] = self.data.source.classes
         if self.labels("train") is None:
-            raise InputError("This data set has no labels: an evaluation needs class folders, see configs/data/.")
+            raise InputError(
+                f"{self.data.source.name} has no labels: this evaluation needs class folders, see configs/data/."
+            )
         seen = {split: self.labels(split).unique().tolist() for split in ("train", "validation", "test")}
         if len(seen["train"]) < 2:
-            raise InputError("The training images are of a single class, which is nothing to tell apart: add another.")
+            raise InputError(
+                f"{self.data.source.name} has training images of a single class, which is nothing to tell apart: "
+                "add another."
+            )
         for split in ("validation", "test"):
             lacking = [names[label] for label in seen[split] if label not in seen["train"]]
             if lacking:

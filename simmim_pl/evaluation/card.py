@@ -174,7 +174,9 @@ def table(card: dict[str, Any]) -> str:
         for metric, estimate in result["metrics"].items():
             lines.setdefault((result["data"], task, metric), {})[result["encoder"]] = shown(estimate)
     rows = [[*line, *(cells.get(name, "–") for name in encoders)] for line, cells in lines.items()]
-    return "\n".join([*map(sizes, card["data"]), *aligned([["data", "task", "metric, %", *encoders], *rows])])
+    return "\n".join(
+        [*dict.fromkeys(map(sizes, card["data"])), *aligned([["data", "task", "metric, %", *encoders], *rows])]
+    )
 
 
 def shown(estimate: dict[str, Any]) -> str:

@@ -55,15 +55,14 @@ class Evaluation(LightningModule):
         if not protocols:
             raise InputError("An evaluation needs at least one protocol: see configs/evaluate/.")
         self.automatic_optimization = False
-        self.protocols, self.transfer, self.checkpoint, self.cache, self.seed = (
-            *(protocols, list(transfer), checkpoint, cache, seed),
-        )
+        self.protocols, self.transfer = protocols, list(transfer)
+        self.checkpoint, self.cache, self.seed = checkpoint, cache, seed
         # In a dict, and so not part of this module: each is on the device only while it is judged.
         self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed)
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
         self.card: dict[str, Any] = {}
 
-    # Lightning's own loop sees one batch (limit_val_batches in configs/evaluate/): protocols read whole splits.
+    # Lightning's own loop sees two batches (limit_val_batches in configs/evaluate/): protocols read whole splits.
 
     def configure_optimizers(self) -> None:
         """Nothing is trained by the trainer."""
