@@ -33,7 +33,7 @@ class AugmentedProbe(Protocol):
     def __init__(
         self,
         views: Views,
-        sweep: Sweep = Sweep(lr=(0.01, 0.03, 0.1, 0.3, 1.0)),
+        sweep: Sweep = Sweep(lr=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
