@@ -185,10 +185,11 @@ def test_linear_and_knn_judge_a_checkpoint_beside_its_baselines(
             assert f"{100 * accuracy['value']:.1f} [" in printed
 
 
-def test_the_result_reaches_wandb(cli: Cli, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("verb", ["validate", "fit", "test"])
+def test_the_result_reaches_wandb(cli: Cli, pretrained: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
-    run = cli(["validate", config, f"--model.checkpoint={pretrained}", *EVALUATION])
+    run = cli([verb, config, f"--model.checkpoint={pretrained}", *EVALUATION])
     card = json.loads((run / "result.json").read_text())
     values, summary = {}, {}
     for record in records(run):

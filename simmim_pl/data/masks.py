@@ -35,8 +35,10 @@ class MaskFolder(Source):
     def __init__(self, root: str, classes: list[str], size: int = 32) -> None:
         if size < 1:
             raise InputError(f"MaskFolder's size is {size}: give the images at least 1 pixel.")
-        if not 2 <= len(classes) <= IGNORED:
-            raise InputError(f"MaskFolder's classes are {len(classes)}: name from 2 to {IGNORED}, one for each id.")
+        if not 2 <= len(set(classes)) == len(classes) <= IGNORED:
+            raise InputError(
+                f"MaskFolder's classes are {len(classes)}: name from 2 to {IGNORED}, one for each id, no name twice."
+            )
         self.root = Path(root).expanduser()
         self.size = size
         self.classes: list[str] = []

@@ -58,7 +58,7 @@ class AugmentedProbe(Protocol):
 
         heads = self.sweep.train(head, batches, steps, bench.batch, bench)
         accuracy = {
-            lr: (predict(classifier, (validation[0] - mean) / scale) == validation[1]).double().mean().item()
+            lr: (predict(classifier, (validation[0] - mean) / scale) == validation[1]).float().mean().item()
             for lr, classifier in heads.items()
         }
         chosen = choose(accuracy, heads)

@@ -17,8 +17,8 @@ from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl import distributed
-from simmim_pl.evaluation.features import Labelled, collect, read_cache, write_cache
-from simmim_pl.evaluation.frozen import RawPixels, Watch, digest, require_frozen
+from simmim_pl.evaluation.features import Labelled, collect, read_cache, together, write_cache
+from simmim_pl.evaluation.frozen import RawPixels, Watch, attributes, digest, require_frozen, source_code
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.seeding import seeded
 
@@ -117,7 +117,16 @@ class Bench:
     def steps(self, split: str) -> int:
         """Batches that a shuffled epoch has."""
         full, rest = divmod(len(self.data.splits[split]) // distributed.world_size(), int(self.data.batch_size))
+        if full + (rest > 1) == 0:
+            raise InputError(f"The {split} split has one image a device, and BatchNorm needs two: use fewer devices.")
         return full + (rest > 1)
+
+    def passes(self, split: str) -> int:
+        """Batches that a split read in order and whole has. Raises :class:`InputError` when a rank would have none."""
+        number = len(self.data.splits[split])
+        if number < distributed.world_size():
+            raise InputError(f"The {split} split has {number} images, fewer than one a device: bring more images.")
+        return -(-number // self.batch)
 
     def watched(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
         """Iterate with a progress bar."""
@@ -170,19 +179,18 @@ class Bench:
 
     def extract(self, split: str) -> Labelled:
         """Run the encoder over a split, every image once whatever the number of ranks."""
-        number, watch, parts = len(self.data.splits[split]), Watch(self.encoder), []
-        if number < distributed.world_size():
-            raise InputError(f"The {split} split has {number} images, fewer than one a device: bring more images.")
-        first: Batch = {}
-        for batch in self.watched(self.batches(split), f"features of {split}", -(-number // self.batch)):
-            first = first or batch
-            parts.append((self.pooled(batch), batch["label"], batch["index"]))
-        if not torch.allclose(self.pooled(first), parts[0][0], rtol=1e-3, atol=1e-4, equal_nan=True):
-            raise InputError(
-                f"The encoder {type(self.encoder).__name__} gave other features when it saw the same images again: "
-                "a frozen encoder must be a function of the image alone."
-            )
-        watch.check()
+        watch, parts, total = Watch(self.encoder), [], self.passes(split)
+        with together(self.device):
+            first: Batch = {}
+            for batch in self.watched(self.batches(split), f"features of {split}", total):
+                first = first or batch
+                parts.append((self.pooled(batch), batch["label"], batch["index"]))
+            if not torch.allclose(self.pooled(first), parts[0][0], rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise InputError(
+                    f"The encoder {type(self.encoder).__name__} gave other features when it saw the same images again: "
+                    "a frozen encoder must be a function of the image alone."
+                )
+            watch.check()
         return collect(parts, split)
 
     def key(self, split: str) -> str:
@@ -191,7 +199,9 @@ class Bench:
         sha = hashlib.sha256(torch.tensor(list(images.indices)).numpy().tobytes())
         with self.precision():
             autocast = torch.is_autocast_enabled(self.device.type) and torch.get_autocast_dtype(self.device.type)
-        kind = f"{type(self.encoder).__module__}.{type(self.encoder).__qualname__}"
-        for part in (kind, digest(self.encoder), images.dataset.digest(), autocast, "uint8 / 255"):
+        # Not its weights alone make an encoder: padding, an activation, or an edited forward do too.
+        encoder = (digest(self.encoder), attributes(self.encoder), repr(self.encoder), source_code(self.encoder))
+        where = (torch.__version__, self.device.type, autocast, "uint8 / 255")
+        for part in (*encoder, images.dataset.digest(), *where):
             sha.update(f"|{part}".encode())
         return sha.hexdigest()[:32]

@@ -10,14 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
-import torchvision
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
 
 import simmim_pl
 from simmim_pl.evaluation.bench import Bench
@@ -61,20 +61,15 @@ def publish(
     found = {
         "checkpoint": checkpoint,
         "encoders": {
-            name: {"class": type(encoder).__name__, "hash": digest(encoder)} for name, encoder in encoders.items()
+            name: {"class": type(encoder).__name__, "hash": digest(encoder), **simple(encoder)}
+            for name, encoder in encoders.items()
         },
         "data": [described(each) for each in data],
         "results": entries,
         "seed": seed,
         "command": " ".join(["python -m simmim_pl", *sys.argv[1:]]),
         "code": code_version(),
-        "versions": {
-            "simmim_pl": simmim_pl.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "lightning": lightning.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "device": f"{trainer.strategy.root_device.type} × {trainer.world_size}",
         "precision": str(trainer.precision),
         TIMES: round(time.perf_counter() - started, 2),
@@ -132,12 +127,36 @@ def described(data: Any) -> dict[str, Any]:
     """A data set: its name, kind and splits, and a digest of the files or pixels that they come from."""
     return {
         "name": data.source.name,
-        "source": type(data.source).__name__,
+        "source": {"class": type(data.source).__name__, **simple(data.source)},
+        "validation": data.validation,
         "items": {split: len(data.splits[split]) for split in ("train", "validation", "test")},
         "digest": {split: data.splits[split].dataset.digest() for split in ("train", "test")},
         "split_seed": data.split_seed,
         "batch_size": data.batch_size,
     }
+
+
+def simple(thing: Any) -> dict[str, Any]:
+    """The arguments that an encoder or a source keeps under their names: plain values, lists of them, paths."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return [shown(part) for part in value]
+        return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+    kinds = (bool, int, float, str, Path, tuple, list)
+    common = vars(nn.Module()).keys() | {"classes", "mask_classes"}
+    kept = {name: value for name, value in vars(thing).items() if name not in common and isinstance(value, kinds)}
+    return {name: shown(value) for name, value in sorted(kept.items())}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a number may depend on, those that are installed."""
+    found = {"python": platform.python_version(), "simmim_pl": simmim_pl.__version__}
+    for name in ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "pillow", "timm", "torchcodec"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def code_version() -> str | None:

@@ -61,22 +61,22 @@ class DenseProbe(Protocol):
 
         heads = self.sweep.train(head, batches, steps, bench.batch, bench, IGNORED)
 
-        def judged(split: str, asked: Sequence[nn.Module]) -> Int64[Tensor, "H N C C"]:
-            parts = []
+        def confused(split: str, asked: Sequence[nn.Module]) -> Iterator[tuple[Int64[Tensor, "B H C C"], Tensor]]:
             with torch.no_grad():
-                for batch in bench.batches(split):
+                for batch in bench.watched(bench.batches(split), f"masks of {split}", bench.passes(split)):
                     grid = (bench.encode(batch["image"]).grid - mean) / scale
                     counts = [confusions(each(grid).argmax(1), batch, len(names)) for each in asked]
-                    parts.append((torch.stack(counts, 1), batch["index"]))
-            whole, index = (distributed.gather_uneven(torch.cat(column)) for column in zip(*parts, strict=True))
-            if not whole.any():
-                raise InputError(f"In the masks of {split} every pixel is ignored: there is nothing to judge.")
-            return whole[index.argsort()].transpose(0, 1)
+                    yield torch.stack(counts, 1), batch["index"]
 
-        tried = iou(judged("validation", list(heads.values())).sum(1).double()).nanmean(1)
+        total = torch.stack([counts.sum(0) for counts, _ in confused("validation", list(heads.values()))]).sum(0)
+        tried = iou(distributed.mean(total.double())).nanmean(1)  # IoU is the same of a mean over ranks as of the sum
         accuracy = dict(zip(heads, tried.tolist(), strict=True))
         chosen = choose(accuracy, heads)
-        found = segmentation(judged("test", [heads[chosen]])[0], names)
+        columns = zip(*confused("test", [heads[chosen]]), strict=True)
+        whole, index = (distributed.gather_uneven(torch.cat(column)) for column in columns)
+        if not whole.any():
+            raise InputError("In the masks of test every pixel is ignored: there is nothing to judge.")
+        found = segmentation(whole[index.argsort(), 0], names)
         return [Result(found, {"lr": chosen, "validation mean IoU by lr": by_name(accuracy)})]
 
 
@@ -105,7 +105,7 @@ def grid_moments(bench: Bench) -> tuple[Float[Tensor, "D 1 1"], Float[Tensor, "D
     """Mean and standard deviation of the grid's channels over all places of all training images, of all ranks."""
     sums: list[Tensor] = []
     number = 0
-    for batch in bench.watched(bench.batches("train"), "mean of the grid", bench.steps("train")):
+    for batch in bench.watched(bench.batches("train"), "mean of the grid", bench.passes("train")):
         grid = bench.encode(batch["image"]).grid.double()
         if not grid.isfinite().all():
             raise InputError("The encoder gave NaN or infinite features: its training diverged.")

@@ -32,11 +32,12 @@ class Evaluation(LightningModule):
         checkpoint: path of a checkpoint that ``fit`` wrote.
         encoder: an encoder to judge as it is, instead of a checkpoint.
         weights: path of a state dict that another tool saved, to load into ``encoder``.
-        baselines: judge the untrained encoder (of a checkpoint, or of ``weights``) and raw pixels too.
+        baselines: judge raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``, the
+            encoder as it was before they were loaded.
         transfer: further data sets on which protocols without their own judge too.
         allow: class paths outside simmim_pl that the checkpoint may name and have imported.
         cache: keep extracted features in RUNS/.features, by encoder, data and precision. Delete it at any time.
-        seed: of the untrained encoder and of whatever a protocol draws.
+        seed: of a checkpoint's untrained encoder and of whatever a protocol draws.
     """
 
     def __init__(
@@ -94,8 +95,13 @@ class Evaluation(LightningModule):
         for data in (self.trainer.datamodule, *self.further_data()):  # type: ignore[attr-defined]
             data.setup("fit")
             data.setup("test")
-            if not len(data.splits["validation"]):  # with it the trainer's own loop, and so the evaluation, is skipped
-                raise InputError("The validation split is empty, and evaluations choose on it: set --data.validation.")
+        if not len(self.trainer.datamodule.splits["validation"]):  # type: ignore[attr-defined]
+            # The trainer's own loop would be skipped, and with it the evaluation.
+            raise InputError("The validation split is empty, and evaluations choose on it: set --data.validation.")
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise InputError(
+                f"Evaluations run in 32-true or bf16-mixed, not in {self.trainer.precision}: set --trainer.precision."
+            )
 
     def further_data(self) -> list[LightningDataModule]:
         """Data sets beside the run's."""
@@ -147,6 +153,6 @@ class Evaluation(LightningModule):
             device=self.device,
             precision=self.trainer.precision_plugin.forward_context,
             seed=self.seed,
-            cache=Path(cached).parents[1] / ".features" if cached else None,
+            cache=Path(cached).parent.parent / ".features" if cached else None,
             progress=shown,
         )

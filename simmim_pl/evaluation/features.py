@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from simmim_pl import distributed
@@ -38,6 +40,18 @@ def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
     return features[order], labels[order]
 
 
+@contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """Work that every rank does for itself: when one stops with an :class:`InputError`, all stop before they wait."""
+    failure: InputError | None = None
+    try:
+        yield
+    except InputError as error:
+        failure = error
+    if not distributed.everywhere(failure is None, device):
+        raise failure or InputError("Another device stopped, for the reason that it gives.")
+
+
 def varies(features: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:
     """Which features are not the same for all items, but for rounding."""
     return features.std(0, correction=0) > ROUNDING * features.mean(0).abs()
@@ -53,8 +67,13 @@ def read_cache(path: Path) -> Labelled | None:
 
 
 def write_cache(path: Path, known: Labelled) -> None:
-    """Write features so that a reader finds a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write features so that a reader finds a whole file or none; a disk that cannot be written costs time only."""
     half = path.with_suffix(f".{os.getpid()}")
-    torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
-    half.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
+        half.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        rank_zero_warn(f"Features are not kept in {path.parent} ({error}); the next evaluation extracts them again.")
+        with suppress(OSError):
+            half.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,8 +43,8 @@ class FewLabels(Protocol):
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        impossible = not all(0 < share <= 1 for share in shares) or min([*per_class, draws]) < 1 or prior <= 0
-        if impossible or not [*shares, *per_class]:
+        possible = all(0 < share <= 1 for share in shares) and min([*per_class, draws]) >= 1 and 0 < prior < math.inf
+        if not possible or not [*shares, *per_class]:
             raise InputError(
                 "FewLabels needs shares in (0, 1] or per_class of 1 or more, draws of 1 or more and a positive prior, "
                 f"got shares {shares}, per_class {per_class}, draws {draws}, prior {prior}."

@@ -73,7 +73,7 @@ class FineTune(Protocol):
         if len(networks) > 1:
             for lr, network in networks.items():
                 predicted, labels = predict(network, bench, "validation")
-                accuracy[lr] = (predicted == labels).double().mean().item()
+                accuracy[lr] = (predicted == labels).float().mean().item()
         chosen = choose(accuracy or dict.fromkeys(networks, 0.0), networks)
         predicted, labels = predict(networks[chosen], bench, "test")
         explained: dict[str, Any] = {"lr": chosen}
@@ -94,11 +94,13 @@ class FineTune(Protocol):
             for step, batch in enumerate(bench.watched(bench.batches("train", epoch), what, steps)):
                 yield self.views(batch["image"], bench.generator(epoch * steps + step))[0], batch["label"]
 
-        train(
-            *([network], [solver], batches, self.epochs, steps),
-            warmup=round(self.warmup_epochs * steps),
-            precision=bench.precision,
-        )
+        with torch.random.fork_rng():  # dropout and stochastic depth: of this seed, whatever ran before
+            torch.manual_seed(bench.generator(0).initial_seed())
+            train(
+                *([network], [solver], batches, self.epochs, steps),
+                warmup=round(self.warmup_epochs * steps),
+                precision=bench.precision,
+            )
         for buffer in network.buffers():  # BatchNorm saw this rank's images only
             if buffer.is_floating_point():
                 buffer.copy_(distributed.mean(buffer))
@@ -127,7 +129,7 @@ def predict(network: Tuned, bench: Bench, split: str) -> tuple[Tensor, Tensor]:
     """Predicted and true class of every image of a split, in the data set's order."""
     parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
-        for batch in bench.batches(split):
+        for batch in bench.watched(bench.batches(split), f"predictions of {split}", bench.passes(split)):
             with bench.precision():
                 predicted = network(batch["image"].float() / 255).argmax(1)
             parts.append((predicted, batch["label"], batch["index"]))

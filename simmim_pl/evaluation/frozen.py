@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,7 @@ def subjects(
         left = load_weights(encoder, weights)
         if left:
             rank_zero_info(f"{weights}: {len(left)} tensors are not the encoder's and are left out ({left[0]}, …).")
-        found |= {"given": encoder, "untrained": fresh} if baselines else {"given": encoder}
+        found |= {"given": encoder, "without weights": fresh} if baselines else {"given": encoder}
     elif encoder is not None:
         found["given"] = encoder
     if baselines:
@@ -111,6 +113,14 @@ def attributes(module: nn.Module) -> list[tuple[str, str, str]]:
         for name, value in part.__dict__.items()
         if name not in common and (described := describe(value)) is not None
     ]
+
+
+def source_code(module: nn.Module) -> str:
+    """A hash of the file in which the module's class is written; empty where there is none."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(type(module))).read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError):  # a class typed into an interpreter
+        return ""
 
 
 def describe(value: Any) -> str | None:

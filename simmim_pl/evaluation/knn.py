@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
@@ -27,7 +28,8 @@ class KNN(Protocol):
 
     Args:
         k: neighbours that vote; candidates.
-        temperature: weight of a vote, see :func:`votes`; candidates, of which null gives equal votes.
+        temperature: weight of a vote, see :func:`votes`; candidates, of which null gives equal votes. By default 0.1
+            for cosine similarity and equal votes for distances, which have no scale of their own.
         metric: cosine similarity, or Euclidean distance of features as they are.
         data: the data set to judge on; by default the run's ``--data``.
     """
@@ -35,12 +37,14 @@ class KNN(Protocol):
     def __init__(
         self,
         k: Sequence[int] = (20,),
-        temperature: Sequence[float | None] = (0.1,),
+        temperature: Sequence[float | None] | None = None,
         metric: Similarity = "cosine",
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        if not k or min(k) < 1 or not temperature or any(t is not None and t <= 0 for t in temperature):
+        if temperature is None:
+            temperature = (0.1,) if metric == "cosine" else (None,)
+        if not k or min(k) < 1 or not temperature or not all(t is None or 0 < t < math.inf for t in temperature):
             raise InputError(
                 f"KNN needs k of 1 or more and positive temperatures, got k {k}, temperature {temperature}."
             )
@@ -57,7 +61,7 @@ class KNN(Protocol):
             near = nearest(*train, validation[0], max(self.k), self.metric)
             for k, temperature in candidates:
                 predicted = votes(*near, len(classes), k, temperature).argmax(1)
-                accuracy[k, temperature] = (predicted == validation[1]).double().mean().item()
+                accuracy[k, temperature] = (predicted == validation[1]).float().mean().item()
             chosen = best(accuracy)
         bank, labels = (torch.cat(parts) for parts in zip(train, validation, strict=True))
         scores = knn_scores(bank, labels, test[0], len(classes), *chosen, self.metric)
@@ -65,7 +69,7 @@ class KNN(Protocol):
         explained: dict[str, Any] = {"k": chosen[0], "temperature": chosen[1]}
         if accuracy:
             explained["validation accuracy by (k, temperature)"] = by_name(accuracy)
-        return [Result(found, explained)]
+        return [Result(found, explained, variant="" if self.metric == "cosine" else self.metric)]
 
 
 def knn_scores(
@@ -97,25 +101,28 @@ def nearest(
     """Similarity and label of each query's k nearest rows of the bank, nearest first: every row is compared.
 
     - ``metric``: ``cosine`` similarity, or minus the ``euclidean`` distance.
-    - ``block``: queries and rows compared at once; memory is a few ``block²`` numbers, whatever N and Q are.
+    - ``block``: queries and rows compared at once; beside what is given and returned, memory is a few ``block²`` and
+      ``block · D`` numbers, whatever N and Q are.
 
     Raises:
         InputError: the bank holds fewer than k rows.
     """
     if len(bank) < k:
         raise InputError(f"kNN needs at least k = {k} training images, there are {len(bank)}: lower k.")
-    if metric == "cosine":
-        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-    else:  # about their middle, distances are the same and the squares lose fewest digits
-        middle = bank.mean(0)
-        bank, queries = bank - middle, queries - middle
+    middle = bank.mean(0)
+
+    def prepared(features: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        # About their middle, distances are the same and the squares lose fewest digits.
+        return F.normalize(features, dim=1) if metric == "cosine" else features - middle
+
     similarity, found = queries.new_zeros(len(queries), k), labels.new_zeros(len(queries), k)
     for rows in torch.arange(len(queries), device=queries.device).split(block):
         closest, label = queries.new_zeros(len(rows), 0), labels.new_zeros(len(rows), 0)
-        for part, known in zip(bank.split(block), labels.split(block), strict=True):
-            closeness = queries[rows] @ part.T
+        asked = prepared(queries[rows])
+        for part, known in zip(map(prepared, bank.split(block)), labels.split(block), strict=True):
+            closeness = asked @ part.T
             if metric == "euclidean":
-                square = queries[rows].square().sum(1, keepdim=True) + part.square().sum(1) - 2 * closeness
+                square = asked.square().sum(1, keepdim=True) + part.square().sum(1) - 2 * closeness
                 closeness = -square.clamp(min=0).sqrt()
             best_here, where = closeness.topk(min(k, len(part)), dim=1)
             both, names = torch.cat([closest, best_here], 1), torch.cat([label, known[where]], 1)

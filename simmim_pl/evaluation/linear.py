@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +49,7 @@ class LinearProbe(Protocol):
 
 def strongest_first(l2: Sequence[float]) -> list[float]:
     """Penalties in the order in which each fit starts best from the one before. Raises :class:`InputError`."""
-    if not l2 or min(l2) <= 0:
+    if not l2 or not all(0 < penalty < math.inf for penalty in l2):
         raise InputError(f"A linear probe needs positive penalties, got l2 {l2}.")
     return sorted(l2, reverse=True)
 
@@ -63,7 +64,7 @@ def probe(
     for l2 in penalties:
         weights = regression.fit(l2, weights)
         predicted = (tried @ weights[0] + weights[1]).argmax(1)
-        accuracy[l2] = (predicted == validation[1]).double().mean().item()
+        accuracy[l2] = (predicted == validation[1]).float().mean().item()
         if accuracy[l2] < max(accuracy.values()) - GIVE_UP:
             break
     chosen = best(accuracy)

@@ -37,9 +37,10 @@ class LogisticRegression:
         - ``start``: weights to start from, so that a sweep over ``l2`` takes few iterations each.
         - ``tolerance``: nats; stop when an iteration lowers the objective by less.
         """
-        scale = (self.variance / self.classes + l2).rsqrt()[:, None]
-        scaled = self.turned.new_zeros(len(scale), self.classes) if start is None else (self.axes.T @ start[0]) / scale
-        bias = self.turned.new_zeros(self.classes) if start is None else start[1].clone()
+        # A row a class: both products of a step then run over the features in the order in which they lie in memory.
+        scale = (self.variance / self.classes + l2).rsqrt()
+        scaled = self.turned.new_zeros(self.classes, len(scale)) if start is None else (start[0].T @ self.axes) / scale
+        bias = self.turned.new_zeros(self.classes, 1) if start is None else start[1][:, None].clone()
         solver = torch.optim.LBFGS(
             [scaled.requires_grad_(), bias.requires_grad_()],
             max_iter=iterations,
@@ -52,13 +53,14 @@ class LogisticRegression:
         def objective() -> Tensor:
             solver.zero_grad()
             weight = scale * scaled
-            loss = F.cross_entropy(self.turned @ weight + bias, self.labels) + l2 / 2 * weight.square().sum()
+            logits = weight @ self.turned.T + bias
+            loss = F.cross_entropy(logits[None], self.labels[None]) + l2 / 2 * weight.square().sum()
             loss.backward()
             return loss
 
         with torch.enable_grad():
             solver.step(objective)
-        return self.axes @ (scale * scaled.detach()), bias.detach()
+        return self.axes @ (scale * scaled.detach()).T, bias.detach()[:, 0]
 
 
 def principal_axes(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "D R"], Float[Tensor, " R"]]:

@@ -44,6 +44,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         require_schedule(self.lr, self.epochs)
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
 
     def train(
         self, head: Callable[[], nn.Module], batches: Batches, steps: int, batch: int, bench: Bench, ignore: int = -100

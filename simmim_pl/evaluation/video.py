@@ -83,7 +83,7 @@ class VideoProbe(Protocol):
 
         heads = self.sweep.train(head, batches, steps, size, bench)
         tried = {lr: predict(each, validation[0]) == validation[1] for lr, each in heads.items()}
-        accuracy = {lr: right.double().mean().item() for lr, right in tried.items()}
+        accuracy = {lr: right.float().mean().item() for lr, right in tried.items()}
         chosen = choose(accuracy, heads)
         found = classification(predict(heads[chosen], test[0])[None], test[1], classes)
         return Result(found, {"lr": chosen, "validation accuracy by lr": by_name(accuracy)}, "temporal head")

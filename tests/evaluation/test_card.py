@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
@@ -86,18 +86,20 @@ def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
     assert card["precision"] == "32-true"
     assert card["command"] == "python -m simmim_pl validate --one two"
     assert card["code"] == code_version()
-    assert card["versions"]["torch"] == torch.__version__
+    assert card["versions"]["torch"] == version("torch")
     assert card["versions"]["python"] == platform.python_version()
     assert card["versions"]["simmim_pl"] == simmim_pl.__version__
     assert list(card["encoders"]) == ["pretrained", "untrained", "raw pixels"]
     assert card["encoders"]["pretrained"] == {
         "class": "FastCNN",
         "hash": digest(load_encoder(str(moved), trained=True)),
+        "width": 16,
     }
     (data,) = card["data"]
     assert data["items"] == {"train": 180, "validation": 20, "test": 100}
     assert data["digest"]["test"] == Shapes(train=200, test=100, size=16, copies=1).load("test").digest()
-    assert (data["name"], data["source"], data["split_seed"]) == ("Shapes", "Shapes", 0)
+    assert (data["name"], data["source"]["class"], data["split_seed"]) == ("Shapes", "Shapes", 0)
+    assert (data["source"]["size"], data["source"]["noise"], data["validation"]) == (16, 0.15, 0.1)
     for result in card["results"]:
         assert result.keys() == {
             *("task", "variant", "data", "encoder", "metrics", "per_class", "confusion", "chosen", "protocol"),

@@ -193,7 +193,7 @@ def test_every_protocol_judges_on_its_own_data_or_on_the_runs_and_all_further_on
 
 
 @pytest.mark.parametrize("prefix", ["", "module.backbone."])
-def test_weights_that_another_tool_saved_are_judged_beside_the_untrained_encoder(
+def test_weights_that_another_tool_saved_are_judged_beside_the_encoder_without_them(
     cli: Command, tmp_path: Path, prefix: str
 ) -> None:
     torch.manual_seed(5)
@@ -201,9 +201,9 @@ def test_weights_that_another_tool_saved_are_judged_beside_the_untrained_encoder
     torch.save({f"{prefix}{name}": tensor for name, tensor in theirs.state_dict().items()}, tmp_path / "theirs.pt")
     encoder = ["--model.encoder=simmim_pl.encoders.FastCNN", "--model.encoder.width=2", "--model.weights=theirs.pt"]
     found = card(cli(command(*encoder, protocols(NEAREST))))
-    assert list(found["encoders"]) == ["given", "untrained", "raw pixels"]
+    assert list(found["encoders"]) == ["given", "without weights", "raw pixels"]
     assert found["encoders"]["given"]["hash"] == digest(theirs)
-    assert found["encoders"]["untrained"]["hash"] != digest(theirs)
+    assert found["encoders"]["without weights"]["hash"] != digest(theirs)
     assert found["checkpoint"] is None
 
 
@@ -218,7 +218,7 @@ def test_a_network_of_torchvisions_is_judged_with_a_file_of_its_weights(cli: Com
     expected = Torchvision("resnet18")
     expected.net.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
     assert found["encoders"]["given"]["hash"] == digest(expected)
-    assert [each["encoder"] for each in found["results"]] == ["given", "untrained", "raw pixels"]
+    assert [each["encoder"] for each in found["results"]] == ["given", "without weights", "raw pixels"]
 
 
 def test_an_evaluation_needs_a_protocol(cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:

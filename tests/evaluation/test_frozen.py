@@ -48,7 +48,7 @@ def test_the_names_in_the_table_say_what_is_judged(pretrained: Path, weights: Pa
     assert list(asked(pretrained, baselines=False)) == ["pretrained"]
     assert list(asked(encoder=network())) == ["given", "raw pixels"]
     assert list(asked(encoder=network(), baselines=False)) == ["given"]
-    assert list(asked(encoder=network(), weights=weights)) == ["given", "untrained", "raw pixels"]
+    assert list(asked(encoder=network(), weights=weights)) == ["given", "without weights", "raw pixels"]
     assert list(asked(encoder=network(), weights=weights, baselines=False)) == ["given"]
 
 
@@ -98,7 +98,7 @@ def test_a_given_encoder_is_judged_as_it_is() -> None:
 def test_weights_go_into_the_given_encoder_and_its_untrained_copy_keeps_its_own(weights: Path) -> None:
     found = asked(encoder=network(seed=1), weights=weights)
     assert digest(found["given"]) == digest(network(seed=9))
-    assert digest(found["untrained"]) == digest(network(seed=1))
+    assert digest(found["without weights"]) == digest(network(seed=1))
     assert digest(network(seed=1)) != digest(network(seed=9))
 
 

@@ -240,3 +240,12 @@ def test_a_choice_without_validation_images_is_refused() -> None:
 def test_candidates_that_cannot_vote_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="KNN needs k of 1 or more and positive temperatures, got"):
         KNN(**options)
+
+
+def test_distances_vote_equally_unless_a_temperature_is_given_and_are_named_in_the_table() -> None:
+    assert KNN().temperature == (0.1,)
+    assert KNN(metric="euclidean").temperature == (None,)
+    assert KNN(metric="euclidean", temperature=[2.0]).temperature == [2.0]
+    for refused in ([float("nan")], [float("inf")], []):
+        with pytest.raises(InputError, match="positive temperatures"):
+            KNN(temperature=refused)
