@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
 
 
 def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, tmp_path: Path) -> None:
-    args = [*TINY, "--trainer.max_epochs=500", "--trainer.check_val_every_n_epoch=1000"]
+    args = [*TINY, "--trainer.max_epochs=20000", "--trainer.check_val_every_n_epoch=100000"]
     environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
@@ -205,14 +206,17 @@ def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, t
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    for _ in range(5):  # Python drops an interrupt that arrives inside a destructor; a person would press again
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            _, said = process.communicate(timeout=20)
+            break
     assert process.returncode == 1
     assert "To go on: --ckpt_path" in said
     assert "Traceback" not in said
     (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     saved = torch.load(path, weights_only=True)
-    assert 0 < saved["global_step"] < 2500
+    assert 0 < saved["global_step"] < 100_000
     epochs = saved["epoch"] + 2
     resumed = cli([*args[:-2], f"--trainer.max_epochs={epochs}", f"--ckpt_path={path}"])
     assert torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["global_step"] > saved["global_step"]
