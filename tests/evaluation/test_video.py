@@ -39,7 +39,7 @@ class Clips(Source):
         return InMemory(clips.to(torch.uint8), shown)
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("a subclass draws the clips")
 
 
 class Brightness(Clips):
