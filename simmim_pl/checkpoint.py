@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from simmim_pl.records import Encoder, InputError
+from simmim_pl.trust import require_ours
 
 # What an encoder of ours would download at its start, and how to say that it should not.
 DOWNLOADS = {"weights": None, "pretrained": False}
@@ -93,7 +87,10 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
         spec = spec.get(key) if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
-    require_ours(spec, path, frozenset(allow))
+    try:
+        require_ours(spec, path, frozenset(allow))
+    except RecursionError as error:
+        raise InputError(f"{path} holds a config nested too deeply to be one of ours: do not use it.") from error
     given = spec.get("init_args")
     if spec["class_path"].startswith("simmim_pl.") and isinstance(given, dict):
         spec = {**spec, "init_args": {key: DOWNLOADS.get(key, value) for key, value in given.items()}}
@@ -162,59 +159,3 @@ def prefixes(theirs: list[str], ours: list[str]) -> tuple[str, str]:
         if name == rest or name.endswith(f".{rest}")
     )
     return max(votes, key=lambda pair: votes[pair], default=("", ""))
-
-
-def require_ours(spec: Any, path: str, allow: frozenset[str] = frozenset()) -> None:
-    """Refuse what would import from outside this package, however deep in the config it stands, unless allowed.
-
-    That is a class path, and any other string that jsonargparse would take for one where a class is expected.
-    """
-    if isinstance(spec, Mapping):
-        if "class_path" in spec:
-            require_class(str(spec["class_path"]), path, allow)
-        for part in spec.values():
-            require_ours(part, path, allow)
-    elif isinstance(spec, (list, tuple, set, frozenset)):
-        for part in spec:
-            require_ours(part, path, allow)
-    elif isinstance(spec, str):
-        for name in importable(spec):
-            require_class(name, path, allow)
-        with suppress(yaml.YAMLError, ValueError):  # jsonargparse reads YAML in strings too
-            if not isinstance(meant := yaml.safe_load(spec), str):
-                require_ours(meant, path, allow)
-
-
-def require_class(name: str, path: str, allow: frozenset[str]) -> None:
-    """Refuse a class path that is neither allowed nor of a class that this package defines.
-
-    ``simmim_pl.cli.os.system`` begins like one of ours: the class must stand in a module of ours and be defined by us.
-    """
-    if name in allow:
-        return
-    place, _, last = name.rpartition(".")
-    found: Any = object
-    if name.startswith("simmim_pl.") and all(part.isidentifier() for part in name.split(".")):
-        try:
-            found = vars(import_module(place))[last]
-        except (ModuleNotFoundError, KeyError) as error:
-            raise InputError(
-                f"{path} describes an encoder that this version cannot build: there is no class {name}."
-            ) from error
-    if not inspect.isclass(found) or not found.__module__.startswith("simmim_pl."):
-        raise InputError(
-            f"{path} asks to import {name}, which is not part of simmim_pl: allow it with --model.allow [{name}] if "
-            "you trust the file."
-        )
-
-
-def importable(text: str) -> list[str]:
-    """Names with dots in a Python expression, such as ``a.b.C | d.E``, whose first part is an importable module."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    whole = sorted(name for name in names if not any(other.startswith(f"{name}.") for other in names))
-    roots = {name: name.partition(".")[0] for name in whole}
-    return [name for name in whole if roots[name] in sys.modules or find_spec(roots[name]) is not None]

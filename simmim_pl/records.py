@@ -25,7 +25,7 @@ class Batch(TypedDict, total=False):
     clip: UInt8[Tensor, "B T 3 H W"]  # frames in order
     label: Int64[Tensor, " B"]
     mask: UInt8[Tensor, "B H W"]  # class of each pixel; 255 is ignored
-    index: Int64[Tensor, " B"]  # position in the split: tells duplicates apart when ranks share a set
+    index: Int64[Tensor, " B"]  # position in the whole set: tells duplicates apart when ranks share it
     views: Float[Tensor, "V B 3 S S"]
 
 

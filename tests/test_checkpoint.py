@@ -237,6 +237,21 @@ def test_an_encoder_that_cannot_be_built_is_refused_in_one_sentence(
 OURS = {"class_path": FASTCNN, "init_args": {"width": 2}}
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_a_config_nested_beyond_reason_is_refused_in_one_sentence(write: Callable[[Any], str], text: bool) -> None:
+    nested: Any = "[" * 5000 if text else "evil.Encoder"
+    for _ in range(0 if text else 5000):
+        nested = [nested]
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)  # to write what is to be read under the usual limit
+    try:
+        path = write({**OURS, "init_args": {"width": nested}})
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(InputError, match=r"nested too deeply|cannot build"):
+        load_encoder(path, trained=False)
+
+
 @pytest.mark.parametrize(
     "encoder",
     [

@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from simmim_pl.encoders.unfit import explain
 from simmim_pl.records import Encoder, Features, InputError
 
 
@@ -48,9 +49,9 @@ class Timm(Encoder):
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         try:
             last, maps = self.net.forward_intermediates(self.normalise(image), indices=1, norm=True, output_fmt="NCHW")
-        except AssertionError as error:  # how timm says that a model takes one size only, or cannot normalise its map
-            height, width = image.shape[-2:]
-            raise InputError(f"{self.name} cannot encode images of {height}×{width} pixels: {error}") from error
+        except (AssertionError, RuntimeError) as error:  # one size only, a map that cannot be normalised, too small
+            explain(self.name, image, error)
+            raise
         if not isinstance(last, Tensor):  # CrossViT and EfficientViM have several
             raise InputError(f"{self.name} has no single feature map: choose another model, such as resnet18.")
         pooled = self.net.forward_head(last, pre_logits=True)

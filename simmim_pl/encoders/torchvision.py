@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 
+from simmim_pl.encoders.unfit import explain
 from simmim_pl.records import Encoder, Features, InputError
 
 # Channel statistics of ImageNet's training set, in [0, 1].
@@ -65,9 +66,9 @@ class Torchvision(Encoder):
             handle = listen(self.net, seen.append)
             try:
                 pooled = self.net(self.normalise(image))
-            except AssertionError as error:  # how a VisionTransformer says that it takes one size only
-                height, width = image.shape[-2:]
-                raise InputError(f"{self.name} does not take images of {height}×{width} pixels: {error}") from error
+            except (AssertionError, RuntimeError) as error:  # a ViT of one size only, a pool that has nothing left
+                explain(self.name, image, error)
+                raise
             finally:
                 handle.remove()
         grid = seen[-1]

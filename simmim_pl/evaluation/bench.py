@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +50,15 @@ class Bench:
     cache: Path | None = None
     progress: bool = False
     known: dict[str, Labelled] = field(default_factory=dict)  # splits whose features are in memory
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Remembers the encoder as it was when it came, settled by a first forward on a blank image."""
+        watch, first = Watch(self.encoder), self.data.splits["train"].__getitems__([0])
+        image = first["image"] if "image" in first else first["clip"][:, 0]
+        self.encode(torch.zeros_like(image, device=self.device))
+        watch.settle()
+        return watch
 
     def classes(self) -> list[str]:
         """Names of the classes in label order.
@@ -163,6 +173,7 @@ class Bench:
             InputError: the encoder changes as it is used, or its features are not finite, or all the same.
         """
         if split not in self.known:
+            _ = self.watch  # settles what the key is made of
             # Raw pixels are as quickly read from the data as from a file.
             kept = self.cache is not None and not isinstance(self.encoder, RawPixels)
             path = self.cache / f"{self.key(split)}.pt" if self.cache and kept else None
@@ -179,7 +190,7 @@ class Bench:
 
     def extract(self, split: str) -> Labelled:
         """Run the encoder over a split, every image once whatever the number of ranks."""
-        watch, parts, total = Watch(self.encoder), [], self.passes(split)
+        parts, total = [], self.passes(split)
         with together(self.device):
             first: Batch = {}
             for batch in self.watched(self.batches(split), f"features of {split}", total):
@@ -190,7 +201,7 @@ class Bench:
                     f"The encoder {type(self.encoder).__name__} gave other features when it saw the same images again: "
                     "a frozen encoder must be a function of the image alone."
                 )
-            watch.check()
+            self.watch.check()
         return collect(parts, split)
 
     def key(self, split: str) -> str:

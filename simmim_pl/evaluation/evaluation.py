@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.evaluation import card
 from simmim_pl.evaluation.bench import Bench
-from simmim_pl.evaluation.frozen import RawPixels, Watch, subjects
+from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.records import Encoder, InputError
 
@@ -127,8 +127,8 @@ class Evaluation(LightningModule):
         with tqdm(total=sum(len(stop[2]) for stop in plan), desc="evaluation", disable=not shown) as bar:
             for data, name, protocols in plan:
                 encoder = self.subjects[name].to(self.device)
-                watch = Watch(encoder)
                 bench = self.bench(data, name, encoder, shown)
+                watch = bench.watch
                 for protocol in protocols:
                     bar.set_postfix_str(f"{type(protocol).__name__} of {name} on {bench.data.source.name}")
                     since = time.perf_counter()

@@ -85,10 +85,22 @@ class Watch:
         self.encoder = encoder
         self.before = (digest(encoder), attributes(encoder))
 
+    def settle(self) -> None:
+        """Take the plain attributes as they are now; to be called after a first forward on a blank image.
+
+        Some networks (LeViT's attention biases) fill a cache of their own there. It cannot hold anything of the data.
+        """
+        self.require(digest(self.encoder) == self.before[0])
+        self.before = (self.before[0], attributes(self.encoder))
+
     def check(self) -> None:
         """Raises :class:`InputError` when a parameter, buffer or plain attribute is not what it was."""
         require_frozen(self.encoder)
-        if (digest(self.encoder), attributes(self.encoder)) != self.before:
+        self.require((digest(self.encoder), attributes(self.encoder)) == self.before)
+
+    def require(self, unchanged: bool) -> None:
+        """Refuse an encoder that changed."""
+        if not unchanged:
             raise InputError(
                 f"The frozen encoder {type(self.encoder).__name__} changed while it was judged, so nothing is "
                 "reported: its forward must write to no parameter, buffer or attribute in eval mode."

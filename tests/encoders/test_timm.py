@@ -101,7 +101,7 @@ def test_gradients_reach_every_parameter_from_pooled() -> None:
 
 
 def test_images_of_another_size_than_a_transformer_takes_are_one_sentence() -> None:
-    with pytest.raises(InputError, match=r"vit_tiny_patch16_224 cannot encode .* 32×48 pixels: .*224"):
+    with pytest.raises(InputError, match=r"vit_tiny_patch16_224 cannot encode .* 32×48 pixels .*224"):
         Timm("vit_tiny_patch16_224")(torch.rand(1, 3, 32, 48))
 
 
@@ -139,6 +139,11 @@ def test_a_model_without_a_feature_map_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: torch.nn.Identity())
     with pytest.raises(InputError, match="timm cannot give the feature map of resnet18: choose another model"):
         Timm("resnet18")
+
+
+def test_images_too_small_for_a_model_are_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"vgg11 cannot encode images of 16×16 pixels \(.*too small.*another size"):
+        Timm("vgg11").eval()(images(16))
 
 
 def test_a_model_of_several_maps_is_refused() -> None:

@@ -120,9 +120,23 @@ def test_a_vision_transformer_gives_its_patch_tokens_in_their_places(vit: Torchv
 
 def test_images_of_another_size_than_a_transformer_takes_are_one_sentence(vit: Torchvision) -> None:
     before = attributes(vit)
-    with pytest.raises(InputError, match=r"vit_b_16 does not take images of 16×24 pixels: .*Expected 32"):
+    with pytest.raises(InputError, match=r"vit_b_16 cannot encode images of 16×24 pixels .*Expected 32"):
         vit(torch.rand(1, 3, 16, 24))
     assert attributes(vit) == before
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11"])
+def test_images_too_small_for_a_network_are_one_sentence(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} cannot encode images of 16×16 pixels \(.*too small.*another size"):
+        Torchvision(name)(images(16))
+
+
+def test_an_error_that_is_not_of_the_size_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Torchvision("resnet18")
+    for error in (RuntimeError("a device fell off"), torch.OutOfMemoryError("Tried to allocate a size of 3 GiB")):
+        monkeypatch.setattr(encoder.net, "forward", lambda image, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error), match=str(error)):
+            encoder(images(16))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])

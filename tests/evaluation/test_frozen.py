@@ -243,6 +243,37 @@ def test_an_honest_encoder_is_judged(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+class Lazy(Honest):
+    """Fills a cache at its first forward, by the device, as LeViT does with its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases: dict[str, Tensor] = {}
+
+    def cheat(self, image: Tensor) -> None:
+        self.biases.setdefault(str(image.device), torch.ones(2))
+
+
+class Whitens(Honest):
+    """Remembers the first images it ever sees, and judges all others by them."""
+
+    def cheat(self, image: Tensor) -> None:
+        if not self.kept.any():
+            self.kept = image.mean((0, 2, 3))
+
+
+def test_a_cache_filled_at_the_first_forward_is_no_cheat_and_no_other_key(tmp_path: Path) -> None:
+    for _ in range(2):  # the second finds the features of the first
+        features = extract(asked(encoder=Lazy(), baselines=False)["given"], tmp_path / "cache", 8)
+        assert features.shape == (20, 16)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_cache_that_waits_for_the_data_is_a_cheat(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Whitens changed while"):
+        extract(asked(encoder=Whitens(), baselines=False)["given"], tmp_path / "cache", 32)
+
+
 def test_a_hook_and_a_gradient_mode_are_no_change() -> None:
     encoder = asked(encoder=Honest(), baselines=False)["given"]
     watch = Watch(encoder)
