@@ -54,7 +54,7 @@ class Bench:
     @cached_property
     def watch(self) -> Watch:
         """Remembers the encoder as it was when it came, settled by a first forward on a blank image."""
-        watch, first = Watch(self.encoder), self.data.splits["train"].__getitems__([0])
+        watch, first = Watch(self.encoder), next(iter(self.data.splits.values())).__getitems__([0])
         image = first["image"] if "image" in first else first["clip"][:, 0]
         self.encode(torch.zeros_like(image, device=self.device))
         watch.settle()
