@@ -34,6 +34,15 @@ def gather(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
     return gathered
 
 
+def total(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Sum a tensor over ranks, without gradient."""
+    if world_size() == 1:
+        return local
+    result = local.detach().clone()
+    dist.all_reduce(result)
+    return result
+
+
 class Gather(torch.autograd.Function):
     """:func:`gather` on several ranks; torch's own differentiable form is deprecated, or private, by its version."""
 
@@ -43,9 +52,7 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].clone()
-        dist.all_reduce(total)
-        return total.chunk(world_size())[rank()]
+        return total(grads[0]).chunk(world_size())[rank()]
 
 
 def every(local: Tensor) -> list[Tensor]:
@@ -67,11 +74,7 @@ def gather_uneven(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]
 
 def mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Average a tensor over ranks, without gradient."""
-    if world_size() == 1:
-        return local
-    total = local.detach().clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    return total(local) / world_size() if world_size() > 1 else local
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:

@@ -79,14 +79,14 @@ def test_arguments(refusal: Callable[[list[Any]], str], args: list[str], says: s
     assert says in refusal([*TINY, *args])
 
 
-def test_fewer_images_than_devices_fill_is_refused_on_every_rank(tmp_path: Path) -> None:
-    args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=128"]
+def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: Path) -> None:
+    args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=25"]
     environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "do not fill one batch of 128 × 2 devices" in done.stderr
+    assert "A batch of 25 images cannot be divided among 2 devices: set --data.batch_size to 24" in done.stderr
     assert "Traceback" not in done.stderr
 
 

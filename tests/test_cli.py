@@ -234,9 +234,9 @@ def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_pat
         [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "Effective batch 64" in done.stdout + done.stderr
+    assert "Effective batch 32" in done.stdout + done.stderr
     (run,) = (tmp_path / "runs/quickstart").iterdir()
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2 * (180 // 64)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2 * (180 // 32)
     assert {"val/knn", "val/probe"} <= set(rows(run)[0])
 
 

@@ -24,7 +24,8 @@ class Images(LightningDataModule):
 
     Args:
         source: the data set.
-        batch_size: images a device and step; the effective batch is batch_size × devices × accumulation.
+        batch_size: images that all devices together see at once, so that a config means the same on any number of them;
+            a device gets its equal share. With accumulation a step sees batch_size × accumulate_grad_batches.
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
         validation: images held out of train: a number of images, or a share below 1.
         split_seed: seed of the held-out split; leave it alone to compare runs.
@@ -83,14 +84,14 @@ class Images(LightningDataModule):
         rank, ranks = self.place()
         if self.batch_size < 2:
             raise InputError("A batch of one image has no negatives: set --data.batch_size to 2 or more.")
-        if len(train) < self.batch_size * ranks:
+        if len(train) < self.batch_size:
             raise InputError(
-                f"The {len(train)} training images do not fill one batch of {self.batch_size} × {ranks} devices: "
-                "lower --data.batch_size or --trainer.devices, or bring more images."
+                f"The {len(train)} training images do not fill one batch of {self.batch_size}: lower "
+                "--data.batch_size, or bring more images."
             )
         # Lightning tells this sampler the epoch, so the order is a function of (seed, epoch) and nothing else.
         order: DistributedSampler = DistributedSampler(train, ranks, rank, shuffle=True, seed=self.seed, drop_last=True)
-        return self.loader(train, sampler=order, drop_last=True)
+        return self.loader(train, self.share(self.batch_size), sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self.loader(self.splits["validation"])
@@ -111,12 +112,26 @@ class Images(LightningDataModule):
         """This process's rank, and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def loader(self, images: Subset, **order: Any) -> DataLoader:
-        """Batches of a split; whole batches come from ``__getitems__``, so nothing is collated."""
+    def share(self, batch: int) -> int:
+        """A device's part of a batch. Raises :class:`InputError` when it cannot be divided among the devices."""
+        ranks = self.place()[1]
+        if batch % ranks:
+            fitting = max(batch // ranks, 1) * ranks
+            raise InputError(
+                f"A batch of {batch} images cannot be divided among {ranks} devices: set --data.batch_size to "
+                f"{fitting}, or --trainer.devices to a number that divides it."
+            )
+        return batch // ranks
+
+    def loader(self, images: Subset, batch_size: int | None = None, **order: Any) -> DataLoader:
+        """Batches of a split; whole batches come from ``__getitems__``, so nothing is collated.
+
+        - ``batch_size``: of this device; by default about its share, for what need not be divided evenly.
+        """
         workers = self.workers if whole(images).workers else 0
         return DataLoader(
             images,
-            batch_size=self.batch_size,
+            batch_size=batch_size or -(-self.batch_size // self.place()[1]),
             num_workers=workers,
             collate_fn=as_it_is,
             persistent_workers=workers > 0,
@@ -130,7 +145,7 @@ class Images(LightningDataModule):
         if self.views is None or trainer is None or trainer.state.stage != RunningStage.TRAINING:
             return batch
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
-        generator = seeded(self.seed, step, trainer.global_rank, batch["image"].device)
+        generator = seeded(self.seed, step, batch["image"].device, *self.place())
         batch["views"] = self.views(batch["image"], generator)
         return batch
 

@@ -56,7 +56,7 @@ class AugmentedProbe(Protocol):
         def head() -> nn.Module:
             return zero_linear(clean[0].shape[1], len(classes))
 
-        heads = self.sweep.train(head, batches, steps, bench.batch, bench)
+        heads = self.sweep.train(head, batches, steps, bench.batch("train"), bench)
         accuracy = {
             lr: (predict(classifier, (validation[0] - mean) / scale) == validation[1]).float().mean().item()
             for lr, classifier in heads.items()

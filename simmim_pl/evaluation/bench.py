@@ -106,45 +106,42 @@ class Bench:
         return None if known is None else known[torch.as_tensor(images.indices, dtype=torch.int64)]
 
     def batches(self, split: str, epoch: int | None = None) -> Iterator[Batch]:
-        """This rank's share of a split on the device: in order and whole, or shuffled by epoch in equal shares."""
+        """This rank's share of a split on the device: in order and whole, or shuffled by epoch in equal batches."""
         images, rank, ranks = self.data.splits[split], distributed.rank(), distributed.world_size()
         if epoch is None:
             loader = self.data.loader(Subset(images, range(rank, len(images), ranks)))
         else:
-            # Without drop_last here some ranks would see an image twice; with it all have as many batches.
-            order: DistributedSampler = DistributedSampler(images, ranks, rank, seed=self.seed, drop_last=ranks > 1)
+            order: DistributedSampler = DistributedSampler(images, ranks, rank, seed=self.seed, drop_last=True)
             order.set_epoch(epoch)
-            alone = len(order) % self.data.batch_size == 1  # BatchNorm cannot learn from one image
-            loader = self.data.loader(images, sampler=order, drop_last=alone)
+            loader = self.data.loader(images, self.batch(split) // ranks, sampler=order, drop_last=True)
         for batch in loader:
             yield cast(Batch, {name: part.to(self.device, non_blocking=True) for name, part in batch.items()})
 
-    @property
-    def batch(self) -> int:
-        """Images of a batch over all ranks."""
-        return int(self.data.batch_size) * distributed.world_size()
+    def batch(self, split: str) -> int:
+        """Images that a step on shuffled batches of a split sees, over all ranks; what fills no batch waits."""
+        ranks, number = distributed.world_size(), len(self.data.splits[split])
+        self.data.share(self.data.batch_size)  # refuses what the ranks cannot divide
+        return min(int(self.data.batch_size), number // ranks * ranks)
 
     def steps(self, split: str) -> int:
-        """Batches that a shuffled epoch has."""
-        full, rest = divmod(len(self.data.splits[split]) // distributed.world_size(), int(self.data.batch_size))
-        if full + (rest > 1) == 0:
-            raise InputError(f"The {split} split has one image a device, and BatchNorm needs two: use fewer devices.")
-        return full + (rest > 1)
+        """Batches that a shuffled epoch has. Raises :class:`InputError` when a rank would have none."""
+        self.passes(split)
+        return len(self.data.splits[split]) // self.batch(split)
 
     def passes(self, split: str) -> int:
         """Batches that a split read in order and whole has. Raises :class:`InputError` when a rank would have none."""
         number = len(self.data.splits[split])
         if number < distributed.world_size():
             raise InputError(f"The {split} split has {number} images, fewer than one a device: bring more images.")
-        return -(-number // self.batch)
+        return -(-number // int(self.data.batch_size))
 
     def watched(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
         """Iterate with a progress bar."""
         yield from tqdm(items, desc=f"{self.name}: {what}", total=total, leave=False, disable=not self.progress)
 
     def generator(self, step: int) -> torch.Generator:
-        """Randomness of a step on this rank."""
-        return seeded(self.seed, step, distributed.rank(), self.device)
+        """Randomness of a step, of which this rank takes its images' share."""
+        return seeded(self.seed, step, self.device, distributed.rank(), distributed.world_size())
 
     def encode(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
         """Features of images, uint8 or in [0, 1], by the frozen encoder, in float32."""

@@ -59,7 +59,7 @@ class DenseProbe(Protocol):
         def head() -> nn.Module:
             return Pixels(mean.shape[0], len(names), bench.data.splits["train"].dataset.masks.shape[-2:])
 
-        heads = self.sweep.train(head, batches, steps, bench.batch, bench, IGNORED)
+        heads = self.sweep.train(head, batches, steps, bench.batch("train"), bench, IGNORED)
 
         def confused(split: str, asked: Sequence[nn.Module]) -> Iterator[tuple[Int64[Tensor, "B H C C"], Tensor]]:
             with torch.no_grad():

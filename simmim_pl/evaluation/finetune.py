@@ -24,6 +24,7 @@ from simmim_pl.evaluation.training import (
 )
 from simmim_pl.methods.method import REFERENCE_BATCH
 from simmim_pl.records import Encoder, InputError, Views
+from simmim_pl.synchronise import synchronise
 
 
 class FineTune(Protocol):
@@ -84,7 +85,8 @@ class FineTune(Protocol):
     def tuned(self, bench: Bench, lr: float, classes: int) -> Tuned:
         """Train a copy of the encoder."""
         network = Tuned(copy.deepcopy(bench.encoder).requires_grad_(True), classes).to(bench.device)
-        peak = lr * bench.batch / REFERENCE_BATCH
+        synchronise(network, bench.device)
+        peak = lr * bench.batch("train") / REFERENCE_BATCH
         groups = layer_groups(network, self.layer_decay, peak, self.weight_decay)
         solver = make_solver("adam", groups, peak, self.weight_decay)
         steps = bench.steps("train")
@@ -95,15 +97,12 @@ class FineTune(Protocol):
                 yield self.views(batch["image"], bench.generator(epoch * steps + step))[0], batch["label"]
 
         with torch.random.fork_rng():  # dropout and stochastic depth: of this seed, whatever ran before
-            torch.manual_seed(bench.generator(0).initial_seed())
+            torch.manual_seed(bench.generator(0).initial_seed() + distributed.rank())
             train(
                 *([network], [solver], batches, self.epochs, steps),
                 warmup=round(self.warmup_epochs * steps),
                 precision=bench.precision,
             )
-        for buffer in network.buffers():  # BatchNorm saw this rank's images only
-            if buffer.is_floating_point():
-                buffer.copy_(distributed.mean(buffer))
         return network
 
 

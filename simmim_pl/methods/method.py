@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
+from simmim_pl.synchronise import synchronise
 
 REFERENCE_BATCH = 256
 
@@ -32,13 +33,14 @@ class Method(LightningModule):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
-    devices × accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
+    accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
 
     Args:
         encoder: image → features; the part that is kept.
         optimizer: any torch optimizer; its lr is for 256 images a step.
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
         decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
+        synchronise: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
         compile: run the encoder through torch.compile.
         channels_last: store the encoder's weights channels-last, which its activations follow: faster on recent CPUs
             and on tensor cores.
@@ -50,6 +52,7 @@ class Method(LightningModule):
         optimizer: OptimizerCallable,
         warmup_epochs: float = 0.0,
         decay_norm_and_bias: bool = False,
+        synchronise: bool = True,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -58,6 +61,7 @@ class Method(LightningModule):
         self.optimizer = optimizer
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
+        self.synchronise = synchronise
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         if compile:
@@ -97,6 +101,10 @@ class Method(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
 
+    def configure_model(self) -> None:
+        if self.synchronise:
+            synchronise(self, self.trainer.strategy.root_device)
+
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
@@ -113,16 +121,16 @@ class Method(LightningModule):
             warmup = round(self.warmup_epochs * batches)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, int(steps)))
         rank_zero_info(
-            f"Effective batch {self.effective_batch} = batch_size × devices × accumulation: "
+            f"Effective batch {self.effective_batch} = batch_size × accumulation, whatever the devices: "
             f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
     def effective_batch(self) -> int:
-        """Images that one optimizer step sees, over all devices and accumulated batches."""
+        """Images that one optimizer step sees, over all accumulated batches."""
         batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return batch_size * self.trainer.accumulate_grad_batches
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from simmim_pl.seeding import uniform
+
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
 
@@ -43,7 +45,7 @@ def sample_jitter(
         generator: the only source of randomness; it may live on another device.
         device: where the parameters go.
     """
-    draws = torch.rand(batch, 9, generator=generator, device=generator.device).to(device)
+    draws = uniform(generator, batch, 9, along=0).to(device)
     still, reach = draws.new_tensor((1, 1, 1, 0)), draws.new_tensor(strength)
     low = torch.maximum(still - reach, draws.new_tensor((0, 0, 0, -math.inf)))
     factor = low + (still + reach - low) * draws[:, :4]

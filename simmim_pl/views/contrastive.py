@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from simmim_pl.records import InputError, Views
+from simmim_pl.seeding import uniform
 from simmim_pl.views.colour import greyscale, jitter, sample_jitter
 from simmim_pl.views.crop import crop_resize, sample_crop
 
@@ -69,7 +70,7 @@ class ContrastiveViews(Views):
         batch, _, height, width = image.shape
         boxes = sample_crop(batch, height, width, self.scale, self.ratio, generator, image.device)
         colours = sample_jitter(batch, self.jitter, self.strength, generator, image.device)
-        chance = torch.rand(2, batch, generator=generator, device=generator.device).to(image.device)
+        chance = uniform(generator, 2, batch, along=1).to(image.device)
         view = crop_resize(image, boxes, chance[0] < self.flip, self.size)
         return greyscale(jitter(view, colours), chance[1] < self.greyscale)
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from simmim_pl.seeding import uniform
+
 ATTEMPTS = 10  # torchvision's: how many boxes an image may try before it takes the central one
 
 
@@ -37,7 +39,7 @@ def sample_crop(
     Returns:
         Top, left, height and width in pixels.
     """
-    draws = torch.rand(4, batch, ATTEMPTS, generator=generator, device=generator.device).to(device)
+    draws = uniform(generator, 4, batch, ATTEMPTS, along=1).to(device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
     aspect = ratio[0] * (ratio[1] / ratio[0]) ** draws[1]
     h, w = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()

@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from simmim_pl.records import Views
+from simmim_pl.seeding import uniform
 from simmim_pl.views.contrastive import check_chances, check_geometry
 from simmim_pl.views.crop import crop_resize, sample_crop
 
@@ -42,5 +43,5 @@ class CropFlip(Views):
         """Draw one view of each image; the generator may live on any device."""
         batch, _, height, width = image.shape
         boxes = sample_crop(batch, height, width, self.scale, self.ratio, generator, image.device)
-        flipped = torch.rand(batch, generator=generator, device=generator.device).to(image.device) < self.flip
+        flipped = uniform(generator, batch, along=0).to(image.device) < self.flip
         return crop_resize(image / 255, boxes, flipped, self.size or height)[None]

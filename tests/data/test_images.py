@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import RunningStage
@@ -19,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from simmim_pl.data import Images, Shapes
-from simmim_pl.data.images import seeded
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
 from simmim_pl.records import Batch, InputError, Views
+from simmim_pl.views import ContrastiveViews
 
 CPU = torch.device("cpu")
 
@@ -179,7 +177,7 @@ def test_every_epoch_has_an_order_of_its_own(tmp_path: Path) -> None:
 
 
 def test_ranks_get_different_images_that_together_are_all_of_them() -> None:
-    images = noisy()
+    images = noisy(batch_size=8)
     images.setup("fit")
     shares = []
     for rank in range(2):
@@ -190,38 +188,19 @@ def test_ranks_get_different_images_that_together_are_all_of_them() -> None:
     assert set(shares[0] + shares[1]) <= set(images.splits["train"].indices)
 
 
-def test_ranks_and_steps_get_different_views_of_the_same_images() -> None:
-    images, batch = noisy(), {"image": torch.zeros(4, 3, 2, 2, dtype=torch.uint8)}
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_an_image_has_the_views_that_one_process_would_have_given_it(ranks: int) -> None:
+    images = Images(Tiny(), 8, views=ContrastiveViews(size=4, views=3), validation=4)
+    whole = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
-    def views(rank: int, step: int) -> Tensor:
-        return on_rank(images, rank, 2, step).on_after_batch_transfer({**batch}, 0)["views"]
+    def views(rank: int, ranks: int, step: int = 3) -> Tensor:
+        batch = {"image": whole[rank::ranks]}
+        return on_rank(images, rank, ranks, step).on_after_batch_transfer(batch, 0)["views"]
 
-    assert torch.equal(views(0, 3), views(0, 3))
-    assert not torch.equal(views(0, 3), views(1, 3))
-    assert not torch.equal(views(0, 3), views(0, 4))
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    one=st.tuples(*[st.integers(0, 10**4)] * 3),
-    other=st.tuples(*[st.integers(0, 10**4)] * 3),
-)
-def test_a_generator_is_a_function_of_seed_step_and_rank(
-    one: tuple[int, int, int], other: tuple[int, int, int]
-) -> None:
-    def draw(key: tuple[int, int, int]) -> list[float]:
-        return torch.rand(4, generator=seeded(*key, CPU)).tolist()
-
-    assert draw(one) == draw(one)
-    assert (draw(one) == draw(other)) == (one == other)
-
-
-def test_generators_of_neighbouring_steps_and_ranks_are_uncorrelated() -> None:
-    draws = torch.stack(
-        [torch.rand(2000, generator=seeded(0, step, rank, CPU)) for step in range(4) for rank in range(4)]
-    )
-    correlation = torch.corrcoef(draws) - torch.eye(16)
-    assert correlation.abs().max() < 5 / 2000**0.5
+    one = views(0, 1)
+    for rank in range(ranks):
+        torch.testing.assert_close(views(rank, ranks), one[:, rank::ranks])
+    assert not torch.allclose(views(0, 1, step=4), one)
 
 
 def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) -> None:
@@ -304,12 +283,12 @@ def test_batches_that_cannot_train_are_refused(tmp_path: Path, batch_size: int, 
         fit(tmp_path, noisy(batch_size=batch_size))
 
 
-def test_too_many_ranks_for_the_images_are_refused() -> None:
-    images = noisy(batch_size=12)
+def test_a_batch_that_ranks_cannot_divide_is_refused() -> None:
+    images = noisy(batch_size=10)
     images.setup("fit")
-    on_rank(images, 0, ranks=1).train_dataloader()
-    with pytest.raises(InputError, match="12 × 2 devices"):
-        on_rank(images, 0, ranks=2).train_dataloader()
+    on_rank(images, 0, ranks=2).train_dataloader()
+    with pytest.raises(InputError, match=r"batch of 10 images cannot be divided among 4 devices: .* to 8, or"):
+        on_rank(images, 0, ranks=4).train_dataloader()
 
 
 def test_shapes_go_through_a_fit(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation.bench import Bench, collect
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.records import Encoder, Features, InputError
+from simmim_pl.seeding import uniform
 
 
 class Held(Source):
@@ -359,7 +360,7 @@ def indices(judged: Bench, split: str, epoch: int | None = None) -> list[int]:
 
 @given(seed=st.integers(0, 1000), epoch=st.integers(0, 50), batch=st.integers(1, 50))
 @settings(deadline=None, max_examples=20)
-def test_a_shuffled_epoch_is_a_function_of_seed_and_epoch_and_has_every_image_once(
+def test_a_shuffled_epoch_is_a_function_of_seed_and_epoch_and_has_no_image_twice(
     seed: int, epoch: int, batch: int
 ) -> None:
     data, encoder = copy.copy(SMALL), small()
@@ -368,19 +369,21 @@ def test_a_shuffled_epoch_is_a_function_of_seed_and_epoch_and_has_every_image_on
     torch.manual_seed(seed + 1)  # global state has no say
     assert order == indices(bench(encoder, data, seed=seed), "train", epoch)
     whole = data.splits["train"].indices
-    alone = len(whole) % batch == 1  # a last batch of one image is left out
-    assert len(set(order)) == len(order) == len(whole) - alone
+    size = min(batch, len(whole))
+    assert len(set(order)) == len(order) == len(whole) - len(whole) % size  # what fills no batch waits
     assert set(order) <= set(whole)
     assert order != indices(bench(encoder, data, seed=seed), "train", epoch + 1)
     assert order != indices(bench(encoder, data, seed=seed + 1 + epoch + 1), "train", epoch)
     judged = bench(encoder, data, seed=seed)
+    assert judged.batch("train") == size
     assert judged.steps("train") == len(list(judged.batches("train", epoch)))
     assert indices(judged, "train") == list(data.splits["train"].indices)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
-    data = shapes(train=53, batch_size=4)  # 43 of train
+    data = shapes(train=53, batch_size=4 * ranks)  # 43 of train
+    one = [sorted(int(index) for index in batch["index"]) for batch in bench(small(), data).batches("train", 3)]
     shares: list[int] = []
     seen: list[int] = []
     lengths, steps = set(), set()
@@ -393,22 +396,22 @@ def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> Non
         seen += epoch
         lengths.add(len(epoch))
         steps |= {judged.steps("train"), len(list(judged.batches("train", 3)))}
-        assert judged.batch == 4 * ranks
+        assert judged.batch("train") == 4 * ranks
     whole = data.splits["train"].indices
     assert sorted(shares) == whole  # each image once
     assert len(lengths) == len(steps) == 1  # as many steps for all
-    alone = (len(whole) // ranks) % 4 == 1  # a last batch of one image is left out, on every rank
-    assert len(set(seen)) == len(seen) == len(whole) - len(whole) % ranks - alone * ranks
-    assert set(seen) <= set(whole)
+    dealt = torch.tensor(seen).view(ranks, -1, 4).transpose(0, 1).flatten(1)
+    assert [sorted(batch) for batch in dealt.tolist()] == one  # the batches of one process
 
 
-def test_random_numbers_are_a_function_of_seed_step_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_numbers_are_a_function_of_seed_and_step_and_dealt_to_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(seed: int, step: int) -> float:
-        return torch.rand((), generator=bench(small(), SMALL, seed=seed).generator(step)).item()
+        return uniform(bench(small(), SMALL, seed=seed).generator(step), 1, along=0).item()
 
     assert draw(0, 1) == draw(0, 1)
     first = {draw(0, 1), draw(0, 2), draw(1, 1)}
     monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     assert len(first | {draw(0, 1)}) == 4
 
 

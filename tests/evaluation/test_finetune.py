@@ -171,12 +171,12 @@ def by_hand(on: Bench, peak: float, epochs: int, warmup: int) -> Tuned:
     network = Tuned(copy.deepcopy(on.encoder).requires_grad_(True), 3)
     train = on.data.splits["train"]
     image, label = train.dataset.images[list(train.indices)], train.dataset.labels[list(train.indices)]
-    steps = -(-len(label) // BATCH)
+    steps = len(label) // BATCH
     solver, step = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.0), 0
     network.train()
     for epoch in range(epochs):
         order = torch.randperm(len(label), generator=torch.Generator().manual_seed(on.seed + epoch))
-        for rows in order.split(BATCH):
+        for rows in order[: steps * BATCH].split(BATCH):
             cosine = (1 + math.cos(math.pi * (step - warmup) / (epochs * steps - warmup))) / 2
             solver.param_groups[0]["lr"] = peak * (min(1, (step + 1) / warmup) if step < warmup else cosine)
             solver.zero_grad()
@@ -191,7 +191,7 @@ def test_without_decays_it_is_plain_adamw_with_warm_up_and_cosine() -> None:
     before = {name: value.clone() for name, value in on.encoder.state_dict().items()}
     protocol = FineTune(STILL, lr=(0.16,), layer_decay=1.0, weight_decay=0.0, epochs=3, warmup_epochs=1.5)
     network = protocol.tuned(on, 0.16, 3)
-    expected = by_hand(on, peak=0.16 * BATCH / 256, epochs=3, warmup=6)
+    expected = by_hand(on, peak=0.16 * BATCH / 256, epochs=3, warmup=round(1.5 * on.steps("train")))
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, atol=1e-4, rtol=1e-4)
     moved = [name for name, value in before.items() if not torch.equal(network.encoder.state_dict()[name], value)]

@@ -172,7 +172,7 @@ def test_the_warmup_is_counted_in_steps_of_a_fraction_of_epochs(
 
 
 @pytest.mark.parametrize(("batch", "devices", "accumulation"), [(256, 1, 1), (64, 8, 1), (32, 2, 4)])
-def test_the_effective_batch_counts_devices_and_accumulation(batch: int, devices: int, accumulation: int) -> None:
+def test_the_effective_batch_counts_accumulation_and_not_devices(batch: int, devices: int, accumulation: int) -> None:
     module = method()
     module.trainer = trainer = SimpleNamespace(
         world_size=devices,
@@ -182,9 +182,9 @@ def test_the_effective_batch_counts_devices_and_accumulation(batch: int, devices
         max_epochs=1,
     )
     optimizer = module.configure_optimizers()["optimizer"]
-    assert module.effective_batch == batch * devices * accumulation
+    assert module.effective_batch == batch * accumulation
     rates = [group["lr"] for group in optimizer.param_groups]
-    assert rates == pytest.approx([0.1 * batch * devices * accumulation / 256] * 2)
+    assert rates == pytest.approx([0.1 * batch * accumulation / 256] * 2)
     assert trainer.world_size == devices
 
 

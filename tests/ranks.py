@@ -1,0 +1,84 @@
+"""Run command lines on one or several ranks of this machine, as torchrun would start them.
+
+As a program: ``python -m tests.ranks JSON`` runs a list of command lines, one after the other, in one process.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+ROOT = Path(__file__).parents[1]
+
+
+class Journal(Callback):
+    """Writes what every optimizer step of rank zero saw: ``RUN/journal.pt``, a list of loss and gradients."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
+        gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        self.steps.append({"gradients": gradients})
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
+        if self.steps:
+            self.steps[-1]["loss"] = trainer.callback_metrics["train/loss"].item()
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        folder = trainer.log_dir
+        if trainer.is_global_zero and folder:
+            torch.save(self.steps, Path(folder, "journal.pt"))
+
+
+def free_port() -> int:
+    """A port that nothing listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = None) -> list[subprocess.Popen]:
+    """Start as many processes; each runs all command lines in turn as one rank of a group."""
+    port = port or free_port()
+    lines = [[str(arg) for arg in line] for line in lines]
+    if ranks > 1:
+        lines = [[*line, "--trainer.strategy=ddp", f"--trainer.devices={ranks}"] for line in lines]
+    places = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        | {"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
+        for rank in range(ranks)
+    ]
+    common = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ranks", json.dumps(lines)],
+            cwd=folder,
+            env=common | (place if ranks > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places
+    ]
+
+
+def run(ranks: int, lines: list[list[str]], folder: Path) -> None:
+    """Run command lines on ranks, and see that all of them end well."""
+    processes = start(ranks, lines, folder)
+    said = [process.communicate(timeout=600)[1] for process in processes]
+    for process, error in zip(processes, said, strict=True):
+        assert process.returncode == 0, error
+
+
+if __name__ == "__main__":
+    import simmim_pl.cli
+
+    for each in json.loads(sys.argv[1]):
+        simmim_pl.cli.main(each)

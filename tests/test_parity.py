@@ -1,0 +1,93 @@
+"""The same config is the same training on one, two, three and four devices: loss, gradients, weights after five steps.
+
+Everything here goes through the command line and Lightning's Trainer, with random views, BatchNorm and an optimizer
+with state. ``python -m tests.ranks`` runs the lines of a number of ranks in one go, to start Lightning once.
+"""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TINY
+from tests.ranks import run
+
+LONG = os.environ.get("LONG") == "1"  # `make test-long`
+RANKS = [1, 2, 3, 4] if LONG else [1, 2, 3]
+
+# Batches of 12 of 200 images; five optimizer steps.
+BASE = [
+    *TINY,
+    *("--data.batch_size=12", "--trainer.max_steps=5", "--trainer.limit_val_batches=0"),
+    *("--trainer.log_every_n_steps=1", "--trainer.callbacks+=tests.ranks.Journal"),
+    *("--model.channels_last=false", "--data.views.size=16"),
+]
+DOUBLE = "--trainer.precision=64-true"
+CASES: dict[str, list[str]] = {
+    "double": [DOUBLE],
+    # SGD: Adam divides by a gradient's own size, so it turns the rounding of a vanishing one into a whole step.
+    "single": ["--trainer.precision=32-true", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"],
+    "three views": [DOUBLE, "--data.views.views=3"],
+    "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
+    "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
+    "without synchronised statistics": [DOUBLE, "--model.synchronise=false"],
+}
+if LONG:
+    CASES |= {
+        "resnet": [DOUBLE, "--model.encoder=simmim_pl.encoders.ResNet", "--model.encoder.depth=18"],
+        "head with norm": [DOUBLE, "--model.head.norm=true"],
+        "sgd": [DOUBLE, "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"],
+        "channels last": [DOUBLE, "--model.channels_last=true"],
+    }
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], dict[str, Any]]:
+    """By case and number of ranks: the journal of the steps, and the weights in the end."""
+    found = {}
+    for ranks in RANKS:
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        run(ranks, [[*BASE, *more, f"--name={number}"] for number, more in enumerate(CASES.values())], folder)
+        for number, case in enumerate(CASES):
+            (path,) = (folder / f"runs/{number}").iterdir()
+            saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
+            found[case, ranks] = {"steps": torch.load(path / "journal.pt"), "saved": saved}
+    return found
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The greatest distance of two tensors of a name, beside their length or 1."""
+    assert one.keys() == other.keys()
+    return max(
+        ((one[name] - other[name]).double().norm() / max(one[name].double().norm().item(), 1.0)).item()
+        for name in one
+        if one[name].is_floating_point()
+    )
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("without")])
+def test_any_number_of_ranks_trains_as_one(
+    outcome: dict[tuple[str, int], dict[str, Any]], case: str, ranks: int
+) -> None:
+    tolerance = 1e-5 if case == "single" else 1e-10
+    one, many = outcome[case, 1], outcome[case, ranks]
+    assert len(one["steps"]) == len(many["steps"]) == 5
+    for step, theirs in zip(one["steps"], many["steps"], strict=True):
+        assert theirs["loss"] == pytest.approx(step["loss"], abs=tolerance)
+        assert difference(step["gradients"], theirs["gradients"]) < tolerance
+        assert max(gradient.abs().max().item() for gradient in step["gradients"].values()) > 1e-3
+    assert difference(one["saved"]["state_dict"], many["saved"]["state_dict"]) < tolerance
+    (mine,), (yours,) = (each["saved"]["optimizer_states"] for each in (one, many))
+    for number, state in mine["state"].items():
+        assert difference(state, yours["state"][number]) < tolerance
+    assert one["saved"]["lr_schedulers"] == many["saved"]["lr_schedulers"]
+
+
+def test_without_statistics_of_the_whole_batch_it_is_another_training(
+    outcome: dict[tuple[str, int], dict[str, Any]],
+) -> None:
+    case = "without synchronised statistics"
+    one, many = outcome[case, 1], outcome[case, 2]
+    assert difference(one["saved"]["state_dict"], many["saved"]["state_dict"]) > 1e-3
