@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from simmim_pl import distributed
 from simmim_pl.losses.loss import Loss
 from simmim_pl.records import InputError
+
+BLOCK = 2**22  # similarities in memory at a time: 16 MB, about what a CPU's cache holds
 
 
 def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5) -> Float[Tensor, ""]:
@@ -41,12 +47,44 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5) -> Float[Tensor
     """
     check(z, temperature)
     with torch.autocast(z.device.type, enabled=False):
-        anchors, others = unit_rows(z)
-        similarity = anchors @ others.T / temperature
-        itself, positive = pairs(z.shape[0], z.shape[1], z.device)
-        similarity = similarity.masked_fill(itself, -torch.inf)
-        agreement = similarity.masked_fill(~positive, 0).sum(1) / (z.shape[0] - 1)
-        return (similarity.logsumexp(1) - agreement).mean()
+        unit = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+        anchors = unit.flatten(0, 1)
+        partition: Tensor = LogPartition.apply(anchors, distributed.gather(anchors), temperature)
+        others = unit.sum(0) - unit  # of the other views of the same image, whose mean similarity is linear in them
+        agreement = (unit * others).sum(-1).mean() / (z.shape[0] - 1) / temperature
+        return partition - agreement
+
+
+class LogPartition(torch.autograd.Function):
+    """Mean over anchors of ``log Σ_{k ≠ a} exp(a · k / τ)``, in memory linear in the number of rows.
+
+    A block of anchors meets all rows at once, so its softmax, which is the gradient, is known in the same pass: three
+    matrix products in all, none of them repeated in the backward pass, and no more than :data:`BLOCK` similarities in
+    memory. On several ranks each computes its own anchors only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        by_anchors, by_rows = torch.empty_like(anchors), torch.zeros_like(rows)
+        total = anchors.new_zeros(())
+        for mine, similarity in blocks(anchors, rows, temperature):
+            greatest = similarity.amax(1, keepdim=True)
+            weight = similarity.sub_(greatest).exp_()
+            mass = weight.sum(1, keepdim=True)
+            total += (greatest + mass.log()).sum()
+            if wanted:
+                torch.mm(weight, rows, out=by_anchors[mine]).div_(mass)
+                by_rows.addmm_(weight.T, anchors[mine] / mass)
+        scale = 1 / (len(anchors) * temperature)
+        ctx.save_for_backward(by_anchors.mul_(scale), by_rows.mul_(scale))
+        return total / len(anchors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_anchors, by_rows = ctx.saved_tensors
+        return grad * by_anchors, grad * by_rows, None
 
 
 @torch.no_grad()
@@ -57,10 +95,12 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     1.0
     """
     with torch.autocast(z.device.type, enabled=False):  # bfloat16 similarities tie, and the first of equals would win
-        anchors, others = unit_rows(z)
-        itself, positive = pairs(z.shape[0], z.shape[1], z.device)
-        nearest = (anchors @ others.T).masked_fill(itself, -torch.inf).argmax(1, keepdim=True)
-    return positive.gather(1, nearest).float().mean()
+        anchors = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).flatten(0, 1)
+        rows, batch = distributed.gather(anchors), z.shape[1]
+        nearest = torch.cat([similarity.argmax(1) for _, similarity in blocks(anchors, rows, 1.0)])
+    own = nearest // len(anchors) == distributed.rank()  # all views of an image are on one rank
+    image = torch.arange(len(anchors), device=z.device) % batch
+    return (own & (nearest % batch == image)).float().mean()
 
 
 class NTXent(Loss):
@@ -90,18 +130,17 @@ def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
         raise InputError("A batch of one image has no negatives: set batch_size to 2 or more.")
 
 
-def unit_rows(z: Float[Tensor, "V B P"]) -> tuple[Float[Tensor, "A P"], Float[Tensor, "K P"]]:
-    """Unit-length rows of this rank (anchors, V·B) and of all ranks (V·B·world), both ordered rank, view, image."""
-    z = z if z.dtype == torch.float64 else z.float()
-    anchors = F.normalize(z, dim=-1).flatten(0, 1)
-    return anchors, distributed.gather(anchors)
+def blocks(
+    anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float
+) -> Iterator[tuple[slice, Float[Tensor, "b K"]]]:
+    """Similarities of this rank's anchors to all ranks' rows, some anchors at a time; to itself, minus infinity.
 
-
-def pairs(views: int, batch: int, device: torch.device) -> tuple[Bool[Tensor, "A K"], Bool[Tensor, "A K"]]:
-    """Masks over (anchor, row of any rank): the anchor itself, and the other views of its image."""
-    own = views * batch
-    row = torch.arange(own * distributed.world_size(), device=device)
-    image = row // own * batch + row % batch  # rows are ordered rank, view, image
-    mine = slice(distributed.rank() * own, (distributed.rank() + 1) * own)
-    itself = row[mine, None] == row
-    return itself, (image[mine, None] == image) & ~itself
+    Rows are ordered rank, view, image. A block is the caller's to overwrite.
+    """
+    first = distributed.rank() * len(anchors)
+    height = max(BLOCK // len(rows), 1)
+    for start in range(0, len(anchors), height):
+        mine = slice(start, min(start + height, len(anchors)))
+        similarity = (anchors[mine] / temperature) @ rows.T
+        similarity.diagonal(first + start).fill_(-torch.inf)
+        yield mine, similarity

@@ -1,6 +1,8 @@
 """NT-Xent against two published implementations, the paper's algorithm in NumPy, identities and limits."""
 
 import math
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,13 @@ from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 from pytorch_metric_learning.losses import NTXentLoss as MetricNTXent
 from pytorch_metric_learning.losses import SupConLoss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.records import InputError
+
+page = import_module("simmim_pl.losses.nt_xent")  # the package's attribute of that name is the function
 
 
 def projections(views: int, batch: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -63,6 +68,73 @@ def test_any_number_of_views_equals_supcon_with_one_class_an_image(views: int) -
 def test_gradient_equals_finite_differences() -> None:
     z = projections(3, 4, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.5), (z,))
+
+
+def plain(z: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The definition over the whole matrix of similarities."""
+    rows = torch.nn.functional.normalize(z, dim=-1).flatten(0, 1)
+    similarity = rows @ rows.T / temperature
+    itself = torch.eye(len(rows), dtype=torch.bool)
+    image = torch.arange(z.shape[1]).repeat(z.shape[0])
+    positive = (image[:, None] == image) & ~itself
+    agreement = (similarity * positive).sum(1) / positive.sum(1)
+    return (similarity.masked_fill(itself, -torch.inf).logsumexp(1) - agreement).mean()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    views=st.integers(2, 4),
+    batch=st.integers(2, 9),
+    temperature=st.floats(0.005, 2.0),
+    block=st.integers(1, 400),
+    seed=st.integers(0, 10**6),
+)
+def test_blocks_of_any_size_give_the_loss_gradient_and_accuracy_of_the_whole(
+    views: int, batch: int, temperature: float, block: int, seed: int
+) -> None:
+    ours, theirs = (projections(views, batch, 5, seed).requires_grad_() for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "BLOCK", block)
+        loss, accuracy = nt_xent(ours, temperature), contrastive_accuracy(ours)
+        (3 * loss).backward()
+    (3 * plain(theirs, temperature)).backward()
+    assert loss.item() == pytest.approx(plain(theirs, temperature).item(), rel=1e-9, abs=1e-9)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-9)
+    assert accuracy.item() == pytest.approx(contrastive_accuracy(theirs).item())
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements that any tensor had which was made under it."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(each, torch.Tensor):
+                self.elements = max(self.elements, each.untyped_storage().nbytes() // each.element_size())
+        return result
+
+
+def test_no_tensor_grows_with_the_square_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "BLOCK", 2**12)
+    z = projections(2, 1024, 8, dtype=torch.float32).requires_grad_()
+    with Largest() as largest:
+        nt_xent(z).backward()
+        contrastive_accuracy(z)
+    assert largest.elements <= 2 * 1024 * 8  # as many as the projections themselves have; the square has 4 million
+    with Largest() as square:
+        plain(z, 0.5).backward()
+    assert square.elements >= 2048**2  # it does see one
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.01])
+def test_a_low_temperature_neither_overflows_nor_loses_distant_rows(temperature: float) -> None:
+    z = projections(2, 16, 4, dtype=torch.float32).requires_grad_()
+    loss = nt_xent(z, temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(plain(z.detach().double(), temperature).item(), rel=1e-4)
+    assert z.grad.isfinite().all()
 
 
 def test_gradient_equals_lightly() -> None:
