@@ -16,10 +16,10 @@ from tests.ranks import run
 LONG = os.environ.get("LONG") == "1"  # `make test-long`
 RANKS = [1, 2, 3, 4] if LONG else [1, 2, 3]
 
-# Batches of 12 of 200 images; five optimizer steps.
+# Batches of 24 of 200 images; five optimizer steps.
 BASE = [
     *TINY,
-    *("--data.batch_size=12", "--trainer.max_steps=5", "--trainer.limit_val_batches=0"),
+    *("--data.batch_size=24", "--trainer.max_steps=5", "--trainer.limit_val_batches=0"),
     *("--trainer.log_every_n_steps=1", "--trainer.callbacks+=tests.ranks.Journal"),
     *("--model.channels_last=false", "--data.views.size=16"),
 ]
@@ -27,9 +27,10 @@ DOUBLE = "--trainer.precision=64-true"
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     # SGD: Adam divides by a gradient's own size, so it turns the rounding of a vanishing one into a whole step.
-    "single": ["--trainer.precision=32-true", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"],
+    "single": ["--trainer.precision=32-true", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"],
     "three views": [DOUBLE, "--data.views.views=3"],
     "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
+    "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "without synchronised statistics": [DOUBLE, "--model.synchronise=false"],
 }

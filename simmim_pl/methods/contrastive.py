@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from simmim_pl.heads import ProjectionHead
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
+from simmim_pl.methods.gradient_cache import in_pieces
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.records import Batch, Encoder, InputError
 
@@ -21,22 +25,39 @@ class Contrastive(Method):
         encoder: image → features; the part that is kept.
         head: projection head, built on the encoder's width.
         loss: projections ``[V, B, P]`` → scalar, e.g. :class:`simmim_pl.losses.NTXent`.
+        gradient_cache: pieces in which a device encodes its batch: the memory of a piece for a third more time, see
+            :func:`simmim_pl.methods.gradient_cache.in_pieces`. 1 encodes it whole.
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
-    def __init__(self, encoder: Encoder, head: Callable[[int], ProjectionHead], loss: Loss, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: Callable[[int], ProjectionHead],
+        loss: Loss,
+        gradient_cache: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(encoder, **kwargs)
+        if gradient_cache < 1:
+            raise InputError(f"gradient_cache is the number of pieces of a batch, at least 1, and is {gradient_cache}.")
         self.head = head(encoder.width)
         self.loss = loss
+        self.pieces = gradient_cache
 
     def on_fit_start(self) -> None:
         if getattr(self.trainer.datamodule, "views", None) is None:  # type: ignore[attr-defined]
             raise InputError("Contrastive pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
 
+    def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
+        """Features and projections of views: one forward, so BatchNorm sees all views."""
+        features = self.encoder(views.flatten(0, 1))  # pooled [V·B, D]
+        z = self.head(features.pooled)
+        return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         views = batch["views"]  # [V, B, 3, S, S]: V random regions of every image, recoloured
-        features = self.encoder(views.flatten(0, 1))  # pooled [V·B, D]: one forward, so BatchNorm sees all views
-        z = self.head(features.pooled).unflatten(0, views.shape[:2])  # [V, B, P]
+        pooled, z = in_pieces(self.project, views, self.pieces, self) if self.pieces > 1 else self.project(views)
         loss = self.loss(z)
         self.log("train/contrastive_accuracy", contrastive_accuracy(z), prog_bar=True)
-        return self.finish(loss, features, batch)
+        return self.finish(loss, pooled.flatten(0, 1), batch)

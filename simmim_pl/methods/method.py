@@ -72,7 +72,7 @@ class Method(LightningModule):
         features: Features = self.encoder(image)
         return features
 
-    def finish(self, loss: Float[Tensor, ""], features: Features, batch: Batch) -> Output:
+    def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
         """Log the loss, stop if it is not finite, and return what callbacks read."""
         mean = distributed.mean(loss.detach())  # of the whole batch; not finite on one rank stops all of them
         if not torch.isfinite(mean):
@@ -82,7 +82,7 @@ class Method(LightningModule):
             )
         self.log("train/loss", mean, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        output: Output = {"loss": loss, "features": features.pooled.detach()}
+        output: Output = {"loss": loss, "features": pooled.detach()}
         if "label" in batch:
             output["label"] = batch["label"]
         return output

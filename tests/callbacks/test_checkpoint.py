@@ -26,7 +26,7 @@ class Smallest(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         features = self(batch["image"].float() / 255)
         factor = math.nan if self.global_step == self.breaks else 1
-        return self.finish(features.pooled.mean() * factor, features, batch)
+        return self.finish(features.pooled.mean() * factor, features.pooled, batch)
 
 
 class Raises(Callback):

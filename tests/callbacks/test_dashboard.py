@@ -33,7 +33,7 @@ class Smallest(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         self.first = self.first or {name: part.clone() for name, part in batch.items()}
         features = self(batch["image"].float() / 255)
-        return self.finish(features.pooled.mean(), features, batch)
+        return self.finish(features.pooled.mean(), features.pooled, batch)
 
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
         self.logged.setdefault(name, []).append(value)

@@ -30,7 +30,7 @@ class Smallest(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         features = self(batch["image"].float() / 255)
         loss = features.pooled.mean()
-        return self.finish(loss * (torch.nan if self.global_step == self.breaks else 1), features, batch)
+        return self.finish(loss * (torch.nan if self.global_step == self.breaks else 1), features.pooled, batch)
 
 
 class Rates(Callback):
@@ -217,7 +217,7 @@ def test_any_loss_that_is_not_finite_is_refused(loss: float) -> None:
     module = method()
     features = module(torch.rand(2, 3, 16, 16))
     with pytest.raises(InputError, match=f"became {loss} at step 0"):
-        module.finish(torch.tensor(loss), features, {})
+        module.finish(torch.tensor(loss), features.pooled, {})
 
 
 def test_validation_and_prediction_give_features_of_clean_images_in_order(tmp_path: Path) -> None:
