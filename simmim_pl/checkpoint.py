@@ -14,6 +14,8 @@ from torch import Tensor
 from simmim_pl.records import Encoder, InputError
 from simmim_pl.trust import require_ours
 
+# Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
+FORMAT = 2
 # What an encoder of ours would download at its start, and how to say that it should not.
 DOWNLOADS = {"weights": None, "pretrained": False}
 
@@ -49,6 +51,15 @@ def read(path: str | Path) -> dict[str, Any]:
             "ours leaves in its checkpoints."
         )
     return checkpoint
+
+
+def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
+    """Raises :class:`InputError` unless this version of the package can go on exactly from a checkpoint."""
+    if saved.get("format") != FORMAT:
+        raise InputError(
+            f"{path} was written by another version of simmim_pl ({saved.get('version', 'an early one')}), from whose "
+            "checkpoints this one cannot go on: use that version, or start a new run. Its encoder can be evaluated."
+        )
 
 
 def require_same(state: dict[str, Any], own: dict[str, Any], path: str | Path) -> None:

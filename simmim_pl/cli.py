@@ -19,6 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
+import simmim_pl
 from simmim_pl import checkpoint
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
@@ -33,6 +34,9 @@ UNHELPFUL = (
     ".*does not have many workers",
     "Found .* in eval mode at the start of training",  # an evaluation's encoder: meant, and asserted
     ".*configure_optimizers. returned .None.",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
+    "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
+    "The dirpath has changed from",
 )
 
 
@@ -49,7 +53,7 @@ class SaveConfig(SaveConfigCallback):
                 logger.experiment.config.update(self.nested())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
-        saved["config"] = self.nested()
+        saved |= {"config": self.nested(), "format": checkpoint.FORMAT, "version": simmim_pl.__version__}
 
     def nested(self) -> dict[str, Any]:
         """The config as plain nested values."""
@@ -68,14 +72,18 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
         config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if path and path not in ("last", "best", "hpc", "registry"):
-            checkpoint.read(path)
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = newest(config.runs, config.name, self.config.subcommand)
+        if config.get("ckpt_path"):
+            saved = checkpoint.read(config.ckpt_path)
+            if self.config.subcommand == "fit":
+                checkpoint.require_resumable(saved, config.ckpt_path)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
         if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
-            kwargs["logger"] = loggers(config.runs, config.name)
+            resumed = directory(config.ckpt_path, config.runs, config.name) if self.subcommand == "fit" else None
+            kwargs["logger"] = loggers(config.runs, config.name, resumed)
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -84,19 +92,43 @@ class CLI(LightningCLI):
         return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
 
 
-def loggers(runs: str, name: str) -> list[Logger]:
-    """CSV and W&B loggers of a new run directory. Only rank zero makes it; the others learn it from the trainer."""
-    run_id = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
+def newest(runs: str, name: str, subcommand: str) -> str | None:
+    """The last checkpoint of the newest run of a name that has one; without any, ``fit`` starts at its beginning."""
+    found = sorted(Path(runs, name).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if found:
+        return str(found[-1])
+    if subcommand != "fit":
+        raise InputError(f"There is no checkpoint in {Path(runs, name)}: name its path, or another run with --name.")
+    rank_zero_info(f"There is no checkpoint in {Path(runs, name)} yet: the run starts at its beginning.")
+    return None
+
+
+def directory(ckpt_path: str | None, runs: str, name: str) -> str | None:
+    """The run directory to which a checkpoint belongs, if it is one of this name: the run then goes on in there."""
+    if not ckpt_path:
+        return None
+    folder = Path(ckpt_path).resolve().parent.parent
+    return folder.name if folder.parent == Path(runs, name).resolve() else None
+
+
+def loggers(runs: str, name: str, resumed: str | None = None) -> list[Logger]:
+    """CSV and W&B loggers of a run directory, a new one unless a run is resumed.
+
+    Only rank zero makes it; the others learn it from the trainer.
+    """
+    run_id = resumed or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
     folder = Path(runs, name, run_id)
     csv = CSVLogger(save_dir=runs, name=name, version=run_id)
     if getattr(rank_zero_only, "rank", 0) != 0:
         return [csv, WandbLogger(save_dir=folder)]
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=resumed is not None)
     except OSError as error:
         raise InputError(f"Cannot write to {folder} ({error.strerror}): choose another folder with --runs.") from error
     rank_zero_info(f"Run directory: {folder}")
-    _ = csv.experiment  # while the folder is still empty: it warns of, and deletes, files of its own name
+    # While the folder is still empty, or else it warns that it deletes its own file: of a run that goes on, the history
+    # is in the checkpoint, which the callback Checkpoint brings back.
+    _ = csv.experiment
     return [csv, WandbLogger(save_dir=folder, experiment=start_wandb(folder, name, run_id))]
 
 
@@ -119,6 +151,7 @@ def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
             name=f"{name}/{run_id}",
             group=name,
             id=run_id,
+            resume="allow",
             mode=mode,
             settings=settings,
         )
@@ -154,6 +187,7 @@ def main(args: ArgsType = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},  # when a run goes on; a new run has a new directory
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={"max_epochs": 100},

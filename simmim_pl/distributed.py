@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from simmim_pl.records import InputError
 
 
 def world_size() -> int:
@@ -34,7 +36,7 @@ def gather(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
     return gathered
 
 
-def total(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def total(local: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Sum a tensor over ranks, without gradient."""
     if world_size() == 1:
         return local
@@ -82,6 +84,30 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad = mean(parameter.grad)
+
+
+def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Of each flag, whether it is raised on some rank."""
+    return (total(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+
+
+def require_alike(facts: Mapping[str, Any]) -> None:
+    """Refuse to go on when something differs between ranks that has to be the same on all of them.
+
+    Raises:
+        InputError: on every rank, naming the fact and the values of the first two ranks that differ.
+    """
+    everyone: list[Any] = [None] * world_size()
+    if world_size() == 1:
+        return
+    dist.all_gather_object(everyone, dict(facts))
+    for name in facts:
+        for other, theirs in enumerate(everyone):
+            if theirs.get(name) != everyone[0].get(name):
+                raise InputError(
+                    f"The devices do not agree on the {name}: it is {everyone[0].get(name)} on rank 0 and "
+                    f"{theirs.get(name)} on rank {other}. Start all of them with the same code, config and data."
+                )
 
 
 def everywhere(flag: bool, device: torch.device) -> bool:

@@ -37,6 +37,21 @@ class Journal(Callback):
             torch.save(self.steps, Path(folder, "journal.pt"))
 
 
+class Dies(Callback):
+    """Raises when that many batches are done: a run that ends as if it had been killed, and sooner."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.batch:
+            raise Killed
+
+
+class Killed(BaseException):
+    """Of a run that :class:`Dies`."""
+
+
 def free_port() -> int:
     """A port that nothing listens to."""
     with socket.socket() as free:

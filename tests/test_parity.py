@@ -27,7 +27,10 @@ DOUBLE = "--trainer.precision=64-true"
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     # SGD: Adam divides by a gradient's own size, so it turns the rounding of a vanishing one into a whole step.
-    "single": ["--trainer.precision=32-true", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"],
+    "single": [
+        *("--trainer.precision=32-true", "--model.loss.temperature=0.5"),
+        *("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"),
+    ],
     "three views": [DOUBLE, "--data.views.views=3"],
     "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],

@@ -1,49 +1,174 @@
-"""Checkpoints: the last one always, also when the keyboard interrupts."""
+"""One last checkpoint, always whole, of a place in the run from which it goes on exactly."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import threading
+import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint as Base
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from simmim_pl import distributed
+from simmim_pl.durable import DurableIO, write
+from simmim_pl.records import Batch
 
-class Checkpoint(ModelCheckpoint):
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the keyboard, a scheduler, SLURM before its time limit
+
+
+class Checkpoint(Base):
     """Keeps ``checkpoints/last.ckpt`` of the run: the final epoch is what is evaluated, never the best one.
 
-    Ctrl-C leaves a checkpoint as well. Other errors do not: after a loss of NaN the last good one stays.
+    A checkpoint is only made between two optimizer steps, so that the run that goes on from it repeats the
+    uninterrupted one to the bit (on a CPU), the history in ``metrics.csv`` included. It replaces the one before when it
+    is wholly on the disk. Ctrl-C and SIGTERM finish the step, leave a checkpoint and end the run; so does SIGUSR1,
+    which SLURM sends before a job's time is over (``--signal=USR1@120``), and the job is put into the queue again. A
+    second Ctrl-C ends at once. Errors leave nothing: after a loss of NaN the last good checkpoint stays.
 
     Args:
         every_n_epochs: epochs between two checkpoints.
+        every_n_steps: optimizer steps between two checkpoints within an epoch; by default none by this count.
+        every_n_minutes: minutes after which a long epoch gets a checkpoint too; by default a quarter of an hour.
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        # save_top_k=1 without a monitor is the latest; Lightning's own save_last is silent when save_top_k is 0.
-        super().__init__(
-            filename="last",
-            save_top_k=1,
-            enable_version_counter=False,
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,
-        )
+    def __init__(
+        self, every_n_epochs: int = 1, every_n_steps: int | None = None, every_n_minutes: float | None = 15.0
+    ) -> None:
+        self.every_n_epochs, self.every_n_steps, self.every_n_minutes = every_n_epochs, every_n_steps, every_n_minutes
+        self.path: Path | None = None
+        self.saved_step, self.saved_time = 0, time.monotonic()
+        self.heard: signal.Signals | None = None
+        self.listening = self.within = False
+        self.before: dict[signal.Signals, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            trainer.strategy.checkpoint_io = DurableIO()
+            folder = trainer.log_dir  # asks all ranks
+            trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+            self.path = None if trial or folder is None else Path(folder, "checkpoints/last.ckpt")
+            self.listen()  # already: processes that load data inherit it, and Ctrl-C is sent to them too
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.listen()  # again: Lightning has put a handler of its own around ours, which talks to other ranks mid-step
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        self.listening = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if not between_steps(trainer, batch_idx):
+            return
+        heard, late = distributed.anywhere([self.heard is not None, self.late()], pl_module.device)
+        steps = self.every_n_steps is not None and trainer.global_step - self.saved_step >= self.every_n_steps
+        if heard or late or steps:
+            self.within = True
+            self.save(trainer, pl_module)
+            self.within = False
+        if heard:
+            self.leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if finite(pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._last_global_step_saved != trainer.global_step and self.dirpath and finite(pl_module):
-            trainer.save_checkpoint(Path(self.dirpath, "last.ckpt"))
+        self.listening = False
+        if self.saved_step != trainer.global_step:
+            self.save(trainer, pl_module)
+        self.deafen()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0 and self.dirpath:
-            path = Path(self.dirpath, "last.ckpt")
-            # Without trainer.save_checkpoint's barrier: interrupted ranks stand in different collectives.
-            trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), path)
-            rank_zero_info(f"Interrupted at step {trainer.global_step}. To go on: --ckpt_path {path}")
+        self.listening = False
+        self.deafen()
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""
+        # Asked of all ranks: without synchronised BatchNorm their buffers differ, and all save or none.
+        spoilt = not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
+        if self.path is not None and distributed.anywhere([spoilt], pl_module.device) == [False]:
+            trainer.save_checkpoint(self.path)
+            self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.within:
+            # Lightning has counted the batch that is about to be trained on; the run goes on with that very batch.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for count in (progress["total"], progress["current"]):
+                count["ready"] = count["completed"]
+            progress["is_last_batch"] = False
+        path = history(trainer)
+        if path is not None and path.is_file():
+            checkpoint["history"] = path.read_text()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        path, text = history(trainer), checkpoint.get("history")
+        if trainer.state.fn == TrainerFn.FITTING and path is not None and text:
+            write(path, lambda file: file.write(text.encode()))
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.experiment.metrics_keys = text.splitlines()[0].split(",")
+
+    def late(self) -> bool:
+        """Whether the last checkpoint is older than it should be by this rank's clock."""
+        return self.every_n_minutes is not None and time.monotonic() - self.saved_time > 60 * self.every_n_minutes
+
+    def listen(self) -> None:
+        """Have signals heard by :meth:`hear`; only the main thread of a process may."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.signal(number, self.hear)
+                self.before.setdefault(number, before)
+
+    def deafen(self) -> None:
+        """Leave signals to whom they were left before."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self.before.clear()
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal until the step is over; a second Ctrl-C does not wait."""
+        if self.listening and (self.heard is None or number != signal.SIGINT):
+            self.heard = signal.Signals(number)
+            return
+        before = self.before.get(signal.Signals(number))
+        self.deafen()
+        if callable(before):
+            before(number, frame)
+        else:
+            signal.raise_signal(number)
+
+    def leave(self, trainer: Trainer) -> None:
+        """End the run; exit code 128 + signal, of rank zero only: a launcher would kill it for another rank's."""
+        code = self.heard or signal.SIGTERM
+        rank_zero_info(f"Stopped by {code.name} after step {trainer.global_step}. To go on: --ckpt_path {self.path}")
+        if code == signal.SIGUSR1 and trainer.is_global_zero and "SLURM_JOB_ID" in os.environ:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        raise SystemExit(128 + code if trainer.is_global_zero else 0)
 
 
-def finite(module: LightningModule) -> bool:
-    """Whether no parameter is NaN or infinite: an epoch's last update may have spoilt what no loss has shown yet."""
-    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
+def between_steps(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a training batch is the first of an optimizer step, with no validation between it and the one before.
+
+    Where there is one, Lightning would count a step twice when it goes on from there; the end of an epoch is saved by
+    itself, and any other such place has a better one a step later.
+    """
+    every = trainer.val_check_batch
+    batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    validated = isinstance(every, int) and batches % every == 0
+    return batch_idx > 0 and batch_idx % trainer.accumulate_grad_batches == 0 and not validated
+
+
+def history(trainer: Trainer) -> Path | None:
+    """``metrics.csv`` of this run, on the rank that writes it."""
+    if not trainer.is_global_zero:
+        return None
+    folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    return Path(folders[0], "metrics.csv") if folders else None

@@ -6,10 +6,10 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DataLoader, Subset
-from torch.utils.data.distributed import DistributedSampler
 
+from simmim_pl.data.order import Order
 from simmim_pl.data.source import ImageSet, Source
 from simmim_pl.data.split import hold_out
 from simmim_pl.records import Batch, InputError, Views
@@ -51,6 +51,31 @@ class Images(LightningDataModule):
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split = predict_split
         self.splits: dict[str, Subset] = {}
+        self.start = (0, 0)  # epoch and batch at which training begins
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in the training images the run is, and what its epochs are made of."""
+        trainer: Any = self.trainer
+        batches, epoch = trainer.fit_loop.epoch_loop.batch_progress.current.completed, trainer.current_epoch
+        if batches >= trainer.num_training_batches:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches} | self.epochs()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a checkpoint was. Raises :class:`InputError` when epochs would have other batches now."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        for name, now in self.epochs().items():
+            if state.get(name) != now:
+                raise InputError(
+                    f"The checkpoint is of a run whose {name.replace('_', ' ')} was {state.get(name)}, and now it is "
+                    f"{now}: a run can only go on with the same batches. Set it back, or start a new run."
+                )
+        self.start = (state["epoch"], state["batches"])
+
+    def epochs(self) -> dict[str, int]:
+        """What makes the batches of an epoch; not the number of devices."""
+        return {"batch_size": self.batch_size, "training_images": len(self.splits["train"]), "seed": self.seed}
 
     def prepare_data(self) -> None:
         self.source.prepare()
@@ -89,9 +114,9 @@ class Images(LightningDataModule):
                 f"The {len(train)} training images do not fill one batch of {self.batch_size}: lower "
                 "--data.batch_size, or bring more images."
             )
-        # Lightning tells this sampler the epoch, so the order is a function of (seed, epoch) and nothing else.
-        order: DistributedSampler = DistributedSampler(train, ranks, rank, shuffle=True, seed=self.seed, drop_last=True)
-        return self.loader(train, self.share(self.batch_size), sampler=order, drop_last=True)
+        share, (epoch, batches) = self.share(self.batch_size), self.start
+        order = Order(train, ranks, rank, self.seed, epoch, batches * share)
+        return self.loader(train, share, sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self.loader(self.splits["validation"])

@@ -16,7 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
+from simmim_pl.seeding import seeded
 from simmim_pl.synchronise import synchronise
+from simmim_pl.version import code_version
 
 REFERENCE_BATCH = 256
 
@@ -100,6 +102,16 @@ class Method(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
+
+    def setup(self, stage: str) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
+        distributed.require_alike({"code": code_version(), "seed": data.seed, "batch_size": data.batch_size} | images)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # What an encoder draws, such as dropout, is of its place in the run too; each rank has its own.
+        place = seeded(self.trainer.datamodule.seed, self.trainer.fit_loop.total_batch_idx, torch.device("cpu"))  # type: ignore[attr-defined]
+        torch.manual_seed((place.initial_seed() + self.trainer.global_rank) % 2**63)
 
     def configure_model(self) -> None:
         if self.synchronise:
