@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from simmim_pl.encoders import FastCNN
 from simmim_pl.records import Features
 from tests.conftest import TINY
-from tests.ranks import Killed
+from tests.ranks import Killed, run, start
 
 LONG = os.environ.get("LONG") == "1"
 CALLBACKS = [

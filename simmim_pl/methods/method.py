@@ -114,8 +114,11 @@ class Method(LightningModule):
         torch.manual_seed((place.initial_seed() + self.trainer.global_rank) % 2**63)
 
     def configure_model(self) -> None:
+        strategy = self.trainer.strategy
         if self.synchronise:
-            synchronise(self, self.trainer.strategy.root_device)
+            synchronise(self, strategy.root_device)
+        # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
+        strategy.precision_plugin.convert_module(self)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
