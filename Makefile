@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint types gate clean
+.PHONY: quickstart test test-long lint types gate clean
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
@@ -11,6 +11,10 @@ quickstart: .venv/run ## pretrain on procedural images, then the linear-probe ta
 
 test: lint types ## lint, types, tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
+	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/test_resume.py tests/test_nodes.py tests/test_failures.py \
+		tests/test_precision.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import checkpoint
+from simmim_pl import checkpoint, distributed
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 
@@ -36,8 +37,9 @@ UNHELPFUL = (
     ".*configure_optimizers. returned .None.",
     "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
     "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    "The dirpath has changed from",
+    "It is recommended to use .self.log..val/.* sync_dist=True",  # the whole split is gathered before it is judged
 )
+SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
 
 
 class SaveConfig(SaveConfigCallback):
@@ -179,6 +181,7 @@ def main(args: ArgsType = None) -> None:
     read_dotenv()
     for noise in UNHELPFUL:
         warnings.filterwarnings("ignore", message=noise)
+    logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())
     try:
         CLI(
             LightningModule,
@@ -195,18 +198,22 @@ def main(args: ArgsType = None) -> None:
             args=args,
         )
     except Exception as error:
-        mendable = user_error(error)
-        if mendable is None:
+        sentence = mendable(error)
+        if sentence is None:
             raise
-        # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
-        print(f"error: {str(mendable).rsplit('InputError: ', 1)[-1].strip()}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     finally:
         wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials
 
 
-def user_error(error: BaseException | None) -> BaseException | None:
+def mendable(error: BaseException | None) -> str | None:
     """What the user can mend, also where jsonargparse has wrapped it: it does so to errors of an optional part."""
-    while error is not None and not isinstance(error, (InputError, MisconfigurationException)):
+    while error is not None:
+        if isinstance(error, (InputError, MisconfigurationException)):
+            # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
+            return str(error).rsplit("InputError: ", 1)[-1].strip()
+        if sentence := distributed.explain(error):
+            return sentence
         error = error.__cause__
-    return error
+    return None

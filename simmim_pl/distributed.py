@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,6 +109,18 @@ def require_alike(facts: Mapping[str, Any]) -> None:
                     f"The devices do not agree on the {name}: it is {everyone[0].get(name)} on rank 0 and "
                     f"{theirs.get(name)} on rank {other}. Start all of them with the same code, config and data."
                 )
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence when ranks cannot find each other, or one has left the others; nothing for any other error."""
+    said = str(error)
+    if isinstance(error, dist.DistError) and "EADDRINUSE" in said:
+        port, host = os.environ.get("MASTER_PORT"), os.environ.get("MASTER_ADDR")
+        return f"Port {port} of {host} is in use: stop what uses it, or set MASTER_PORT to a free one on all ranks."
+    left = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
+    if world_size() > 1 and isinstance(error, RuntimeError) and any(words in said for words in left):
+        return f"Another device has stopped, and rank {rank()} with it: the message of that device says why."
+    return None
 
 
 def everywhere(flag: bool, device: torch.device) -> bool:

@@ -40,12 +40,14 @@ def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def newest_run(args: list[str]) -> Path:
-    """Run the command line here; the run directory that it made, or this folder when it made none."""
+    """Run the command line here; the run directory that it made or went on in, or this folder when there is none."""
     from simmim_pl.cli import main
 
     before = set(Path.cwd().glob("runs/[!.]*/*"))
     main([str(arg) for arg in args])
-    return max(set(Path.cwd().glob("runs/[!.]*/*")) - before, default=Path.cwd())
+    made = set(Path.cwd().glob("runs/[!.]*/*")) - before
+    resumed = [path.parents[1] for path in Path.cwd().glob("runs/*/*/checkpoints/last.ckpt")]
+    return max(made, default=max(resumed, key=lambda run: run.stat().st_mtime, default=Path.cwd()))
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, t
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()  # nothing is left behind when it did not stop
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "To go on: --ckpt_path" in said
     assert "Traceback" not in said
     (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")

@@ -46,7 +46,7 @@ class Checkpoint(Base):
         self.path: Path | None = None
         self.saved_step, self.saved_time = 0, time.monotonic()
         self.heard: signal.Signals | None = None
-        self.listening = self.within = False
+        self.within = False
         self.before: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -55,12 +55,10 @@ class Checkpoint(Base):
             folder = trainer.log_dir  # asks all ranks
             trial = trainer.fast_dev_run  # type: ignore[attr-defined]
             self.path = None if trial or folder is None else Path(folder, "checkpoints/last.ckpt")
-            self.listen()  # already: processes that load data inherit it, and Ctrl-C is sent to them too
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.listen()  # again: Lightning has put a handler of its own around ours, which talks to other ranks mid-step
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
-        self.listening = True
+        self.listen()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if not between_steps(trainer, batch_idx):
@@ -79,13 +77,11 @@ class Checkpoint(Base):
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.listening = False
         if self.saved_step != trainer.global_step:
             self.save(trainer, pl_module)
         self.deafen()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.listening = False
         self.deafen()
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,30 +116,21 @@ class Checkpoint(Base):
         return self.every_n_minutes is not None and time.monotonic() - self.saved_time > 60 * self.every_n_minutes
 
     def listen(self) -> None:
-        """Have signals heard by :meth:`hear`; only the main thread of a process may."""
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                before = signal.signal(number, self.hear)
-                self.before.setdefault(number, before)
+        """Have signals heard by :meth:`hear`, in place of Lightning, which would talk to other ranks within a step."""
+        if threading.current_thread() is threading.main_thread():  # no other may
+            self.before = {number: signal.signal(number, self.hear) for number in SIGNALS}
 
     def deafen(self) -> None:
         """Leave signals to whom they were left before."""
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self.before.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self.before.clear()
+        while self.before:
+            signal.signal(*self.before.popitem())
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal until the step is over; a second Ctrl-C does not wait."""
-        if self.listening and (self.heard is None or number != signal.SIGINT):
-            self.heard = signal.Signals(number)
-            return
-        before = self.before.get(signal.Signals(number))
-        self.deafen()
-        if callable(before):
-            before(number, frame)
-        else:
-            signal.raise_signal(number)
+        if self.heard is not None and number == signal.SIGINT:
+            self.deafen()
+            raise KeyboardInterrupt
+        self.heard = signal.Signals(number)
 
     def leave(self, trainer: Trainer) -> None:
         """End the run; exit code 128 + signal, of rank zero only: a launcher would kill it for another rank's."""

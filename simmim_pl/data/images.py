@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Literal, cast
 
 import torch
@@ -160,6 +161,7 @@ class Images(LightningDataModule):
             num_workers=workers,
             collate_fn=as_it_is,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_the_keyboard,
             pin_memory=torch.cuda.is_available(),
             **order,
         )
@@ -180,6 +182,11 @@ def whole(images: Any) -> ImageSet:
     while isinstance(images, Subset):
         images = images.dataset
     return cast(ImageSet, images)
+
+
+def leave_the_keyboard(worker: int) -> None:
+    """Ctrl-C reaches the processes that load data too; what it means is the main process's to decide."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def as_it_is(batch: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -43,13 +42,14 @@ def in_pieces(
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm normalises by its batch as ever, and remembers nothing of it."""
-    layers = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    before = [(layer.momentum, copy.deepcopy(layer.num_batches_tracked)) for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
+    """Within, BatchNorm normalises by its batch as ever; what it remembers of it is forgotten in the end.
+
+    Nothing about the layers is changed for the time: torch.compile would take them for others and compile them again.
+    """
+    buffers = [buffer for part in network.modules() if isinstance(part, _BatchNorm) for buffer in part.buffers()]
+    before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        for layer, (momentum, count) in zip(layers, before, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, count
+        for buffer, kept in zip(buffers, before, strict=True):
+            buffer.copy_(kept)

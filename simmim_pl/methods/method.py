@@ -43,7 +43,7 @@ class Method(LightningModule):
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
         decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
         synchronise: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
-        compile: run the encoder through torch.compile.
+        compile: run the encoder through torch.compile while it trains.
         channels_last: store the encoder's weights channels-last, which its activations follow: faster on recent CPUs
             and on tensor cores.
     """
@@ -70,8 +70,9 @@ class Method(LightningModule):
             self.encoder.compile()  # in place: the names in a checkpoint stay the same
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        """Features of images in [0, 1]."""
-        features: Features = self.encoder(image)
+        """Features of images in [0, 1], to judge or to keep: never compiled, for batches here come in many sizes."""
+        with torch.compiler.set_stance("force_eager"):
+            features: Features = self.encoder(image)
         return features
 
     def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
@@ -104,6 +105,8 @@ class Method(LightningModule):
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
 
     def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
         distributed.require_alike({"code": code_version(), "seed": data.seed, "batch_size": data.batch_size} | images)

@@ -4,6 +4,7 @@ import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,18 @@ class Raises(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             raise self.error
+
+
+class Hears(Callback):
+    """Sends this process a signal, or several, once that many steps are done."""
+
+    def __init__(self, step: int, *numbers: signal.Signals) -> None:
+        self.step, self.numbers = step, numbers
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            for number in self.numbers:
+                signal.raise_signal(number)
 
 
 class Steps(Callback):
@@ -117,13 +130,52 @@ def test_the_checkpoint_holds_the_weights_of_the_end(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_is_kept_where_it_stopped_and_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        fit(tmp_path, Checkpoint(), Raises(7, KeyboardInterrupt()), max_epochs=3)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit, match="130"):
+        fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT), max_epochs=3)
     assert step(tmp_path) == 7
+    assert signal.getsignal(signal.SIGINT) is before
     assert all(tensor.isfinite().all() for tensor in torch.load(last(tmp_path))["state_dict"].values())
     trainer = fit(tmp_path, Checkpoint(), max_epochs=3, ckpt_path=last(tmp_path))
     assert trainer.current_epoch == 3
     assert step(tmp_path) == trainer.global_step == 15
+
+
+def test_a_second_interrupt_does_not_wait_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="1"):  # as Lightning ends a run at a KeyboardInterrupt
+        fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT, signal.SIGINT), max_epochs=3)
+    assert step(tmp_path) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_has_ended_leaves_signals_to_whom_they_were_left(tmp_path: Path, number: signal.Signals) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda *_: heard.append(1))
+    try:
+        fit(tmp_path, Checkpoint(), max_epochs=1)
+        signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+    assert heard == [1]
+
+
+@pytest.mark.parametrize(("every", "seen"), [(2, [None, 2, 4, 5, 7, 9]), (4, [None, 4, 5, 9, 10]), (7, [None, 5, 10])])
+def test_steps_within_an_epoch_leave_checkpoints_too(tmp_path: Path, every: int, seen: list[int | None]) -> None:
+    class EveryStep(Steps):
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.on_train_epoch_start(*args)
+
+    steps = EveryStep(tmp_path / "checkpoints/last.ckpt")
+    fit(tmp_path, steps, Checkpoint(every_n_steps=every), max_epochs=3)
+    assert list(dict.fromkeys(steps.seen))[: len(seen)] == seen
+
+
+def test_minutes_leave_checkpoints_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 40))  # a look at the clock takes 40 seconds
+    monkeypatch.setattr("simmim_pl.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(RuntimeError):
+        fit(tmp_path, Checkpoint(every_n_minutes=1.5), Raises(5, RuntimeError()), max_epochs=1)
+    assert step(tmp_path) in (3, 4)
 
 
 def test_a_run_interrupted_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:

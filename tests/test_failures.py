@@ -1,0 +1,162 @@
+"""What fails on one rank ends all of them soon, with that rank's sentence; nothing that was whole is lost."""
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from simmim_pl.durable import write
+from simmim_pl.records import InputError
+from tests.conftest import TINY
+from tests.ranks import ROOT, free_port, start
+
+DDP = [*TINY, "--trainer.strategy=ddp", "--trainer.devices=2"]
+
+
+class Fails(Callback):
+    """Fails on one rank in the third step."""
+
+    def __init__(self, rank: int, mendable: bool = True) -> None:
+        self.rank, self.mendable = rank, mendable
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 2 and trainer.global_rank == self.rank:
+            raise InputError("This device is out of luck.") if self.mendable else OSError("a cable was pulled")
+
+
+def ended(processes: list[subprocess.Popen], seconds: float = 60) -> list[tuple[int, str]]:
+    """Exit code and stderr of each, all within some seconds."""
+    until = time.monotonic() + seconds
+    try:
+        said = [process.communicate(timeout=until - time.monotonic())[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+@pytest.mark.parametrize(("rank", "mendable"), [(0, True), (1, True), (1, False)])
+def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
+    fails = ["--trainer.callbacks+=tests.test_failures.Fails", f"--trainer.callbacks.rank={rank}"]
+    fails += [f"--trainer.callbacks.mendable={str(mendable).lower()}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    since = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simmim_pl", *DDP, *fails],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ((code, said),) = ended([process], 90)
+    assert code != 0
+    assert ("error: This device is out of luck." if mendable else "a cable was pulled") in said
+    assert ("Traceback" in said) == (not mendable)
+    assert time.monotonic() - since < 90
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+    assert not left  # no rank is left behind
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (["--seed_everything=1"], "do not agree on the seed: it is 0 on rank 0 and 1 on rank 1"),
+        (["--data.source.train=190"], "do not agree on the number of train images: it is 180 on rank 0 and 171 on"),
+        (["--data.batch_size=40"], "do not agree on the batch_size: it is 32 on rank 0 and 40 on rank 1"),
+    ],
+)
+def test_ranks_that_were_started_differently_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
+    port = free_port()
+    first = start(2, [TINY], tmp_path, port)
+    first[1].kill()  # in whose place comes another
+    (tmp_path / "other").mkdir()
+    other = start(2, [[*TINY, *second]], tmp_path / "other", port)
+    other[0].kill()
+    for code, said in ended([first[0], other[1]]):
+        assert code == 2
+        assert says in said
+        assert "Traceback" not in said
+
+
+def test_ranks_of_another_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, port = tmp_path / "copy", free_port()
+    for name in ("simmim_pl", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "simmim_pl/heads.py").open("a") as file:
+        file.write("\n# edited on one node only\n")
+    first = start(2, [TINY], tmp_path, port)
+    first[1].kill()
+    monkeypatch.setattr("tests.ranks.ROOT", copy)
+    other = start(2, [TINY], copy, port)  # the current folder comes first on the path of a program
+    other[0].kill()
+    for code, said in ended([first[0], other[1]]):
+        assert code == 2
+        assert "do not agree on the code: it is 0.1.0-" in said
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        first, second = start(2, [TINY], tmp_path, port)
+        second.kill()
+        ((code, said), _) = ended([first, second])
+    assert code == 2
+    assert f"error: Port {port} of 127.0.0.1 is in use" in said
+    assert "MASTER_PORT" in said
+    assert "Traceback" not in said
+
+
+def tight(limit: int) -> None:
+    """From now on no file of this process may grow beyond a number of bytes: as a full disk looks to it."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    args = [sys.executable, "-m", "simmim_pl", *TINY, "--runs=runs"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    assert subprocess.run(args, **options).returncode == 0
+    (path,) = tmp_path.glob("runs/quickstart/*/checkpoints/last.ckpt")
+    before = path.read_bytes()
+    limit = len(before) // 2
+    more = ["--trainer.max_epochs=3", "--ckpt_path=last"]
+    done = subprocess.run([*args, *more], preexec_fn=lambda: tight(limit), **options)
+    assert done.returncode == 2, done.stderr
+    assert "error: A checkpoint cannot be written (" in done.stderr
+    assert f"The last good one is kept: --ckpt_path {path.relative_to(tmp_path)}" in done.stderr
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.part"))
+    assert subprocess.run([*args, *more], **options).returncode == 0  # with room again it goes on
+    assert torch.load(path, weights_only=True)["global_step"] == 15
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos"), KeyboardInterrupt()]
+)
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "folder/file"
+    write(path, lambda file: file.write(b"first"))
+
+    def half(file: Any) -> None:
+        file.write(b"sec")
+        assert path.read_bytes() == b"first"
+        raise error
+
+    with pytest.raises(type(error)):
+        write(path, half)
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
+    assert path.read_bytes() == b"first"
+    write(path, lambda file: file.write(b"second"))
+    assert path.read_bytes() == b"second"
