@@ -62,9 +62,9 @@ class Normalise(torch.autograd.Function):
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         zeros = torch.zeros(x.shape[1], dtype=exact)  # statistics of bfloat16 are computed in the type of these
         own_mean, own_variance = torch.batch_norm_update_stats(x, zeros, zeros.clone(), 0.0)
-        ranks = distributed.world_size()
-        mean = distributed.total(own_mean) / ranks
-        variance = distributed.total(own_variance + (own_mean - mean).square()) / ranks
+        means, variances = torch.stack(distributed.every(torch.stack([own_mean, own_variance]))).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
         ctx.mark_non_differentiable(mean, variance)
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
@@ -80,9 +80,13 @@ class Normalise(torch.autograd.Function):
         # DDP averages the gradients of weight and bias over ranks; those of the statistics are summed here.
         count = x.numel() // x.shape[1] * distributed.world_size()
         along, across = distributed.total(torch.stack([by_weight, by_bias])) / count
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        slope = (unit * inverse).view(shape)
-        tilt = -slope * (inverse * along).view(shape)
-        shift = -slope * across.view(shape) - tilt * mean.view(shape)
-        result = torch.addcmul(torch.addcmul(shift, tilt, x), slope, grad).to(x.dtype)
+        slope = unit * inverse
+        tilt = -slope * inverse * along
+        shift = -slope * across - tilt * mean
+        result = affine(grad, slope, None).add_(affine(x, tilt, shift))
         return result, None if weight is None else by_weight, None if weight is None else by_bias, None
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``weight · x + bias`` by channel, in the type of ``x``: BatchNorm's own kernel is three times as fast at it."""
+    return F.batch_norm(x, torch.zeros_like(weight), torch.ones_like(weight), weight, bias, False, 0.0, 0.0)
