@@ -261,3 +261,65 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
     assert "Stopped by SIGTERM after step" in said[0]
     assert [first.returncode, second.returncode] == [128 + signal.SIGTERM, 0]
     assert torch.load(only_run(str(tmp_path / "runs")) / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            "--data.batch_size=30",
+            "of a run whose batch size was 32, and now it is 30: a run can only go on with the same",
+        ),
+        ("--data.source.train=300", "of a run whose number of training images was 180, and now it is 270"),
+        ("--seed_everything=1", "of a run whose seed was 0, and now it is 1"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_batches(
+    cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture, pretrained: Path, change: str, says: str
+) -> None:
+    before = pretrained.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        cli([*TINY, f"--ckpt_path={pretrained}", "--trainer.max_epochs=3", change])
+    assert says in capsys.readouterr().err
+    assert pretrained.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_version_is_refused_for_going_on_only(
+    cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture, pretrained: Path, tmp_path: Path
+) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    saved |= {"format": saved["format"] - 1, "version": "0.0.7"}
+    torch.save(saved, tmp_path / "older.ckpt")
+    with pytest.raises(SystemExit, match="2"):
+        cli([*TINY, f"--ckpt_path={tmp_path / 'older.ckpt'}"])
+    assert "older.ckpt was written by another version of simmim_pl (0.0.7)" in capsys.readouterr().err
+    cli(["validate", *TINY[1:], f"--ckpt_path={tmp_path / 'older.ckpt'}"])  # it can still be judged
+
+
+def test_last_is_the_newest_checkpoint_of_the_name_and_only_fit_does_without(
+    cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli(["validate", *TINY[1:], "--ckpt_path=last"])
+    assert "There is no checkpoint in runs/quickstart: name its path" in capsys.readouterr().err
+    first = cli([*TINY, "--ckpt_path=last"])
+    second = cli([*TINY, "--name=other"])
+    third = cli(TINY)
+    assert len({first, second, third}) == 3
+    assert cli([*TINY, "--ckpt_path=last", "--trainer.max_epochs=3"]) == third
+    # Under another name, a checkpoint starts a run of its own and leaves the one it came from as it is.
+    kept = (first / "checkpoints/last.ckpt").read_bytes()
+    branch = cli([*TINY, f"--ckpt_path={first / 'checkpoints/last.ckpt'}", "--name=branch", "--trainer.max_epochs=3"])
+    assert branch.parent.name == "branch"
+    assert (first / "checkpoints/last.ckpt").read_bytes() == kept
+    assert len(ending(branch)["history"]) > len(ending(first)["history"])  # which goes with it
+
+
+def test_the_wandb_run_goes_on_as_the_same_run(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    stopped_and_resumed(cli, lines(1), 4, "runs")
+    found = sorted(only_run("runs").glob("wandb/offline-run-*"))
+    assert len(found) == 2
+    assert {path.name.split("-", 3)[-1] for path in found} == {only_run("runs").name}

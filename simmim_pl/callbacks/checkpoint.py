@@ -73,8 +73,11 @@ class Checkpoint(Base):
             self.leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        heard = distributed.anywhere([self.heard is not None], pl_module.device) == [True]
+        if heard or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.save(trainer, pl_module)
+        if heard:
+            self.leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.saved_step != trainer.global_step:

@@ -31,6 +31,9 @@ class Dashboard(Callback):
         self.seen, self.since = 0, 0.0
         self.reported = False
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called when a run goes on within an epoch
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen, self.since = 0, time.perf_counter()
 

@@ -76,7 +76,11 @@ class Images(LightningDataModule):
 
     def epochs(self) -> dict[str, int]:
         """What makes the batches of an epoch; not the number of devices."""
-        return {"batch_size": self.batch_size, "training_images": len(self.splits["train"]), "seed": self.seed}
+        return {
+            "batch_size": self.batch_size,
+            "number_of_training_images": len(self.splits["train"]),
+            "seed": self.seed,
+        }
 
     def prepare_data(self) -> None:
         self.source.prepare()

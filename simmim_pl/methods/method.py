@@ -111,6 +111,10 @@ class Method(LightningModule):
         images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
         distributed.require_alike({"code": code_version(), "seed": data.seed, "batch_size": data.batch_size} | images)
 
+    def on_train_start(self) -> None:
+        # Where nodes do not share a disk, one may find no checkpoint to go on from.
+        distributed.require_alike({"step to begin at": self.trainer.global_step})
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # What an encoder draws, such as dropout, is of its place in the run too; each rank has its own.
         place = seeded(self.trainer.datamodule.seed, self.trainer.fit_loop.total_batch_idx, torch.device("cpu"))  # type: ignore[attr-defined]

@@ -141,6 +141,13 @@ def test_an_interrupted_run_is_kept_where_it_stopped_and_goes_on(tmp_path: Path)
     assert step(tmp_path) == trainer.global_step == 15
 
 
+def test_an_interrupt_is_heard_at_the_end_of_an_epoch_too(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="143"):
+        fit(tmp_path, Checkpoint(every_n_epochs=9), Hears(5, signal.SIGTERM), max_epochs=3)
+    assert step(tmp_path) == 5
+    assert fit(tmp_path, Checkpoint(), max_epochs=3, ckpt_path=last(tmp_path)).global_step == 15
+
+
 def test_a_second_interrupt_does_not_wait_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="1"):  # as Lightning ends a run at a KeyboardInterrupt
         fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT, signal.SIGINT), max_epochs=3)
