@@ -27,6 +27,7 @@ class Batch(TypedDict, total=False):
     mask: UInt8[Tensor, "B H W"]  # class of each pixel; 255 is ignored
     index: Int64[Tensor, " B"]  # position in the whole set: tells duplicates apart when ranks share it
     views: Float[Tensor, "V B 3 S S"]
+    local: Float[Tensor, "L B 3 s s"]  # further views, of smaller regions, at a size of their own
 
 
 @dataclass(frozen=True)

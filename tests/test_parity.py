@@ -24,15 +24,20 @@ BASE = [
     *("--model.channels_last=false", "--data.views.size=16"),
 ]
 DOUBLE = "--trainer.precision=64-true"
+SGD = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
+LOCAL = [
+    *("--data.local_views=simmim_pl.views.ContrastiveViews", "--data.local_views.size=8"),
+    *("--data.local_views.views=3", "--data.local_views.scale=[0.1,0.3]"),
+]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     # SGD: Adam divides by a gradient's own size, so it turns the rounding of a vanishing one into a whole step.
     "single": [
-        *("--trainer.precision=32-true", "--model.loss.temperature=0.5"),
-        *("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"),
+        *("--trainer.precision=32-true", "--model.loss.temperature=0.5", *SGD),
     ],
     "three views": [DOUBLE, "--data.views.views=3"],
     "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
+    "local views": [DOUBLE, *LOCAL, *SGD],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "without synchronised statistics": [DOUBLE, "--model.synchronise=false"],
@@ -40,8 +45,9 @@ CASES: dict[str, list[str]] = {
 if LONG:
     CASES |= {
         "resnet": [DOUBLE, "--model.encoder=simmim_pl.encoders.ResNet", "--model.encoder.depth=18"],
+        "local views in pieces": [DOUBLE, *LOCAL, *SGD, "--model.gradient_cache=2"],
         "head with norm": [DOUBLE, "--model.head.norm=true"],
-        "sgd": [DOUBLE, "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"],
+        "sgd": [DOUBLE, *SGD],
         "channels last": [DOUBLE, "--model.channels_last=true"],
     }
 

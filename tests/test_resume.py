@@ -24,6 +24,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.records import Features
 from tests.conftest import TINY
 from tests.ranks import Killed, run, start
+from tests.test_parity import LOCAL
 
 LONG = os.environ.get("LONG") == "1"
 CALLBACKS = [
@@ -72,6 +73,7 @@ CASES: dict[str, list[str]] = {
     "validated across epochs": ["--trainer.val_check_interval=3", "--trainer.check_val_every_n_epoch=null"],
     "dropout": ["--model.encoder=tests.test_resume.Dropping", "--model.encoder.width=2"],
     "gradient cache": ["--model.gradient_cache=3", "--trainer.precision=bf16-mixed"],
+    "local views": LOCAL,
     "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
 }
 

@@ -28,6 +28,8 @@ class Images(LightningDataModule):
         batch_size: images that all devices together see at once, so that a config means the same on any number of them;
             a device gets its equal share. With accumulation a step sees batch_size × accumulate_grad_batches.
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
+        local_views: makes further views of smaller regions, at a size of their own, beside ``views``: see
+            :class:`simmim_pl.methods.Contrastive`.
         validation: images held out of train: a number of images, or a share below 1.
         split_seed: seed of the held-out split; leave it alone to compare runs.
         seed: seed of the order of the training images and of their views.
@@ -40,6 +42,7 @@ class Images(LightningDataModule):
         source: Source,
         batch_size: int = 256,
         views: Views | None = None,
+        local_views: Views | None = None,
         validation: int | float = 0.1,
         split_seed: int = 0,
         seed: int = 0,
@@ -47,7 +50,7 @@ class Images(LightningDataModule):
         predict_split: Literal["train", "validation", "test"] = "test",
     ) -> None:
         super().__init__()
-        self.source, self.views = source, views
+        self.source, self.views, self.local_views = source, views, local_views
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split = predict_split
@@ -178,6 +181,8 @@ class Images(LightningDataModule):
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
         generator = seeded(self.seed, step, batch["image"].device, *self.place())
         batch["views"] = self.views(batch["image"], generator)
+        if self.local_views is not None:
+            batch["local"] = self.local_views(batch["image"], generator)
         return batch
 
 

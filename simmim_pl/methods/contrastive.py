@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from simmim_pl.records import Batch, Encoder, InputError
 class Contrastive(Method):
     """SimCLR (Chen et al. 2020, arXiv 2002.05709): all views of an image agree, all images are told apart.
 
-    This is the source article's "simulated mutual-information maximisation"; ``docs/method.md`` maps its claims.
+    This is the source article's "simulated mutual-information maximisation"; ``docs/method.md`` maps its claims. With
+    ``--data.local_views`` smaller regions join the views of their image in the same loss; they are encoded at their own
+    size, so BatchNorm sees them by themselves.
 
     Args:
         encoder: image → features; the part that is kept.
@@ -55,9 +58,14 @@ class Contrastive(Method):
         z = self.head(features.pooled)
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
+    def embed(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
+        """:meth:`project`, in pieces where a device's memory asks for it."""
+        return in_pieces(self.project, views, self.pieces, self) if self.pieces > 1 else self.project(views)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        views = batch["views"]  # [V, B, 3, S, S]: V random regions of every image, recoloured
-        pooled, z = in_pieces(self.project, views, self.pieces, self) if self.pieces > 1 else self.project(views)
+        pooled, z = self.embed(batch["views"])  # [V, B, 3, S, S]: V random regions of every image, recoloured
+        if "local" in batch:  # smaller regions at their own size: they too have to agree with all views of their image
+            z = torch.cat([z, self.embed(batch["local"])[1]])
         loss = self.loss(z)
         self.log("train/contrastive_accuracy", contrastive_accuracy(z), prog_bar=True)
         return self.finish(loss, pooled.flatten(0, 1), batch)

@@ -118,3 +118,32 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     torch.testing.assert_close(found, losses(tmp_path), rtol=1e-4, atol=1e-4)
     assert graphs  # it was compiled
     assert compiled.state_dict().keys() == method().state_dict().keys()
+
+
+def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
+    module, journal = method(), Journal()
+    source, local = Shapes(train=74, test=10, size=16), ContrastiveViews(size=8, views=3, scale=(0.1, 0.3))
+    images = Images(source, 16, ContrastiveViews(size=16), local, validation=10)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=1,
+        callbacks=[journal],
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        **quiet,
+    )
+    trainer.fit(module, datamodule=images)
+    (step,) = journal.steps
+    batch, (encoder, head) = step["batch"], (part.train() for part in step["modules"])
+    assert batch["local"].shape == (3, 16, 3, 8, 8)
+    z = [
+        head(encoder(views.flatten(0, 1)).pooled).unflatten(0, views.shape[:2])
+        for views in (batch["views"], batch["local"])
+    ]
+    torch.testing.assert_close(step["logged"]["train/loss"], nt_xent(torch.cat(z), 0.3).detach())
+    assert step["outputs"]["features"].shape[0] == 2 * 16  # of the views, which are as large as what is judged
+    small = torch.stack([view.flatten(1).std(1) for view in batch["local"].flatten(0, 1)])
+    assert (small[:16] - small[16:32]).abs().max() > 1e-3  # each local view is a region of its own
