@@ -13,6 +13,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from simmim_pl.records import InputError
 
+WRITER = ("PytorchStreamWriter", "unexpected pos", "write failed")
+
 
 class DurableIO(TorchCheckpointIO):
     """Lightning's way to save a checkpoint, made to survive a kill, a full disk and a loss of power.
@@ -23,7 +25,10 @@ class DurableIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         try:
             write(Path(path), lambda file: torch.save(checkpoint, file))
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:
+            # torch's writer turns a full disk into a RuntimeError; a device's own are not mended by room on the disk.
+            if isinstance(error, RuntimeError) and not any(words in str(error) for words in WRITER):
+                raise
             reason = " ".join(str(error).split())
             kept = f"The last good one is kept: --ckpt_path {path}" if Path(path).exists() else "There is none before"
             raise InputError(f"A checkpoint cannot be written ({reason}): make room on the disk. {kept}.") from error

@@ -24,9 +24,14 @@ class Share(torch.Generator):
 def seeded(seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Share:
     """A generator that depends on seed and step only: a resumed run repeats an uninterrupted one, on any ranks."""
     generator = Share(device)
-    generator.manual_seed(random.Random(f"{seed} {step} 0").getrandbits(63))
+    generator.manual_seed(place(seed, step, "0"))
     generator.rank, generator.ranks = rank, ranks
     return generator
+
+
+def place(seed: int, step: int, purpose: str) -> int:
+    """A seed of its own for a purpose at a step of a run."""
+    return random.Random(f"{seed} {step} {purpose}").getrandbits(63)
 
 
 def uniform(generator: torch.Generator, *shape: int, along: int) -> Float[Tensor, ...]:

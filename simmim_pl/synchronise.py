@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from simmim_pl import distributed
+from simmim_pl.records import InputError
 
 
 def synchronise(module: nn.Module, device: torch.device) -> None:
@@ -18,9 +19,19 @@ def synchronise(module: nn.Module, device: torch.device) -> None:
 
     With one rank nothing changes. torch's ``SyncBatchNorm`` refuses the CPU, where gloo ranks use
     :class:`SyncBatchNorm`; both compute the same.
+
+    Raises:
+        InputError: a layer does more than normalise, as timm's that include an activation: it would be lost.
     """
     if distributed.world_size() == 1:
         return
+    plain = (_BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBatchNorm.forward)
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and type(part).forward not in plain:
+            raise InputError(
+                f"{type(part).__name__} does more than normalise, and cannot be synchronised over devices: use one "
+                "device, another encoder, or in pretraining --model.synchronise false."
+            )
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return

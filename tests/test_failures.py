@@ -44,6 +44,11 @@ def ended(processes: list[subprocess.Popen], seconds: float = 60) -> list[tuple[
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
+def ranks_in(folder: Path) -> list[str]:
+    """Processes whose command line names a folder."""
+    return subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+
+
 @pytest.mark.parametrize(("rank", "mendable"), [(0, True), (1, True), (1, False)])
 def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
     fails = ["--trainer.callbacks+=tests.test_failures.Fails", f"--trainer.callbacks.rank={rank}"]
@@ -51,20 +56,22 @@ def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: in
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     since = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "simmim_pl", *DDP, *fails],
+        [sys.executable, "-m", "simmim_pl", *DDP, *fails, f"--runs={tmp_path}/runs"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+    while process.poll() is None and len(ranks_in(tmp_path)) < 2:
+        time.sleep(0.05)
+    assert len(ranks_in(tmp_path)) == 2
     ((code, said),) = ended([process], 90)
     assert code != 0
     assert ("error: This device is out of luck." if mendable else "a cable was pulled") in said
     assert ("Traceback" in said) == (not mendable)
     assert time.monotonic() - since < 90
-    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
-    assert not left  # no rank is left behind
+    assert not ranks_in(tmp_path)  # none is left behind
 
 
 @pytest.mark.parametrize(

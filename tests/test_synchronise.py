@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from simmim_pl import distributed
+from simmim_pl.records import InputError
 from simmim_pl.synchronise import SyncBatchNorm, synchronise
 from tests.test_distributed import on_ranks
 
@@ -103,3 +104,19 @@ def test_on_a_device_with_torchs_own_it_is_torchs(monkeypatch: pytest.MonkeyPatc
     assert [type(part) for part in (layer[0], layer[1][0])] == [nn.SyncBatchNorm] * 2
     synchronise(layer, CPU)  # and left alone from then on
     assert type(layer[0]) is nn.SyncBatchNorm
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's: normalises, then rectifies."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_layer_that_does_more_is_refused_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    layer = nn.Sequential(nn.BatchNorm2d(3), Activated(3))
+    with pytest.raises(InputError, match="Activated does more than normalise, and cannot be synchronised"):
+        synchronise(layer, torch.device(device))
+    assert [type(part) for part in layer] == [nn.BatchNorm2d, Activated]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,9 +20,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl import distributed
 from simmim_pl.durable import DurableIO, write
-from simmim_pl.records import Batch
+from simmim_pl.records import Batch, InputError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the keyboard, a scheduler, SLURM before its time limit
+# The keyboard, a scheduler, and SLURM before its time limit; Windows has no USR1.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Checkpoint(Base):
@@ -57,27 +59,31 @@ class Checkpoint(Base):
             self.path = None if trial or folder is None else Path(folder, "checkpoints/last.ckpt")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        self.saved_step, self.saved_time, self.heard = trainer.global_step, time.monotonic(), None
+        every, steps = trainer.val_check_batch, trainer.accumulate_grad_batches
+        if isinstance(every, int) and every < trainer.num_training_batches and steps % every == 0:
+            raise InputError(
+                "Every optimizer step would be followed by a validation, and a checkpoint needs a place between two: "
+                f"set --trainer.val_check_interval to more than {every}."
+            )
         self.listen()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if not between_steps(trainer, batch_idx):
             return
-        heard, late = distributed.anywhere([self.heard is not None, self.late()], pl_module.device)
+        late, *heard = distributed.anywhere([self.late(), *self.signals()], pl_module.device)
         steps = self.every_n_steps is not None and trainer.global_step - self.saved_step >= self.every_n_steps
-        if heard or late or steps:
+        if any(heard) or late or steps:
             self.within = True
             self.save(trainer, pl_module)
             self.within = False
-        if heard:
-            self.leave(trainer)
+        self.leave(trainer, heard)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        heard = distributed.anywhere([self.heard is not None], pl_module.device) == [True]
-        if heard or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        heard = distributed.anywhere(self.signals(), pl_module.device)
+        if any(heard) or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.save(trainer, pl_module)
-        if heard:
-            self.leave(trainer)
+        self.leave(trainer, heard)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.saved_step != trainer.global_step:
@@ -89,9 +95,11 @@ class Checkpoint(Base):
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""
+        if self.path is None:
+            return
         # Asked of all ranks: without synchronised BatchNorm their buffers differ, and all save or none.
         spoilt = not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
-        if self.path is not None and distributed.anywhere([spoilt], pl_module.device) == [False]:
+        if distributed.anywhere([spoilt], pl_module.device) == [False]:
             trainer.save_checkpoint(self.path)
             self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
@@ -114,9 +122,15 @@ class Checkpoint(Base):
                 if isinstance(logger, CSVLogger):
                     logger.experiment.metrics_keys = text.splitlines()[0].split(",")
 
+    def signals(self) -> list[bool]:
+        """Which signal this rank has heard."""
+        return [self.heard == number for number in SIGNALS]
+
     def late(self) -> bool:
         """Whether the last checkpoint is older than it should be by this rank's clock."""
-        return self.every_n_minutes is not None and time.monotonic() - self.saved_time > 60 * self.every_n_minutes
+        if self.path is None or self.every_n_minutes is None:
+            return False
+        return time.monotonic() - self.saved_time > 60 * self.every_n_minutes
 
     def listen(self) -> None:
         """Have signals heard by :meth:`hear`, in place of Lightning, which would talk to other ranks within a step."""
@@ -135,20 +149,32 @@ class Checkpoint(Base):
             raise KeyboardInterrupt
         self.heard = signal.Signals(number)
 
-    def leave(self, trainer: Trainer) -> None:
-        """End the run; exit code 128 + signal, of rank zero only: a launcher would kill it for another rank's."""
-        code = self.heard or signal.SIGTERM
-        rank_zero_info(f"Stopped by {code.name} after step {trainer.global_step}. To go on: --ckpt_path {self.path}")
-        if code == signal.SIGUSR1 and trainer.is_global_zero and "SLURM_JOB_ID" in os.environ:
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
-        raise SystemExit(128 + code if trainer.is_global_zero else 0)
+    def leave(self, trainer: Trainer, heard: Sequence[bool]) -> None:
+        """End the run where a rank has heard a signal; exit code 128 + signal.
+
+        Of Lightning's own children only rank zero tells: its launcher would kill all for another rank's exit code.
+        """
+        if not any(heard):
+            return
+        number = SIGNALS[list(heard).index(True)]
+        where = f"To go on: --ckpt_path {self.path}" if self.path else "Nothing was kept of it"
+        rank_zero_info(f"Stopped by {number.name} after step {trainer.global_step}. {where}")
+        job = os.environ.get("SLURM_JOB_ID")
+        if number.name == "SIGUSR1" and trainer.is_global_zero and job:
+            try:
+                subprocess.run(["scontrol", "requeue", job], check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                rank_zero_info(f"The job {job} could not be put into the queue again ({error}).")
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        tells = trainer.is_global_zero or getattr(environment, "creates_processes_externally", False)
+        raise SystemExit(128 + number if tells else 0)
 
 
 def between_steps(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a training batch is the first of an optimizer step, with no validation between it and the one before.
 
     Where there is one, Lightning would count a step twice when it goes on from there; the end of an epoch is saved by
-    itself, and any other such place has a better one a step later.
+    itself, and any other such place has a better one a step or two later.
     """
     every = trainer.val_check_batch
     batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any, Literal, cast
 
@@ -60,7 +61,8 @@ class Images(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """Where in the training images the run is, and what its epochs are made of."""
         trainer: Any = self.trainer
-        batches, epoch = trainer.fit_loop.epoch_loop.batch_progress.current.completed, trainer.current_epoch
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        epoch = trainer.fit_loop.epoch_progress.current.ready - 1  # of these batches, also when the epoch is over
         if batches >= trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
         return {"epoch": epoch, "batches": batches} | self.epochs()
@@ -168,7 +170,7 @@ class Images(LightningDataModule):
             num_workers=workers,
             collate_fn=as_it_is,
             persistent_workers=workers > 0,
-            worker_init_fn=leave_the_keyboard,
+            worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
             **order,
         )
@@ -193,9 +195,15 @@ def whole(images: Any) -> ImageSet:
     return cast(ImageSet, images)
 
 
-def leave_the_keyboard(worker: int) -> None:
-    """Ctrl-C reaches the processes that load data too; what it means is the main process's to decide."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_signals(worker: int) -> None:
+    """Signals to a group reach the processes that load data too; what they mean is the main process's to decide.
+
+    A second SIGTERM is obeyed: it is the main process's, which ends them so when they do not come to an end.
+    """
+    heard: list[int] = []
+    for number in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(0) if heard else heard.append(number))
 
 
 def as_it_is(batch: Any) -> Any:

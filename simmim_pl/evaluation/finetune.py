@@ -24,6 +24,7 @@ from simmim_pl.evaluation.training import (
 )
 from simmim_pl.methods.method import REFERENCE_BATCH
 from simmim_pl.records import Encoder, InputError, Views
+from simmim_pl.seeding import place
 from simmim_pl.synchronise import synchronise
 
 
@@ -97,7 +98,7 @@ class FineTune(Protocol):
                 yield self.views(batch["image"], bench.generator(epoch * steps + step))[0], batch["label"]
 
         with torch.random.fork_rng():  # dropout and stochastic depth: of this seed, whatever ran before
-            torch.manual_seed(bench.generator(0).initial_seed() + distributed.rank())
+            torch.manual_seed(place(bench.seed, 0, f"network {distributed.rank()}"))
             train(
                 *([network], [solver], batches, self.epochs, steps),
                 warmup=round(self.warmup_epochs * steps),

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
-from simmim_pl.seeding import seeded
+from simmim_pl.seeding import place
 from simmim_pl.synchronise import synchronise
 from simmim_pl.version import code_version
 
@@ -108,17 +108,18 @@ class Method(LightningModule):
         if stage != "fit":
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        facts = {"code": code_version(), "seed": data.seed, "batch_size": data.batch_size}
         images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
-        distributed.require_alike({"code": code_version(), "seed": data.seed, "batch_size": data.batch_size} | images)
+        distributed.require_alike(facts | images)
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         # Where nodes do not share a disk, one may find no checkpoint to go on from.
-        distributed.require_alike({"step to begin at": self.trainer.global_step})
+        distributed.require_alike({"checkpoint to go on from": bool(self.trainer.ckpt_path)})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # What an encoder draws, such as dropout, is of its place in the run too; each rank has its own.
-        place = seeded(self.trainer.datamodule.seed, self.trainer.fit_loop.total_batch_idx, torch.device("cpu"))  # type: ignore[attr-defined]
-        torch.manual_seed((place.initial_seed() + self.trainer.global_rank) % 2**63)
+        # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
+        step, seed = self.trainer.fit_loop.total_batch_idx, self.trainer.datamodule.seed  # type: ignore[attr-defined]
+        torch.manual_seed(place(seed, step, f"network {self.trainer.global_rank}"))
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy

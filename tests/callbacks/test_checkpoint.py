@@ -220,3 +220,18 @@ def test_the_checkpoint_of_the_command_line_holds_the_config(pretrained: Path) -
     assert saved["config"] == written
     assert saved["config"]["data"]["init_args"]["source"]["init_args"]["train"] == 200
     assert saved["config"]["seed_everything"] == 0
+
+
+def test_a_validation_after_every_step_leaves_no_place_for_checkpoints(tmp_path: Path) -> None:
+    options = {"val_check_interval": 1, "limit_val_batches": 1, "max_epochs": 1, "num_sanity_val_steps": 0}
+    with pytest.raises(InputError, match=r"set --trainer\.val_check_interval to more than 1\."):
+        fit(tmp_path, Checkpoint(), **options)
+
+
+@pytest.mark.parametrize(("epochs", "every", "position"), [(3, 2, (3, 0)), (2, 1, (2, 0))])
+def test_the_place_is_the_epoch_to_come_however_it_was_saved(
+    tmp_path: Path, epochs: int, every: int, position: tuple[int, int]
+) -> None:
+    fit(tmp_path, Checkpoint(every_n_epochs=every), max_epochs=epochs)
+    place = torch.load(last(tmp_path), weights_only=True)["Images"]
+    assert (place["epoch"], place["batches"]) == position
