@@ -97,9 +97,8 @@ class Checkpoint(Base):
         """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""
         if self.path is None:
             return
-        # Asked of all ranks: without synchronised BatchNorm their buffers differ, and all save or none.
         spoilt = not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
-        if distributed.anywhere([spoilt], pl_module.device) == [False]:
+        if distributed.anywhere([spoilt], pl_module.device) == [False]:  # saving is work for all ranks or for none
             trainer.save_checkpoint(self.path)
             self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
