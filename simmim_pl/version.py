@@ -12,8 +12,8 @@ import simmim_pl
 
 
 @cache
-def code_version() -> str:
-    """Version of the package and of torch, and a hash of the package's own files: the same where the code is."""
+def fingerprint() -> str:
+    """Version of the package and of torch, with a hash of the package's own files: the same where the code is."""
     sha = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         sha.update(path.read_bytes())

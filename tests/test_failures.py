@@ -95,6 +95,20 @@ def test_ranks_that_were_started_differently_are_refused(tmp_path: Path, second:
         assert "Traceback" not in said
 
 
+def test_a_rank_that_finds_no_checkpoint_is_refused_before_anything_is_validated(
+    tmp_path: Path, pretrained: Path
+) -> None:
+    port, more = free_port(), ["--trainer.max_epochs=3"]
+    first = start(2, [[*TINY, *more, f"--ckpt_path={pretrained}"]], tmp_path, port)
+    first[1].kill()
+    (tmp_path / "other").mkdir()
+    other = start(2, [[*TINY, *more]], tmp_path / "other", port)
+    other[0].kill()
+    for code, said in ended([first[0], other[1]]):
+        assert code == 2
+        assert "do not agree on the checkpoint to go on from: it is True on rank 0 and False on rank 1" in said
+
+
 def test_ranks_of_another_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy, port = tmp_path / "copy", free_port()
     for name in ("simmim_pl", "tests"):

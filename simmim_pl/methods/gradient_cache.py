@@ -33,10 +33,7 @@ def in_pieces(
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), frozen_statistics(network)
 
-    parts = [
-        checkpoint(run, part, use_reentrant=False, context_fn=contexts)
-        for part in views.chunk(min(pieces, views.shape[1]), 1)
-    ]
+    parts = [checkpoint(run, part, use_reentrant=False, context_fn=contexts) for part in views.chunk(pieces, 1)]
     return tuple(torch.cat(column, 1) for column in zip(*parts, strict=True))
 
 

@@ -18,7 +18,7 @@ from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.seeding import place
 from simmim_pl.synchronise import synchronise
-from simmim_pl.version import code_version
+from simmim_pl.version import fingerprint
 
 REFERENCE_BATCH = 256
 
@@ -108,7 +108,7 @@ class Method(LightningModule):
         if stage != "fit":
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        facts = {"code": code_version(), "seed": data.seed, "batch_size": data.batch_size}
+        facts = {"code": fingerprint(), "seed": data.seed, "batch_size": data.batch_size}
         images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
         distributed.require_alike(facts | images)
 
