@@ -47,6 +47,8 @@ class SaveConfig(SaveConfigCallback):
     """Writes the whole parsed config to the run directory, once to W&B as it is nested, and into every checkpoint."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Where nodes do not share a disk, one may find no checkpoint, and would wait for the others where they do not.
+        distributed.require_alike({"checkpoint to go on from": bool(self.config.get("ckpt_path"))})
         # Without a logger there is no run directory, and the current one is the user's. A run that goes on keeps its
         # config until it is known that it can.
         if trainer.loggers and not (stage == "fit" and self.config.get("ckpt_path")):

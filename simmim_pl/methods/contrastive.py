@@ -49,7 +49,6 @@ class Contrastive(Method):
         self.pieces = gradient_cache
 
     def on_fit_start(self) -> None:
-        super().on_fit_start()
         if getattr(self.trainer.datamodule, "views", None) is None:  # type: ignore[attr-defined]
             raise InputError("Contrastive pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
 

@@ -112,10 +112,6 @@ class Method(LightningModule):
         images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
         distributed.require_alike(facts | images)
 
-    def on_fit_start(self) -> None:
-        # Where nodes do not share a disk, one may find no checkpoint to go on from.
-        distributed.require_alike({"checkpoint to go on from": bool(self.trainer.ckpt_path)})
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
         step, seed = self.trainer.fit_loop.total_batch_idx, self.trainer.datamodule.seed  # type: ignore[attr-defined]
