@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from simmim_pl.records import InputError
 
+Content = Callable[[IO[bytes]], Any]  # writes a file, given the open file
 WRITER = ("PytorchStreamWriter", "unexpected pos", "write failed")
 
 
@@ -34,7 +35,7 @@ class DurableIO(TorchCheckpointIO):
             raise InputError(f"A checkpoint cannot be written ({reason}): make room on the disk. {kept}.") from error
 
 
-def write(path: Path, content: Callable[[IO[bytes]], Any]) -> None:
+def write(path: Path, content: Content) -> None:
     """Replace a file by what ``content`` writes; when it fails, or is killed, the file stays what it was.
 
     Raises:

@@ -25,7 +25,7 @@ ALLOWED = {
     "views": {"records", "seeding"},
     "encoders": {"records"},
     "heads": {"records"},
-    "data": {"records", "seeding"},
+    "data": {"records", "seeding", "durable"},
     "losses": {"records", "distributed"},
     "metrics": {"records", "distributed"},
     "methods": {"records", "distributed", "synchronise", "seeding", "version", "heads", "losses", "checkpoint"},

@@ -72,6 +72,12 @@ def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
         (["--ckpt_path=missing.ckpt"], "There is no checkpoint missing.ckpt"),
         (["--trainer.max_epochs=-1"], "max_epochs"),
         (["--data.views=null"], "needs views"),
+        (["--data.views.blur=0.5"], "too small to be blurred"),
+        (
+            ["--data.local_views=simmim_pl.views.ContrastiveViews", "--data.local_views.size=17"],
+            "Local views of 17 pixels are larger than the images of 16×16",
+        ),
+        (["--model.encoder=simmim_pl.encoders.Timm", "--model.encoder.name=resnet81"], "choose a name such as resnet"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
 )
@@ -90,13 +96,40 @@ def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: P
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("memory_gb", [4, 0], ids=["in memory", "in worker processes"])
-def test_a_corrupt_image_is_named(refusal: Callable[[list[Any]], str], tmp_path: Path, memory_gb: int) -> None:
+def damage(file: Path, how: str) -> None:
+    """Make of an image one that cannot be read."""
+    if how == "truncated":
+        file.write_bytes(file.read_bytes()[:40])
+    elif how == "zero bytes":
+        file.write_bytes(b"")
+    elif how == "a text":
+        file.write_text("not an image")
+    else:  # a head that promises 3.6 thousand million pixels
+        Image.new("1", (60_000, 60_000)).save(file)
+
+
+@pytest.mark.parametrize("how", ["truncated", "zero bytes", "a text", "a bomb"])
+@pytest.mark.parametrize("memory_gb", [4, 0], ids=["kept", "in worker processes"])
+def test_a_corrupt_image_is_named_or_left_out(
+    refusal: Callable[[list[Any]], str], cli: Cli, tmp_path: Path, memory_gb: int, how: str
+) -> None:
     write_images(tmp_path / "images")
-    bad = tmp_path / "images/train/a/7.png"
-    bad.write_bytes(bad.read_bytes()[:40])
-    said = refusal([*WITHOUT_SHAPES, *FOLDER, f"--data.source.memory_gb={memory_gb}", "--data.batch_size=8"])
-    assert "images/train/a/7.png" in said
+    damage(tmp_path / "images/train/a/7.png", how)
+    args = [*WITHOUT_SHAPES, *FOLDER, f"--data.source.memory_gb={memory_gb}", "--data.batch_size=8"]
+    assert "images/train/a/7.png cannot be read as an image" in refusal(args)
+    with pytest.warns(UserWarning, match=r"1 of 40 images cannot be read and are left out: images/train/a/7\.png"):
+        run = cli([*args, "--data.source.skip_corrupt=true", "--trainer.max_epochs=1"])
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4  # 39 − 4 of validation
+
+
+def test_animated_and_wrongly_named_images_are_read(cli: Cli, tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    folder = tmp_path / "images/train/a"
+    frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (50, 100)]
+    frames[0].save(folder / "20.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (16, 16)).save(folder / "21.jpg", format="png")
+    run = cli([*WITHOUT_SHAPES, *FOLDER, "--data.batch_size=8", "--trainer.max_epochs=1"])
+    assert (run / "checkpoints/last.ckpt").is_file()
 
 
 def test_an_empty_folder_and_a_folder_of_one_class(refusal: Callable[[list[Any]], str], tmp_path: Path) -> None:

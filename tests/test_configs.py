@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 
-from simmim_pl.data import CIFAR10, CIFAR100, OxfordPets, Shapes
+from simmim_pl.data import CIFAR10, CIFAR100, STL10, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
@@ -66,21 +66,23 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
         self.classes = small.classes
         return small.load(split)  # type: ignore[arg-type]
 
-    for source in (CIFAR10, CIFAR100, OxfordPets):  # their files have tests of their own
+    for source in (CIFAR10, CIFAR100, OxfordPets, STL10):  # their files have tests of their own
         monkeypatch.setattr(source, "prepare", lambda self: None)
         monkeypatch.setattr(source, "load", load)
-    for split in ("train", "test"):
+    for folder in ("images/train", "images/test", "imagenet/train", "imagenet/val"):
         for label in ("a", "b"):
-            (tmp_path / "data/images" / split / label).mkdir(parents=True)
+            (tmp_path / "data" / folder / label).mkdir(parents=True)
             for number in range(20):
                 image = Image.new("RGB", (40, 32), (number * 9, 0, 0))
-                image.save(tmp_path / f"data/images/{split}/{label}/{number}.png")
+                image.save(tmp_path / f"data/{folder}/{label}/{number}.png")
+    for split in ("train", "test"):
         for part in ("images", "masks"):
             (tmp_path / "data/masks" / split / part).mkdir(parents=True)
             for number in range(40):
                 Image.new("L", (40, 32), number % 2).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
     extra = SHAPES if path.stem == "shapes" else []
-    few = ["--data.validation=10"] if path.stem.startswith("cifar") else []  # the fragments' 5,000 are not there
+    large = path.stem in ("cifar10", "cifar100", "stl10", "imagenet")
+    few = ["--data.validation=10"] if large else []  # the fragments' thousands are not there
     drop = [arg for arg in TINY if arg not in SHAPES]
     run = cli([*drop, f"--data={path}", *extra, *few, "--data.batch_size=16", "--trainer.max_epochs=1"])
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
@@ -137,7 +139,7 @@ def test_an_evaluation_runs(
         self.classes = pictures.classes
         return pictures.load(split)  # type: ignore[arg-type]
 
-    for source in (CIFAR10, CIFAR100):
+    for source in (CIFAR10, CIFAR100, STL10):
         monkeypatch.setattr(source, "prepare", lambda self: None)
         monkeypatch.setattr(source, "load", load)
     story = shrunk(yaml.safe_load(path.read_text()))
@@ -145,7 +147,7 @@ def test_an_evaluation_runs(
         for data in story["model"]["init_args"]["transfer"]:
             data["init_args"]["validation"] = 10  # of 100 images the file's 5,000 cannot be held out
     (tmp_path / "story.yaml").write_text(yaml.safe_dump(story))
-    source = {"video": "ShapesClips", "all": None, "transfer": None}.get(path.stem, "Shapes")
+    source = {"video": "ShapesClips", "all": None, "transfer": None, "stl10": None}.get(path.stem, "Shapes")
     data = ["--data=simmim_pl.data.Images", f"--data.source=simmim_pl.data.{source}"] if source else []
     data += [f"--data.source.{key}" for key in ("train=100", "test=50", "size=16", "copies=1")] if source else []
     run = cli(["validate", "--config=story.yaml", f"--model.checkpoint={pretrained}", *data, *QUIET])
@@ -154,4 +156,5 @@ def test_an_evaluation_runs(
     assert {result["task"] for result in card["results"]} == asked
     assert {"pretrained", "untrained"} <= {result["encoder"] for result in card["results"]}
     sets = {"all": {"Shapes", "ShapesClips"}, "transfer": {"Shapes", "CIFAR10", "CIFAR100"}}
+    sets["stl10"] = {f"STL10, fold {fold}" for fold in range(10)}
     assert {result["data"] for result in card["results"]} == sets.get(path.stem, {source})

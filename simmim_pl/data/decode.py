@@ -29,6 +29,21 @@ def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
     return images
 
 
+def unreadable(files: list[str], size: int) -> list[int]:
+    """Positions of the files that :func:`decode` refuses; all are tried, in threads."""
+    bad: list[int] = []
+
+    def attempt(rows: slice) -> None:
+        for position in range(rows.start, rows.stop):
+            try:
+                decode(files[position], size)
+            except InputError:
+                bad.append(position)
+
+    in_threads(attempt, len(files))
+    return sorted(bad)
+
+
 def in_threads(fill: Callable[[slice], None], number: int) -> None:
     """Call ``fill`` on all rows, a chunk at a time, under a progress bar: Pillow works outside Python's lock."""
 

@@ -1,4 +1,4 @@
-"""Any folder of images, labelled or not: decoded once into memory, or in workers when too large for it."""
+"""Any folder of images, labelled or not: decoded once and kept, or in workers when too large for that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from simmim_pl.data.cifar import data_folder
 from simmim_pl.data.decode import decode_all, stack
+from simmim_pl.data.decoded import decoded, readable
 from simmim_pl.data.digest import digest, stamps
 from simmim_pl.data.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
@@ -23,23 +25,32 @@ IMAGES = Kind("images", find=images_in, loose=lambda folder: images_in(folder, d
 class Folder(Source):
     """Images on disk: ``train/<class>/*`` and ``test/<class>/*``, or without labels ``train/*``, or ``*``.
 
-    Class folders are read recursively; names are sorted, so labels and order are the same everywhere; hidden
-    files are ignored. Without labels there is no test split. ``classes`` is known after ``load``. How a file
-    becomes RGB is said in :func:`simmim_pl.data.decode.decode`.
+    Without a folder ``test``, ``val`` is taken for it, as ImageNet has it. Class folders are read recursively; names
+    are sorted, so labels and order are the same everywhere; hidden files are ignored. Without labels there is no test
+    split. ``classes`` is known after ``load``. How a file becomes RGB is said in
+    :func:`simmim_pl.data.decode.decode`.
 
     Args:
         root: the folder.
         size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
-        memory_gb: a split of at most this many 10⁹ bytes as uint8 is decoded once into memory, in every
-            process; a larger one is decoded batch by batch in the DataLoader's workers.
+        memory_gb: a split of at most this many 10⁹ bytes as uint8 is decoded once for all epochs; a larger one
+            batch by batch, every epoch anew, in the DataLoader's workers.
+        cache: keep what is decoded once, for later runs and other processes, in the folder ``.decoded`` of
+            SIMMIM_DATA_DIR (else of ``data``); see :func:`simmim_pl.data.decoded.decoded`. Delete it at any time.
+        skip_corrupt: leave out images that cannot be read, and say how many; by default the first ends the run. All
+            are tried before the first run begins.
     """
 
-    def __init__(self, root: str, size: int = 32, memory_gb: float = 4.0) -> None:
+    def __init__(
+        self, root: str, size: int = 32, memory_gb: float = 4.0, cache: bool = True, skip_corrupt: bool = False
+    ) -> None:
         if size < 1:
             raise InputError(f"Folder's size is {size}: give the images at least 1 pixel.")
         self.root = Path(root).expanduser()
         self.size = size
         self.memory_gb = memory_gb
+        self.cache = data_folder(None) / ".decoded" if cache else None
+        self.skip_corrupt = skip_corrupt
 
     @property
     def name(self) -> str:
@@ -47,12 +58,14 @@ class Folder(Source):
         return self.root.resolve().name
 
     def prepare(self) -> None:
-        """Check the layout of both splits; no image is opened. Raises :class:`InputError` as ``load``."""
+        """Check the layout of both splits; decode train for all processes. Raises :class:`InputError` as ``load``."""
         _, classes = train_layout(self.root)
         if classes:
             labelled(self.root, "train", IMAGES)
-            if (self.root / "test").is_dir():
-                labelled(self.root, "test", IMAGES)
+            if self.folder("test").is_dir():
+                labelled(self.root, "test", IMAGES, self.folder("test"))
+        if self.cache:
+            self.load("train")
 
     def load(self, split: Split) -> ImageSet:
         """Open one split.
@@ -64,12 +77,21 @@ class Folder(Source):
         files, self.classes = train_layout(self.root)
         labels = None
         if not files:
-            files, labels = labelled(self.root, split, IMAGES)
+            files, labels = labelled(self.root, split, IMAGES, self.folder(split))
         elif split == "test":
             raise InputError(f"{self.root} holds images without labels, so it has no test split: {LAYOUTS}")
+        if self.skip_corrupt:
+            kept = readable(files, self.size, self.cache)
+            files, labels = [files[i] for i in kept], None if labels is None else labels[kept]
         if len(files) * 3 * self.size**2 > self.memory_gb * 1e9:
             return OnDisk(files, self.size, labels)
-        return InMemory(decode_all(files, self.size), labels)
+        images = decoded(files, self.size, self.cache) if self.cache else decode_all(files, self.size)
+        return InMemory(images, labels)
+
+    def folder(self, split: Split) -> Path:
+        """Where a split lies: ImageNet calls its test split ``val``."""
+        named = self.root / split
+        return self.root / "val" if split == "test" and not named.is_dir() and (self.root / "val").is_dir() else named
 
 
 class OnDisk(ImageSet):

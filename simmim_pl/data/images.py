@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import Any, Literal, cast
 
 import torch
@@ -14,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from simmim_pl.data.order import Order
 from simmim_pl.data.source import ImageSet, Source
 from simmim_pl.data.split import hold_out
+from simmim_pl.data.workers import as_it_is, leave_signals
 from simmim_pl.records import Batch, InputError, Views
 from simmim_pl.seeding import seeded
 
@@ -185,7 +184,18 @@ class Images(LightningDataModule):
         batch["views"] = self.views(batch["image"], generator)
         if self.local_views is not None:
             batch["local"] = self.local_views(batch["image"], generator)
+            require_smaller(batch)
         return batch
+
+
+def require_smaller(batch: Batch) -> None:
+    """Refuse local views of more pixels than the image has: they would be enlarged, and show nothing more closely."""
+    size, height, width = batch["local"].shape[-1], *batch["image"].shape[-2:]
+    if size > min(height, width):
+        raise InputError(
+            f"Local views of {size} pixels are larger than the images of {height}×{width}: set "
+            f"--data.local_views.size to {min(height, width)} or less, or bring larger images."
+        )
 
 
 def whole(images: Any) -> ImageSet:
@@ -193,19 +203,3 @@ def whole(images: Any) -> ImageSet:
     while isinstance(images, Subset):
         images = images.dataset
     return cast(ImageSet, images)
-
-
-def leave_signals(worker: int) -> None:
-    """Signals to a group reach the processes that load data too; what they mean is the main process's to decide.
-
-    A second SIGTERM is obeyed: it is the main process's, which ends them so when they do not come to an end.
-    """
-    heard: list[int] = []
-    for number in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(0) if heard else heard.append(number))
-
-
-def as_it_is(batch: Any) -> Any:
-    """The collate function of data sets that return whole batches."""
-    return batch

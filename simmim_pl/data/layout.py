@@ -40,9 +40,12 @@ def class_names(root: Path, kind: Kind) -> list[str]:
     return names
 
 
-def labelled(root: Path, split: Split, kind: Kind) -> tuple[list[str], Int64[Tensor, " N"]]:
-    """What a labelled split holds and its labels, class by class. Raises :class:`InputError`."""
-    classes, folder = subfolders(root / "train"), root / split
+def labelled(root: Path, split: Split, kind: Kind, folder: Path | None = None) -> tuple[list[str], Int64[Tensor, " N"]]:
+    """What a labelled split holds and its labels, class by class; it lies in ``folder``, by default its namesake.
+
+    Raises :class:`InputError`.
+    """
+    classes, folder = subfolders(root / "train"), folder or root / split
     if not folder.is_dir():
         raise InputError(f"{root} has no {split} split, a folder named {split}: {kind.ways}")
     odd = [name for name in subfolders(folder) if name not in classes]

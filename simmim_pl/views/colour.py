@@ -1,4 +1,4 @@
-"""Colour jitter and greyscale of a whole batch, with factors and an order of each image's own."""
+"""Colour jitter, greyscale and solarising of a whole batch, with factors and an order of each image's own."""
 
 from __future__ import annotations
 
@@ -109,3 +109,9 @@ def greyscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Floa
     pixel = image.flatten(2)
     grey = pixel.new_tensor(LUMA) @ pixel[chosen]
     return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)
+
+
+def solarise(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
+    """Invert what is brighter than half in the images in ``mask``, as torchvision's ``solarize`` at 0.5."""
+    bright = mask[:, None, None, None] & (image >= 0.5)
+    return torch.where(bright, 1 - image, image)

@@ -1,4 +1,4 @@
-"""The views of contrastive pretraining: crop, flip, colour jitter, greyscale."""
+"""The views of contrastive pretraining: crop, flip, colour jitter, greyscale, blur, solarising."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from simmim_pl.records import InputError, Views
 from simmim_pl.seeding import uniform
-from simmim_pl.views.colour import greyscale, jitter, sample_jitter
+from simmim_pl.views.blur import gaussian_blur, kernel_size
+from simmim_pl.views.colour import greyscale, jitter, sample_jitter, solarise
 from simmim_pl.views.crop import crop_resize, sample_crop
 
 
@@ -31,6 +32,10 @@ class ContrastiveViews(Views):
         saturation: factor is uniform in [max(0, 1 - saturation), 1 + saturation].
         hue: shift is uniform in [-hue, hue], a fraction of the circle, at most 0.5.
         greyscale: probability that a view loses its colour.
+        blur: probability that a view is blurred; 0.5 in SimCLR at 224 pixels.
+        sigma: least and greatest width of the blur, in pixels; it reaches over a tenth of the view, see
+            :func:`simmim_pl.views.blur.kernel_size`.
+        solarise: probability that what is brighter than half is inverted (Grill et al. 2020, arXiv 2006.07733).
 
     Raises:
         InputError: an argument is out of its range.
@@ -49,16 +54,26 @@ class ContrastiveViews(Views):
         saturation: float = 0.4,
         hue: float = 0.1,
         greyscale: float = 0.2,
+        blur: float = 0.0,
+        sigma: tuple[float, float] = (0.1, 2.0),
+        solarise: float = 0.0,
     ) -> None:
         super().__init__()
         if views < 2:
             raise InputError(f"views must be at least 2 for there to be a pair to compare, and is {views}")
         check_geometry(size, scale, ratio)
-        check_chances(flip=flip, jitter=jitter, greyscale=greyscale)
+        check_chances(flip=flip, jitter=jitter, greyscale=greyscale, blur=blur, solarise=solarise)
         check_strengths(hue, brightness=brightness, contrast=contrast, saturation=saturation)
+        if not 0 < sigma[0] <= sigma[1]:
+            raise InputError(f"sigma must be a least and a greatest width in pixels, above 0, and is {tuple(sigma)}")
+        if blur and kernel_size(size) == 1:
+            raise InputError(
+                f"A view of {size} pixels is too small to be blurred: set blur to 0, or size to 20 or more."
+            )
         self.size, self.views, self.scale, self.ratio = size, views, scale, ratio
         self.flip, self.jitter, self.greyscale = flip, jitter, greyscale
         self.strength = (brightness, contrast, saturation, hue)
+        self.blur, self.sigma, self.solarise = blur, sigma, solarise
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch; the generator may live on any device."""
@@ -72,7 +87,18 @@ class ContrastiveViews(Views):
         colours = sample_jitter(batch, self.jitter, self.strength, generator, image.device)
         chance = uniform(generator, 2, batch, along=1).to(image.device)
         view = crop_resize(image, boxes, chance[0] < self.flip, self.size)
-        return greyscale(jitter(view, colours), chance[1] < self.greyscale)
+        return self.soften(greyscale(jitter(view, colours), chance[1] < self.greyscale), generator)
+
+    def soften(self, view: Float[Tensor, "B 3 S S"], generator: torch.Generator) -> Float[Tensor, "B 3 S S"]:
+        """Blur and solarise; where neither is asked for, nothing is drawn."""
+        if self.blur:
+            chance, place = uniform(generator, 2, len(view), along=1).to(view.device)
+            chosen = (chance < self.blur).nonzero().squeeze(1)
+            sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * place[chosen]
+            view = view.index_copy(0, chosen, gaussian_blur(view[chosen], sigma, kernel_size(self.size)))
+        if self.solarise:
+            view = solarise(view, uniform(generator, len(view), along=0).to(view.device) < self.solarise)
+        return view
 
 
 def check_geometry(size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:

@@ -69,3 +69,9 @@ def server(monkeypatch):
     server.done.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def data_dir(monkeypatch, tmp_path):
+    """Whatever sources keep, they keep in a folder of the test's."""
+    monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path / "data"))

@@ -49,7 +49,9 @@ def test_frame_t_is_the_image_with_every_copy_turned_by_t_times_the_spin(
     assert clips.shape[1] == frames
     for t in range(frames):
         turned = [angle + t * SPINS[spin] for angle, spin in zip(scene.angle, scene.spin.tolist(), strict=True)]
-        assert torch.equal(clips[:, t], render(replace(scene, angle=torch.stack(turned)), 16)[0])
+        apart = (clips[:, t].int() - render(replace(scene, angle=torch.stack(turned)), 16)[0].int()).abs()
+        assert apart.max() <= 1  # an angle's last digit may turn a rounding
+        assert apart.float().mean() < 1e-3
 
 
 def test_clips_start_at_the_images_of_shapes_and_the_seed_alone_decides() -> None:

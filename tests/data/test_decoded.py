@@ -1,0 +1,218 @@
+"""Decoded once: what is kept, for whom, and what becomes of it when files, disk or version change."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simmim_pl import durable
+from simmim_pl.data import Folder, decode, decoded
+from simmim_pl.records import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images of two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = tmp_path / f"images/train/class{i % 2}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every file that is decoded from here on."""
+    files: list[str] = []
+    real = decode.decode
+
+    def counted(file: str, size: int) -> Image.Image:
+        files.append(file)
+        return real(file, size)
+
+    monkeypatch.setattr(decode, "decode", counted)
+    return files
+
+
+def kept() -> list[Path]:
+    return sorted(Path(os.environ["SIMMIM_DATA_DIR"], ".decoded").glob("*.npy"))
+
+
+def pixels(source: Folder) -> torch.Tensor:
+    images = source.load("train")
+    return images.read(torch.arange(len(images)))
+
+
+def test_a_second_run_decodes_nothing_and_reads_the_same(folder: Path, opened: list[str]) -> None:
+    source = Folder(str(folder), size=16)
+    source.prepare()
+    assert len(opened) == 12
+    first, second = pixels(source), pixels(Folder(str(folder), size=16))
+    assert len(opened) == 12
+    assert torch.equal(first, second)
+    assert torch.equal(first, pixels(Folder(str(folder), size=16, cache=False)))
+    assert len(opened) == 24
+    assert len(kept()) == 1
+
+
+def test_what_is_kept_is_mapped_and_safe_from_whoever_writes_to_the_tensor(folder: Path) -> None:
+    images = Folder(str(folder), size=16).load("train").images
+    before = images.clone()
+    images.zero_()
+    assert torch.equal(pixels(Folder(str(folder), size=16)), before)
+    with Path("/proc/self/maps").open() if Path("/proc/self/maps").exists() else Path(os.devnull).open() as maps:
+        lines = maps.read()
+    assert not lines or str(kept()[0]) in lines
+
+
+@pytest.mark.parametrize("change", ["pixels", "name", "another", "size"])
+def test_files_that_changed_are_decoded_again(folder: Path, opened: list[str], change: str) -> None:
+    pixels(Folder(str(folder), size=16))
+    file = folder / "train/class0/0.png"
+    if change == "pixels":
+        Image.new("RGB", (20, 24), (1, 2, 3)).save(file)
+    elif change == "name":
+        file.rename(file.with_name("00.png"))
+    elif change == "another":
+        Image.new("RGB", (20, 24), (1, 2, 3)).save(file.with_name("99.png"))
+    size = 8 if change == "size" else 16
+    again = pixels(Folder(str(folder), size=size))
+    assert len(opened) > 12
+    assert torch.equal(again, pixels(Folder(str(folder), size=size, cache=False)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another shape", "empty", "another format"])
+def test_a_damaged_file_is_decoded_again_and_mended(folder: Path, opened: list[str], damage: str) -> None:
+    good = pixels(Folder(str(folder), size=16))
+    (path,) = kept()
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "another shape":
+        np.save(path, np.zeros((3, 3, 16, 16), np.uint8))
+    elif damage == "another format":
+        np.save(path, np.zeros((12, 3, 16, 16), np.float32))
+    else:
+        path.write_bytes(b"")
+    assert torch.equal(pixels(Folder(str(folder), size=16)), good)
+    assert len(opened) == 24
+    pixels(Folder(str(folder), size=16))
+    assert len(opened) == 24
+
+
+def test_another_version_finds_nothing_kept(folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels(Folder(str(folder), size=16))
+    monkeypatch.setattr(decoded, "FORMAT", decoded.FORMAT + 1)
+    pixels(Folder(str(folder), size=16))
+    assert (len(opened), len(kept())) == (24, 2)
+
+
+def test_a_kill_while_writing_leaves_nothing_that_is_read(folder: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, signal\nimport numpy as np\nfrom simmim_pl.data import Folder\n"
+        "def half(file, array): file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"np.save = half\nFolder({str(folder)!r}, size=16).load('train')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    assert kept() == []
+    assert torch.equal(pixels(Folder(str(folder), size=16)), pixels(Folder(str(folder), size=16, cache=False)))
+    assert len(kept()) == 1
+    assert not list(kept()[0].parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("reason", ["full", "a file in the folder's place"])
+def test_a_disk_that_cannot_be_written_costs_time_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reason: str
+) -> None:
+    if reason == "full":
+
+        def full(path: Path, content: durable.Content) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(durable, "write", full)
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match=r"not kept in .*\.decoded \(.*\): the next run decodes them again"):
+        images = pixels(Folder(str(folder), size=16))
+    assert torch.equal(images, pixels(Folder(str(folder), size=16, cache=False)))
+
+
+def test_a_folder_that_changes_meanwhile_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = decode.decode_all
+
+    def change(files: list[str], size: int) -> torch.Tensor:
+        images = real(files, size)
+        Image.new("RGB", (20, 24)).save(folder / "train/class0/0.png")
+        return images
+
+    monkeypatch.setattr(decoded, "decode_all", change)
+    with pytest.raises(InputError, match=r"Images changed while they were decoded .*: start again"):
+        Folder(str(folder), size=16).load("train")
+    assert kept() == []
+
+
+def slowly(root: str, opened: "multiprocessing.Queue[str]") -> None:
+    real = decode.decode
+
+    def counted(file: str, size: int) -> Image.Image:
+        opened.put(file)
+        time.sleep(0.02)
+        return real(file, size)
+
+    decode.decode = counted
+    Folder(root, size=16).load("train")
+
+
+def test_of_several_processes_one_decodes(folder: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    opened: multiprocessing.Queue[str] = context.Queue()
+    processes = [context.Process(target=slowly, args=(str(folder), opened)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sorted(opened.get(timeout=5) for _ in range(12)) == sorted(map(str, folder.rglob("*.png")))
+    assert opened.empty()
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0], ids=["kept", "streamed"])
+@pytest.mark.parametrize("cache", [True, False])
+def test_corrupt_images_are_left_out_and_counted(
+    folder: Path, opened: list[str], memory_gb: float, cache: bool
+) -> None:
+    whole = pixels(Folder(str(folder), size=16, cache=False))
+    (folder / "train/class0/0.png").write_bytes(b"")  # class0 holds 0, 10, 2, 4, 6, 8
+    good = (folder / "train/class1/3.png").read_bytes()
+    (folder / "train/class1/3.png").write_bytes(good[: len(good) // 2])  # class1 holds 1, 11, 3, 5, 7, 9
+    del opened[:]
+    source = Folder(str(folder), size=16, memory_gb=memory_gb, cache=cache, skip_corrupt=True)
+    with pytest.warns(UserWarning, match=r"2 of 12 images cannot be read and are left out: .*0\.png, .*3\.png$"):
+        images = source.load("train")
+    rest = [i for i in range(12) if i not in (0, 8)]
+    assert len(images) == 10
+    assert images.labels is not None
+    assert images.labels.tolist() == [0] * 5 + [1] * 5
+    assert torch.equal(images.read(torch.arange(10)), whole[rest])
+    if cache:
+        tried = len(opened)
+        with pytest.warns(UserWarning, match="2 of 12"):
+            source.load("train")
+        assert len(opened) == tried
+
+
+def test_where_no_image_can_be_read_there_is_nothing_to_train_on(folder: Path) -> None:
+    for file in folder.rglob("*.png"):
+        file.write_text("not an image")
+    with pytest.raises(InputError, match=r"None of the 12 images can be read"):
+        Folder(str(folder), skip_corrupt=True).load("train")
