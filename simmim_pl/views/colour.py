@@ -27,6 +27,10 @@ class Jitter:
     factor: Float[Tensor, "B 4"]
     order: Int64[Tensor, "B 4"]
 
+    def __getitem__(self, rows: slice) -> Jitter:
+        """Of some of the images."""
+        return Jitter(self.factor[rows], self.order[rows])
+
 
 def sample_jitter(
     batch: int,
@@ -56,32 +60,31 @@ def sample_jitter(
 def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor, "B 3 H W"]:
     """Change brightness, contrast, saturation and hue of images in [0, 1], each image in its own order.
 
-    The formulas are those of torchvision's ``adjust_*`` on float tensors. The first three are an affine map
-    of a pixel's colour, clamped to [0, 1], so one matrix product does a step of the order, whichever of them
-    it is in each image. Hue is no such map, and is turned only in the images whose order has it at this step.
+    The formulas are those of torchvision's ``adjust_*`` on float tensors. Hue is turned only in the images whose order
+    has it at this step; the other three are one formula, :func:`blend`, whichever of them it is in each image.
     """
-    pixel = image.flatten(2)
+    pixel, turn = image.flatten(2), parameters.factor[:, HUE]
     for step in parameters.order.unbind(dim=1):
-        matrix, offset = colour_map(pixel, step, parameters.factor)
-        pixel = torch.baddbmm(offset, matrix, pixel).clamp_(0.0, 1.0)
-        turn = parameters.factor[:, HUE]
+        pixel = blend(pixel, step, parameters.factor)
         turned = ((step == HUE) & (turn != 0)).nonzero().squeeze(1)
         pixel[turned] = turn_hue(pixel[turned], turn[turned])
     return pixel.view_as(image)
 
 
-def colour_map(
+def blend(
     pixel: Float[Tensor, "B 3 P"], step: Int64[Tensor, " B"], factor: Float[Tensor, "B 4"]
-) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 1 1"]]:
-    """Matrix and offset of each image's operation, f · colour + (1 − f) · other; for hue, the identity.
+) -> Float[Tensor, "B 3 P"]:
+    """f · colour + (1 − f) · other, clamped to [0, 1], with each image's own operation; for hue, nothing.
 
-    The other is black for brightness, the image's mean grey for contrast, the pixel's grey for saturation.
+    The other is black for brightness, the image's mean grey for contrast, the pixel's grey for saturation: all one
+    number a pixel, so three channels are passed over once.
     """
-    luma = pixel.new_tensor(LUMA)
-    blend = torch.where(step == HUE, 1.0, factor.gather(1, step[:, None]).squeeze(1))[:, None, None]
-    to_grey = torch.where(step == SATURATION, 1.0, 0.0)[:, None, None] * luma
-    to_mean = torch.where(step == CONTRAST, pixel.mean(dim=2) @ luma, 0.0)[:, None, None]
-    return blend * torch.eye(3, device=pixel.device) + (1 - blend) * to_grey, (1 - blend) * to_mean
+    grey = pixel.new_tensor(LUMA) @ pixel
+    f = torch.where(step == HUE, 1.0, factor.gather(1, step[:, None]).squeeze(1))
+    of_mean = torch.where(step == CONTRAST, (1 - f) * grey.mean(dim=1), 0.0)
+    of_pixel = torch.where(step == SATURATION, 1 - f, 0.0)
+    other = torch.addcmul(of_mean[:, None], of_pixel[:, None], grey)
+    return torch.addcmul(other[:, None], f[:, None, None], pixel).clamp_(0.0, 1.0)
 
 
 def turn_hue(pixel: Float[Tensor, "B 3 P"], turn: Float[Tensor, " B"]) -> Float[Tensor, "B 3 P"]:
