@@ -1,5 +1,6 @@
 """What the user can mend ends in one clear sentence and a non-zero exit, without a traceback."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from simmim_pl import durable
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -130,6 +132,24 @@ def test_animated_and_wrongly_named_images_are_read(cli: Cli, tmp_path: Path) ->
     Image.new("RGB", (16, 16)).save(folder / "21.jpg", format="png")
     run = cli([*WITHOUT_SHAPES, *FOLDER, "--data.batch_size=8", "--trainer.max_epochs=1"])
     assert (run / "checkpoints/last.ckpt").is_file()
+
+
+def test_a_full_disk_while_images_are_kept_costs_time_only(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = durable.write
+
+    def full(path: Path, content: durable.Content) -> None:
+        if path.suffix == ".npy":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(durable, "write", full)
+    write_images(tmp_path / "images")
+    with pytest.warns(UserWarning, match="No space left on device.*the next run decodes them again"):
+        run = cli([*WITHOUT_SHAPES, *FOLDER, "--data.batch_size=8", "--trainer.max_epochs=1"])
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_an_empty_folder_and_a_folder_of_one_class(refusal: Callable[[list[Any]], str], tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""What each part of cifar10_fast.yaml is worth: the recipe with one thing changed, at equal compute.
+
+    python benchmarks/ablation.py --images FOLDER        # FOLDER/train/<class>/*; an hour on two cores
+
+Every variant trains until it has cost the same number of FLOP, as benchmarks/flops.py counts them, with its schedule
+ending there. All are judged by the linear probe on the last tenth of every class's training images, which nothing else
+sees: the test images are not touched. Prints a Markdown table and writes ``ablation.json``. It resumes: what the file
+holds is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from flops import parts, step
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/cifar10_fast.yaml"
+VARIANTS = {
+    "the recipe": [],
+    "views of 32 pixels of 20 to 100 % of the area": ["data.views.size=32", "data.views.scale=[0.2, 1.0]"],
+    "views of 16 pixels of 10 to 60 %": ["data.views.size=16", "data.views.scale=[0.1, 0.6]"],
+    "head without BatchNorm": ["model.head.norm=false"],
+    "temperature 0.2": ["model.loss.temperature=0.2"],
+    "temperature 0.5": ["model.loss.temperature=0.5"],
+    "four views": ["data.views.views=4"],
+    "width 32": ["model.encoder.width=32"],
+    "twice the learning rate": ["model.optimizer.lr=4.0e-3"],
+}
+
+
+def divide(images: Path, folder: Path) -> None:
+    """Link the training images: the last tenth of every class as test, the others as train."""
+    for label in sorted(path for path in (images / "train").iterdir() if path.is_dir()):
+        files = sorted(label.iterdir())
+        kept = len(files) * 9 // 10
+        for split, part in (("train", files[:kept]), ("test", files[kept:])):
+            (folder / split / label.name).mkdir(parents=True)
+            for file in part:
+                (folder / split / label.name / file.name).symlink_to(file.resolve())
+
+
+def changed(changes: list[str]) -> dict[str, Any]:
+    """The config with some values changed, each by its place in the file."""
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    for change in changes:
+        place, _, value = change.partition("=")
+        part, *keys = place.split(".")
+        inner = config[part]["init_args"]
+        for key in keys[:-1]:
+            inner = inner[key]["init_args"]
+        inner[keys[-1]] = yaml.safe_load(value)
+    return config
+
+
+def train(config: dict[str, Any], flop: float, folder: Path, seed: int, runs: Path) -> Path:
+    """Train until this much is spent; the checkpoint."""
+    fake = {part: {**config[part], "init_args": dict(config[part]["init_args"])} for part in ("model", "data")}
+    fake["model"]["init_args"]["channels_last"] = False  # which a fake model cannot be
+    with FakeTensorMode():
+        steps = round(flop / step(*parts(fake)))
+    config["trainer"] |= {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0, "enable_progress_bar": False}
+    (runs / "variant.yaml").write_text(yaml.safe_dump(config))
+    source = ["--data.source=simmim_pl.data.Folder", f"--data.source.root={folder}", "--data.validation=2000"]
+    call("fit", f"--config={runs / 'variant.yaml'}", f"--runs={runs}", f"--seed_everything={seed}", *source)
+    (checkpoint,) = runs.glob("cifar10_fast/*/checkpoints/last.ckpt")
+    return checkpoint
+
+
+def judge(checkpoint: Path, folder: Path, runs: Path) -> dict[str, float]:
+    """Accuracy of the linear probe and its interval."""
+    source = [f"--data={ROOT / 'configs/data/folder.yaml'}", f"--data.source.root={folder}", "--data.validation=2000"]
+    call("validate", f"--config={ROOT / 'configs/evaluate/linear.yaml'}", f"--model.checkpoint={checkpoint}", *source,
+         "--model.baselines=false", f"--runs={runs}")  # fmt: skip
+    (card,) = runs.glob("linear/*/result.json")
+    (result,) = json.loads(card.read_text())["results"]
+    found: dict[str, float] = result["metrics"]["accuracy"]
+    return found
+
+
+def call(*args: str) -> None:
+    """Run the command line."""
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    subprocess.run([sys.executable, "-m", "simmim_pl", *args], check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder with train/<class>/* image files")
+    parser.add_argument(
+        "--flop", type=float, default=1.5e14, help="that a variant may cost; the hour's is in the ledger"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("ablation.json"))
+    options = parser.parse_args()
+    known: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        divide(options.images, Path(folder))
+        for name, changes in VARIANTS.items():
+            key = f"{name}, seed {options.seed}, {options.flop:.1e} FLOP"
+            if key not in known:
+                with tempfile.TemporaryDirectory() as runs:
+                    checkpoint = train(changed(changes), options.flop, Path(folder), options.seed, Path(runs))
+                    known[key] = judge(checkpoint, Path(folder), Path(runs))
+                options.out.write_text(json.dumps(known, indent=1))
+            low, high = (100 * end for end in known[key]["interval"])
+            print(f"| {name} | {100 * known[key]['value']:.1f} [{low:.1f}–{high:.1f}] |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a training step costs: FLOP, memory, bytes on the wire. docs/scaling.md states it, scaling.py measures it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from flops import parts, training
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+SAMPLE = 16  # images from which the memory of one is found
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one config. Bytes are float32's, but for activations, which are what autocast keeps.
+
+    Attributes:
+        flop: of one image, all views, forward and backward.
+        saved: bytes that an image keeps for the backward pass.
+        parameters: N.
+        channels: C, of all BatchNorm layers.
+        layers: L, BatchNorm layers.
+        rows: bytes of an image's projections.
+    """
+
+    flop: float
+    saved: float
+    parameters: int
+    channels: int
+    layers: int
+    rows: int
+
+    def wire(self, ranks: int, batch: int) -> float:
+        """Bytes that all ranks together send in a step: gradients, projections, BatchNorm, and small change."""
+        reduced = 4 * self.parameters  # DDP's all-reduce of gradients
+        reduced += batch * self.rows  # the gather's backward
+        reduced += 2 * 4 * self.channels  # BatchNorm's two sums backwards
+        gathered = 2 * batch * self.rows  # projections, for the loss and for the contrastive accuracy
+        gathered += 2 * 4 * self.channels * ranks  # BatchNorm's mean and variance forwards
+        buffers = 4 * (2 * self.channels + 6) + 8 * self.layers
+        return 2 * (ranks - 1) * reduced + (ranks - 1) * (gathered + buffers)
+
+    def memory(self, ranks: int, batch: int) -> float:
+        """Bytes of a rank beyond what is loaded in any case: weights, gradients, Adam, DDP; activations; rows."""
+        held = (16 if ranks == 1 else 20) * self.parameters
+        return held + self.saved * batch / ranks + 2 * batch * self.rows
+
+    def seconds(self, ranks: int, batch: int, speed: float, cores: int, latency: float, bandwidth: float) -> float:
+        """Of a step with one thread a rank, when nothing overlaps: the network on the cores there are, then messages.
+
+        - ``speed``: FLOP/s that a core reaches in this network.
+        - ``latency``: seconds of a message; BatchNorm waits for two a layer.
+        - ``bandwidth``: bytes/s of all ranks together.
+        """
+        computing = self.flop * batch / (speed * min(ranks, cores))
+        if ranks == 1:
+            return computing
+        return computing + 2 * self.layers * latency + self.wire(ranks, batch) / bandwidth
+
+
+def cost(path: Path) -> Cost:
+    """The cost of a config, from its parts."""
+    model, data = parts(yaml.safe_load(path.read_text()))
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    makers = [maker for maker in (data.views, data.local_views) if maker is not None]
+    width = [part for part in model.head.modules() if isinstance(part, nn.Linear)][-1].out_features
+    return Cost(
+        flop=training(path, data.batch_size)[0],
+        saved=saved(model, [torch.rand(each.views, SAMPLE, 3, each.size, each.size) for each in makers]) / SAMPLE,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        channels=sum(part.num_features for part in norms),
+        layers=len(norms),
+        rows=sum(each.views for each in makers) * 4 * width,
+    )
+
+
+def saved(model: Any, batch: list[torch.Tensor]) -> int:
+    """Bytes that autograd keeps between forward and backward, views included, each storage once, parameters not."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        for views in batch:
+            keep(views)
+            model.embed(views)
+    return sum(storage.nbytes() for storage in kept.values())
