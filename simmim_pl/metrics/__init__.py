@@ -1,0 +1,22 @@
+"""Is it learning? Each metric a pure function, and a torchmetrics.Metric that is right on any number of ranks."""
+
+from simmim_pl.metrics.alignment import Alignment, alignment
+from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
+from simmim_pl.metrics.similarity import Similarities, histogram
+from simmim_pl.metrics.spectrum import Spectrum, rankme
+from simmim_pl.metrics.uniformity import Uniformity, uniformity
+
+__all__ = [
+    "Alignment",
+    "MutualInformation",
+    "Similarities",
+    "Spectrum",
+    "Uniformity",
+    "alignment",
+    "histogram",
+    "infonce",
+    "nwj",
+    "rankme",
+    "smile",
+    "uniformity",
+]

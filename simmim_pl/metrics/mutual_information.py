@@ -1,0 +1,141 @@
+"""Lower bounds on the mutual information of two views, in nats: what the article maximises, measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from simmim_pl.metrics.rows import Rows
+from simmim_pl.records import InputError
+
+BLOCK = 2**22  # scores in memory at a time
+
+Scores = Iterable[Float[Tensor, "_ N"]]  # rows of the matrix of critic scores f(x_i, y_j), in order; pairs are i = j
+
+
+def infonce(scores: Scores) -> Float[Tensor, ""]:
+    r"""InfoNCE: :math:`\operatorname{mean}_i [f_{ii} - \log \operatorname{mean}_j e^{f_{ij}}]`, at most log N.
+
+    van den Oord et al. 2018 (arXiv 1807.03748); Poole et al. 2019 (arXiv 1905.06922), eq. 10. A bound in expectation
+    for any critic, of little variance, but it cannot say more than log N. What is added to all scores does not matter.
+
+    >>> round(infonce([torch.eye(2) * 100]).item(), 4)    # log 2
+    0.6931
+    """
+    total, count = torch.zeros(()), 0
+    for block, pairs in with_pairs(scores):
+        total = total + (pairs - block.logsumexp(1) + math.log(block.shape[1])).sum()
+        count += len(block)
+    return total / count
+
+
+def nwj(scores: Scores) -> Float[Tensor, ""]:
+    r"""NWJ: :math:`\operatorname{mean}_i f_{ii} - e^{-1} \operatorname{mean}_{i \ne j} e^{f_{ij}}`.
+
+    Nguyen, Wainwright & Jordan 2010; Poole et al. 2019, eq. 4. Unbiased, so for the optimal critic, 1 + the logarithm
+    of the density ratio, it is the mutual information in expectation; its variance grows as e to the information. What
+    is added to all scores matters: see :func:`calibrated`.
+    """
+    pairs, others = split(scores)
+    return pairs - torch.exp(others - 1)
+
+
+def smile(scores: Scores, clip: float = 5.0) -> Float[Tensor, ""]:
+    r"""SMILE: Donsker–Varadhan's bound with the density ratio clipped, a trade of bias for variance.
+
+    .. math::
+        \operatorname*{mean}_i f_{ii}
+        - \log \operatorname*{mean}_{i \ne j} \operatorname{clip}(e^{f_{ij}}, e^{-c}, e^{c})
+
+    Song & Ermon 2020 (arXiv 1910.06222), eq. 12. Without the clip (an infinite one) it is Donsker & Varadhan's. With it
+    it is no strict bound: it may lie above the truth. The scores are logarithms of a density ratio, or the clip means
+    nothing.
+
+    - ``clip``: c > 0, in nats.
+
+    Raises:
+        InputError: ``clip`` is not positive.
+    """
+    if not clip > 0:
+        raise InputError(f"SMILE's clip is a positive number of nats, and is {clip}.")
+    pairs, others = split(scores, clip)
+    return pairs - others
+
+
+def split(scores: Scores, clip: float = math.inf) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean score of the pairs, and logarithm of the mean exponential of all others, clipped."""
+    of_pairs, of_others, count = [], [], 0
+    for block, pairs in with_pairs(scores):
+        others = block.clamp(-clip, clip)
+        others.diagonal(count).fill_(-torch.inf)
+        of_pairs.append(pairs.sum())
+        of_others.append(others.logsumexp((0, 1)))
+        count += len(block)
+    if count < 2:
+        raise InputError("A bound on mutual information needs two pairs at least.")
+    return torch.stack(of_pairs).sum() / count, torch.stack(of_others).logsumexp(0) - math.log(count * (count - 1))
+
+
+def with_pairs(scores: Scores) -> Iterator[tuple[Float[Tensor, "b N"], Float[Tensor, " b"]]]:
+    """Each block with the scores of its pairs."""
+    start = 0
+    for block in scores:
+        yield block, block.diagonal(start)
+        start += len(block)
+
+
+def similarities(
+    x: Float[Tensor, "N P"], y: Float[Tensor, "N P"], temperature: float
+) -> Iterator[Float[Tensor, "b N"]]:
+    """The critic that contrastive learning trains: cosine similarity over the temperature, some rows at a time."""
+    x, y = F.normalize(x.float(), dim=-1) / temperature, F.normalize(y.float(), dim=-1)
+    height = max(BLOCK // len(y), 1)
+    for start in range(0, len(x), height):
+        yield x[start : start + height] @ y.T
+
+
+def calibrated(x: Float[Tensor, "N P"], y: Float[Tensor, "N P"], temperature: float) -> Iterator[Float[Tensor, "b M"]]:
+    """:func:`similarities` of the second half, plus the constant that makes them NWJ's critic on the first half.
+
+    A similarity knows the density ratio up to a factor; NWJ needs the factor. Found on the pairs that it is judged on,
+    it would turn the bound into another that overestimates.
+    """
+    half = len(x) // 2
+    _, others = split(similarities(x[:half], y[:half], temperature))
+    return (block + 1 - others for block in similarities(x[half:], y[half:], temperature))
+
+
+class MutualInformation(Rows):
+    """The three bounds between the first two views of all images that it was shown, on all ranks.
+
+    Args:
+        temperature: τ of the critic, the one that the loss was trained with.
+        clip: of :func:`smile`, in nats.
+    """
+
+    higher_is_better, is_differentiable, full_state_update = True, False, False
+
+    def __init__(self, temperature: float, clip: float = 5.0) -> None:
+        super().__init__()
+        self.temperature, self.clip = temperature, clip
+
+    def update(self, z: Float[Tensor, "V B P"]) -> None:
+        """Keep the projections of some images."""
+        super().update(z[:2].transpose(0, 1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``infonce`` and its ``ceiling``, ``nwj``, ``smile``, in nats."""
+        x, y = self.gathered().unbind(1)
+        _, others = split(similarities(x, y, self.temperature))
+        centred = (block - others for block in similarities(x, y, self.temperature))
+        return {
+            "infonce": infonce(similarities(x, y, self.temperature)),
+            "ceiling": torch.tensor(math.log(len(x))),
+            "nwj": nwj(calibrated(x, y, self.temperature)),
+            "smile": smile(centred, self.clip),
+        }

@@ -1,0 +1,58 @@
+"""How similar views of one image are, and views of different images: two histograms."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from simmim_pl.records import InputError
+
+
+def histogram(similarity: Float[Tensor, ...], bins: int) -> Int64[Tensor, " bins"]:
+    """Counts of cosine similarities in equal bins of [−1, 1]; the last bin holds 1 itself.
+
+    >>> histogram(torch.tensor([-1.0, -0.1, 0.9, 1.0]), bins=4)
+    tensor([1, 1, 0, 2])
+    """
+    edges = torch.linspace(-1, 1, bins + 1, device=similarity.device)[1:-1]
+    place = torch.bucketize(similarity.flatten(), edges, right=True)
+    return place.bincount(minlength=bins)
+
+
+class Similarities(Metric):
+    """Histograms of the cosine similarity of positive and of negative pairs, over all batches, on all ranks.
+
+    Positive pairs are two views of one image, negative ones views of two images of the same batch.
+
+    Args:
+        bins: equal bins of [−1, 1].
+    """
+
+    is_differentiable, full_state_update = False, False
+    positive: Tensor
+    negative: Tensor
+
+    def __init__(self, bins: int = 50) -> None:
+        super().__init__()
+        if bins < 1:
+            raise InputError(f"A histogram needs bins of 1 or more, and has {bins}.")
+        self.bins = bins
+        for name in ("positive", "negative"):
+            self.add_state(name, torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, z: Float[Tensor, "V B P"]) -> None:
+        """Count the pairs of a batch, one pair of views at a time."""
+        unit = F.normalize(z.float(), dim=-1)
+        for v in range(len(unit)):
+            for w in range(v + 1, len(unit)):
+                similarity = unit[v] @ unit[w].T
+                pairs = torch.eye(len(similarity), dtype=torch.bool, device=z.device)
+                self.positive += histogram(similarity[pairs], self.bins)
+                self.negative += histogram(similarity[~pairs], self.bins)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The two histograms, as counts."""
+        return {"positive": self.positive, "negative": self.negative}

@@ -1,0 +1,52 @@
+"""Every metric finds the same on several ranks as on one, and forgets when it is reset."""
+
+import torch
+
+from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Uniformity
+from tests.metrics.test_alignment import normal
+from tests.test_distributed import on_ranks
+
+PAIRS = torch.stack([normal(24, 5), normal(24, 5) + normal(24, 5, seed=1) / 2])
+
+
+def everything(z: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Every metric of two views."""
+    metrics = {
+        "alignment": Alignment(),
+        "information": MutualInformation(0.2),
+        "similarities": Similarities(10),
+    }
+    for metric in metrics.values():
+        for part in z.split(3, dim=1):
+            metric.update(part)
+    of_rows = {"spectrum": Spectrum(z.shape[-1]), "uniformity": Uniformity()}
+    for metric in of_rows.values():
+        for part in z[0].split(3):
+            metric.update(part)
+    found = {}
+    for name, metric in (metrics | of_rows).items():
+        value = metric.compute()
+        found |= {f"{name} {key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
+def on_a_rank(rank: int, ranks: int) -> dict[str, torch.Tensor]:
+    return everything(PAIRS[:, rank * 12 : (rank + 1) * 12])
+
+
+def test_ranks_find_what_one_process_finds():
+    one = everything(PAIRS)
+    for found in on_ranks(2, on_a_rank):
+        assert found.keys() == one.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_a_metric_forgets_when_it_is_reset():
+    for metric, batch in ((Alignment(), PAIRS), (Uniformity(), PAIRS[0]), (Spectrum(5), PAIRS[0])):
+        metric.update(torch.randn_like(batch))
+        metric.reset()
+        metric.update(batch)
+        fresh = type(metric)(5) if isinstance(metric, Spectrum) else type(metric)()
+        fresh.update(batch)
+        torch.testing.assert_close(metric.compute(), fresh.compute())

@@ -1,0 +1,33 @@
+"""Singular values, RankMe and standard deviations are NumPy's and SciPy's, and know their limits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import entropy
+
+from simmim_pl.metrics import Spectrum, rankme
+from tests.metrics.test_alignment import normal
+
+
+@settings(deadline=None)
+@given(st.integers(2, 40), st.integers(2, 8), st.integers(1, 5), st.integers(0, 2**31))
+def test_spectrum_is_that_of_the_matrix(number, width, parts, seed):
+    z = normal(number, width, seed=seed) + 0.5
+    metric = Spectrum(width)
+    for part in z.chunk(parts):
+        metric.update(part)
+    found, array = metric.compute(), z.double().numpy()
+    singular = np.linalg.svd(array, compute_uv=False)
+    np.testing.assert_allclose(found["singular"][: len(singular)], singular, atol=1e-4 * singular[0])
+    assert found["rankme"].item() == pytest.approx(np.exp(entropy(singular)), rel=1e-3)
+    np.testing.assert_allclose(found["std"], array.std(0), atol=1e-5)
+
+
+def test_rankme_knows_its_limits():
+    assert rankme(torch.ones(7)).item() == pytest.approx(7)
+    assert rankme(torch.tensor([3.0, 0.0, 0.0])).item() == pytest.approx(1)
+    rank = Spectrum(16)
+    rank.update(normal(5000, 3) @ normal(3, 16, seed=1))
+    assert 1 < rank.compute()["rankme"].item() <= 3.001
