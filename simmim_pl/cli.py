@@ -38,7 +38,8 @@ UNHELPFUL = (
     ".*configure_optimizers. returned .None.",
     "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
     "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    "It is recommended to use .self.log..val/.* sync_dist=True",  # the whole split is gathered before it is judged
+    # The whole split is gathered before it is judged.
+    "It is recommended to use .self.log..(val|representation|information)/.* sync_dist=True",
 )
 SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
 

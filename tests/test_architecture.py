@@ -30,7 +30,7 @@ ALLOWED = {
     "metrics": {"records", "distributed"},
     "methods": {"records", "distributed", "synchronise", "seeding", "version", "heads", "losses", "checkpoint"},
     "evaluation": {"records", "distributed", "synchronise", "seeding", "metrics", "methods", "checkpoint", ""},
-    "callbacks": {"records", "distributed", "durable", "heads", "metrics", "evaluation"},
+    "callbacks": {"records", "distributed", "seeding", "durable", "heads", "metrics", "evaluation"},
     "parser": {"records"},
     "runs": {"records"},
     "cli": {"records", "checkpoint", "parser", "distributed", "durable", "runs", ""},

@@ -1,8 +1,10 @@
 """Callbacks: what watches a run. They read a step's output and never touch the encoder."""
 
+from simmim_pl.callbacks.alarm import Alarm
 from simmim_pl.callbacks.checkpoint import Checkpoint
 from simmim_pl.callbacks.dashboard import Dashboard
 from simmim_pl.callbacks.embeddings import Embeddings
 from simmim_pl.callbacks.online import Online
+from simmim_pl.callbacks.representation import Representation
 
-__all__ = ["Checkpoint", "Dashboard", "Embeddings", "Online"]
+__all__ = ["Alarm", "Checkpoint", "Dashboard", "Embeddings", "Online", "Representation"]

@@ -14,6 +14,7 @@ from simmim_pl.metrics.rows import Rows
 from simmim_pl.records import InputError
 
 BLOCK = 2**22  # scores in memory at a time
+TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # of the critic: similarity over temperature
 
 Scores = Iterable[Float[Tensor, "_ N"]]  # rows of the matrix of critic scores f(x_i, y_j), in order; pairs are i = j
 
@@ -39,7 +40,7 @@ def nwj(scores: Scores) -> Float[Tensor, ""]:
 
     Nguyen, Wainwright & Jordan 2010; Poole et al. 2019, eq. 4. Unbiased, so for the optimal critic, 1 + the logarithm
     of the density ratio, it is the mutual information in expectation; its variance grows as e to the information. What
-    is added to all scores matters: see :func:`calibrated`.
+    is added to all scores matters: see :func:`critic`.
     """
     pairs, others = split(scores)
     return pairs - torch.exp(others - 1)
@@ -92,50 +93,62 @@ def with_pairs(scores: Scores) -> Iterator[tuple[Float[Tensor, "b N"], Float[Ten
 def similarities(
     x: Float[Tensor, "N P"], y: Float[Tensor, "N P"], temperature: float
 ) -> Iterator[Float[Tensor, "b N"]]:
-    """The critic that contrastive learning trains: cosine similarity over the temperature, some rows at a time."""
+    """The critic of contrastive learning: cosine similarity over the temperature, some rows at a time."""
     x, y = F.normalize(x.float(), dim=-1) / temperature, F.normalize(y.float(), dim=-1)
     height = max(BLOCK // len(y), 1)
     for start in range(0, len(x), height):
         yield x[start : start + height] @ y.T
 
 
-def calibrated(x: Float[Tensor, "N P"], y: Float[Tensor, "N P"], temperature: float) -> Iterator[Float[Tensor, "b M"]]:
-    """:func:`similarities` of the second half, plus the constant that makes them NWJ's critic on the first half.
+def critic(x: Float[Tensor, "N P"], y: Float[Tensor, "N P"]) -> tuple[float, float]:
+    """What makes a cosine similarity the best estimate of a density ratio on these pairs: temperature and constant.
 
-    A similarity knows the density ratio up to a factor; NWJ needs the factor. Found on the pairs that it is judged on,
-    it would turn the bound into another that overestimates.
+    Any critic gives a lower bound, so the temperature need not be the one of training; the constant is what NWJ and
+    SMILE need. Found on the pairs that are judged, both would turn the bounds into overestimates: give it other ones.
     """
-    half = len(x) // 2
-    _, others = split(similarities(x[:half], y[:half], temperature))
-    return (block + 1 - others for block in similarities(x[half:], y[half:], temperature))
+    best = max(TEMPERATURES, key=lambda temperature: infonce(similarities(x, y, temperature)).item())
+    return best, split(similarities(x, y, best))[1].item()
 
 
 class MutualInformation(Rows):
     """The three bounds between the first two views of all images that it was shown, on all ranks.
 
+    The critic is the cosine similarity, made a density ratio by :func:`critic` on the first half of the images; the
+    bounds are those of the second half.
+
     Args:
-        temperature: τ of the critic, the one that the loss was trained with.
         clip: of :func:`smile`, in nats.
     """
 
     higher_is_better, is_differentiable, full_state_update = True, False, False
 
-    def __init__(self, temperature: float, clip: float = 5.0) -> None:
+    def __init__(self, clip: float = 5.0) -> None:
         super().__init__()
-        self.temperature, self.clip = temperature, clip
+        self.clip = clip
 
     def update(self, z: Float[Tensor, "V B P"]) -> None:
         """Keep the projections of some images."""
         super().update(z[:2].transpose(0, 1))
 
     def compute(self) -> dict[str, Tensor]:
-        """``infonce`` and its ``ceiling``, ``nwj``, ``smile``, in nats."""
+        """``infonce`` and its ``ceiling``, ``nwj``, ``smile``, in nats.
+
+        Raises:
+            InputError: it was shown fewer than four images.
+        """
         x, y = self.gathered().unbind(1)
-        _, others = split(similarities(x, y, self.temperature))
-        centred = (block - others for block in similarities(x, y, self.temperature))
+        if len(x) < 4:
+            raise InputError(f"Information is found and judged on two images each at least, and here are {len(x)}.")
+        half = len(x) // 2
+        temperature, constant = critic(x[:half], y[:half])
+
+        def ratio(more: float = 0.0) -> Scores:
+            return (block - constant + more for block in similarities(x[half:], y[half:], temperature))
+
+        ceiling = torch.tensor(math.log(len(x) - half))
         return {
-            "infonce": infonce(similarities(x, y, self.temperature)),
-            "ceiling": torch.tensor(math.log(len(x))),
-            "nwj": nwj(calibrated(x, y, self.temperature)),
-            "smile": smile(centred, self.clip),
+            "infonce": infonce(ratio()),
+            "ceiling": ceiling,
+            "nwj": nwj(ratio(1.0)),
+            "smile": smile(ratio(), self.clip),
         }

@@ -13,7 +13,7 @@ def everything(z: torch.Tensor) -> dict[str, torch.Tensor]:
     """Every metric of two views."""
     metrics = {
         "alignment": Alignment(),
-        "information": MutualInformation(0.2),
+        "information": MutualInformation(),
         "similarities": Similarities(10),
     }
     for metric in metrics.values():

@@ -1,0 +1,100 @@
+"""What is measured of the representation is what NumPy finds in it, and the run is the same without."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+
+from simmim_pl.callbacks import Representation
+from tests.callbacks.test_online import Dropping, FastCNN, Gradients, Unlabelled, fit, method
+from tests.conftest import TINY
+from tests.ranks import run
+
+LOGGED = {
+    *(f"representation/{name}" for name in ("rankme", "std", "projections_rankme", "alignment", "uniformity")),
+    *(f"information/{name}" for name in ("infonce", "ceiling", "nwj", "smile")),
+}
+
+
+@pytest.mark.parametrize("kind", [FastCNN, Dropping])
+def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind: type[FastCNN]) -> None:
+    (bare, plain), (beside, watched) = ((Gradients(), method(kind)) for _ in range(2))
+    fit(tmp_path, bare, module=plain)
+    drawn = torch.rand(4)
+    fit(tmp_path, beside, Representation(images=20), module=watched)
+    assert torch.equal(torch.rand(4), drawn)
+    assert all(torch.equal(*pair) for pair in zip(bare.seen, beside.seen, strict=True))
+    after = watched.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_what_is_logged_is_what_numpy_finds(tmp_path: Path) -> None:
+    module, watch = method(), Representation(images=30)
+    trainer = fit(tmp_path, watch, module=module)
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    assert set(logged) >= LOGGED
+    module.eval()
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    with torch.no_grad():
+        images = torch.cat([batch["image"] for batch in data.val_dataloader()])
+        features = module(images.float() / 255).pooled.double().numpy()
+    assert logged["representation/rankme"] == pytest.approx(
+        np.exp(entropy(np.linalg.svd(features, compute_uv=False))), rel=1e-3
+    )
+    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+    spread = directions.std(0).mean() * math.sqrt(features.shape[1])
+    assert logged["representation/std"] == pytest.approx(spread, rel=1e-3)
+    assert logged["information/ceiling"] == pytest.approx(math.log(15))
+    assert logged["information/infonce"] <= logged["information/ceiling"] + 1e-6
+    assert watch.found["positive"].sum() == 30  # one pair of views of each image
+    assert len(watch.found["singular"]) == features.shape[1]
+
+
+def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
+    module = method()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)  # nothing learns, so that only the views could differ
+    module.head.mlp[0].weight.requires_grad_()
+    seen: list[dict[str, float]] = []
+
+    class Keep(Representation):
+        def on_validation_epoch_end(self, *args: Any) -> None:
+            super().on_validation_epoch_end(*args)
+            seen.append({name: value.sum().item() for name, value in self.found.items()})
+
+    module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
+    module.encoder.net[0][1].momentum = 0.0
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 0.0
+    fit(tmp_path, Keep(images=20), module=module)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+
+
+def test_labels_are_not_asked_for(tmp_path: Path) -> None:
+    assert set(fit(tmp_path, Representation(images=20), source=Unlabelled()).callback_metrics) >= LOGGED
+
+
+def test_of_too_few_images_nothing_is_said(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, Representation(images=3))
+    assert not LOGGED & set(trainer.callback_metrics)
+
+
+def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
+    args = [*TINY, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.validation=40"]
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        run(ranks, [args], folder)
+        (log,) = folder.glob("runs/*/*/metrics.csv")
+        with log.open(newline="") as file:
+            (row,) = (row for row in csv.DictReader(file) if row["representation/rankme"])
+        found.append({name: float(row[name]) for name in LOGGED})
+    assert found[0] == pytest.approx(found[1], rel=2e-2, abs=2e-2)
