@@ -11,6 +11,7 @@ holds is not run again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -22,6 +23,8 @@ from typing import Any
 import yaml
 from flops import parts, step
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from simmim_pl.version import fingerprint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/cifar10_fast.yaml"
@@ -70,7 +73,8 @@ def train(config: dict[str, Any], flop: float, folder: Path, seed: int, runs: Pa
         steps = round(flop / step(*parts(fake)))
     config["trainer"] |= {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0, "enable_progress_bar": False}
     (runs / "variant.yaml").write_text(yaml.safe_dump(config))
-    source = ["--data.source=simmim_pl.data.Folder", f"--data.source.root={folder}", "--data.validation=2000"]
+    source = ["--data.source=simmim_pl.data.Folder", f"--data.source.root={folder}", "--data.source.cache=false"]
+    source += ["--data.validation=2000"]
     call("fit", f"--config={runs / 'variant.yaml'}", f"--runs={runs}", f"--seed_everything={seed}", *source)
     (checkpoint,) = runs.glob("cifar10_fast/*/checkpoints/last.ckpt")
     return checkpoint
@@ -79,6 +83,7 @@ def train(config: dict[str, Any], flop: float, folder: Path, seed: int, runs: Pa
 def judge(checkpoint: Path, folder: Path, runs: Path) -> dict[str, float]:
     """Accuracy of the linear probe and its interval."""
     source = [f"--data={ROOT / 'configs/data/folder.yaml'}", f"--data.source.root={folder}", "--data.validation=2000"]
+    source += ["--data.source.cache=false"]
     call("validate", f"--config={ROOT / 'configs/evaluate/linear.yaml'}", f"--model.checkpoint={checkpoint}", *source,
          "--model.baselines=false", f"--runs={runs}")  # fmt: skip
     (card,) = runs.glob("linear/*/result.json")
@@ -106,10 +111,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         divide(options.images, Path(folder))
         for name, changes in VARIANTS.items():
-            key = f"{name}, seed {options.seed}, {options.flop:.1e} FLOP"
+            config = changed(changes)
+            what = hashlib.sha256(f"{fingerprint()} {json.dumps(config)}".encode()).hexdigest()[:8]
+            key = f"{name}, seed {options.seed}, {options.flop:.1e} FLOP, code and config {what}"
             if key not in known:
                 with tempfile.TemporaryDirectory() as runs:
-                    checkpoint = train(changed(changes), options.flop, Path(folder), options.seed, Path(runs))
+                    checkpoint = train(config, options.flop, Path(folder), options.seed, Path(runs))
                     known[key] = judge(checkpoint, Path(folder), Path(runs))
                 options.out.write_text(json.dumps(known, indent=1))
             low, high = (100 * end for end in known[key]["interval"])

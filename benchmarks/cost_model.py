@@ -71,7 +71,7 @@ def cost(path: Path) -> Cost:
     width = [part for part in model.head.modules() if isinstance(part, nn.Linear)][-1].out_features
     return Cost(
         flop=training(path, data.batch_size)[0],
-        saved=saved(model, [torch.rand(each.views, SAMPLE, 3, each.size, each.size) for each in makers]) / SAMPLE,
+        saved=(saved(model, makers, 2 * SAMPLE) - saved(model, makers, SAMPLE)) / SAMPLE,  # not what weights keep
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         channels=sum(part.num_features for part in norms),
         layers=len(norms),
@@ -79,19 +79,16 @@ def cost(path: Path) -> Cost:
     )
 
 
-def saved(model: Any, batch: list[torch.Tensor]) -> int:
-    """Bytes that autograd keeps between forward and backward, views included, each storage once, parameters not."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+def saved(model: Any, makers: list[Any], images: int) -> int:
+    """Bytes that autograd keeps between forward and backward of a batch, views included, each storage once."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+        kept[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        for views in batch:
-            keep(views)
-            model.embed(views)
+        for each in makers:
+            model.embed(keep(torch.rand(each.views, images, 3, each.size, each.size)))
     return sum(storage.nbytes() for storage in kept.values())

@@ -30,7 +30,7 @@ KINDS = {  # by the name of the operation; the first that fits
     "matrix product": ("mm", "bmm", "addmm", "linear"),
     "normalisation": ("batch_norm",),
     "pooling": ("pool",),
-    "to bfloat16 and back": ("_to_copy", "copy_"),
+    "copies, to bfloat16 and back": ("_to_copy", "copy_"),
 }
 
 
@@ -69,7 +69,8 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
     config = yaml.safe_load(path.read_text())
     model, data = parts(config)
     optimizer = model.optimizer(model.parameters())
-    image = torch.randint(0, 256, (data.batch_size, 3, 32, 32), dtype=torch.uint8)
+    side = getattr(data.source, "size", 32)
+    image = torch.randint(0, 256, (data.batch_size, 3, side, side), dtype=torch.uint8)
     for warm in range(2):
         step(model, data, optimizer, image, warm)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

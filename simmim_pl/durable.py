@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -38,11 +40,14 @@ class DurableIO(TorchCheckpointIO):
 def write(path: Path, content: Content) -> None:
     """Replace a file by what ``content`` writes; when it fails, or is killed, the file stays what it was.
 
+    Every attempt has a file of its own, so two at a time cannot mix. One that succeeds sweeps what others left, those
+    that were killed; one that is still at work then fails.
+
     Raises:
         OSError: the disk is full, or cannot be written. Nothing is left of the attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.part")
+    half = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         with half.open("wb") as file:
             content(file)
@@ -53,6 +58,8 @@ def write(path: Path, content: Content) -> None:
         with suppress(OSError):
             half.unlink(missing_ok=True)
         raise
+    for leftover in path.parent.glob(f"{escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)
     with suppress(OSError):  # some file systems cannot: then the rename is on the disk a little later
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)

@@ -36,6 +36,7 @@ def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """As a shell in an empty folder: nothing of the test runner's command line, nothing sent to W&B."""
     patch.chdir(folder)
     patch.setenv("WANDB_MODE", "disabled")
+    patch.setenv("SIMMIM_DATA_DIR", str(folder / "data"))
     patch.setattr("sys.argv", ["simmim_pl"])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pyarrow import parquet
 from wandb.proto.wandb_internal_pb2 import Record
 
 from simmim_pl import cli as command_line
@@ -216,9 +217,9 @@ def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> N
     assert float(judged["val/knn"]) == float(trained["val/knn"])
     assert float(judged["val/probe"]) == float(trained["val/probe"])
     run = cli(["predict", *rest])
-    embeddings = torch.load(run / "embeddings.pt", weights_only=True)
-    assert embeddings["index"].tolist() == list(range(100))
-    assert embeddings["features"].shape == (100, 16)
+    embeddings = parquet.read_table(run / "embeddings.parquet")
+    assert embeddings["index"].to_pylist() == list(range(100))
+    assert {len(row) for row in embeddings["features"].to_pylist()} == {16}
 
 
 def test_mixed_precision_and_accumulation_run(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Says so, once and with the step, when a run collapses or cannot learn more from its batch."""
+"""Says so, once and with the step, when a run collapses, or when its bound can say no more."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-SAME = -0.05  # uniformity, which is below −1 when images spread over the sphere: above it all lie at one point
-FEW = 3.0  # directions: with fewer, projections lie on a line or a circle
-FULL = 0.98  # of the ceiling: above it the bound says how many images it saw, no more what their views share
+SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
+FEW = 1.4  # directions: with fewer, nine tenths of the projections' variance is along one line
+FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
 
 
 def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -20,27 +20,32 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
 
     - ``metrics``: what :class:`simmim_pl.callbacks.Representation` logs; what is missing is taken for healthy.
 
-    >>> diagnose({"representation/uniformity": 0.0, "representation/projections_rankme": 1.0}).keys()
+    >>> diagnose({"representation/std": 0.0, "representation/directions": 1.0}).keys()
     dict_keys(['complete collapse'])
     """
     found = {}
-    uniformity = metrics.get("representation/uniformity", -math.inf)
-    rank = metrics.get("representation/projections_rankme", math.inf)
-    if uniformity > SAME:
-        found["complete collapse"] = (
-            f"the views of all images lie at one point (uniformity {uniformity:.3f}, where −1 and below is healthy). "
-            "Lower the learning rate, and see that the loss pushes images apart."
+    std, directions = metrics.get("representation/std", 1.0), metrics.get("representation/directions", FEW)
+    if not math.isfinite(std + metrics.get("representation/rankme", 1.0)):
+        found["not finite"] = (
+            "validation images have NaN or infinite features. Lower the learning rate, or set "
+            "--trainer.precision 32-true."
         )
-    elif rank < FEW:
+    elif std < SAME:
+        found["complete collapse"] = (
+            f"all images are at nearly the same point (spread {std:.3f}, where 1 is healthy). Lower the learning rate, "
+            "and see that the loss pushes images apart."
+        )
+    elif directions < FEW:
         found["dimensional collapse"] = (
-            f"projections use {rank:.1f} directions, a line or a circle. Lower the learning rate or the temperature, "
-            "or strengthen the views."
+            f"projections vary along {directions:.1f} directions, nearly a line. Lower the temperature or the learning "
+            "rate, or strengthen the views."
         )
     bound, ceiling = metrics.get("information/infonce", 0.0), metrics.get("information/ceiling", math.inf)
-    if bound > FULL * ceiling:
+    if ceiling > ENOUGH and bound > FULL * ceiling:
         found["saturation"] = (
-            f"the InfoNCE bound, {bound:.2f} nats, is at its ceiling of {ceiling:.2f}: telling images apart has become "
-            "too easy to teach anything. Strengthen the views, or stop here."
+            f"the InfoNCE bound, {bound:.2f} nats, is at its ceiling of {ceiling:.2f}: it cannot say whether more is "
+            "learned. Ask more images of Representation; and if train/contrastive_accuracy is near 1 too, telling them "
+            "apart has become too easy: strengthen the views or enlarge the batch."
         )
     return found
 
@@ -49,7 +54,7 @@ class Alarm(Callback):
     """Warns in the console, and as a W&B alert, when :func:`diagnose` finds something at two validations in a row.
 
     Each kind is told once a run. A network that has hardly begun may look collapsed, so one validation is not enough.
-    It reads what :class:`simmim_pl.callbacks.Representation` logs, so it comes after it in the list of callbacks.
+    It reads what :class:`simmim_pl.callbacks.Representation` logs.
     """
 
     def __init__(self) -> None:

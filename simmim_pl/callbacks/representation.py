@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Uniformity
+from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Spread, Uniformity, rankme
 from simmim_pl.records import Batch
 from simmim_pl.seeding import seeded
 
@@ -25,20 +26,21 @@ class Representation(Callback):
 
     Of the encoder's features of clean images:
 
-    - ``representation/rankme``: directions that the features use, from 1 to D.
-    - ``representation/std``: standard deviation of a normalised feature's coordinates times √D, their mean: near 1 when
-      images spread over the sphere, 0 when all are the same (Chen & He 2021, arXiv 2011.10566, section 4.1).
+    - ``representation/rankme``: directions that the features use, from 1 to D (Garrido et al. 2023).
 
     Of the projections of two views of some images, which are the same views at every validation:
 
+    - ``representation/std``: spread of a coordinate, 1 when images cover the sphere, 0 when all are the same.
+    - ``representation/directions``: over which the projections' variance is spread: as RankMe, about their mean, of
+      squared singular values, so that a little noise in many directions does not count for much.
     - ``representation/alignment``: squared distance of an image's views, from 0; independent ones are at 2.
     - ``representation/uniformity``: from about −4, spread evenly, to 0, all the same.
-    - ``representation/projections_rankme``: directions that the projections use.
     - ``information/infonce``, ``information/nwj``, ``information/smile``: lower bounds on what two views tell of each
       other, in nats; the first cannot exceed ``information/ceiling``. See :mod:`simmim_pl.metrics.mutual_information`.
 
     Args:
-        images: of which views are made, on all devices together; the ceiling is their logarithm.
+        images: of which views are made, on all devices together, evenly over the validation images, since sets are
+            often sorted by class. The ceiling is the logarithm of half of them.
     """
 
     def __init__(self, images: int = 1024) -> None:
@@ -55,18 +57,19 @@ class Representation(Callback):
     ) -> None:
         features = outputs["features"].float()
         self.update(features, "features", partial(Spectrum, features.shape[1]))
-        self.update(F.normalize(features, dim=-1), "directions", partial(Spectrum, features.shape[1]))
-        left = self.images // trainer.world_size - self.seen
-        if left > 0:
-            z = projections(trainer, pl_module, batch, batch_idx)[:, :left]
-            self.seen += z.shape[1]
-            self.update(z[0], "projections", partial(Spectrum, z.shape[-1]))
-            self.update(z[0], "uniformity", Uniformity)
-            for name, kind in OF_PAIRS.items():
-                self.update(z, name, kind)
+        wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
+        z = projections(trainer, pl_module, batch["image"][:wanted], batch_idx)
+        self.seen += z.shape[1]
+        self.update(z[0], "std", partial(Spread, z.shape[-1]))
+        self.update(F.normalize(z[0], dim=-1), "directions", partial(Spectrum, z.shape[-1], centred=True))
+        self.update(z[0], "uniformity", Uniformity)
+        for name, kind in OF_PAIRS.items():
+            self.update(z, name, kind)
 
     def update(self, rows: Tensor, name: str, kind: Callable[[], Metric]) -> None:
         """Show rows to a metric, which is made when it first sees some."""
+        if rows.device.type == "mps":  # which has no float64
+            rows = rows.cpu()
         if name not in self.metrics:
             self.metrics[name] = kind().to(rows.device)
         self.metrics[name].update(rows)
@@ -75,10 +78,11 @@ class Representation(Callback):
         if trainer.sanity_checking or self.seen * trainer.world_size < 4:  # too few to compare
             return
         known: dict[str, Any] = {name: metric.compute() for name, metric in self.metrics.items()}
-        std = known["directions"]["std"]
-        scalars = {"rankme": known["features"]["rankme"], "std": std.mean() * std.numel() ** 0.5}
-        scalars["projections_rankme"] = known["projections"]["rankme"]
-        scalars |= {name: known[name] for name in ("alignment", "uniformity")}
+        scalars = {
+            "rankme": known["features"]["rankme"],
+            "directions": rankme(known["directions"]["singular"].square()),
+        }
+        scalars |= {"std": known["std"].mean()} | {name: known[name] for name in ("alignment", "uniformity")}
         scalars = {f"representation/{name}": value for name, value in scalars.items()}
         scalars |= {f"information/{name}": value for name, value in known["information"].items()}
         for name, value in scalars.items():
@@ -86,11 +90,12 @@ class Representation(Callback):
         self.found = {**scalars, **known["similarities"], "singular": known["features"]["singular"]}
 
 
-def projections(trainer: Trainer, method: Any, batch: Batch, batch_idx: int) -> Float[Tensor, "2 b P"]:
+def projections(
+    trainer: Trainer, method: Any, image: UInt8[Tensor, "B 3 H W"], batch_idx: int
+) -> Float[Tensor, "2 B P"]:
     """Two views of each image, projected as training would, but by the encoder in evaluation."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    generator = seeded(data.seed, batch_idx, batch["image"].device, *data.place())
+    views = data.views(image, seeded(data.seed, -1 - batch_idx, image.device, *data.place()))[:2]  # no training step's
     with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-        views = data.views(batch["image"], generator)[:2]
         z: Tensor = method.project(views)[1]
     return z.float()

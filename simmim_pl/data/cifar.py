@@ -11,7 +11,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from simmim_pl.data.download import provide
+from simmim_pl.data.download import data_folder, provide
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.records import InputError
 
@@ -71,11 +71,6 @@ class CIFAR100(Source):
         """Read one split: uint8 ``[N, 3, 32, 32]``. Raises :class:`InputError` when files are missing."""
         images, self.classes = self.files.load(split)
         return images
-
-
-def data_folder(root: str | None) -> Path:
-    """The folder of the data: as given, else from the environment, else ``data``."""
-    return Path(root or os.environ.get("SIMMIM_DATA_DIR") or "data").expanduser()
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,21 @@ def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
 
 
 def unreadable(files: list[str], size: int) -> list[int]:
-    """Positions of the files that :func:`decode` refuses; all are tried, in threads."""
+    """Positions of the files that :func:`decode` refuses; all are tried, in threads.
+
+    Raises:
+        InputError: a file cannot be read for a reason that is not its own: no permission, a disk that does not answer.
+    """
     bad: list[int] = []
 
     def attempt(rows: slice) -> None:
         for position in range(rows.start, rows.stop):
             try:
                 decode(files[position], size)
-            except InputError:
+            except InputError as error:
+                cause = error.__cause__
+                if isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None:
+                    raise
                 bad.append(position)
 
     in_threads(attempt, len(files))

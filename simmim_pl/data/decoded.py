@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
+import PIL
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -19,7 +19,8 @@ from simmim_pl.data.decode import decode_all, unreadable
 from simmim_pl.data.digest import digest, stamps
 from simmim_pl.records import InputError
 
-FORMAT = 1  # of the files here, and of how images are decoded: with another number nothing kept is found
+# Of the files here, and of what decodes images: of another version nothing kept is found.
+VERSION = f"1, Pillow {PIL.__version__}"
 
 
 def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
@@ -33,7 +34,7 @@ def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S
         InputError: an image cannot be read, or the files changed while they were decoded.
     """
     before = stamps(files)
-    path = folder / f"{digest('images', FORMAT, before, size)}.npy"
+    path = folder / f"{digest('images', VERSION, before, size)}.uint8"
     with alone(path):
         known = read(path, len(files), size)
         if known is not None:
@@ -41,7 +42,7 @@ def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S
         images = decode_all(files, size)
         if stamps(files) != before:
             raise InputError(f"Images changed while they were decoded ({files[0]}, …): start again when all are there.")
-        kept = keep(path, lambda file: np.save(file, images.numpy()))
+        kept = keep(path, lambda file: file.write(images.numpy().data))
         known = read(path, len(files), size) if kept else None
     return images if known is None else known
 
@@ -66,25 +67,22 @@ def readable(files: list[str], size: int, folder: Path | None) -> list[int]:
 
 def known_unreadable(files: list[str], size: int, folder: Path) -> list[int]:
     """:func:`unreadable`, from ``folder`` when these files have been tried before."""
-    path = folder / f"{digest('unreadable', FORMAT, stamps(files), size)}.json"
+    path = folder / f"{digest('unreadable', VERSION, stamps(files), size)}.json"
     with alone(path):
         try:
-            bad: list[int] = json.loads(path.read_text())
-        except (OSError, ValueError):
+            return [int(position) for position in json.loads(path.read_text())]
+        except (OSError, ValueError, TypeError):
             bad = unreadable(files, size)
             keep(path, lambda file: file.write(json.dumps(bad).encode()))
     return bad
 
 
 def read(path: Path, number: int, size: int) -> UInt8[Tensor, "N 3 S S"] | None:
-    """Images kept before, mapped and not loaded; nothing when there are none, or the file is not what it should be."""
-    try:
-        images = np.load(path, mmap_mode="c")  # "c": writing to the tensor would change it in memory only
-    except (OSError, ValueError, EOFError):
+    """Images kept before, mapped and not loaded; nothing when there are none, or the file has another length."""
+    length = number * 3 * size * size
+    if not path.is_file() or path.stat().st_size != length:
         return None
-    if images.dtype != np.uint8 or images.shape != (number, 3, size, size):
-        return None
-    return torch.from_numpy(images)
+    return torch.from_file(str(path), size=length, dtype=torch.uint8).view(number, 3, size, size)
 
 
 def keep(path: Path, content: durable.Content) -> bool:
@@ -99,11 +97,15 @@ def keep(path: Path, content: durable.Content) -> bool:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Of all processes that want this file, one at a time; where no lock can be had, at once."""
+    """Of all processes that want this file, one at a time; where no lock can be had, at once, which costs time only."""
     lock = FileLock(path.with_suffix(".lock"))
-    with suppress(OSError):  # a folder that cannot be written: nothing will be kept there either
+    with suppress(OSError, NotImplementedError):  # a folder that cannot be written, a file system without locks
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            print(f"Waiting for another process that decodes the same images ({lock.lock_file}).", flush=True)
+            lock.acquire()
     try:
         yield
     finally:

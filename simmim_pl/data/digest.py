@@ -29,6 +29,17 @@ def digest(*parts: object) -> str:
 
 
 def stamps(files: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Path, bytes and time of the last change (ns) of each file: a digest that opens none of them."""
-    found = ((os.path.abspath(file), os.stat(file)) for file in files)
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
+    """Path, bytes and time of the last change (ns) of each file: a digest that opens none of them.
+
+    A file that is not there, or a link to one, has −1 for both.
+    """
+    return [(os.path.abspath(file), *stamp(file)) for file in files]
+
+
+def stamp(file: str) -> tuple[int, int]:
+    """Bytes and time of the last change (ns)."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns

@@ -19,6 +19,11 @@ from simmim_pl.records import InputError
 CHUNK = 1 << 16  # bytes read at a time
 
 
+def data_folder(root: str | None) -> Path:
+    """The folder of the data: as given, else from the environment, else ``data``."""
+    return Path(root or os.environ.get("SIMMIM_DATA_DIR") or "data").expanduser()
+
+
 def provide(
     archive: Path,
     md5: str,

@@ -7,16 +7,16 @@ from pathlib import Path
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from simmim_pl.data.cifar import data_folder
 from simmim_pl.data.decode import decode_all, stack
 from simmim_pl.data.decoded import decoded, readable
 from simmim_pl.data.digest import digest, stamps
+from simmim_pl.data.download import data_folder
 from simmim_pl.data.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
 from simmim_pl.records import InputError
 
 LAYOUTS = (
-    "for labels, sort the images into train/CLASS/ and test/CLASS/, at least two classes; "
+    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), at least two classes; "
     "to train without labels, put them into train/ or directly into the folder."
 )
 IMAGES = Kind("images", find=images_in, loose=lambda folder: images_in(folder, deep=False), ways=LAYOUTS)
@@ -36,7 +36,8 @@ class Folder(Source):
         memory_gb: a split of at most this many 10⁹ bytes as uint8 is decoded once for all epochs; a larger one
             batch by batch, every epoch anew, in the DataLoader's workers.
         cache: keep what is decoded once, for later runs and other processes, in the folder ``.decoded`` of
-            SIMMIM_DATA_DIR (else of ``data``); see :func:`simmim_pl.data.decoded.decoded`. Delete it at any time.
+            SIMMIM_DATA_DIR (else of ``data``); see :func:`simmim_pl.data.decoded.decoded`. What is kept of folders that
+            have changed since stays there too: delete it when no run uses it.
         skip_corrupt: leave out images that cannot be read, and say how many; by default the first ends the run. All
             are tried before the first run begins.
     """
@@ -49,7 +50,7 @@ class Folder(Source):
         self.root = Path(root).expanduser()
         self.size = size
         self.memory_gb = memory_gb
-        self.cache = data_folder(None) / ".decoded" if cache else None
+        self.cache = cache
         self.skip_corrupt = skip_corrupt
 
     @property
@@ -58,14 +59,12 @@ class Folder(Source):
         return self.root.resolve().name
 
     def prepare(self) -> None:
-        """Check the layout of both splits; decode train for all processes. Raises :class:`InputError` as ``load``."""
+        """Check the layout of both splits; no image is opened. Raises :class:`InputError` as ``load``."""
         _, classes = train_layout(self.root)
         if classes:
             labelled(self.root, "train", IMAGES)
             if self.folder("test").is_dir():
                 labelled(self.root, "test", IMAGES, self.folder("test"))
-        if self.cache:
-            self.load("train")
 
     def load(self, split: Split) -> ImageSet:
         """Open one split.
@@ -80,18 +79,21 @@ class Folder(Source):
             files, labels = labelled(self.root, split, IMAGES, self.folder(split))
         elif split == "test":
             raise InputError(f"{self.root} holds images without labels, so it has no test split: {LAYOUTS}")
+        cache = data_folder(None) / ".decoded" if self.cache else None
         if self.skip_corrupt:
-            kept = readable(files, self.size, self.cache)
+            kept = readable(files, self.size, cache)
             files, labels = [files[i] for i in kept], None if labels is None else labels[kept]
         if len(files) * 3 * self.size**2 > self.memory_gb * 1e9:
             return OnDisk(files, self.size, labels)
-        images = decoded(files, self.size, self.cache) if self.cache else decode_all(files, self.size)
-        return InMemory(images, labels)
+        pixels = decoded(files, self.size, cache) if cache else decode_all(files, self.size)
+        images = InMemory(pixels, labels)
+        images.files = files
+        return images
 
     def folder(self, split: Split) -> Path:
         """Where a split lies: ImageNet calls its test split ``val``."""
-        named = self.root / split
-        return self.root / "val" if split == "test" and not named.is_dir() and (self.root / "val").is_dir() else named
+        named, val = self.root / split, self.root / "val"
+        return val if split == "test" and not named.is_dir() and subfolders(val) else named
 
 
 class OnDisk(ImageSet):
@@ -99,7 +101,7 @@ class OnDisk(ImageSet):
 
     def __init__(self, files: list[str], size: int, labels: Int64[Tensor, " N"] | None) -> None:
         super().__init__(labels, workers=True)
-        self.files = files
+        self.files: list[str] = files
         self.size = size
 
     def __len__(self) -> int:

@@ -78,19 +78,19 @@ class FrameFiles(ImageSet):
 
     def __init__(self, clips: list[list[str]], size: int, labels: Int64[Tensor, " N"]) -> None:
         super().__init__(labels, workers=True, clips=True)
-        self.files = clips
+        self.frames = clips
         self.size = size
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.frames)
 
     def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B T 3 S S"]:
-        files = [file for i in index.tolist() for file in self.files[i]]
+        files = [file for i in index.tolist() for file in self.frames[i]]
         return stack(files, self.size).view(len(index), -1, 3, self.size, self.size)
 
     def digest(self) -> str:
         """Of the files' names, sizes and times; no frame is opened."""
-        files = [file for clip in self.files for file in clip]
+        files = [file for clip in self.frames for file in clip]
         return digest("frames", stamps(files), self.size, self.labels)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.data.order import Order
@@ -141,6 +143,11 @@ class Images(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self.loader(self.splits[self.predict_split])
+
+    def paths(self, index: Int64[Tensor, " N"]) -> list[str] | None:
+        """Where the images that are predicted came from; nothing for sets that are no files of images."""
+        files = whole(self.splits[self.predict_split]).files
+        return None if files is None else [files[i] for i in index.tolist()]
 
     def place(self) -> tuple[int, int]:
         """This process's rank, and the number of ranks."""

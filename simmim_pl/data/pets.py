@@ -11,8 +11,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import extract_archive
 
-from simmim_pl.data.cifar import data_folder
-from simmim_pl.data.download import provide
+from simmim_pl.data.download import data_folder, provide
 from simmim_pl.data.masks import decode_pairs
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.records import InputError

@@ -24,7 +24,12 @@ class ImageSet(Dataset):
         workers: whether reading a batch is slow enough to be worth worker processes.
         clips: whether the set holds clips; its batches then have ``clip`` in place of ``image``.
         masks: class of each pixel, ``[N, H, W]``, 255 ignored, or ``None``.
+
+    Attributes:
+        files: where each image came from, or ``None``.
     """
+
+    files: list[str] | None = None
 
     def __init__(
         self,

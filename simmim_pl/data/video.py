@@ -75,7 +75,7 @@ class VideoFiles(ImageSet):
 
     def __init__(self, files: list[str], frames: int, size: int, labels: Int64[Tensor, " N"]) -> None:
         super().__init__(labels, workers=True, clips=True)
-        self.files = files
+        self.files: list[str] = files
         self.frames, self.size = frames, size
 
     def __len__(self) -> int:

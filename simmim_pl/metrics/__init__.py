@@ -4,6 +4,7 @@ from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
 from simmim_pl.metrics.spectrum import Spectrum, rankme
+from simmim_pl.metrics.spread import Spread, spread
 from simmim_pl.metrics.uniformity import Uniformity, uniformity
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "MutualInformation",
     "Similarities",
     "Spectrum",
+    "Spread",
     "Uniformity",
     "alignment",
     "histogram",
@@ -18,5 +20,6 @@ __all__ = [
     "nwj",
     "rankme",
     "smile",
+    "spread",
     "uniformity",
 ]

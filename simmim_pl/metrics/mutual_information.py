@@ -22,7 +22,7 @@ Scores = Iterable[Float[Tensor, "_ N"]]  # rows of the matrix of critic scores f
 def infonce(scores: Scores) -> Float[Tensor, ""]:
     r"""InfoNCE: :math:`\operatorname{mean}_i [f_{ii} - \log \operatorname{mean}_j e^{f_{ij}}]`, at most log N.
 
-    van den Oord et al. 2018 (arXiv 1807.03748); Poole et al. 2019 (arXiv 1905.06922), eq. 10. A bound in expectation
+    van den Oord et al. 2018 (arXiv 1807.03748); Poole et al. 2019 (arXiv 1905.06922). A bound in expectation
     for any critic, of little variance, but it cannot say more than log N. What is added to all scores does not matter.
 
     >>> round(infonce([torch.eye(2) * 100]).item(), 4)    # log 2
@@ -38,7 +38,7 @@ def infonce(scores: Scores) -> Float[Tensor, ""]:
 def nwj(scores: Scores) -> Float[Tensor, ""]:
     r"""NWJ: :math:`\operatorname{mean}_i f_{ii} - e^{-1} \operatorname{mean}_{i \ne j} e^{f_{ij}}`.
 
-    Nguyen, Wainwright & Jordan 2010; Poole et al. 2019, eq. 4. Unbiased, so for the optimal critic, 1 + the logarithm
+    Nguyen, Wainwright & Jordan 2010; Poole et al. 2019. Unbiased, so for the optimal critic, 1 + the logarithm
     of the density ratio, it is the mutual information in expectation; its variance grows as e to the information. What
     is added to all scores matters: see :func:`critic`.
     """
@@ -53,7 +53,7 @@ def smile(scores: Scores, clip: float = 5.0) -> Float[Tensor, ""]:
         \operatorname*{mean}_i f_{ii}
         - \log \operatorname*{mean}_{i \ne j} \operatorname{clip}(e^{f_{ij}}, e^{-c}, e^{c})
 
-    Song & Ermon 2020 (arXiv 1910.06222), eq. 12. Without the clip (an infinite one) it is Donsker & Varadhan's. With it
+    Song & Ermon 2020 (arXiv 1910.06222). Without the clip (an infinite one) it is Donsker & Varadhan's. With it
     it is no strict bound: it may lie above the truth. The scores are logarithms of a density ratio, or the clip means
     nothing.
 
@@ -113,8 +113,8 @@ def critic(x: Float[Tensor, "N P"], y: Float[Tensor, "N P"]) -> tuple[float, flo
 class MutualInformation(Rows):
     """The three bounds between the first two views of all images that it was shown, on all ranks.
 
-    The critic is the cosine similarity, made a density ratio by :func:`critic` on the first half of the images; the
-    bounds are those of the second half.
+    The critic is the cosine similarity, made a density ratio by :func:`critic` on every second image; the bounds are
+    those of the others.
 
     Args:
         clip: of :func:`smile`, in nats.
@@ -139,13 +139,13 @@ class MutualInformation(Rows):
         x, y = self.gathered().unbind(1)
         if len(x) < 4:
             raise InputError(f"Information is found and judged on two images each at least, and here are {len(x)}.")
-        half = len(x) // 2
-        temperature, constant = critic(x[:half], y[:half])
+        temperature, constant = critic(x[1::2], y[1::2])  # in turn, for sets are often sorted by class
+        x, y = x[::2], y[::2]
 
         def ratio(more: float = 0.0) -> Scores:
-            return (block - constant + more for block in similarities(x[half:], y[half:], temperature))
+            return (block - constant + more for block in similarities(x, y, temperature))
 
-        ceiling = torch.tensor(math.log(len(x) - half))
+        ceiling = torch.tensor(math.log(len(x)))
         return {
             "infonce": infonce(ratio()),
             "ceiling": ceiling,

@@ -25,7 +25,8 @@ def histogram(similarity: Float[Tensor, ...], bins: int) -> Int64[Tensor, " bins
 class Similarities(Metric):
     """Histograms of the cosine similarity of positive and of negative pairs, over all batches, on all ranks.
 
-    Positive pairs are two views of one image, negative ones views of two images of the same batch.
+    Positive pairs are two views of one image, negative ones views of two images that were in one update: of a batch,
+    on one device.
 
     Args:
         bins: equal bins of [−1, 1].

@@ -19,8 +19,9 @@ from tests.conftest import CONFIGS, QUIET
 
 Cli = Callable[[list[Any]], Path]
 HEALTHY = {
-    "representation/uniformity": -1.1,
-    "representation/projections_rankme": 6.6,
+    "representation/rankme": 20.0,
+    "representation/std": 0.9,
+    "representation/directions": 2.0,
     "information/infonce": 4.0,
     "information/ceiling": math.log(512),
 }
@@ -38,11 +39,14 @@ class NoNegatives(Loss):
     ("change", "found"),
     [
         ({}, set()),
-        ({"representation/uniformity": -0.01, "representation/projections_rankme": 1.1}, {"complete collapse"}),
-        ({"representation/projections_rankme": 2.0}, {"dimensional collapse"}),
+        ({"representation/std": 0.01, "representation/directions": 1.1}, {"complete collapse"}),
+        ({"representation/directions": 1.2}, {"dimensional collapse"}),
         ({"information/infonce": math.log(512)}, {"saturation"}),
+        ({"information/infonce": math.log(20), "information/ceiling": math.log(20)}, set()),
+        ({"representation/rankme": math.nan}, {"not finite"}),
+        ({"representation/std": math.nan}, {"not finite"}),
         (
-            {"representation/projections_rankme": 2.0, "information/infonce": 6.23},
+            {"representation/directions": 1.2, "information/infonce": 6.23},
             {"dimensional collapse", "saturation"},
         ),
     ],
@@ -67,13 +71,13 @@ class Logger(WandbLogger):
 
 
 def test_it_is_raised_at_the_second_validation_in_a_row_and_once() -> None:
-    alarm, ill = Alarm(), HEALTHY | {"representation/uniformity": 0.0}
+    alarm, ill = Alarm(), HEALTHY | {"representation/std": 0.0}
     said = [list(alarm.judge(metrics)) for metrics in (ill, HEALTHY, ill, ill, ill)]
     assert said == [[], [], [], ["complete collapse"], []]
 
 
 def test_a_run_that_goes_on_remembers_what_was_said() -> None:
-    alarms, ill = [Alarm() for _ in range(3)], HEALTHY | {"representation/projections_rankme": 1.5}
+    alarms, ill = [Alarm() for _ in range(3)], HEALTHY | {"representation/directions": 1.2}
     said = []
     for before, alarm in zip([Alarm(), *alarms], alarms, strict=False):
         alarm.load_state_dict(before.state_dict())
@@ -104,7 +108,7 @@ SHORT = [
     [
         (["--model.loss=tests.callbacks.test_alarm.NoNegatives"], "Complete collapse"),
         (["--model.loss.temperature=100"], "Dimensional collapse"),
-        (["--model.optimizer.lr=0.4"], "collapse"),  # which of the two, the last digits decide
+        (["--model.optimizer.lr=0.4"], "Complete collapse"),
         ([], None),
     ],
     ids=["no negatives", "huge temperature", "lr × 100", "healthy"],

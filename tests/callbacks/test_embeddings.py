@@ -1,5 +1,6 @@
 """``predict`` writes every image once, in the data set's order, on any number of ranks."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 from torch import Tensor
 
 import simmim_pl
+from simmim_pl.callbacks.embeddings import write
 from simmim_pl.checkpoint import load_encoder
 from simmim_pl.data import Shapes
+from simmim_pl.records import InputError
 from tests.conftest import TINY
 
 Command = Callable[[list[str]], Path]
@@ -25,7 +30,8 @@ def predict(checkpoint: Path, *more: str) -> list[str]:
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    return torch.load(folder / "embeddings.pt", weights_only=True)
+    table = parquet.read_table(folder / "embeddings.parquet")
+    return {name: torch.tensor(table[name].to_pylist()) for name in table.column_names if name != "path"}
 
 
 def encode(checkpoint: Path, split: str) -> Tensor:
@@ -37,7 +43,8 @@ def encode(checkpoint: Path, split: str) -> Tensor:
 
 def test_all_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrained: Path) -> None:
     rows = load(cli(predict(pretrained, ODD)))
-    assert rows.keys() == {"index", "features"}
+    assert rows.keys() == {"index", "label", "features"}
+    assert rows["label"].tolist() == Shapes(train=200, test=101, size=16, copies=1).load("test").labels.tolist()
     assert rows["index"].tolist() == list(range(101))
     expected = encode(pretrained, "test")
     torch.testing.assert_close(rows["features"], expected, atol=1e-5, rtol=1e-5)
@@ -70,4 +77,45 @@ def test_two_ranks_write_the_file_of_one(cli: Command, pretrained: Path) -> None
     (folder,) = set(Path("runs/quickstart").iterdir()) - before
     two = load(folder)
     assert torch.equal(two["index"], one["index"])
+    assert torch.equal(two["label"], one["label"])
     torch.testing.assert_close(two["features"], one["features"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("memory_gb", [4, 0], ids=["kept", "streamed"])
+def test_the_path_of_every_image_is_written(
+    cli: Command, pretrained: Path, tmp_path: Path, labelled: bool, memory_gb: int
+) -> None:
+    for number in range(40):
+        for split in ("train", "test") if labelled else ("train",):
+            file = tmp_path / "images" / split / ("ab"[number % 2] if labelled else ".") / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (6 * number, 0, 0)).save(file)
+    args = [arg for arg in predict(pretrained) if "shapes.yaml" not in arg and "data.source" not in arg]
+    source = ["--data.source=simmim_pl.data.Folder", "--data.source.root=images", "--data.source.size=16"]
+    split = "test" if labelled else "validation"
+    run = cli([*args, *source, f"--data.source.memory_gb={memory_gb}", f"--data.predict_split={split}"])
+    table = parquet.read_table(run / "embeddings.parquet")
+    assert table.column_names == ["index", *(["label"] if labelled else []), "path", "features"]
+    for row in table.to_pylist():
+        image = torch.tensor(list(Image.open(row["path"]).getdata()), dtype=torch.uint8)[0]
+        assert Path(row["path"]).name == f"{image[0].item() // 6}.png"
+        assert Path(row["path"]).parent.name == ("ab"[row["label"]] if labelled else "train")
+    if labelled:
+        assert [row["index"] for row in table.to_pylist()] == list(range(40))
+
+
+def test_a_disk_that_is_full_leaves_the_table_before_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, index = tmp_path / "embeddings.parquet", torch.arange(3)
+    write(path, index, torch.rand(3, 4), None, None)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parquet, "write_table", full)
+    with pytest.raises(InputError, match=r"embeddings\.parquet cannot be written .*No space left"):
+        write(path, index, torch.rand(3, 4), None, None)
+    assert path.read_bytes() == before

@@ -75,12 +75,12 @@ def fit(
     root: Path, *callbacks: Callback, module: Contrastive | None = None, source: Source | None = None, **options: Any
 ) -> Trainer:
     """80 images in batches of 16: five steps an epoch; 40 images to validate on."""
-    ckpt_path = options.pop("ckpt_path", None)
+    ckpt_path, views = options.pop("ckpt_path", None), options.pop("views", ContrastiveViews(size=16))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"max_epochs": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0, **quiet, **options}
     trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), **options)
     source = source or Shapes(train=120, test=10, size=16, copies=1)
-    images = Images(source, 16, ContrastiveViews(size=16), validation=40)
+    images = Images(source, 16, views, validation=40)
     torch.manual_seed(5)
     trainer.fit(module or method(), datamodule=images, ckpt_path=ckpt_path, weights_only=True)
     return trainer

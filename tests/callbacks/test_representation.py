@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 from scipy.stats import entropy
 
 from simmim_pl.callbacks import Representation
+from simmim_pl.methods import Contrastive
+from simmim_pl.metrics import MutualInformation
+from simmim_pl.seeding import seeded
+from simmim_pl.views import ContrastiveViews
 from tests.callbacks.test_online import Dropping, FastCNN, Gradients, Unlabelled, fit, method
 from tests.conftest import TINY
 from tests.ranks import run
 
 LOGGED = {
-    *(f"representation/{name}" for name in ("rankme", "std", "projections_rankme", "alignment", "uniformity")),
+    *(f"representation/{name}" for name in ("rankme", "std", "directions", "alignment", "uniformity")),
     *(f"information/{name}" for name in ("infonce", "ceiling", "nwj", "smile")),
 }
 
@@ -33,26 +38,43 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     assert all(torch.equal(tensor, after[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_what_is_logged_is_what_numpy_finds(tmp_path: Path) -> None:
+def test_what_is_logged_is_what_the_references_find(tmp_path: Path) -> None:
     module, watch = method(), Representation(images=30)
     trainer = fit(tmp_path, watch, module=module)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert set(logged) >= LOGGED
     module.eval()
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    with torch.no_grad():
-        images = torch.cat([batch["image"] for batch in data.val_dataloader()])
-        features = module(images.float() / 255).pooled.double().numpy()
-    assert logged["representation/rankme"] == pytest.approx(
-        np.exp(entropy(np.linalg.svd(features, compute_uv=False))), rel=1e-3
-    )
-    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
-    spread = directions.std(0).mean() * math.sqrt(features.shape[1])
-    assert logged["representation/std"] == pytest.approx(spread, rel=1e-3)
-    assert logged["information/ceiling"] == pytest.approx(math.log(15))
-    assert logged["information/infonce"] <= logged["information/ceiling"] + 1e-6
-    assert watch.found["positive"].sum() == 30  # one pair of views of each image
+    with torch.no_grad():  # three batches of 16, 16 and 8 images, of which ten, ten and eight are looked at
+        batches = [batch["image"] for batch in data.val_dataloader()]
+        features = module(torch.cat(batches).float() / 255).pooled.double().numpy()
+        views = [data.views(image[:10], seeded(0, -1 - i, image.device)) for i, image in enumerate(batches)]
+        z = torch.cat([module.project(pair)[1] for pair in views], dim=1)
+    singular = np.linalg.svd(features, compute_uv=False)
+    assert logged["representation/rankme"] == pytest.approx(np.exp(entropy(singular)), rel=1e-3)
+    unit = z.double().numpy() / np.linalg.norm(z.double().numpy(), axis=-1, keepdims=True)
+    centred = np.linalg.svd(unit[0] - unit[0].mean(0), compute_uv=False)
+    assert logged["representation/directions"] == pytest.approx(np.exp(entropy(centred**2)), rel=1e-3)
+    assert logged["representation/std"] == pytest.approx(unit[0].std(0).mean() * math.sqrt(z.shape[-1]), rel=1e-3)
+    assert logged["representation/alignment"] == pytest.approx(((unit[0] - unit[1]) ** 2).sum(1).mean(), rel=1e-3)
+    potential = np.exp(-2 * pdist(unit[0], "sqeuclidean")).mean()
+    assert logged["representation/uniformity"] == pytest.approx(np.log(potential), rel=1e-3)
+    assert logged["information/ceiling"] == pytest.approx(math.log(14))
+    expected = MutualInformation()
+    expected.update(z)
+    for name, value in expected.compute().items():
+        assert logged[f"information/{name}"] == pytest.approx(value.item(), abs=1e-4)
+    assert watch.found["positive"].sum() == 28  # one pair of views of each image
     assert len(watch.found["singular"]) == features.shape[1]
+
+
+def test_views_are_made_in_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[torch.dtype] = []
+    module, project = method(), Contrastive.project
+    monkeypatch.setattr(Contrastive, "project", lambda self, v: (kinds.append(v.dtype), project(self, v))[1])
+    views = ContrastiveViews(size=20, blur=0.5)
+    fit(tmp_path, Representation(images=20), module=module, views=views, precision="bf16-mixed")
+    assert set(kinds) == {torch.float32}
 
 
 def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
@@ -68,7 +90,6 @@ def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
             seen.append({name: value.sum().item() for name, value in self.found.items()})
 
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
-    module.encoder.net[0][1].momentum = 0.0
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.momentum = 0.0

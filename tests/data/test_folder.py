@@ -164,3 +164,22 @@ def test_empty_test_split(labelled):
 def test_size_of_nothing(tmp_path):
     with pytest.raises(InputError, match="size is 0"):
         Folder(str(tmp_path), size=0)
+
+
+def test_imagenets_val_is_the_test_split_unless_there_is_one(labelled):
+    (labelled / "test").rename(labelled / "val")
+    folder = Folder(str(labelled))
+    folder.prepare()
+    val = folder.load("test")
+    assert (reds(val), val.labels.tolist()) == ([6, 5], [0, 1])
+    write(labelled / "test/cat/a.png", (9, 0, 0))
+    assert reds(Folder(str(labelled)).load("test")) == [9]
+
+
+def test_a_val_folder_without_classes_is_no_test_split(labelled):
+    (labelled / "test").rename(labelled / "elsewhere")
+    write(labelled / "val/loose.png")
+    folder = Folder(str(labelled))
+    folder.prepare()
+    with pytest.raises(InputError, match="has no test split, a folder named test"):
+        folder.load("test")

@@ -190,7 +190,7 @@ def test_ranks_get_different_images_that_together_are_all_of_them() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_an_image_has_the_views_that_one_process_would_have_given_it(ranks: int) -> None:
-    images = Images(Tiny(), 8, views=ContrastiveViews(size=4, views=3), validation=4)
+    images = Images(Tiny(), 8, views=ContrastiveViews(size=20, views=3, blur=0.5, solarise=0.5), validation=4)
     whole = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def views(rank: int, ranks: int, step: int = 3) -> Tensor:

@@ -101,11 +101,11 @@ def test_the_blocks_do_not_change_the_metric(monkeypatch):
         found.append(metric.compute())
     assert found[0].keys() == {"infonce", "ceiling", "nwj", "smile"}
     for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name])
+        torch.testing.assert_close(value, found[1][name], atol=1e-4, rtol=0)
     assert found[0]["ceiling"].item() == pytest.approx(math.log(25))
 
 
-def test_the_second_half_is_judged_by_the_critic_of_the_first():
+def test_every_other_image_is_judged_by_the_critic_of_those_between():
     x, y = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
     y = x + y / 2
     metric = MutualInformation()
@@ -116,7 +116,7 @@ def test_the_second_half_is_judged_by_the_critic_of_the_first():
             torch.nn.functional.cross_entropy(
                 torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1) / temperature, torch.arange(20)
             )
-            for a, b in zip(x.split(20), y.split(20), strict=True)
+            for a, b in ((x[1::2], y[1::2]), (x[::2], y[::2]))
         ]
     _, judged = min(losses.values(), key=lambda pair: pair[0])
     torch.testing.assert_close(found["infonce"], math.log(20) - judged)

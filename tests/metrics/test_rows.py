@@ -2,7 +2,7 @@
 
 import torch
 
-from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Uniformity
+from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Spread, Uniformity
 from tests.metrics.test_alignment import normal
 from tests.test_distributed import on_ranks
 
@@ -19,7 +19,9 @@ def everything(z: torch.Tensor) -> dict[str, torch.Tensor]:
     for metric in metrics.values():
         for part in z.split(3, dim=1):
             metric.update(part)
-    of_rows = {"spectrum": Spectrum(z.shape[-1]), "uniformity": Uniformity()}
+    width = z.shape[-1]
+    of_rows = {"spectrum": Spectrum(width), "centred": Spectrum(width, centred=True), "spread": Spread(width)}
+    of_rows["uniformity"] = Uniformity()
     for metric in of_rows.values():
         for part in z[0].split(3):
             metric.update(part)
@@ -31,7 +33,7 @@ def everything(z: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def on_a_rank(rank: int, ranks: int) -> dict[str, torch.Tensor]:
-    return everything(PAIRS[:, rank * 12 : (rank + 1) * 12])
+    return everything(PAIRS[:, :9] if rank == 0 else PAIRS[:, 9:])
 
 
 def test_ranks_find_what_one_process_finds():
@@ -43,10 +45,15 @@ def test_ranks_find_what_one_process_finds():
 
 
 def test_a_metric_forgets_when_it_is_reset():
-    for metric, batch in ((Alignment(), PAIRS), (Uniformity(), PAIRS[0]), (Spectrum(5), PAIRS[0])):
+    for metric, batch in (
+        (Alignment(), PAIRS),
+        (Uniformity(), PAIRS[0]),
+        (Spectrum(5), PAIRS[0]),
+        (Spread(5), PAIRS[0]),
+    ):
         metric.update(torch.randn_like(batch))
         metric.reset()
         metric.update(batch)
-        fresh = type(metric)(5) if isinstance(metric, Spectrum) else type(metric)()
+        fresh = type(metric)(5) if isinstance(metric, (Spectrum, Spread)) else type(metric)()
         fresh.update(batch)
         torch.testing.assert_close(metric.compute(), fresh.compute())

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 
 from simmim_pl.records import InputError
-from simmim_pl.views import ContrastiveViews
+from simmim_pl.views import ContrastiveViews, contrastive
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -129,3 +129,18 @@ def test_distribution_is_that_of_torchvision():
 def test_an_argument_out_of_range_is_named(name, value):
     with pytest.raises(InputError, match=f"^{name} "):
         ContrastiveViews(**{name: value})
+
+
+def test_the_blocks_that_a_cache_holds_change_nothing(batch, monkeypatch):
+    views = ContrastiveViews(size=20, blur=0.5, solarise=0.5)
+    whole = views(batch, seeded(0))
+    monkeypatch.setattr(contrastive, "BLOCK", 5 * batch[0].numel())
+    torch.testing.assert_close(views(batch, seeded(0)), whole, atol=1e-6, rtol=0)
+
+
+def test_a_seed_draws_what_it_always_drew(batch):
+    """Crops and flips of the first views ever made here: a change would make every earlier number another."""
+    plan = ContrastiveViews().plan(batch, seeded(0))
+    assert plan.box[:3].tolist() == [[1, 2, 23, 22], [0, 7, 17, 22], [5, 13, 19, 23]]
+    assert plan.flip[:8].tolist() == [True, True, True, True, False, False, True, False]
+    assert ContrastiveViews()(batch, seeded(0))[1].mean().item() == pytest.approx(0.46783, abs=1e-4)  # and the second

@@ -1,0 +1,55 @@
+"""How far embeddings spread in each dimension: what goes to zero when they collapse."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+
+def spread(z: Float[Tensor, "N P"]) -> Float[Tensor, " P"]:
+    """Standard deviation of each coordinate of the normalised rows, times √P: about 1 when they cover the sphere.
+
+    0 when all are the same, and in a dimension that carries nothing (Chen & He 2021, arXiv 2011.10566, section 4.1).
+
+    - ``z``: embeddings ``[N, P]``, not normalised.
+
+    >>> spread(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
+    tensor([1.4142, 0.0000])
+    """
+    std: Tensor = F.normalize(z.float(), dim=-1).std(0, correction=0)
+    return std.mul(z.shape[1] ** 0.5)
+
+
+class Spread(Metric):
+    """:func:`spread` of all rows that it was shown, on all ranks, from sums in float64.
+
+    Args:
+        width: P, length of an embedding.
+    """
+
+    higher_is_better, is_differentiable, full_state_update = True, False, False
+    total: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for name in ("total", "squares"):
+            self.add_state(name, torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, z: Float[Tensor, "B P"]) -> None:
+        """Count some rows."""
+        unit = F.normalize(z.float(), dim=-1).to(self.total.dtype)
+        self.total += unit.sum(0)
+        self.squares += unit.square().sum(0)
+        self.count += len(unit)
+
+    def compute(self) -> Float[Tensor, " P"]:
+        """Of all rows so far."""
+        variance = self.squares / self.count - (self.total / self.count).square()
+        std: Tensor = variance.clamp(min=0).sqrt().float()
+        return std.mul(len(std) ** 0.5)
