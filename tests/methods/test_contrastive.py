@@ -88,7 +88,7 @@ def test_the_step_trains_encoder_and_head(tmp_path: Path) -> None:
 
 def test_training_reduces_the_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    losses = train(tmp_path, method(width=8, lr=0.3), steps=100, batch=32).losses
+    losses = train(tmp_path, method(width=8), steps=100, batch=32).losses
     assert losses[-6:].mean() < losses[:6].mean() - 0.25
 
 
