@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("ablation.json"))
     options = parser.parse_args()
     known: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    print("| variant | linear probe, % |\n|---|---:|")
     with tempfile.TemporaryDirectory() as folder:
         divide(options.images, Path(folder))
         for name, changes in VARIANTS.items():

@@ -65,7 +65,6 @@ def run(command: list[str]) -> str:
 def peer(precision: str, compiled: bool) -> None:
     """Train lightly's SimCLR, and print its rates; compiled, also with channels last, as ours always is."""
     import torchvision
-    from lightly.data import LightlyDataset
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
@@ -84,7 +83,7 @@ def peer(precision: str, compiled: bool) -> None:
             self.head, self.loss, self.stamps = SimCLRProjectionHead(512, 1024, 128), NTXentLoss(0.5), []
 
         def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            first, second = (self.head(self.backbone(view).flatten(1)) for view in batch[0])
+            first, second = (self.head(self.backbone(view).flatten(1)) for view in batch)
             return self.loss(first, second)
 
         def on_train_batch_end(self, *_: Any) -> None:
@@ -94,10 +93,18 @@ def peer(precision: str, compiled: bool) -> None:
             return torch.optim.SGD(self.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
 
     images = Shapes(train=BATCH * (STEPS + 8), size=32).load("train").images
-    pictures = [(to_pil_image(image), 0) for image in images]
+    pictures = [to_pil_image(image) for image in images]
     transform = SimCLRTransform(32, cj_strength=0.5, gaussian_blur=0.0, min_scale=0.2, random_gray_scale=0.1)
-    data = LightlyDataset.from_torch_dataset(pictures, transform=transform)
-    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, drop_last=True, num_workers=2)
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def __getitem__(self, index: int) -> list[torch.Tensor]:
+            views: list[torch.Tensor] = transform(pictures[index])
+            return views
+
+    loader = torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True, drop_last=True, num_workers=2)
     model = SimCLR()
     if compiled:
         model.backbone.to(memory_format=torch.channels_last).compile()

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 IMAGES = 45_000  # of CIFAR-10, without the held-out ones
 SIMCLR_EPOCH = 3.3e14  # of ResNet-18, 50,000 images, two views: what the recipes below are counted by
-RECIPES = {  # docs/results.md names the sources
+RECIPES = {  # sources: docs/results.md, the ledger
     "lightly's SimCLR, 2.16 epochs": (2.16 * SIMCLR_EPOCH, "51.3 % linear probe"),
     "SimCLR, 10 epochs (EMP-SSL's baseline)": (10 * SIMCLR_EPOCH, "56.5 %"),
     "EMP-SSL, 1 epoch of 20 patches": (10 * SIMCLR_EPOCH, "80.6 % on a bag of patches"),

@@ -69,7 +69,7 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
     config = yaml.safe_load(path.read_text())
     model, data = parts(config)
     optimizer = model.optimizer(model.parameters())
-    side = getattr(data.source, "size", 32)
+    side = data.source.size if isinstance(getattr(data.source, "size", None), int) else 32
     image = torch.randint(0, 256, (data.batch_size, 3, side, side), dtype=torch.uint8)
     for warm in range(2):
         step(model, data, optimizer, image, warm)

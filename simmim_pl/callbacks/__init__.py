@@ -1,4 +1,4 @@
-"""Callbacks: what watches a run. They read a step's output and never touch the encoder."""
+"""Callbacks: what watches a run. They never touch the encoder."""
 
 from simmim_pl.callbacks.alarm import Alarm
 from simmim_pl.callbacks.checkpoint import Checkpoint

@@ -35,8 +35,9 @@ class Representation(Callback):
       squared singular values, so that a little noise in many directions does not count for much.
     - ``representation/alignment``: squared distance of an image's views, from 0; independent ones are at 2.
     - ``representation/uniformity``: from about −4, spread evenly, to 0, all the same.
-    - ``information/infonce``, ``information/nwj``, ``information/smile``: lower bounds on what two views tell of each
-      other, in nats; the first cannot exceed ``information/ceiling``. See :mod:`simmim_pl.metrics.mutual_information`.
+    - ``information/infonce``, ``information/nwj``: lower bounds on what two views tell of each other, in nats; the
+      first cannot exceed ``information/ceiling``. ``information/smile``: an estimate of it. See
+      :mod:`simmim_pl.metrics.mutual_information`.
 
     Args:
         images: of which views are made, on all devices together, evenly over the validation images, since sets are
