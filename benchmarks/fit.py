@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-BATCH, STEPS, WARM, ROUNDS = 128, 12, 3, 2
+BATCH, STEPS, WARM = 128, 12, 3
 FLOP_AN_IMAGE = 6.67e9  # of cifar10.yaml, by benchmarks/flops.py
 
 
@@ -145,6 +145,7 @@ def matmul_speed() -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2, help="times that every side is run, by turns")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -160,7 +161,7 @@ def main() -> int:
         "lightly, its default": (lightlys, "32-true", False),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(ROUNDS):
+    for _ in range(options.rounds):
         for name, (measure, precision, compiled) in sides.items():
             rates[name].append(statistics.median(measure(precision, compiled)[WARM:]))
     fit = {name: statistics.median(found) for name, found in rates.items()}
