@@ -216,6 +216,7 @@ def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> N
     trained = [row for row in rows(pretrained.parents[1]) if row["val/probe"]][-1]
     assert float(judged["val/knn"]) == float(trained["val/knn"])
     assert float(judged["val/probe"]) == float(trained["val/probe"])
+    cli(["validate", *rest, "--data.views=null"])  # of bare images only the probe and the neighbours say something
     run = cli(["predict", *rest])
     embeddings = parquet.read_table(run / "embeddings.parquet")
     assert embeddings["index"].to_pylist() == list(range(100))

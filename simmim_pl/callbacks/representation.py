@@ -56,6 +56,8 @@ class Representation(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
+        if trainer.datamodule.views is None:  # type: ignore[attr-defined]  # a checkpoint is judged on bare images
+            return
         features = outputs["features"].float()
         self.update(features, "features", partial(Spectrum, features.shape[1]))
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
