@@ -37,6 +37,11 @@ VARIANTS = {
     "temperature 0.5": ["model.loss.temperature=0.5"],
     "four views": ["data.views.views=4"],
     "width 32": ["model.encoder.width=32"],
+    "width 64": ["model.encoder.width=64"],
+    "batches of 512": ["data.batch_size=512"],
+    "no colour jitter, no greyscale": [
+        *(f"data.views.{name}=0.0" for name in ("brightness", "contrast", "saturation", "hue", "greyscale"))
+    ],
     "twice the learning rate": ["model.optimizer.lr=4.0e-3"],
 }
 

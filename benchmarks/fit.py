@@ -39,7 +39,7 @@ def ours(precision: str, compiled: bool) -> list[float]:
             *(sys.executable, "-m", "simmim_pl", "fit", f"--config={ROOT / 'configs/cifar10.yaml'}", f"--runs={runs}"),
             *("--data.source=simmim_pl.data.Shapes", f"--data.batch_size={BATCH}", "--data.validation=100"),
             *(f"--trainer.max_steps={STEPS}", f"--trainer.precision={precision}", "--trainer.limit_val_batches=0"),
-            *("--trainer.callbacks=simmim_pl.callbacks.Dashboard", "--trainer.callbacks.every=1"),
+            *("--trainer.callbacks=simmim_pl.callbacks.Vitals", "--trainer.callbacks.every=1"),
             *("--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
             f"--model.compile={compiled}",
         ]

@@ -35,7 +35,7 @@ CONFIG, BATCH, SMALL = ROOT / "configs/cifar10_fast.yaml", 256, 16
 FIT = [
     *(sys.executable, "-m", "simmim_pl", "fit", f"--config={CONFIG}"),
     *("--trainer.limit_val_batches=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
-    *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.Dashboard"),
+    *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.Vitals"),
     *("--trainer.callbacks.every=5", "--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false"),
     *("--trainer.max_epochs=100", "--data.source=simmim_pl.data.Shapes"),
 ]

@@ -24,6 +24,7 @@ SHAPES = [
     *(f"--data.source.{key}={value}" for key, value in {"train": 200, "test": 100, "size": 16, "copies": 1}.items()),
 ]
 QUIET = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
+EVALUATION = [*SHAPES, *QUIET, "--trainer.enable_model_summary=false"]
 # Two epochs of five steps of a network of 16 features.
 TINY = [
     *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SHAPES, *QUIET),
@@ -56,6 +57,13 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]]
     """``cli([verb, ...])`` runs the command line in ``tmp_path`` and returns its run directory; SystemExit passes."""
     isolate(monkeypatch, tmp_path)
     return newest_run
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports, half a second each, are drawn only by tests that are marked ``drawn``, and in processes of their own."""
+    if "drawn" not in request.keywords:
+        monkeypatch.setattr("simmim_pl.report.page.write", lambda folders, path: None)
 
 
 @pytest.fixture(scope="session")

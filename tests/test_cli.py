@@ -17,11 +17,10 @@ from pyarrow import parquet
 from wandb.proto.wandb_internal_pb2 import Record
 
 from simmim_pl import cli as command_line
-from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
+from tests.conftest import CONFIGS, EVALUATION, TINY
 
 Cli = Callable[[list[Any]], Path]
 KEY = "0123456789abcdef0123456789abcdef01234567"
-EVALUATION = [*SHAPES, *QUIET, "--trainer.enable_model_summary=false"]
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,50 +9,14 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
-FEW = 1.4  # directions: with fewer, nine tenths of the projections' variance is along one line
-FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
-
-
-def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What is wrong, by its name, each in a sentence that says what to do; nothing for a healthy run.
-
-    - ``metrics``: what :class:`simmim_pl.callbacks.Representation` logs; what is missing is taken for healthy.
-
-    >>> diagnose({"representation/std": 0.0, "representation/directions": 1.0}).keys()
-    dict_keys(['complete collapse'])
-    """
-    found = {}
-    std, directions = metrics.get("representation/std", 1.0), metrics.get("representation/directions", FEW)
-    if not math.isfinite(std + metrics.get("representation/rankme", 1.0)):
-        found["not finite"] = (
-            "validation images have NaN or infinite features. Lower the learning rate, or set "
-            "--trainer.precision 32-true."
-        )
-    elif std < SAME:
-        found["complete collapse"] = (
-            f"all images are at nearly the same point (spread {std:.3f}, where 1 is healthy). Lower the learning rate, "
-            "and see that the loss pushes images apart."
-        )
-    elif directions < FEW:
-        found["dimensional collapse"] = (
-            f"projections vary along {directions:.1f} directions, nearly a line. Lower the temperature or the learning "
-            "rate, or strengthen the views."
-        )
-    bound, ceiling = metrics.get("information/infonce", 0.0), metrics.get("information/ceiling", math.inf)
-    if ceiling > ENOUGH and bound > FULL * ceiling:
-        found["saturation"] = (
-            f"the InfoNCE bound, {bound:.2f} nats, is at its ceiling of {ceiling:.2f}: it cannot say whether more is "
-            "learned. Ask more images of Representation; and if train/contrastive_accuracy is near 1 too, telling them "
-            "apart has become too easy: strengthen the views or enlarge the batch."
-        )
-    return found
+from simmim_pl.metrics import diagnose
 
 
 class Alarm(Callback):
-    """Warns in the console, and as a W&B alert, when :func:`diagnose` finds something at two validations in a row.
+    """Warns in the console, and as a W&B alert, of what is found at two validations in a row.
 
-    Each kind is told once a run. A network that has hardly begun may look collapsed, so one validation is not enough.
+    :func:`simmim_pl.metrics.diagnose` finds it, and each kind is told once a run. A network that has hardly begun may
+    look collapsed, so one validation is not enough.
     It reads what :class:`simmim_pl.callbacks.Representation` logs.
     """
 

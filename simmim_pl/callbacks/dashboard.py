@@ -1,41 +1,43 @@
-"""What a run shows besides its curves: the views as the encoder sees them, images per second, the result card."""
+"""What W&B shows of a run besides its curves: views, neighbours, map, spectrum, histograms, result card, checkpoint."""
 
 from __future__ import annotations
 
-import time
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
 from torchvision.utils import make_grid, save_image
 
+from simmim_pl.callbacks.observed import observed
 from simmim_pl.evaluation import Evaluation
 from simmim_pl.records import Batch
 
 
 class Dashboard(Callback):
-    """Shows the first batch's views, one image a row, in W&B and as ``views.png``; counts images per second.
+    """Shows in W&B what a curve cannot.
 
-    Of an evaluation it sends the result card to W&B: whole to the run's summary, as tables of results and of classes,
-    and the confusion matrices of the encoder that is judged (its baselines' are in ``result.json``).
+    - ``data/views``, also as ``views.png`` in the run directory: the first batch's views, one image a row.
+    - At validations, of what :class:`simmim_pl.callbacks.Representation` and :class:`simmim_pl.callbacks.Atlas` found:
+      ``representation/positive`` and ``negative``, histograms of similarities; ``representation/spectrum``, singular
+      values; ``representation/neighbours``, a query a row; ``representation/map``.
+    - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the
+      confusion matrices of the encoder that is judged (its baselines' are in ``result.json``).
+    - The last checkpoint as an artifact of type ``model``, when the run ends; the run directory keeps the file.
 
     Args:
         images: rows of the grid of views.
-        every: batches over which images per second are averaged.
+        checkpoint: whether the checkpoint becomes an artifact, which W&B uploads when it is online.
     """
 
-    def __init__(self, images: int = 8, every: int = 10) -> None:
-        self.images, self.every = images, every
-        self.seen, self.since = 0, 0.0
+    def __init__(self, images: int = 8, checkpoint: bool = True) -> None:
+        self.images, self.checkpoint = images, checkpoint
         self.reported = False
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # which is not called when a run goes on within an epoch
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seen, self.since = 0, time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         first = trainer.global_step == 0 and batch_idx == 0
@@ -49,36 +51,78 @@ class Dashboard(Callback):
         folder = Path(trainer.loggers[0].log_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, folder / "views.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.log({"data/views": wandb.Image(grid, caption="one image a row, one view a column")})
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self.seen += len(batch["index"]) * trainer.world_size
-        if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
-            now = time.perf_counter()
-            pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)
-            self.seen, self.since = 0, now
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.report(trainer, pl_module)
+        send(trainer, {"data/views": wandb.Image(grid, caption="one image a row, one view a column")})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and online(trainer):
+            send(trainer, pictures(observed(trainer)))
+        self.report(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        path = Path(trainer.log_dir or ".", "checkpoints/last.ckpt")  # asks all ranks
+        if self.checkpoint and path.is_file():
+            for run in online(trainer):
+                artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata={"step": trainer.global_step})
+                artifact.add_file(str(path), policy="immutable")  # no second copy on this disk
+                run.log_artifact(artifact)
+
     def report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send an evaluation's card to W&B, once."""
-        if isinstance(pl_module, Evaluation) and pl_module.card and trainer.is_global_zero and not self.reported:
+        if isinstance(pl_module, Evaluation) and pl_module.card and not self.reported:
             self.reported = True
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.experiment.summary.update({"card": pl_module.card})
-                    logger.experiment.log(panels(pl_module.card))
+            for run in online(trainer):
+                run.summary.update({"card": pl_module.card})
+            send(trainer, panels(pl_module.card))
+
+
+def online(trainer: Trainer) -> list[Any]:
+    """W&B's runs, offline ones too, on rank zero; none elsewhere."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+
+
+def send(trainer: Trainer, shown: dict[str, Any]) -> None:
+    """Log at the run's step, as the curves are."""
+    for run in online(trainer):
+        run.log({**shown, "trainer/global_step": trainer.global_step} if shown else {})
+
+
+def pictures(found: dict[str, Any]) -> dict[str, Any]:
+    """What callbacks observed, as W&B's own media."""
+    shown: dict[str, Any] = {}
+    for name in ("positive", "negative"):
+        if name in found:
+            counts = found[name].numpy()
+            edges = np.linspace(-1, 1, len(counts) + 1)
+            shown[f"representation/{name}"] = wandb.Histogram(np_histogram=(counts, edges))
+    if "singular" in found and found["singular"].isfinite().all():
+        shown["representation/spectrum"] = spectrum(found["singular"].tolist())
+    if "place" in found:
+        from simmim_pl.report import charts  # matplotlib takes half a second
+
+        place, label = (found[name].numpy() for name in ("place", "label"))
+        figure = charts.scatter(place, label, found["classes"], found["explained"].tolist())
+        shown["representation/map"] = wandb.Image(Image.open(io.BytesIO(charts.png(figure))))
+    if "shown" in found:
+        rows = found["shown"]
+        grid = make_grid(rows.flatten(0, 1), nrow=rows.shape[1])
+        caption = "on the left fixed validation images, then their nearest neighbours"
+        shown["representation/neighbours"] = wandb.Image(grid.permute(1, 2, 0).numpy(), caption=caption)
+    return shown
+
+
+def spectrum(singular: list[float]) -> Any:
+    """W&B's chart of the singular values, as shares of the greatest."""
+    table = wandb.Table(
+        ["direction", "share"], [[i + 1, value / max(singular[0], 1e-30)] for i, value in enumerate(singular)]
+    )
+    return wandb.plot.line(table, "direction", "share", title="Singular values / greatest")
 
 
 def panels(card: dict[str, Any]) -> dict[str, Any]:

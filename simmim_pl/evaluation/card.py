@@ -186,16 +186,19 @@ def table(card: dict[str, Any]) -> str:
     |--------|------|-----------|------------------|
     | Shapes | KNN  | accuracy  | 40.0 [30.0–52.0] |
     """
+    return "\n".join([*dict.fromkeys(map(sizes, card["data"])), *aligned(cells(card))])
+
+
+def cells(card: dict[str, Any]) -> list[list[str]]:
+    """The table's rows, its head first."""
     encoders = list(dict.fromkeys(result["encoder"] for result in card["results"]))
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for result in card["results"]:
         task = ", ".join(part for part in (result["task"], result["variant"]) if part)
         for metric, estimate in result["metrics"].items():
             lines.setdefault((result["data"], task, metric), {})[result["encoder"]] = shown(estimate)
-    rows = [[*line, *(cells.get(name, "–") for name in encoders)] for line, cells in lines.items()]
-    return "\n".join(
-        [*dict.fromkeys(map(sizes, card["data"])), *aligned([["data", "task", "metric, %", *encoders], *rows])]
-    )
+    rows = [[*line, *(found.get(name, "–") for name in encoders)] for line, found in lines.items()]
+    return [["data", "task", "metric, %", *encoders], *rows]
 
 
 def shown(estimate: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Is it learning? Each metric a pure function, and a torchmetrics.Metric that is right on any number of ranks."""
 
 from simmim_pl.metrics.alignment import Alignment, alignment
+from simmim_pl.metrics.diagnosis import diagnose
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
 from simmim_pl.metrics.spectrum import Spectrum, rankme
@@ -15,6 +16,7 @@ __all__ = [
     "Spread",
     "Uniformity",
     "alignment",
+    "diagnose",
     "histogram",
     "infonce",
     "nwj",

@@ -1,6 +1,5 @@
 """The alarm tells collapse, of both kinds, from saturation, and is silent on healthy runs."""
 
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,11 @@ from lightning.pytorch.loggers import WandbLogger
 from torch.nn import functional as F
 
 from simmim_pl.callbacks import Alarm
-from simmim_pl.callbacks.alarm import diagnose
 from simmim_pl.losses import Loss
 from tests.conftest import CONFIGS, QUIET
+from tests.metrics.test_diagnosis import HEALTHY
 
 Cli = Callable[[list[Any]], Path]
-HEALTHY = {
-    "representation/rankme": 20.0,
-    "representation/std": 0.9,
-    "representation/directions": 2.0,
-    "information/infonce": 4.0,
-    "information/ceiling": math.log(512),
-}
 
 
 class NoNegatives(Loss):
@@ -33,27 +25,6 @@ class NoNegatives(Loss):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         unit = F.normalize(z.float(), dim=-1)
         return -(unit[0] * unit[1]).sum(-1).mean()
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        ({}, set()),
-        ({"representation/std": 0.01, "representation/directions": 1.1}, {"complete collapse"}),
-        ({"representation/directions": 1.2}, {"dimensional collapse"}),
-        ({"information/infonce": math.log(512)}, {"saturation"}),
-        ({"information/infonce": math.log(20), "information/ceiling": math.log(20)}, set()),
-        ({"representation/rankme": math.nan}, {"not finite"}),
-        ({"representation/std": math.nan}, {"not finite"}),
-        (
-            {"representation/directions": 1.2, "information/infonce": 6.23},
-            {"dimensional collapse", "saturation"},
-        ),
-    ],
-)
-def test_each_kind_is_told_apart(change: dict[str, float], found: set[str]) -> None:
-    assert set(diagnose(HEALTHY | change)) == found
-    assert diagnose({}) == {}
 
 
 class Logger(WandbLogger):

@@ -1,7 +1,6 @@
-"""What a run shows is what went through the encoder, and its speed is images over time."""
+"""What a run shows is what went through the encoder, and W&B's files hold it."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from simmim_pl.records import Batch, Views
 from simmim_pl.views import ContrastiveViews
 
 GAP = 2  # pixels between two views of the grid
-RATE = "train/images_per_second"
 
 
 class Smallest(Method):
@@ -38,19 +36,6 @@ class Smallest(Method):
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
         self.logged.setdefault(name, []).append(value)
         super().log(name, value, *args, **options)
-
-
-class Clock(Callback):
-    """A clock that goes on by ``tick`` seconds a batch and stands still otherwise."""
-
-    def __init__(self, tick: float) -> None:
-        self.now, self.tick = 100.0, tick
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.now += self.tick
-
-    def on_validation_start(self, *_: Any) -> None:
-        self.now += 1000.0
 
 
 def fit(root: Path, *callbacks: Callback, views: Views | None, logger: bool = True, **options: Any) -> Smallest:
@@ -89,22 +74,6 @@ def test_the_picture_is_the_first_batch_one_image_a_row_one_view_a_column(
     assert (views[0, 0] - views[1, 0]).abs().max() > 0.05  # so a transposed picture would differ
 
 
-@pytest.mark.parametrize(("every", "logs"), [(1, 10), (2, 6), (3, 4), (100, 2)])
-def test_the_rate_is_images_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int) -> None:
-    clock = Clock(tick=0.25)
-    monkeypatch.setattr("simmim_pl.callbacks.dashboard.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    module = fit(tmp_path, clock, Dashboard(every=every), views=None, max_epochs=2)
-    # Validation takes 1000 seconds between the epochs, which are not counted.
-    assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
-
-
-def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
-    rates = fit(tmp_path, Dashboard(every=1), views=None).logged[RATE]
-    assert len(rates) == 5
-    assert all(0 < rate < 1e6 for rate in rates)
-    assert RATE in (tmp_path / "run/metrics.csv").read_text()
-
-
 def test_without_views_there_is_no_picture(tmp_path: Path) -> None:
     fit(tmp_path, Dashboard(), views=None)
     assert not list(tmp_path.rglob("*.png"))
@@ -112,7 +81,6 @@ def test_without_views_there_is_no_picture(tmp_path: Path) -> None:
 
 def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    module = fit(tmp_path, Dashboard(every=1), views=ContrastiveViews(size=12), logger=False)
+    module = fit(tmp_path, Dashboard(), views=ContrastiveViews(size=12), logger=False)
     assert "views" in module.first
-    assert len(module.logged[RATE]) == 5
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,111 @@
+"""What is near what: the neighbours of fixed validation images, and a map of all that are looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from simmim_pl import distributed
+from simmim_pl.records import Batch
+
+THUMBNAIL = 64  # pixels, at most
+
+
+class Atlas(Callback):
+    """Finds nearest neighbours and draws a map at every validation, for the dashboard and the report to show.
+
+    Neighbours are by cosine similarity of the encoder's features. The map is the first two principal axes of
+    features of length one: linear, so that it cannot invent clusters, and the same for the same features.
+
+    Args:
+        images: that are looked at, on all devices together, evenly over the validation images.
+        queries: whose neighbours are shown, the same at every validation.
+        neighbours: of each.
+    """
+
+    def __init__(self, images: int = 1000, queries: int = 8, neighbours: int = 6) -> None:
+        self.images, self.queries, self.neighbours = images, queries, neighbours
+        self.parts: list[dict[str, Tensor]] = []
+        self.found: dict[str, Any] = {}  # at the last validation, on rank zero
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parts.clear()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
+        part = {"index": batch["index"], "image": batch["image"], "features": outputs["features"].float()}
+        part |= {"label": batch["label"]} if "label" in batch else {}
+        self.parts.append({name: rows[:wanted] for name, rows in part.items()})
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not self.parts:
+            return
+        columns = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
+        rows = {name: distributed.gather_uneven(column) for name, column in columns.items()}
+        if trainer.is_global_zero:
+            self.found = self.draw(*once(rows)) | {"step": trainer.global_step}
+            self.found["classes"] = list(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
+
+    def draw(self, features: Float[Tensor, "N D"], image: Tensor, label: Int64[Tensor, " N"]) -> dict[str, Any]:
+        """Neighbours and map; nothing where there are too few images, or features are not finite."""
+        if len(features) < 4 or not features.isfinite().all():
+            return {}
+        unit = F.normalize(features, dim=-1)
+        query = torch.linspace(0, len(unit) - 1, min(self.queries, len(unit)), device=unit.device).round().long()
+        similarity, near = neighbours(unit, query, min(self.neighbours, len(unit) - 1))
+        shown = torch.cat([query[:, None], near], dim=1)
+        place, explained = principal(unit)
+        found = {"place": place, "explained": explained, "label": label, "similarity": similarity}
+        found |= {"shown": thumbnails(image[shown.flatten()]).unflatten(0, shown.shape), "shown_label": label[shown]}
+        return {name: tensor.cpu() for name, tensor in found.items()}
+
+
+def once(rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, images and labels (−1 without) by index: ranks of uneven shares repeat images, which are left out."""
+    order = rows["index"].argsort(stable=True)
+    index = rows["index"][order]
+    order = order[torch.cat([index.new_ones(1, dtype=torch.bool), index[1:] != index[:-1]])]
+    label = rows.get("label", torch.full_like(rows["index"], -1))
+    return rows["features"][order], rows["image"][order], label[order]
+
+
+def neighbours(
+    unit: Float[Tensor, "N D"], query: Int64[Tensor, " Q"], number: int
+) -> tuple[Float[Tensor, "Q K"], Int64[Tensor, "Q K"]]:
+    """Cosine similarity and place of the nearest other rows.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    >>> neighbours(rows, torch.tensor([1]), 1)
+    (tensor([[0.8000]]), tensor([[2]]))
+    """
+    similarity = unit[query] @ unit.T
+    similarity[torch.arange(len(query)), query] = -math.inf
+    best = similarity.topk(number, dim=1)
+    return best.values, best.indices
+
+
+def principal(rows: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " 2"]]:
+    """Places along the first two principal axes, the farthest at a positive one, and the axes' shares of variance."""
+    centred = rows - rows.mean(0)
+    left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
+    place = (left * singular)[:, :2]
+    farthest = place.gather(0, place.abs().argmax(0, keepdim=True))
+    share = singular.square() / singular.square().sum().clamp(min=torch.finfo(rows.dtype).tiny)
+    return place * farthest.sign(), share[:2]
+
+
+def thumbnails(image: Tensor) -> Tensor:
+    """Images of at most 64 pixels a side, larger ones averaged; uint8 ``[N, 3, h, w]``."""
+    longest = max(image.shape[-2:])
+    if longest <= THUMBNAIL:
+        return image
+    size = [max(round(side * THUMBNAIL / longest), 1) for side in image.shape[-2:]]
+    return F.interpolate(image.float(), size, mode="area").round().to(torch.uint8)

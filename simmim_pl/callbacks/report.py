@@ -1,0 +1,69 @@
+"""The local report, refreshed while the run goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from simmim_pl.callbacks.observed import observed
+from simmim_pl.records import InputError
+from simmim_pl.report.observed import keep
+
+
+class Report(Callback):
+    """Writes ``report.html`` to the run directory, after validations and at the end: one file that needs no network.
+
+    It shows what ``metrics.csv``, ``views.png``, result cards and the other callbacks' last observations hold, which it
+    keeps in ``observed.npz``. ``python -m simmim_pl.report RUN RUN`` puts several runs on one page.
+
+    Args:
+        share: of a training run's time that drawing may take; a refresh that would cost more waits for a later
+            validation. A page takes about a second.
+    """
+
+    def __init__(self, share: float = 0.02) -> None:
+        self.share = share
+        self.ended, self.cost = 0.0, 1.0  # of the last drawing; before there was one, a guess
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ended = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn != TrainerFn.FITTING or self.cost <= self.share * (time.perf_counter() - self.ended):
+            self.write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if path := self.write(trainer):
+            rank_zero_info(f"Is it learning? {path} shows it.")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write(trainer)
+
+    def write(self, trainer: Trainer) -> Path | None:
+        """Draw the report of this run; what cannot be written, as on a full disk, is warned of and left out."""
+        folder = trainer.log_dir  # asks all ranks
+        if not trainer.is_global_zero or folder is None or not trainer.loggers:
+            return None
+        from simmim_pl.report.page import write  # matplotlib takes half a second, and training need not wait for it
+
+        began, path = time.perf_counter(), Path(folder, "report.html")
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
+        try:
+            if found := observed(trainer):
+                keep(Path(folder), found)
+            write([Path(folder)], path)
+        except (InputError, OSError) as error:
+            rank_zero_warn(f"{path} is not written ({error}).")
+            return None
+        self.ended = time.perf_counter()
+        self.cost = self.ended - began
+        return path

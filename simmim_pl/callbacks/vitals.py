@@ -1,0 +1,68 @@
+"""How the run itself does: images per second, memory, the size of gradients."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from simmim_pl.records import Batch
+
+
+class Vitals(Callback):
+    """Logs ``train/images_per_second``, ``train/memory_gb`` and ``gradients/PART``.
+
+    - Images per second are of all devices, validation not counted.
+    - Memory is the most that this device (rank zero's) has held so far; without a GPU, that the process has.
+    - A gradient's norm is of each part of the method, such as the encoder, before clipping.
+
+    Args:
+        every: batches over which images per second are averaged.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+        self.seen, self.since = 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called when a run goes on within an epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen, self.since = 0, time.perf_counter()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every == 0 or (trainer.global_step + 1) % every:  # it would not be logged
+            return
+        for name, part in pl_module.named_children():
+            gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
+            if gradients:
+                pl_module.log(f"gradients/{name}", get_total_norm(gradients))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.seen += len(batch["index"]) * trainer.world_size
+        if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
+            now = time.perf_counter()
+            pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)
+            pl_module.log("train/memory_gb", peak_memory(pl_module.device) / 1e9)
+            self.seen, self.since = 0, now
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most bytes held so far, of a CUDA device or else of this process; NaN where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(ImportError):  # Windows has none
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return float("nan")

@@ -1,0 +1,37 @@
+"""What is looked at besides curves: arrays of the last validation, kept in the run directory as ``observed.npz``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simmim_pl import durable
+from simmim_pl.records import InputError
+
+NAME = "observed.npz"
+
+# By name: `positive`, `negative`, counts of similarities; `singular`, values [D]; `place` [N, 2], `explained` [2] and
+# `label` [N] of the map; `shown` [Q, 1 + K, 3, h, w] uint8, `shown_label` [Q, 1 + K] and `similarity` [Q, K], queries
+# first, of neighbours; `classes`, names; `step`.
+Observed = dict[str, np.ndarray]
+
+
+def keep(folder: Path, found: Mapping[str, Any]) -> None:
+    """Replace what the run directory holds by what was found now."""
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in found.items()}
+    durable.write(folder / NAME, lambda file: np.savez(file, **arrays))
+
+
+def observed(folder: Path) -> Observed:
+    """What was kept; nothing when nothing was. Raises :class:`InputError` when the file cannot be read."""
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({error}): delete it, the next validation writes it anew.") from error

@@ -1,0 +1,93 @@
+"""A run as its directory tells it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from simmim_pl.metrics import diagnose
+from simmim_pl.records import InputError
+from simmim_pl.report.observed import Observed, observed
+
+History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and values
+
+
+@dataclass
+class Run:
+    """What a run directory holds: its name, config, history, last observations, result cards and picture of views."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    history: History
+    observed: Observed
+    cards: list[dict[str, Any]]
+    views: bytes | None
+
+    def settings(self) -> str:
+        """The config as YAML."""
+        return yaml.safe_dump(self.config, sort_keys=False)
+
+    def last(self, metric: str) -> float:
+        """The metric's last value, NaN when it was never logged."""
+        return float(self.history[metric][1][-1]) if metric in self.history else math.nan
+
+    def first(self, metric: str) -> float:
+        """The metric's first value, NaN when it was never logged."""
+        return float(self.history[metric][1][0]) if metric in self.history else math.nan
+
+    def step(self) -> int:
+        """The last step that anything was logged at."""
+        return int(max((steps[-1] for steps, _ in self.history.values()), default=0))
+
+    def diagnosis(self) -> dict[str, str]:
+        """What :func:`simmim_pl.metrics.diagnose` finds at both of the last two validations, as the alarm does."""
+        validations = [
+            diagnose({name: float(values[-back]) for name, (_, values) in self.history.items() if len(values) >= back})
+            for back in (1, 2)
+        ]
+        return {name: sentence for name, sentence in validations[0].items() if name in validations[1]}
+
+
+def read(folder: Path) -> Run:
+    """Read a run directory, of a run that goes on too.
+
+    Raises:
+        InputError: it is none, or a file in it cannot be read.
+    """
+    if not (folder / "config.yaml").is_file() and not (folder / "metrics.csv").is_file():
+        raise InputError(f"{folder} is no run directory: name one like runs/NAME/ID, with config.yaml and metrics.csv.")
+    config, table = folder / "config.yaml", folder / "metrics.csv"
+    views = folder / "views.png"
+    cards = [folder / "result.json", *sorted(folder.glob("checkpoints/*.result.json"))]
+    try:
+        return Run(
+            name=f"{folder.resolve().parent.name}/{folder.resolve().name}",
+            folder=folder,
+            config=yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {},
+            history=history(table) if table.is_file() else {},
+            observed=observed(folder),
+            cards=[json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()],
+            views=views.read_bytes() if views.is_file() else None,
+        )
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"The run in {folder} cannot be read ({' '.join(str(error).split())}).") from error
+
+
+def history(table: Path) -> History:
+    """Every metric's steps and values; a line without a metric leaves it out."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    with table.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            step = float(row.pop("step", None) or 0)
+            for name, value in row.items():
+                if name and value:  # a line that is being written may have more cells, or fewer
+                    found.setdefault(name, []).append((step, float(value)))
+    return {name: tuple(np.array(points).T) for name, points in found.items()}

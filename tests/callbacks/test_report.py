@@ -1,0 +1,94 @@
+"""The report is there at the end, refreshed as often as it is cheap, and never costs the run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from simmim_pl import durable
+from simmim_pl.callbacks import Atlas, Report
+from simmim_pl.report.observed import observed
+from tests.callbacks.test_online import fit, method
+from tests.conftest import TINY
+from tests.ranks import run
+
+Cli = Callable[[list[Any]], Path]
+
+
+def logged(root: Path) -> dict[str, Any]:
+    return {"logger": CSVLogger(root, name="", version="run")}
+
+
+def drawings(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """The length of ``metrics.csv`` at every drawing, each of which takes that long; a validation comes every 100 s."""
+    drawn: list[int] = []
+    clock = SimpleNamespace(now=0.0)
+
+    def write(folders: list[Path], path: Path) -> None:
+        drawn.append(len((folders[0] / "metrics.csv").read_text().splitlines()))
+        clock.now += seconds
+
+    before = Report.on_validation_end
+
+    def later(self: Report, *args: Any) -> None:
+        clock.now += 100
+        before(self, *args)
+
+    monkeypatch.setattr("simmim_pl.report.page.write", write)
+    monkeypatch.setattr("simmim_pl.callbacks.report.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(Report, "on_validation_end", later)
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "times"),
+    [(0.5, 0.02, 7), (3.0, 0.02, 4), (50.0, 0.02, 2), (0.5, 0.0, 1), (1000.0, 100.0, 7)],
+)
+def test_it_takes_no_more_than_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float, times: int
+) -> None:
+    drawn = drawings(monkeypatch, seconds)
+    fit(tmp_path, Report(share), max_epochs=6, log_every_n_steps=1, **logged(tmp_path))
+    assert len(drawn) == times  # of six validations, and the end
+    assert drawn[-1] == 31  # every step is written out before the drawing
+    assert drawn == sorted(drawn)
+
+
+def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path, Report())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.drawn
+def test_what_was_observed_is_kept_for_later(tmp_path: Path) -> None:
+    fit(tmp_path, Atlas(), Report(), log_every_n_steps=1, **logged(tmp_path))
+    (run_directory,) = (path.parent for path in tmp_path.rglob("metrics.csv"))
+    (run_directory / "config.yaml").write_text("name: some")
+    assert observed(run_directory)["step"] == 10
+    assert "Nearest neighbours" in (run_directory / "report.html").read_text()
+
+
+def test_a_full_disk_costs_the_report_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "write", full)
+    with pytest.warns(UserWarning, match=r"report.html is not written .*No space left"):
+        trainer = fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
+    assert trainer.global_step == 10
+
+
+def test_the_training_is_the_same_without_it(tmp_path: Path) -> None:
+    one, other = method(), method()
+    fit(tmp_path, module=one)
+    fit(tmp_path, Report(), module=other, **logged(tmp_path))
+    assert all((value == other.state_dict()[name]).all() for name, value in one.state_dict().items())
+
+
+def test_of_two_ranks_one_writes(tmp_path: Path) -> None:
+    run(2, [[*TINY, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"]], tmp_path)
+    assert len(list(tmp_path.rglob("report.html"))) == 1

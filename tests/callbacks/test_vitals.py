@@ -1,0 +1,86 @@
+"""Speed is images over time, a gradient's norm is NumPy's, memory is the system's."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from simmim_pl.callbacks import Vitals
+from simmim_pl.callbacks.vitals import peak_memory
+from tests.callbacks.test_dashboard import fit
+from tests.callbacks.test_online import fit as pretrain
+
+RATE = "train/images_per_second"
+
+
+class Clock(Callback):
+    """A clock that goes on by ``tick`` seconds a batch and stands still otherwise."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 100.0, tick
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.now += self.tick
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.now += 1000.0
+
+
+@pytest.mark.parametrize(("every", "logs"), [(1, 10), (2, 6), (3, 4), (100, 2)])
+def test_the_rate_is_images_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int) -> None:
+    clock = Clock(tick=0.25)
+    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    module = fit(tmp_path, clock, Vitals(every=every), views=None, max_epochs=2)
+    # Validation takes 1000 seconds between the epochs, which are not counted.
+    assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
+
+
+def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
+    rates = fit(tmp_path, Vitals(every=1), views=None).logged[RATE]
+    assert len(rates) == 5
+    assert all(0 < rate < 1e6 for rate in rates)
+    assert RATE in (tmp_path / "run/metrics.csv").read_text()
+
+
+class Norms(Callback):
+    """NumPy's norms of the gradients of a part, and what was logged after the step."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self.expected: list[float] = []
+        self.logged: list[float | None] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        part = getattr(pl_module, self.part)
+        self.expected.append(float(np.linalg.norm(np.concatenate([p.grad.flatten() for p in part.parameters()]))))
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        value = trainer.callback_metrics.get(f"gradients/{self.part}")
+        self.logged.append(None if value is None else value.item())
+
+
+@pytest.mark.parametrize("part", ["encoder", "head"])
+def test_gradients_are_measured_before_clipping_when_they_are_logged(tmp_path: Path, part: str) -> None:
+    norms = Norms(part)
+    pretrain(tmp_path, Vitals(), norms, max_epochs=1, gradient_clip_val=1e-3, log_every_n_steps=2)
+    assert norms.logged[0] is None
+    assert norms.logged[1::2] == pytest.approx(norms.expected[1::2], rel=1e-4)
+    assert min(norms.expected) > 1e-3  # so a clipped one would differ
+    assert norms.logged[2] == norms.logged[1]  # not measured at a step that is not logged
+
+
+def test_nothing_is_measured_where_nothing_is_logged(tmp_path: Path) -> None:
+    trainer = pretrain(tmp_path, Vitals(), max_epochs=1, log_every_n_steps=0)
+    assert not [name for name in trainer.callback_metrics if name.startswith("gradients")]
+
+
+def test_memory_is_what_the_system_says() -> None:
+    held = torch.ones(25_000_000)  # 100 MB
+    assert psutil.Process().memory_info().rss <= peak_memory(held.device) * 1.01
+    assert peak_memory(held.device) > 4 * held.numel()
+    assert peak_memory(held.device) < psutil.virtual_memory().total

@@ -1,0 +1,246 @@
+"""The page says what the run's files say, to those who see it and to those who do not, and needs nothing else."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from playwright.sync_api import Page, sync_playwright
+
+from simmim_pl.report import page as pages
+from simmim_pl.report.__main__ import main
+from simmim_pl.report.observed import keep
+from simmim_pl.report.pictures import PICTURES
+from simmim_pl.report.run import read
+from tests.conftest import CONFIGS, EVALUATION, TINY
+from tests.report.test_run import directory
+
+Cli = Callable[[list[Any]], Path]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VOID = {"meta", "link", "img", "br"}
+pytestmark = pytest.mark.drawn
+
+
+class Nesting(HTMLParser):
+    """Refuses tags that do not close, and keeps what the page loads and its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.ids: list[str] = []
+        self.goals: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href") and tag not in ("a", "use")]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.goals += [found["href"] or ""] if tag == "a" else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        pass
+
+
+def observations(queries: int = 2) -> dict[str, Any]:
+    """What callbacks would have found."""
+    rng = np.random.default_rng(0)
+    return {
+        "positive": np.array([0, 1, 9]),
+        "negative": np.array([2, 7, 1]),
+        "singular": np.array([3.0, 2.0, 1.0]),
+        "place": rng.normal(size=(20, 2)),
+        "explained": np.array([0.5, 0.2]),
+        "label": np.arange(20) % 2,
+        "shown": rng.integers(0, 256, (queries, 3, 3, 8, 8), dtype=np.uint8),
+        "shown_label": np.array([[0, 0, 1]] * queries),
+        "similarity": np.array([[0.9, 0.8]] * queries),
+        "classes": ["cat & co", "<dog>"],
+        "step": 19,
+    }
+
+
+def whole(folder: Path, std: float = 0.9) -> Path:
+    """A run directory with every picture but of evaluations."""
+    directory(folder, std)
+    keep(folder, observations())
+    return folder
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html[html.index("<body>") :]))
+
+
+def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
+    html = pages.page([read(whole(tmp_path / "some/1"))])
+    found = Nesting(html)
+    assert all(address.startswith("data:") for address in found.loaded)
+    assert "<script" not in html
+    assert len(set(found.ids)) == len(found.ids)
+    assert {goal.removeprefix("#") for goal in found.goals} <= set(found.ids)
+    assert html.count("cat &amp; co") > 2
+    assert "<dog>" not in html
+
+
+def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
+    text = text_of(pages.page([read(whole(tmp_path / "some/1"))]))
+    assert "No sign of collapse" in text
+    assert "40.0 %, at first 20.0 %" in text
+    assert "2.500, at first 3.500" in text
+    assert "seed_everything: 3" in text
+    for row in ("14 2.5", "views of one image 0.6", "cat &amp; co 10"):
+        assert row in text
+
+
+def test_a_collapsed_run_is_told_from_a_healthy_one(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "some/1", std=0.0)
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text().replace("0.2,0.5,", "0.2,0.001,"))
+    text = text_of(pages.page([read(folder)]))
+    assert "Complete collapse : all images are at nearly the same point" in text
+    assert "No sign of collapse" not in text
+
+
+def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "some/1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("name: some\n")
+    text = text_of(pages.page([read(folder)]))
+    assert "Nothing was measured yet" in text
+    assert "No sign of collapse" not in text
+
+
+def test_runs_stand_side_by_side(tmp_path: Path) -> None:
+    runs = [whole(tmp_path / "some" / name, std) for name, std in (("1", 0.9), ("2", 0.8))]
+    html = pages.page([read(run) for run in runs])
+    Nesting(html)
+    text = text_of(html)
+    assert "step knn, some/1 knn, some/2 9 0.2 0.2" in text
+    assert "step some/1 some/2 4 3.5 3.5" in text  # a metric alone is named by its runs
+    assert html.count("nearest neighbours, most similar first") == 2
+    assert html.count("map of validation images") == html.count("singular values of the features")
+
+
+def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> None:
+    run = read(cli([*TINY, "--trainer.log_every_n_steps=1"]))
+    spec = yaml.safe_load(Path(pages.__file__).with_name("panels.yaml").read_text())
+    panels = [panel for section in spec for panel in section["panels"]]
+    assert {panel["picture"] for panel in panels if "picture" in panel} == PICTURES.keys()
+    shown = {metric for panel in panels for metric in panel.get("metrics", [])}
+    assert shown - run.history.keys() == set()
+    assert run.history.keys() - shown - {"epoch", "train/probe_loss"} == set()
+    assert len(panels) == len({panel["title"] for panel in panels})
+
+
+@pytest.fixture
+def evaluated(cli: Cli) -> Path:
+    """The run directory of a pretraining, after an evaluation of its checkpoint."""
+    run = cli(TINY)
+    task = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
+    cli(["validate", task, f"--model.checkpoint={run}/checkpoints/last.ckpt", *EVALUATION])
+    return run
+
+
+def test_a_run_leaves_its_report_and_so_does_an_evaluation(evaluated: Path) -> None:
+    (evaluation,) = Path("runs/knn").iterdir()
+    assert "Confusion" in text_of((evaluation / "report.html").read_text())
+    before = text_of((evaluated / "report.html").read_text())
+    assert "Nearest neighbours" in before
+    assert "Result cards" not in before
+    main([str(evaluated)])
+    assert "pretrained" in text_of((evaluated / "report.html").read_text())
+
+
+def test_the_command_line_compares_runs(tmp_path: Path) -> None:
+    runs = [str(whole(tmp_path / "some" / name)) for name in "12"]
+    command = [sys.executable, "-m", "simmim_pl.report"]
+    done = subprocess.run([*command, *runs], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "Written to report.html\n"
+    assert "some/1 and some/2" in (tmp_path / "report.html").read_text()
+    failed = subprocess.run([*command, "nowhere"], capture_output=True, text=True, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: nowhere is no run directory")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """``browser(path, **options)`` opens a page; what its console says makes the test fail."""
+    said: list[str] = []
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def show(path: Path, **options: Any) -> Page:
+            page = chromium.new_page(**options)
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("requestfailed", lambda request: said.append(request.url))
+            page.goto(path.resolve().as_uri())
+            return page
+
+        yield show
+        chromium.close()
+    assert said == []
+
+
+def contrast(page: Page, selector: str) -> float:
+    """WCAG's contrast of a text's colour and the page's ground."""
+    colours = page.eval_on_selector(
+        selector, "e => [getComputedStyle(e).color, getComputedStyle(document.body).backgroundColor]"
+    )
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it_in_both_schemes(evaluated: Path, browser: Callable[..., Page], scheme: str) -> None:
+    main([str(evaluated)])
+    page = browser(evaluated / "report.html", color_scheme=scheme, viewport={"width": 1200, "height": 800})
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == (scheme == "dark")
+    for selector in ("h1", ".read", "caption", "strong", "nav a", "svg text"):
+        assert contrast(page, selector) >= 4.5, selector
+    assert page.locator("svg[role=img]").count() >= 15
+    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_it_is_read_by_keyboard_and_by_a_screen_reader(tmp_path: Path, browser: Callable[..., Page]) -> None:
+    folder = whole(tmp_path / "some/1")
+    main([str(folder)])
+    page = browser(folder / "report.html", viewport={"width": 400, "height": 800})
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+    assert page.locator(".skip").bounding_box()["x"] >= 0  # type: ignore[index]
+    closed = page.locator("details").first
+    closed.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert closed.get_attribute("open") is not None
+    tree = page.locator("body").aria_snapshot()
+    assert 'img "Accuracy on validation images"' in tree
+    assert 'heading "Is it learning?" [level=2]' in tree
+    assert 'table "some/1: nearest neighbours' in tree
+    assert page.locator("img:not([alt])").count() == 0
+    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]  # a telephone need not scroll sideways

@@ -1,0 +1,108 @@
+"""What is read of a run directory is what was written there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simmim_pl.records import InputError
+from simmim_pl.report.observed import keep, observed
+from simmim_pl.report.run import read
+
+METRICS = """epoch,step,train/loss,val/knn,representation/std,representation/directions
+0,4,3.5,,,
+0,9,,0.2,0.5,5.0
+1,14,2.5,,,
+1,19,,0.4,{std},5.0
+"""
+
+
+def directory(place: Path, std: float = 0.9) -> Path:
+    """A run directory of two validations."""
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text("name: some\nseed_everything: 3\n")
+    (place / "metrics.csv").write_text(METRICS.format(std=std))
+    return place
+
+
+def test_history_has_each_metric_at_its_steps(tmp_path: Path) -> None:
+    run = read(directory(tmp_path / "some/1"))
+    assert run.name == "some/1"
+    assert run.config == {"name": "some", "seed_everything": 3}
+    assert [values.tolist() for values in run.history["val/knn"]] == [[9, 19], [0.2, 0.4]]
+    assert [values.tolist() for values in run.history["train/loss"]] == [[4, 14], [3.5, 2.5]]
+    assert (run.first("val/knn"), run.last("val/knn")) == (0.2, 0.4)
+    assert np.isnan(run.last("nothing"))
+    assert run.cards == []
+    assert run.views is None
+
+
+@pytest.mark.parametrize(("first", "last", "found"), [(0.5, 0.9, set()), (0.0, 0.0, {"complete collapse"})])
+def test_a_diagnosis_needs_two_validations(tmp_path: Path, first: float, last: float, found: set[str]) -> None:
+    folder = directory(tmp_path / "some/1", last)
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{first},"))
+    assert set(read(folder).diagnosis()) == found
+
+
+@pytest.mark.parametrize("stds", [(0.5, 0.0), (0.0, 0.5)])
+def test_one_bad_validation_is_no_diagnosis(tmp_path: Path, stds: tuple[float, float]) -> None:
+    folder = directory(tmp_path / "some/1", stds[1])
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{stds[0]},"))
+    assert read(folder).diagnosis() == {}
+
+
+def test_a_run_of_one_validation_has_no_diagnosis(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "some/1", 0.0)
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text().replace("0,9,,0.2,0.5,5.0\n", ""))
+    assert read(folder).diagnosis() == {}
+
+
+def test_a_line_that_is_being_written_is_no_error(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "some/1")
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("2,24,1.5")
+    assert read(folder).last("train/loss") == 1.5
+
+
+def test_cards_are_the_runs_own_and_its_checkpoints(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "some/1")
+    (folder / "checkpoints").mkdir()
+    for place, command in ((folder / "result.json", "own"), (folder / "checkpoints/last.x.result.json", "beside")):
+        place.write_text(json.dumps({"command": command}))
+    assert [card["command"] for card in read(folder).cards] == ["own", "beside"]
+
+
+def test_what_was_observed_comes_back(tmp_path: Path) -> None:
+    keep(tmp_path, {"positive": np.arange(4), "classes": ["a", "bé"], "step": 7})
+    found = observed(tmp_path)
+    assert found["positive"].tolist() == [0, 1, 2, 3]
+    assert found["classes"].tolist() == ["a", "bé"]
+    assert found["step"] == 7
+    assert observed(tmp_path / "other") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("observed.npz", b"half", "observed.npz cannot be read"),
+        ("config.yaml", b"a: [", "cannot be read"),
+        ("metrics.csv", b"step,train/loss\n1,two\n", "cannot be read"),
+        ("result.json", b"{", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    folder = directory(tmp_path / "some/1")
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=said) as error:
+        read(folder)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run directory: name one like"):
+        read(tmp_path)
