@@ -33,6 +33,9 @@ ALLOWED = {
     "callbacks": {"records", "distributed", "seeding", "durable", "heads", "metrics", "evaluation"},
     "parser": {"records"},
     "runs": {"records"},
+    "specs": {"records"},
+    "grid": {"records", "specs"},
+    "sweep": {"records", "grid"},
     "cli": {"records", "checkpoint", "parser", "distributed", "durable", "runs", ""},
 }
 ONLY_IN = {
@@ -126,6 +129,7 @@ FORBIDDEN = {
     "ranks by attribute": ("simmim_pl/callbacks/online.py", "import torch\nrank = torch.distributed.get_rank()"),
     "wandb in a method": ("simmim_pl/methods/contrastive.py", "import wandb"),
     "wandb in another callback": ("simmim_pl/callbacks/online.py", "from wandb import Image"),
+    "wandb in the sweep": ("simmim_pl/sweep.py", "import wandb"),
 }
 
 
