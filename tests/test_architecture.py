@@ -36,11 +36,13 @@ ALLOWED = {
     "specs": {"records"},
     "grid": {"records", "specs"},
     "sweep": {"records", "grid"},
+    "workspace": {"records", "specs", "cli"},
     "cli": {"records", "checkpoint", "parser", "distributed", "durable", "runs", ""},
 }
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/distributed.py"},
     "wandb": {"simmim_pl/cli.py", "simmim_pl/callbacks/dashboard.py"},
+    "wandb_workspaces": {"simmim_pl/workspace.py"},
 }
 LONGEST = 220  # lines of a file
 TESTS_OF_THE_WHOLE = {
@@ -130,6 +132,7 @@ FORBIDDEN = {
     "wandb in a method": ("simmim_pl/methods/contrastive.py", "import wandb"),
     "wandb in another callback": ("simmim_pl/callbacks/online.py", "from wandb import Image"),
     "wandb in the sweep": ("simmim_pl/sweep.py", "import wandb"),
+    "workspaces elsewhere": ("simmim_pl/sweep.py", "import wandb_workspaces.workspaces as workspaces"),
 }
 
 

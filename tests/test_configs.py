@@ -24,7 +24,7 @@ SMALL = [
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
 STORIES = ["quickstart", "cifar10", "cifar10_fast"]
-COMMANDS = ["sweep"]  # of test_sweep
+COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("data", "encoder", "trainer", "evaluate")}
 
 
