@@ -24,7 +24,7 @@ import simmim_pl
 from simmim_pl import checkpoint, distributed, durable
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
-from simmim_pl.runs import directory, newest
+from simmim_pl.runs import directory, newest, swept
 
 DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
 WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
@@ -109,7 +109,7 @@ def loggers(runs: str, name: str, resumed: str | None = None) -> list[Logger]:
 
     Only rank zero makes it; the others learn it from the trainer.
     """
-    run_id = resumed or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
+    run_id = resumed or swept() or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
     folder = Path(runs, name, run_id)
     csv = CSVLogger(save_dir=runs, name=name, version=run_id)
     if getattr(rank_zero_only, "rank", 0) != 0:
@@ -144,10 +144,10 @@ def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
         settings = wandb.Settings(init_timeout=WANDB_TIMEOUT, login_timeout=WANDB_TIMEOUT, silent=mode != "online")
         return wandb.init(
             dir=folder,
-            project=project,
+            project=None if swept() else project,  # W&B takes an agent's word from the environment, and warns of ours
             name=f"{name}/{run_id}",
             group=name,
-            id=run_id,
+            id=None if swept() else run_id,
             resume="allow",
             mode=mode,
             settings=settings,

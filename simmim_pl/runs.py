@@ -1,7 +1,8 @@
-"""Which run a checkpoint belongs to: a run that goes on does so in its own directory."""
+"""Which run this is: one that goes on has its own directory again, one of a W&B sweep the id that the agent gave it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -26,3 +27,8 @@ def directory(ckpt_path: str | None, runs: str, name: str) -> str | None:
         return None
     folder = Path(ckpt_path).resolve().parent.parent
     return folder.name if folder.parent == Path(runs, name).resolve() else None
+
+
+def swept() -> str | None:
+    """The id of the run for which an agent of a W&B sweep has started this process, if one has."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None

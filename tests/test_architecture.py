@@ -34,11 +34,16 @@ ALLOWED = {
     "callbacks": {"records", "distributed", "seeding", "durable", "heads", "metrics", "evaluation", "report"},
     "parser": {"records"},
     "runs": {"records"},
+    "specs": {"records"},
+    "grid": {"records", "specs"},
+    "sweep": {"records", "grid"},
+    "workspace": {"records", "specs", "cli"},
     "cli": {"records", "checkpoint", "parser", "distributed", "durable", "runs", ""},
 }
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/distributed.py"},
     "wandb": {"simmim_pl/cli.py", "simmim_pl/callbacks/dashboard.py"},
+    "wandb_workspaces": {"simmim_pl/workspace.py"},
 }
 LONGEST = 220  # lines of a file
 TESTS_OF_THE_WHOLE = {
@@ -127,6 +132,8 @@ FORBIDDEN = {
     "ranks by attribute": ("simmim_pl/callbacks/online.py", "import torch\nrank = torch.distributed.get_rank()"),
     "wandb in a method": ("simmim_pl/methods/contrastive.py", "import wandb"),
     "wandb in another callback": ("simmim_pl/callbacks/online.py", "from wandb import Image"),
+    "wandb in the sweep": ("simmim_pl/sweep.py", "import wandb"),
+    "workspaces elsewhere": ("simmim_pl/sweep.py", "import wandb_workspaces.workspaces as workspaces"),
 }
 
 

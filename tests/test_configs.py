@@ -24,11 +24,14 @@ SMALL = [
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
 STORIES = ["quickstart", "cifar10", "cifar10_fast"]
+COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in ("data", "encoder", "trainer", "evaluate")}
 
 
 def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
-    run = {CONFIGS / f"{name}.yaml" for name in STORIES} | {path for paths in FRAGMENTS.values() for path in paths}
+    run = {CONFIGS / f"{name}.yaml" for name in [*STORIES, *COMMANDS]} | {
+        path for paths in FRAGMENTS.values() for path in paths
+    }
     assert set(CONFIGS.rglob("*.yaml")) == run
 
 

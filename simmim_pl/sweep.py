@@ -1,0 +1,110 @@
+"""``python -m simmim_pl.sweep``: the grid of a W&B sweep, run here one after the other and without an account."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from simmim_pl.grid import Grid, Values, describe, expand, name, read
+from simmim_pl.records import InputError
+
+COLUMNS = ("val/knn", "val/probe", "train/loss")
+DONE = "done"  # an empty file beside the directories of a combination's run
+
+
+def call(command: list[str]) -> int:
+    """The exit code of a command. Who stops this process stops the command, and waits for its last checkpoint."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        child = subprocess.Popen(command)
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+    except OSError as error:
+        raise InputError(f"{command[0]} cannot be started ({error.strerror}): mend the sweep's command.") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
+    """Run what is not done yet; returns how many combinations failed. A run that was stopped goes on."""
+    failed = 0
+    for number, values in enumerate(grid.combinations, 1):
+        run, told = Path(runs, name(grid, values)), f"[{number}/{len(grid.combinations)}] {describe(values)}"
+        command = [*expand(grid, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
+        if dry:
+            print(shlex.join(command))
+        elif (run / DONE).exists():
+            print(f"{told}: done before", flush=True)
+        else:
+            print(told, flush=True)
+            if code := call(command):
+                print(f"{told}: failed with exit code {code}", file=sys.stderr, flush=True)
+                failed += 1
+            else:
+                run.mkdir(parents=True, exist_ok=True)
+                (run / DONE).touch()
+    return failed
+
+
+def last(run: Path) -> dict[str, float]:
+    """The last value of each metric in the newest directory of a run."""
+    found: dict[str, float] = {}
+    for path in sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)[-1:]:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                found |= {key: float(value) for key, value in row.items() if value}
+    return found
+
+
+def table(grid: Grid, runs: str) -> str:
+    """What is done as a Markdown table, the best first."""
+    columns = list(dict.fromkeys([grid.metric, *COLUMNS]))
+    folders = [(values, Path(runs, name(grid, values))) for values in grid.combinations]
+    rows = [(values, last(run)) for values, run in folders if (run / DONE).exists()]
+
+    def place(row: tuple[Values, dict[str, float]]) -> tuple[bool, float]:
+        score = row[1].get(grid.metric, math.nan)
+        return math.isnan(score), -score if grid.maximise else score
+
+    keys = list(grid.combinations[0])
+    lines = [[*keys, *columns], ["---"] * len([*keys, *columns])]
+    for values, scores in sorted(rows, key=place):
+        shown = [f"{scores[column]:.4g}" if column in scores else "–" for column in columns]
+        lines.append([*map(str, values.values()), *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; exit code 1 when a combination failed, 2 when the sweep cannot be run."""
+    parser = argparse.ArgumentParser(prog="python -m simmim_pl.sweep", description=__doc__, allow_abbrev=False)
+    parser.add_argument("sweep", help="YAML of a W&B sweep whose method is grid, such as configs/sweep.yaml")
+    parser.add_argument("--runs", default="runs", help="folder of all runs; what is done in it is not run again")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
+    options = parser.parse_args(args)
+    try:
+        grid = read(options.sweep)
+        failed = carry_out(grid, options.runs, options.dry_run)
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "Stopped. The same command goes on from here.\n")
+    if not options.dry_run:
+        print(table(grid, options.runs))
+    if failed:
+        count = len(grid.combinations)
+        parser.exit(1, f"error: {failed} of {count} combinations failed; the same command tries them again.\n")
+
+
+if __name__ == "__main__":
+    main()
