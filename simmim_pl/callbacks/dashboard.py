@@ -101,14 +101,7 @@ def pictures(found: dict[str, Any]) -> dict[str, Any]:
             counts = found[name].numpy()
             edges = np.linspace(-1, 1, len(counts) + 1)
             shown[f"representation/{name}"] = wandb.Histogram(np_histogram=(counts, edges))
-    if "singular" in found and found["singular"].isfinite().all():
-        shown["representation/spectrum"] = spectrum(found["singular"].tolist())
-    if "place" in found:
-        from simmim_pl.report import charts  # matplotlib takes half a second
-
-        place, label = (found[name].numpy() for name in ("place", "label"))
-        figure = charts.scatter(place, label, found["classes"], found["explained"].tolist())
-        shown["representation/map"] = wandb.Image(Image.open(io.BytesIO(charts.png(figure))))
+    shown |= {f"representation/{name}": wandb.Image(picture) for name, picture in drawings(found).items()}
     if "shown" in found:
         rows = found["shown"]
         grid = make_grid(rows.flatten(0, 1), nrow=rows.shape[1])
@@ -117,12 +110,17 @@ def pictures(found: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def spectrum(singular: list[float]) -> Any:
-    """W&B's chart of the singular values, as shares of the greatest."""
-    table = wandb.Table(
-        ["direction", "share"], [[i + 1, value / max(singular[0], 1e-30)] for i, value in enumerate(singular)]
-    )
-    return wandb.plot.line(table, "direction", "share", title="Singular values / greatest")
+def drawings(found: dict[str, Any]) -> dict[str, Image.Image]:
+    """Charts of the report as pictures."""
+    from simmim_pl.report import charts  # matplotlib takes half a second, and only now
+
+    figures = {}
+    if "singular" in found and found["singular"].isfinite().all():
+        figures["spectrum"] = charts.spectrum(found["singular"].numpy())
+    if "place" in found:
+        place, label = (found[name].numpy() for name in ("place", "label"))
+        figures["map"] = charts.scatter(place, label, found["classes"], found["explained"].tolist())
+    return {name: Image.open(io.BytesIO(charts.png(figure))) for name, figure in figures.items()}
 
 
 def panels(card: dict[str, Any]) -> dict[str, Any]:

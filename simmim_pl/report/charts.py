@@ -32,7 +32,9 @@ LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK}
 Series = tuple[str, np.ndarray, np.ndarray]  # name, x, y
 
 
-def canvas(width: float = 5.0, height: float = 2.6, layout: Literal["constrained"] | None = None) -> tuple[Figure, Axes]:
+def canvas(
+    width: float = 5.0, height: float = 2.6, layout: Literal["constrained"] | None = None
+) -> tuple[Figure, Axes]:
     """An empty chart. No pyplot: its state would be shared with the user's own.
 
     - ``layout``: "constrained" finds the margins that long labels need, and draws everything twice for it.

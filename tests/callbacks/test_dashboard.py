@@ -1,21 +1,32 @@
 """What a run shows is what went through the encoder, and W&B's files hold it."""
 
+import base64
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, read_image
+from torchvision.utils import make_grid
 
 from simmim_pl.callbacks import Dashboard
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.records import Batch, Views
+from simmim_pl.report.observed import observed
 from simmim_pl.views import ContrastiveViews
+from tests.conftest import CONFIGS, TINY
+from tests.test_cli import records
 
 GAP = 2  # pixels between two views of the grid
 
@@ -84,3 +95,76 @@ def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     module = fit(tmp_path, Dashboard(), views=ContrastiveViews(size=12), logger=False)
     assert "views" in module.first
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def offline(cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of two validations whose W&B files are on this disk."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(Path.cwd() / "wandb_data"))
+    return cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=1"])
+
+
+def shown(run: Path) -> dict[str, list[Any]]:
+    """What was logged under every name, in order; of media, what W&B says of them."""
+    found: dict[str, list[Any]] = {}
+    for record in records(run):
+        row: dict[str, Any] = {}
+        for item in record.history.item:
+            name, *parts = list(item.nested_key) or [item.key]
+            value = json.loads(item.value_json)
+            row[name] = {**row.get(name, {}), parts[0]: value} if parts else value
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def picture(run: Path, entry: dict[str, Any]) -> np.ndarray:
+    (path,) = run.glob(f"wandb/offline-run-*/files/{entry['path']}")
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
+    found, last = shown(offline), observed(offline)
+    for name in ("positive", "negative"):
+        histograms = found[f"representation/{name}"]
+        assert len(histograms) == 2
+        assert histograms[-1]["values"] == last[name].tolist()
+        assert histograms[-1]["bins"] == pytest.approx(np.linspace(-1, 1, len(last[name]) + 1))
+    for name in ("map", "spectrum", "neighbours"):
+        assert len(found[f"representation/{name}"]) == 2
+    grid = make_grid(torch.from_numpy(last["shown"]).flatten(0, 1), nrow=last["shown"].shape[1])
+    neighbours = picture(offline, found["representation/neighbours"][-1])
+    np.testing.assert_array_equal(neighbours, grid.permute(1, 2, 0))
+    for name in ("map", "spectrum"):
+        assert picture(offline, found[f"representation/{name}"][-1]).std() > 5  # something is drawn
+    assert found["trainer/global_step"][-1] == 10
+
+
+def test_every_picture_of_the_shipped_layout_is_logged(offline: Path) -> None:
+    layout = yaml.safe_load((CONFIGS / "workspace.yaml").read_text())
+    panels = [panel for section in layout["sections"] for panel in section["panels"]]
+    kinds = {"media": "image-file", "histogram": "histogram"}
+    keys = {panel[kind]: kinds[kind] for panel in panels for kind in kinds if kind in panel}
+    assert len(keys) == 6
+    found = shown(offline)
+    assert {key: found[key][-1]["_type"] for key in keys} == keys
+
+
+def test_the_checkpoint_is_an_artifact(offline: Path) -> None:
+    (artifact,) = (record.artifact for record in records(offline) if record.WhichOneof("record_type") == "artifact")
+    assert (artifact.name, artifact.type) == (f"checkpoint-{offline.name}", "model")
+    (entry,) = artifact.manifest.contents
+    saved = (offline / "checkpoints/last.ckpt").read_bytes()
+    assert (entry.path, entry.size) == ("last.ckpt", len(saved))
+    assert entry.digest == base64.b64encode(hashlib.md5(saved).digest()).decode()
+    assert not list(Path("wandb_data").rglob("last.ckpt*"))  # no second copy
+
+
+def test_without_checkpoints_there_is_no_artifact(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    only = ["--trainer.callbacks=simmim_pl.callbacks.Dashboard", "--trainer.enable_checkpointing=false"]
+    run = cli([*TINY, *only])
+    assert not [record for record in records(run) if record.WhichOneof("record_type") == "artifact"]
