@@ -54,7 +54,7 @@ class Cost:
         """Of a step with one thread a rank, when nothing overlaps: the network on the cores there are, then messages.
 
         - ``speed``: FLOP/s that a core reaches in this network.
-        - ``latency``: seconds of a message; BatchNorm waits for two a layer.
+        - ``latency``: seconds that a message costs ranks that compute; BatchNorm waits for two a layer.
         - ``bandwidth``: bytes/s of all ranks together.
         """
         computing = self.flop * batch / (speed * min(ranks, cores))

@@ -2,14 +2,15 @@
 
     python benchmarks/scaling.py            # about eight minutes on two cores
 
-Every run is the training of cifar10_fast.yaml, on procedural images, through the command line. Two ranks of one
-thread each are set against one process of two threads, at the same global batch. Then the cost model of
-docs/scaling.md is set against 1 to 4 ranks of one thread each: bytes are what the loopback device carried
-(/proc/net/dev) in ten steps; memory is the peak of a rank, of which a run with a small batch tells what is loaded in
-any case; images per second follow from what one process of one thread reaches, and from the speed of messages, which
-is measured. Fails when two ranks reach less than 0.9 of one process's images per second, the bytes are off the model
-by 5 %, memory by 15 %, images per second by 25 %, or checkpoints take more than 1 % of the time at their default
-interval.
+Every run is a training on procedural images through the command line. Two ranks of one thread each are set against
+one process of two threads, at the same global batch, for the network of cifar10.yaml and that of cifar10_fast.yaml,
+which computes a sixth as much for every message. Then the cost model of docs/scaling.md is set against 1 to 4 ranks of
+one thread each, training cifar10_fast.yaml: bytes are what the loopback device carried (/proc/net/dev) in ten steps;
+memory is the peak of a rank, of which a run with a small batch tells what is loaded in any case; images per second
+follow from what one process of one thread reaches, and from what messages cost between two spells of computing, which
+is measured. Fails when two ranks of cifar10.yaml reach less than 0.9 of one process's images per second, the bytes are
+off the model by 5 %, memory by 15 %, images per second by 25 %, or checkpoints take more than 1 % of the time at their
+default interval.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,8 +34,9 @@ from cost_model import Cost, cost
 
 ROOT = Path(__file__).parents[1]
 CONFIG, BATCH, SMALL = ROOT / "configs/cifar10_fast.yaml", 256, 16
+REFERENCE = ROOT / "configs/cifar10.yaml"
 FIT = [
-    *(sys.executable, "-m", "simmim_pl", "fit", f"--config={CONFIG}"),
+    "--trainer.precision=bf16-mixed",
     *("--trainer.limit_val_batches=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.Vitals"),
     *("--trainer.callbacks.every=5", "--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false"),
@@ -47,13 +50,14 @@ def loopback() -> int:
     return int(line.split(":")[1].split()[0])
 
 
-def run(ranks: int, threads: int, steps: int, *more: str) -> tuple[float, int, float]:
+def run(ranks: int, threads: int, steps: int, *more: str, config: Path = CONFIG) -> tuple[float, int, float]:
     """Median images per second, bytes on the loopback device, and the greatest rank's peak memory in MB."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        command = [*FIT, f"--trainer.max_steps={steps}", f"--runs={folder}", *more]
+        command = [sys.executable, "-m", "simmim_pl", "fit", f"--config={config}", *FIT, *more]
+        command += [f"--trainer.max_steps={steps}", f"--runs={folder}"]
         common = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         if ranks > 1:
             command += ["--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
@@ -74,29 +78,59 @@ def run(ranks: int, threads: int, steps: int, *more: str) -> tuple[float, int, f
     return statistics.median(rates[1:]), carried, max(used.ru_maxrss for *_, used in usage) / 1024
 
 
-def messages(ranks: int) -> tuple[float, float]:
-    """Seconds of a message of a few bytes, and bytes/s of all ranks together in an all-reduce of 8 MB."""
+def messages(ranks: int, between: float) -> tuple[float, float]:
+    """Seconds that a message of a few bytes costs ranks that compute, and bytes/s in an all-reduce of 8 MB.
+
+    Ranks that compute never come to a message at once, least of all where they share cores: the message waits for the
+    last of them.
+
+    - ``between``: seconds of one core that a rank computes from a message to the next.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(exchange, (ranks, folder), nprocs=ranks)
+        mp.spawn(exchange, (ranks, between, folder), nprocs=ranks)
         latency, bandwidth = torch.load(Path(folder, "found"))
     return latency, bandwidth
 
 
-def exchange(rank: int, ranks: int, folder: str) -> None:
+def exchange(rank: int, ranks: int, between: float, folder: str) -> None:
     """One rank of :func:`messages`."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=ranks)
-    seconds = []
-    for size in (16, 2_000_000):
-        tensor = torch.ones(size)
-        dist.all_reduce(tensor)
+    matrix, small, large = torch.rand(256, 256), torch.ones(16), torch.ones(2_000_000)
+
+    def compute() -> None:
+        until = time.process_time() + between  # of this process's own time, whatever else runs on the core
+        while time.process_time() < until:
+            matrix @ matrix
+
+    def seconds(work: Callable[[], object], times: int) -> float:
+        dist.barrier()
         since = time.perf_counter()
-        for _ in range(20):
-            dist.all_reduce(tensor)
-        seconds.append((time.perf_counter() - since) / 20)
+        for _ in range(times):
+            work()
+        dist.barrier()
+        return (time.perf_counter() - since) / times
+
+    alone = seconds(compute, 100)
+    waiting = seconds(lambda: (compute(), dist.all_reduce(small)), 100) - alone
+    reduced = seconds(lambda: dist.all_reduce(large), 20)
     if rank == 0:
-        torch.save((seconds[0], 2 * (ranks - 1) * 8e6 / seconds[1]), Path(folder, "found"))
+        torch.save((max(waiting, 0.0), 2 * (ranks - 1) * 8e6 / reduced), Path(folder, "found"))
     dist.destroy_process_group()
+
+
+def two_ranks(config: Path, steps: int, *more: str) -> float:
+    """Images per second of two ranks of one thread each, as a part of those of one process of two threads."""
+    one, two = [], []
+    for _ in range(3):  # by turns, for the machine's speed changes
+        one.append(run(1, 2, steps, *more, config=config)[0])
+        two.append(run(2, 1, steps, *more, config=config)[0])
+    ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
+    print(f"{config.name}: one process of two threads: {statistics.median(one):,.1f} images/s")
+    print(f"  two ranks of one thread each: {statistics.median(two):,.1f} images/s, {ratio:.2f} of one process")
+    unsynchronised = run(2, 1, steps, *more, "--model.synchronise=false", config=config)[0]
+    print(f"  and without synchronised BatchNorm: {unsynchronised:,.1f} images/s", flush=True)
+    return ratio
 
 
 def check(model: Cost) -> bool:
@@ -116,7 +150,8 @@ def check(model: Cost) -> bool:
         few, many = (run(ranks, 1, steps, f"--data.batch_size={batch}") for steps in (10, 20))
         carried, memory, rate = (many[1] - few[1]) / 10, many[2], many[0]
         wire, held = model.wire(ranks, batch), loaded + model.memory(ranks, batch) / 2**20
-        expected = batch / model.seconds(ranks, batch, speed, cores, *messages(ranks))
+        between = model.flop * batch / ranks / speed / (2 * model.layers)
+        expected = batch / model.seconds(ranks, batch, speed, cores, *messages(ranks, between))
         print(
             f"{ranks} ranks: {carried / 1e6:.2f} MB a step on the wire, model {wire / 1e6:.2f}; {memory:,.0f} MB a "
             f"rank, model {held:,.0f}; {rate:,.0f} images/s, model {expected:,.0f}"
@@ -145,15 +180,8 @@ def checkpoint_seconds() -> dict[str, tuple[float, float]]:
 
 def main() -> int:
     print(f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, gloo on the loopback device")
-    one, two = [], []
-    for _ in range(3):  # by turns, for the machine's speed changes
-        one.append(run(1, 2, 30)[0])
-        two.append(run(2, 1, 30)[0])
-    ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
-    print(f"one process of two threads: {statistics.median(one):,.0f} images/s")
-    print(f"two ranks of one thread each: {statistics.median(two):,.0f} images/s, {ratio:.2f} of one process")
-    unsynchronised = run(2, 1, 30, "--model.synchronise=false")[0]
-    print(f"  without synchronised BatchNorm: {unsynchronised:,.0f} images/s")
+    ratio = two_ranks(REFERENCE, 12, "--data.batch_size=128")
+    two_ranks(CONFIG, 30)
     good = check(cost(CONFIG)) and ratio >= 0.9
     for name, (size, seconds) in checkpoint_seconds().items():
         share = seconds / (15 * 60)

@@ -111,16 +111,13 @@ def pictures(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def drawings(found: dict[str, Any]) -> dict[str, Image.Image]:
-    """Charts of the report as pictures."""
-    from simmim_pl.report import charts  # matplotlib takes half a second, and only now
+    """Two of the report's charts as pictures; the third, of similarities, W&B draws itself."""
+    from simmim_pl.report.charts import png  # matplotlib takes half a second, and only now
+    from simmim_pl.report.figures import figures
 
-    figures = {}
-    if "singular" in found and found["singular"].isfinite().all():
-        figures["spectrum"] = charts.spectrum(found["singular"].numpy())
-    if "place" in found:
-        place, label = (found[name].numpy() for name in ("place", "label"))
-        figures["map"] = charts.scatter(place, label, found["classes"], found["explained"].tolist())
-    return {name: Image.open(io.BytesIO(charts.png(figure))) for name, figure in figures.items()}
+    wanted = ("singular", "place", "label", "classes", "explained")
+    charts = figures({name: np.asarray(found[name]) for name in wanted if name in found})
+    return {name: Image.open(io.BytesIO(png(figure))) for name, figure in charts.items()}
 
 
 def panels(card: dict[str, Any]) -> dict[str, Any]:

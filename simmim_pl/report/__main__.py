@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
+from typing import IO
 
+from simmim_pl import durable
 from simmim_pl.records import InputError
+from simmim_pl.report.charts import png
+from simmim_pl.report.figures import figures
+from simmim_pl.report.observed import observed
 from simmim_pl.report.page import write
+
+
+def export(run: Path, folder: Path) -> None:
+    """Write the charts of what a run observed, each as a file of its own."""
+    for name, figure in figures(observed(run)).items():
+        durable.write(folder / f"{name}.png", partial(put, png(figure)))
+
+
+def put(picture: bytes, file: IO[bytes]) -> None:
+    """Write a picture to an open file."""
+    file.write(picture)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -20,10 +37,15 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, help="file to write; by default report.html in the run, of several in this folder"
     )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="also write the first run's charts there as PNG, each a file"
+    )
     options = parser.parse_args(args)
     path = options.output or (Path("report.html") if len(options.runs) > 1 else options.runs[0] / "report.html")
     try:
         write(options.runs, path)
+        if options.pictures:
+            export(options.runs[0], options.pictures)
     except (InputError, OSError) as error:
         reason = error if isinstance(error, InputError) else f"{path} cannot be written ({error.strerror})."
         print(f"error: {reason}", file=sys.stderr)

@@ -8,48 +8,50 @@ from collections.abc import Callable
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
 from simmim_pl.evaluation.card import cells
 from simmim_pl.report import charts
+from simmim_pl.report.figures import figures
 from simmim_pl.report.run import Run
 
 
 def similarities(run: Run) -> Markup:
     """Histograms of positive and negative pairs, and their means."""
-    positive, negative = (run.observed.get(name) for name in ("positive", "negative"))
-    if positive is None or negative is None:
+    figure = figures(run.observed).get("similarities")
+    if figure is None:
         return Markup()
+    positive, negative = run.observed["positive"], run.observed["negative"]
     centres = (np.arange(len(positive)) + 0.5) * 2 / len(positive) - 1
     means = [["pairs", "mean similarity"]]
     for name, counts in (("views of one image", positive), ("views of different images", negative)):
         means.append([name, charts.number(float((counts * centres).sum() / max(counts.sum(), 1)))])
-    return chart(charts.similarities(positive, negative), f"{run.name}: similarity of views", means)
+    return chart(figure, f"{run.name}: similarity of views", means)
 
 
 def spectrum(run: Run) -> Markup:
     """Singular values, and how many are above a part of the greatest."""
-    values = run.observed.get("singular")
-    if values is None or not np.isfinite(values).all():
+    figure = figures(run.observed).get("spectrum")
+    if figure is None:
         return Markup()
+    values = run.observed["singular"]
     counts = [["at least this part of the greatest", "directions"]]
     counts += [[f"{part:g}", str(int((values >= part * values[0]).sum()))] for part in (0.5, 0.1, 0.01, 0.001)]
-    return chart(charts.spectrum(values), f"{run.name}: singular values of the features", counts)
+    return chart(figure, f"{run.name}: singular values of the features", counts)
 
 
 def scatter(run: Run) -> Markup:
     """The map; its numbers are where each class lies."""
-    if "place" not in run.observed:
+    figure = figures(run.observed).get("map")
+    if figure is None:
         return Markup()
-    place, label, explained = (run.observed[name] for name in ("place", "label", "explained"))
-    classes = [str(name) for name in run.observed["classes"]]
+    place, label, classes = (run.observed[name] for name in ("place", "label", "classes"))
     means = [["class", "images", "mean, first axis", "second axis"]]
     for number in np.unique(label[label >= 0]):
         of = place[label == number]
-        means.append([classes[number], str(len(of)), *(f"{value:.2f}" for value in of.mean(0))])
-    return chart(
-        charts.scatter(place, label, classes, explained.tolist()), f"{run.name}: map of validation images", means
-    )
+        means.append([str(classes[number]), str(len(of)), *(f"{value:.2f}" for value in of.mean(0))])
+    return chart(figure, f"{run.name}: map of validation images", means)
 
 
 def neighbours(run: Run) -> Markup:
@@ -112,7 +114,7 @@ PICTURES: dict[str, Callable[[Run], Markup]] = {
 }
 
 
-def chart(figure: charts.Figure, name: str, rows: list[list[str]]) -> Markup:
+def chart(figure: Figure, name: str, rows: list[list[str]]) -> Markup:
     """A figure with its numbers in a table below, which a screen reader reads in its place."""
     picture = Markup(charts.svg(figure, name))  # escaped there
     details = Markup("<details><summary>Numbers</summary>{}</details>").format(table(rows, name))

@@ -1,0 +1,81 @@
+"""What logging costs: the same training with everything that watches it, and with nothing.
+
+    python benchmarks/logging_cost.py [CONFIG]            # quickstart.yaml: about four minutes on two cores
+
+Trains a config's first epochs by turns as it is, with W&B offline, and with no logger and no callback, on procedural
+images. Seconds of a step are medians over all steps within epochs; those between two epochs, means. Fails when steps
+take more than 3 % longer; what validations add is told beside it, as a part of an epoch of the config.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+ROOT = Path(__file__).parents[1]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+WATCH = "__main__.Stopwatch"
+ROUNDS, EPOCHS = 3, 4
+
+
+class Stopwatch(Callback):
+    """Prints the median seconds of a step, and the mean seconds from an epoch's last step to the next one's first."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.gaps: list[float] = []
+        self.since = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        if trainer.global_step:
+            (self.steps if batch_idx else self.gaps).append(now - self.since)
+        self.since = now
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = statistics.median(self.steps)
+        print(step, statistics.mean(self.gaps) - step, trainer.num_training_batches)
+
+
+def run(config: str, *more: str) -> list[float]:
+    """Seconds of a step, seconds between epochs, steps of an epoch."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "fit", f"--config={config}", *QUIET, *more, f"--runs={folder}/runs"]
+        command += [f"--trainer.max_epochs={EPOCHS}", "--data.source=simmim_pl.data.Shapes"]
+        environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return [float(value) for value in done.stdout.strip().splitlines()[-1].split()]
+
+
+def main() -> int:
+    if "fit" in sys.argv:
+        from simmim_pl.cli import main as train
+
+        train()
+        return 0
+    config = str(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "configs/quickstart.yaml").resolve())
+    print(f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, {Path(config).name}")
+    bare, full = [], []
+    for _ in range(ROUNDS):  # by turns, for the machine's speed changes
+        bare.append(run(config, "--trainer.logger=false", f"--trainer.callbacks={WATCH}"))
+        full.append(run(config, f"--trainer.callbacks+={WATCH}"))
+    added = statistics.median(one[0] / other[0] for one, other in zip(full, bare, strict=True)) - 1
+    between = [statistics.median(seconds[1] for seconds in runs) for runs in (bare, full)]
+    epoch = bare[0][0] * bare[0][2]
+    print(f"a step: {1000 * bare[0][0]:.1f} ms bare, {100 * added:+.1f} % with everything that is logged")
+    print(f"between epochs, validation included: {between[0]:.2f} s bare, {between[1]:.2f} s; an epoch: {epoch:.1f} s")
+    return 0 if added <= 0.03 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
