@@ -14,7 +14,7 @@ from simmim_pl.views.blur import gaussian_blur, kernel_size
 from simmim_pl.views.colour import Jitter, greyscale, jitter, sample_jitter, solarise
 from simmim_pl.views.crop import crop_resize, sample_crop
 
-BLOCK = 2**19  # numbers of images that are worked on at a time: with their copies, what a core's cache holds
+BLOCK = 2**20  # numbers of images that are worked on at a time: with their copies, what a core's cache holds
 
 
 class ContrastiveViews(Views):
