@@ -63,7 +63,7 @@ def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor,
     """Change brightness, contrast, saturation and hue of images in [0, 1], each image in its own order.
 
     The formulas are those of torchvision's ``adjust_*`` on float tensors. Three of the four operations are one formula,
-    :func:`blend`, whichever of them it is in each image. Hue comes before, between or after them: images are sorted by
+    :func:`blend_`, whichever of them it is in each image. Hue comes before, between or after them: images are sorted by
     where, so that those whose hue turns next are one slice, and idle ones a slice that nothing touches.
     """
     idle = (parameters.factor == parameters.factor.new_tensor(IDLE)).all(dim=1)
@@ -76,7 +76,7 @@ def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor,
     for step, (start, end) in enumerate(pairwise([0, *ends[:4]])):
         pixel[start:end] = turn_hue(pixel[start:end], turn[start:end])
         if step < 3:
-            blend_(jittered, *blends[step])
+            blend_(jittered, blends[step])
     return pixel.index_select(0, sorting.argsort()).view_as(image)
 
 
@@ -88,18 +88,17 @@ def blending(parameters: Jitter) -> Float[Tensor, "3 3 B 1"]:
     return weights[..., None]
 
 
-def blend_(
-    pixel: Float[Tensor, "B 3 P"], own: Float[Tensor, "B 1"], of_mean: Float[Tensor, "B 1"], of_grey: Float[Tensor, "B 1"]
-) -> Float[Tensor, "B 3 P"]:
+def blend_(pixel: Float[Tensor, "B 3 P"], weights: Float[Tensor, "3 B 1"]) -> None:
     """own · colour + of_mean · mean grey + of_grey · grey, clamped to [0, 1], in place.
 
     torchvision's brightness, contrast and saturation are f · colour + (1 − f) · other, where the other is black, the
     image's mean grey and the pixel's grey: all one number a pixel, so three channels are passed over once.
     """
+    own, of_mean, of_grey = weights
     grey = pixel.new_tensor(LUMA) @ pixel
-    other = grey.mean(dim=1, keepdim=True).mul_(of_mean) 
-    other = grey.mul_(of_grey).add_(other)
-    return pixel.mul_(own[:, :, None]).add_(other[:, None]).clamp_(0.0, 1.0)
+    mean = grey.mean(dim=1, keepdim=True)
+    other = grey.mul_(of_grey).add_(of_mean * mean)
+    torch.addcmul(other[:, None], own[:, :, None], pixel, out=pixel).clamp_(0.0, 1.0)
 
 
 def turn_hue(pixel: Float[Tensor, "B 3 P"], turn: Float[Tensor, " B"]) -> Float[Tensor, "B 3 P"]:

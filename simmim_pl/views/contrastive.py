@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,7 +15,7 @@ from simmim_pl.views.blur import gaussian_blur, kernel_size
 from simmim_pl.views.colour import Jitter, greyscale, jitter, sample_jitter, solarise
 from simmim_pl.views.crop import crop_resize, sample_crop
 
-BLOCK = 2**20  # numbers of images that are worked on at a time: with their copies, what a core's cache holds
+BLOCK = 2**19  # numbers of images that are worked on at a time: more need fresh memory, fewer more calls of torch
 
 
 class ContrastiveViews(Views):
@@ -107,7 +108,7 @@ class ContrastiveViews(Views):
         view = greyscale(view, plan.grey)
         if self.blur:
             blurred = plan.sigma.nonzero().squeeze(1)
-            view[blurred] = gaussian_blur(view[blurred], plan.sigma[blurred], kernel_size(self.size))
+            view[blurred] = gaussian_blur(view.index_select(0, blurred), plan.sigma[blurred], kernel_size(self.size))
         return solarise(view, plan.solarise) if self.solarise else view
 
 
@@ -128,8 +129,9 @@ class Plan:
 
 
 def blocks(image: UInt8[Tensor, "B 3 H W"]) -> list[slice]:
-    """Parts of a batch that are made one after the other: on a CPU as many as its cache holds, twice as fast."""
-    step = max(BLOCK // image[0].numel(), 1) if image.device.type == "cpu" else len(image)
+    """Even parts of a batch that are made one after the other: on a CPU as large as is fast, see ``BLOCK``."""
+    parts = math.ceil(image.numel() / BLOCK) if image.device.type == "cpu" else 1
+    step = math.ceil(len(image) / parts)
     return [slice(start, start + step) for start in range(0, len(image), step)]
 
 

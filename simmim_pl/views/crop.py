@@ -114,6 +114,6 @@ def resampling(
     centre = start + (torch.where(mirror, size - 1 - output, output) + 0.5) * step
     pixel = torch.arange(extent, device=start.device)
     inside = (pixel >= start) & (pixel < start + length)
-    distance = torch.where(inside, pixel + 0.5, math.inf)[:, None] - centre[:, :, None]
+    distance = torch.where(inside, pixel + 0.5, math.inf)[:, :, None] - centre[:, None]  # sums down a column are faster
     negative = distance.abs_().sub_(step.clamp(min=1.0)[:, :, None]).clamp_(max=0.0)  # of a weight, in place
-    return negative.div_(negative.sum(dim=-1, keepdim=True))
+    return negative.div_(negative.sum(dim=1, keepdim=True)).mT
