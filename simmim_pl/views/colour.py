@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -63,20 +62,21 @@ def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor,
     """Change brightness, contrast, saturation and hue of images in [0, 1], each image in its own order.
 
     The formulas are those of torchvision's ``adjust_*`` on float tensors. Three of the four operations are one formula,
-    :func:`blend_`, whichever of them it is in each image. Hue comes before, between or after them: images are sorted by
-    where, so that those whose hue turns next are one slice, and idle ones a slice that nothing touches.
+    :func:`blend_`, whichever of them it is in each image. Images are sorted by how many of the three come before hue,
+    idle ones last, so that what is done next is done to a slice, and hue is turned once.
     """
     idle = (parameters.factor == parameters.factor.new_tensor(IDLE)).all(dim=1)
-    place = (parameters.order == HUE).byte().argmax(dim=1).masked_fill_(idle, 4)
-    ends = place.bincount(minlength=5).cumsum(dim=0).tolist()
-    sorting = place.argsort()
+    before = (parameters.order == HUE).byte().argmax(dim=1).masked_fill_(idle, 4)
+    ends = before.bincount(minlength=5).cumsum(dim=0).tolist()
+    sorting = before.argsort()
     pixel = image.flatten(2).index_select(0, sorting)  # an index in brackets would copy number by number
-    jittered, blends = pixel[: ends[3]], blending(parameters[sorting[: ends[3]]])
-    turn = parameters.factor[sorting, HUE]
-    for step, (start, end) in enumerate(pairwise([0, *ends[:4]])):
-        pixel[start:end] = turn_hue(pixel[start:end], turn[start:end])
-        if step < 3:
-            blend_(jittered, blends[step])
+    jittered, sort = pixel[: ends[3]], parameters[sorting[: ends[3]]]
+    blends = list(enumerate(blending(sort)))
+    for step, weights in blends:
+        blend_(jittered[ends[step] :], weights[:, ends[step] :])
+    jittered.copy_(turn_hue(jittered, sort.factor[:, HUE]))
+    for step, weights in blends:
+        blend_(jittered[: ends[step]], weights[:, : ends[step]])
     return pixel.index_select(0, sorting.argsort()).view_as(image)
 
 
