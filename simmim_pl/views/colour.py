@@ -12,12 +12,13 @@ from torch import Tensor
 from simmim_pl.seeding import uniform
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+IDLE = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """What to do to each image. Factors (1, 1, 1, 0) leave an image as it is.
+    """What to do to each image. Factors ``IDLE`` leave an image as it is.
 
     Attributes:
         factor: brightness, contrast and saturation as multiples, then hue as a fraction of the whole circle.
@@ -27,7 +28,7 @@ class Jitter:
     factor: Float[Tensor, "B 4"]
     order: Int64[Tensor, "B 4"]
 
-    def __getitem__(self, rows: slice) -> Jitter:
+    def __getitem__(self, rows: slice | Int64[Tensor, " N"]) -> Jitter:
         """Of some of the images."""
         return Jitter(self.factor[rows], self.order[rows])
 
@@ -50,7 +51,7 @@ def sample_jitter(
         device: where the parameters go.
     """
     draws = uniform(generator, batch, 9, along=0).to(device)
-    still, reach = draws.new_tensor((1, 1, 1, 0)), draws.new_tensor(strength)
+    still, reach = draws.new_tensor(IDLE), draws.new_tensor(strength)
     low = torch.maximum(still - reach, draws.new_tensor((0, 0, 0, -math.inf)))
     factor = low + (still + reach - low) * draws[:, :4]
     chosen = draws[:, 8:] < probability
@@ -60,57 +61,70 @@ def sample_jitter(
 def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor, "B 3 H W"]:
     """Change brightness, contrast, saturation and hue of images in [0, 1], each image in its own order.
 
-    The formulas are those of torchvision's ``adjust_*`` on float tensors. Hue is turned only in the images whose order
-    has it at this step; the other three are one formula, :func:`blend`, whichever of them it is in each image.
+    The formulas are those of torchvision's ``adjust_*`` on float tensors. Three of the four operations are one formula,
+    :func:`blend_`, whichever of them it is in each image. Images are sorted by how many of the three come before hue,
+    idle ones last, so that what is done next is done to a slice, and hue is turned once.
     """
-    pixel, turn = image.flatten(2), parameters.factor[:, HUE]
-    for step in parameters.order.unbind(dim=1):
-        pixel = blend(pixel, step, parameters.factor)
-        turned = ((step == HUE) & (turn != 0)).nonzero().squeeze(1)
-        pixel[turned] = turn_hue(pixel[turned], turn[turned])
-    return pixel.view_as(image)
+    idle = (parameters.factor == parameters.factor.new_tensor(IDLE)).all(dim=1)
+    before = (parameters.order == HUE).byte().argmax(dim=1).masked_fill_(idle, 4)
+    ends = before.bincount(minlength=5).cumsum(dim=0).tolist()
+    sorting = before.argsort()
+    pixel = image.flatten(2).index_select(0, sorting)  # an index in brackets would copy number by number
+    jittered, sort = pixel[: ends[3]], parameters[sorting[: ends[3]]]
+    blends = list(enumerate(blending(sort)))
+    for step, weights in blends:
+        blend_(jittered[ends[step] :], weights[:, ends[step] :])
+    jittered.copy_(turn_hue(jittered, sort.factor[:, HUE]))
+    for step, weights in blends:
+        blend_(jittered[: ends[step]], weights[:, : ends[step]])
+    return pixel.index_select(0, sorting.argsort()).view_as(image)
 
 
-def blend(
-    pixel: Float[Tensor, "B 3 P"], step: Int64[Tensor, " B"], factor: Float[Tensor, "B 4"]
-) -> Float[Tensor, "B 3 P"]:
-    """f · colour + (1 − f) · other, clamped to [0, 1], with each image's own operation; for hue, nothing.
+def blending(parameters: Jitter) -> Float[Tensor, "3 3 B 1"]:
+    """What :func:`blend_` needs for each of the three operations but hue, in each image's own order."""
+    step = parameters.order[parameters.order != HUE].view(-1, 3).T
+    f = parameters.factor.T.gather(0, step)
+    weights = torch.stack((f, (1 - f) * (step == CONTRAST), (1 - f) * (step == SATURATION)), dim=1)
+    return weights[..., None]
 
-    The other is black for brightness, the image's mean grey for contrast, the pixel's grey for saturation: all one
-    number a pixel, so three channels are passed over once.
+
+def blend_(pixel: Float[Tensor, "B 3 P"], weights: Float[Tensor, "3 B 1"]) -> None:
+    """own · colour + of_mean · mean grey + of_grey · grey, clamped to [0, 1], in place.
+
+    torchvision's brightness, contrast and saturation are f · colour + (1 − f) · other, where the other is black, the
+    image's mean grey and the pixel's grey: all one number a pixel, so three channels are passed over once.
     """
+    own, of_mean, of_grey = weights
     grey = pixel.new_tensor(LUMA) @ pixel
-    f = torch.where(step == HUE, 1.0, factor.gather(1, step[:, None]).squeeze(1))
-    of_mean = torch.where(step == CONTRAST, (1 - f) * grey.mean(dim=1), 0.0)
-    of_pixel = torch.where(step == SATURATION, 1 - f, 0.0)
-    other = torch.addcmul(of_mean[:, None], of_pixel[:, None], grey)
-    return torch.addcmul(other[:, None], f[:, None, None], pixel).clamp_(0.0, 1.0)
+    mean = grey.mean(dim=1, keepdim=True)
+    other = grey.mul_(of_grey).add_(of_mean * mean)
+    torch.addcmul(other[:, None], own[:, :, None], pixel, out=pixel).clamp_(0.0, 1.0)
 
 
 def turn_hue(pixel: Float[Tensor, "B 3 P"], turn: Float[Tensor, " B"]) -> Float[Tensor, "B 3 P"]:
     """Turn the hue of colours in [0, 1] by a fraction of the circle; greatest and least channel stay.
 
-    Hue is the way round the hexagon red, yellow, green, cyan, blue, magenta (Smith 1978), in sixths. Its
-    distance from red is (high − red + green + blue − 2 low) / chroma, towards green or towards blue: one
+    Hue is the way round the hexagon red, yellow, green, cyan, blue, magenta (Smith 1978). Its distance from
+    red is (high − red + green + blue − 2 low) / chroma in sixths, towards green or towards blue: one
     formula for all sectors. Back again, a channel is low + chroma · ramp, where the ramp, clamped to [0, 1],
-    is |hue − 3| − 1 for red, 2 − |hue − 2| for green and 2 − |hue − 4| for blue.
+    is |hue − 3| − 1 for red, 2 − |hue − 2| for green and 2 − |hue − 4| for blue, in sixths.
     """
     red, green, blue = pixel.unbind(dim=1)
     high, low = pixel.amax(dim=1), pixel.amin(dim=1)
-    chroma = high - low
-    hue = (high - red + green + blue).sub_(low, alpha=2)
-    hue = hue.div_(chroma.clamp(min=1e-12)).copysign_(green - blue)  # a grey has no hue: any but NaN will do
-    hue = hue.add_(6 * turn[:, None]).remainder_(6)
-    opposite, side, shift = pixel.new_tensor(((3, 2, 4), (1, -1, -1), (-1, 2, 2)))[:, :, None]
+    sixth = (high - low).mul_(6).clamp_(min=1e-12)  # a grey has no hue: any but NaN will do
+    hue = (high - red).add_(green).add_(blue).sub_(low, alpha=2)
+    hue = hue.div_(sixth).copysign_(green - blue).add_(turn[:, None])
+    hue = hue.sub_(hue.floor())
+    opposite, side, shift = pixel.new_tensor(((3 / 6, 2 / 6, 4 / 6), (6, -6, -6), (-1, 2, 2)))[:, :, None]
     ramp = (hue[:, None] - opposite).abs_().mul_(side).add_(shift).clamp_(0.0, 1.0)
-    return torch.addcmul(low[:, None], chroma[:, None], ramp)
+    return torch.lerp(low[:, None], high[:, None], ramp)
 
 
 def greyscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
     """Take the colour out of the images in ``mask``, by torchvision's weights; leave the others."""
     chosen = mask.nonzero().squeeze(1)
     pixel = image.flatten(2)
-    grey = pixel.new_tensor(LUMA) @ pixel[chosen]
+    grey = pixel.new_tensor(LUMA) @ pixel.index_select(0, chosen)
     return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,7 +15,7 @@ from simmim_pl.views.blur import gaussian_blur, kernel_size
 from simmim_pl.views.colour import Jitter, greyscale, jitter, sample_jitter, solarise
 from simmim_pl.views.crop import crop_resize, sample_crop
 
-BLOCK = 2**19  # numbers of images that are worked on at a time: with their copies, what a core's cache holds
+BLOCK = 1_200_000  # numbers of images and views made at a time: more need fresh memory, fewer need more calls of torch
 
 
 class ContrastiveViews(Views):
@@ -83,7 +84,7 @@ class ContrastiveViews(Views):
         """Draw the views of a batch; the generator may live on any device."""
         plans = [self.plan(image, generator) for _ in range(self.views)]
         result = torch.empty(self.views, len(image), 3, self.size, self.size, device=image.device)
-        for rows in blocks(image):
+        for rows in blocks(image, self.size):
             unit = image[rows] / 255
             for view, plan in zip(result, plans, strict=True):
                 view[rows] = self.draw(unit, plan[rows])
@@ -107,7 +108,7 @@ class ContrastiveViews(Views):
         view = greyscale(view, plan.grey)
         if self.blur:
             blurred = plan.sigma.nonzero().squeeze(1)
-            view[blurred] = gaussian_blur(view[blurred], plan.sigma[blurred], kernel_size(self.size))
+            view[blurred] = gaussian_blur(view.index_select(0, blurred), plan.sigma[blurred], kernel_size(self.size))
         return solarise(view, plan.solarise) if self.solarise else view
 
 
@@ -127,9 +128,11 @@ class Plan:
         return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def blocks(image: UInt8[Tensor, "B 3 H W"]) -> list[slice]:
-    """Parts of a batch that are made one after the other: on a CPU as many as its cache holds, twice as fast."""
-    step = max(BLOCK // image[0].numel(), 1) if image.device.type == "cpu" else len(image)
+def blocks(image: UInt8[Tensor, "B 3 H W"], size: int) -> list[slice]:
+    """Even parts of a batch that are made one after the other: on a CPU as large as is fast, see ``BLOCK``."""
+    numbers = image.numel() + len(image) * 3 * size**2
+    parts = math.ceil(numbers / BLOCK) if image.device.type == "cpu" else 1
+    step = math.ceil(len(image) / parts)
     return [slice(start, start + step) for start in range(0, len(image), step)]
 
 
