@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
-FEW = 1.4  # directions: with fewer, nine tenths of the projections' variance is along one line
+FEW = 1.7  # directions: with fewer, more than four fifths of the projections' variance are along one line
 FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
 
 

@@ -57,18 +57,18 @@ def filled(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, list[Mar
 
 
 def pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:
-    """One chart of all runs' curves, or a picture of each run."""
+    """The curves of one run in one chart, those of several in one for each metric; or a picture of each run."""
     if "picture" in panel:
         return [PICTURES[panel["picture"]](run) for run in runs]
-    found = [(run, metric) for run in runs for metric in panel["metrics"] if metric in run.history]
-    if not found:
-        return []
-    several = len(panel["metrics"]) > 1
-    series = []
-    for run, metric in found:
-        name = metric if len(runs) == 1 else f"{metric.split('/')[1]}, {run.name}" if several else run.name
-        series.append((name, *run.history[metric]))
-    return [chart(charts.curves(series), panel["title"], numbers(series))]
+    if len(runs) == 1:
+        found = [(metric, *runs[0].history[metric]) for metric in panel["metrics"] if metric in runs[0].history]
+        return [chart(charts.curves(found), panel["title"], numbers(found))] if found else []
+    drawn = []
+    for metric in panel["metrics"]:
+        found = [(run.name, *run.history[metric]) for run in runs if metric in run.history]
+        if found:
+            drawn.append(chart(charts.curves(found, metric), f"{panel['title']}: {metric}", numbers(found)))
+    return drawn
 
 
 def numbers(series: Sequence[charts.Series]) -> list[list[str]]:

@@ -21,6 +21,7 @@ HEALTHY = {
         ({}, set()),
         ({"representation/std": 0.01, "representation/directions": 1.1}, {"complete collapse"}),
         ({"representation/directions": 1.2}, {"dimensional collapse"}),
+        ({"representation/directions": 1.5}, {"dimensional collapse"}),  # of huge temperatures
         ({"information/infonce": math.log(512)}, {"saturation"}),
         ({"information/infonce": math.log(20), "information/ceiling": math.log(20)}, set()),
         ({"representation/rankme": math.nan}, {"not finite"}),

@@ -128,8 +128,9 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
     html = pages.page([read(run) for run in runs])
     Nesting(html)
     text = text_of(html)
-    assert "step knn, some/1 knn, some/2 9 0.2 0.2" in text
-    assert "step some/1 some/2 4 3.5 3.5" in text  # a metric alone is named by its runs
+    assert "step some/1 some/2 4 3.5 3.5" in text
+    labels = re.findall(r'aria-label="([^"]+)"', html)
+    assert {"Accuracy on validation images: val/knn", "Directions in use: representation/directions"} <= set(labels)
     assert html.count("nearest neighbours, most similar first") == 2
     assert html.count("map of validation images") == html.count("singular values of the features")
 
