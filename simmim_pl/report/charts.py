@@ -42,7 +42,7 @@ def canvas(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout=layout)
         if layout is None:
-            figure.subplots_adjust(left=0.13, right=0.98, bottom=0.18, top=0.96)
+            figure.subplots_adjust(left=0.13, right=0.96, bottom=0.18, top=0.96)
         return figure, figure.subplots()
 
 
