@@ -48,7 +48,7 @@ ONLY_IN = {
 LONGEST = 220  # lines of a file
 TESTS_OF_THE_WHOLE = {
     *("test_architecture", "test_configs", "test_bad_input", "test_accuracy_gate"),
-    *("test_parity", "test_resume", "test_failures", "test_precision", "test_nodes"),
+    *("test_parity", "test_resume", "test_failures", "test_precision", "test_nodes", "test_notebooks"),
 }
 
 
