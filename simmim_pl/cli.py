@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import checkpoint, distributed, durable
+from simmim_pl import allocator, checkpoint, distributed, durable
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
@@ -174,6 +174,7 @@ def read_dotenv() -> None:
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
+    allocator.keep_freed_memory()
     for noise in UNHELPFUL:
         warnings.filterwarnings("ignore", message=noise)
     logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())

@@ -21,6 +21,7 @@ ALLOWED = {
     "version": {""},
     "trust": {"records"},
     "durable": {"records"},
+    "allocator": set(),
     "checkpoint": {"records", "trust"},
     "views": {"records", "seeding"},
     "encoders": {"records"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "grid": {"records", "specs"},
     "sweep": {"records", "grid"},
     "workspace": {"records", "specs", "cli"},
-    "cli": {"records", "checkpoint", "parser", "distributed", "durable", "runs", ""},
+    "cli": {"records", "allocator", "checkpoint", "parser", "distributed", "durable", "runs", ""},
 }
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/distributed.py"},
