@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
+from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed
 from simmim_pl.evaluation import Evaluation
 from simmim_pl.records import Batch
@@ -23,9 +24,10 @@ class Dashboard(Callback):
     """Shows in W&B what a curve cannot.
 
     - ``data/views``, also as ``views.png`` in the run directory: the first batch's views, one image a row.
-    - At validations, of what :class:`simmim_pl.callbacks.Representation` and :class:`simmim_pl.callbacks.Atlas` found:
-      ``representation/positive`` and ``negative``, histograms of similarities; ``representation/spectrum``, singular
-      values; ``representation/neighbours``, a query a row; ``representation/map``.
+    - After validations and at the end, of what :class:`simmim_pl.callbacks.Representation` and
+      :class:`simmim_pl.callbacks.Atlas` found: ``representation/positive`` and ``negative``, histograms of
+      similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
+      ``representation/map``.
     - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the
       confusion matrices of the encoder that is judged (its baselines' are in ``result.json``).
     - The last checkpoint as an artifact of type ``model``, when the run ends; the run directory keeps the file.
@@ -33,10 +35,13 @@ class Dashboard(Callback):
     Args:
         images: rows of the grid of views.
         checkpoint: whether the checkpoint becomes an artifact, which W&B uploads when it is online.
+        share: of a training run's time that drawing may take; pictures that would cost more wait for a later
+            validation.
     """
 
-    def __init__(self, images: int = 8, checkpoint: bool = True) -> None:
+    def __init__(self, images: int = 8, checkpoint: bool = True, share: float = 0.02) -> None:
         self.images, self.checkpoint = images, checkpoint
+        self.budget, self.drawn = Budget(share, guess=0.2), -1  # the step of the last pictures
         self.reported = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
@@ -54,12 +59,21 @@ class Dashboard(Callback):
         send(trainer, {"data/views": wandb.Image(grid, caption="one image a row, one view a column")})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and online(trainer):
-            send(trainer, pictures(observed(trainer)))
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self.budget.allows():
+            self.picture(trainer)
         self.report(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.picture(trainer)
         self.report(trainer, pl_module)
+
+    def picture(self, trainer: Trainer) -> None:
+        """Send what callbacks observed at the last validation, once."""
+        found = observed(trainer)
+        if online(trainer) and found.get("step", trainer.global_step) != self.drawn:
+            with self.budget:
+                send(trainer, pictures(found))
+            self.drawn = found.get("step", trainer.global_step)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed
 from simmim_pl.records import InputError
 from simmim_pl.report.observed import keep
@@ -27,16 +27,12 @@ class Report(Callback):
     """
 
     def __init__(self, share: float = 0.02) -> None:
-        self.share = share
-        self.ended, self.cost = 0.0, 1.0  # of the last drawing; before there was one, a guess
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.ended = time.perf_counter()
+        self.budget = Budget(share, guess=1.0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        if trainer.state.fn != TrainerFn.FITTING or self.cost <= self.share * (time.perf_counter() - self.ended):
+        if trainer.state.fn != TrainerFn.FITTING or self.budget.allows():
             self.write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,17 +49,16 @@ class Report(Callback):
             return None
         from simmim_pl.report.page import write  # matplotlib takes half a second, and training need not wait for it
 
-        began, path = time.perf_counter(), Path(folder, "report.html")
+        path = Path(folder, "report.html")
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.save()
         try:
-            if found := observed(trainer):
-                keep(Path(folder), found)
-            write([Path(folder)], path)
+            with self.budget:
+                if found := observed(trainer):
+                    keep(Path(folder), found)
+                write([Path(folder)], path)
         except (InputError, OSError) as error:
             rank_zero_warn(f"{path} is not written ({error}).")
             return None
-        self.ended = time.perf_counter()
-        self.cost = self.ended - began
         return path

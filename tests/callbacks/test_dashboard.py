@@ -128,11 +128,11 @@ def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
     found, last = shown(offline), observed(offline)
     for name in ("positive", "negative"):
         histograms = found[f"representation/{name}"]
-        assert len(histograms) == 2
+        assert len(histograms) == 1  # a run of a second draws at its end only
         assert histograms[-1]["values"] == last[name].tolist()
         assert histograms[-1]["bins"] == pytest.approx(np.linspace(-1, 1, len(last[name]) + 1))
     for name in ("map", "spectrum", "neighbours"):
-        assert len(found[f"representation/{name}"]) == 2
+        assert len(found[f"representation/{name}"]) == 1
     grid = make_grid(torch.from_numpy(last["shown"]).flatten(0, 1), nrow=last["shown"].shape[1])
     neighbours = picture(offline, found["representation/neighbours"][-1])
     np.testing.assert_array_equal(neighbours, grid.permute(1, 2, 0))
@@ -168,3 +168,22 @@ def test_without_checkpoints_there_is_no_artifact(
     only = ["--trainer.callbacks=simmim_pl.callbacks.Dashboard", "--trainer.enable_checkpointing=false"]
     run = cli([*TINY, *only])
     assert not [record for record in records(run) if record.WhichOneof("record_type") == "artifact"]
+
+
+ALL = ["Representation", "Atlas", "Dashboard"]
+
+
+@pytest.mark.parametrize(("share", "epochs", "times"), [(1000, 3, 3), (0, 3, 1)])
+def test_pictures_come_as_often_as_their_share_allows(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, share: float, epochs: int, times: int
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    callbacks = [f"--trainer.callbacks{'+' * bool(i)}=simmim_pl.callbacks.{name}" for i, name in enumerate(ALL)]
+    run = cli(
+        [
+            *(*TINY, *callbacks, f"--trainer.callbacks.share={share}", "--trainer.enable_checkpointing=false"),
+            *("--trainer.check_val_every_n_epoch=1", f"--trainer.max_epochs={epochs}"),
+        ]
+    )
+    for name in ("map", "positive", "neighbours"):
+        assert len(shown(run)[f"representation/{name}"]) == times

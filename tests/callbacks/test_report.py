@@ -38,7 +38,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
         before(self, *args)
 
     monkeypatch.setattr("simmim_pl.report.page.write", write)
-    monkeypatch.setattr("simmim_pl.callbacks.report.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("simmim_pl.callbacks.budget.time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(Report, "on_validation_end", later)
     return drawn
 

@@ -1,0 +1,47 @@
+"""Something costly takes its share of the time and no more."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simmim_pl.callbacks import budget
+from simmim_pl.callbacks.budget import Budget
+
+
+@given(
+    st.floats(0, 0.5),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10)), min_size=1, max_size=60),
+)
+def test_it_takes_no_more_than_its_share_of_what_went_before(share: float, turns: list[tuple[float, float]]) -> None:
+    clock = SimpleNamespace(now=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+        allowance, last, ended = Budget(share, guess=1.0), 1.0, 0.0
+        for pause, cost in turns:
+            clock.now += pause
+            assert allowance.allows() == (last <= share * (clock.now - ended))
+            if allowance.allows():
+                with allowance:
+                    clock.now += cost
+                last, ended = cost, clock.now
+
+
+def test_what_fails_has_its_cost_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    allowance = Budget(0.1, guess=0.0)
+    assert allowance.allows()
+
+    def fail() -> None:
+        with allowance:
+            clock.now += 5
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    clock.now += 49
+    assert not allowance.allows()
+    clock.now += 2
+    assert allowance.allows()
