@@ -16,12 +16,13 @@ from simmim_pl.grid import Grid, Values, describe, expand, name, read
 from simmim_pl.records import InputError
 
 COLUMNS = ("val/knn", "val/probe", "train/loss")
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 DONE = "done"  # an empty file beside the directories of a combination's run
 
 
 def call(command: list[str]) -> int:
     """The exit code of a command. Who stops this process stops the command, and waits for its last checkpoint."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in SIGNALS}
     try:
         child = subprocess.Popen(command)
         try:
@@ -33,7 +34,8 @@ def call(command: list[str]) -> int:
     except OSError as error:
         raise InputError(f"{command[0]} cannot be started ({error.strerror}): mend the sweep's command.") from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
@@ -48,7 +50,10 @@ def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
             print(f"{told}: done before", flush=True)
         else:
             print(told, flush=True)
-            if code := call(command):
+            code = call(command)
+            if code < 0 or code > 128:  # it was stopped by a signal, and so is the sweep
+                raise KeyboardInterrupt
+            if code:
                 print(f"{told}: failed with exit code {code}", file=sys.stderr, flush=True)
                 failed += 1
             else:
@@ -89,7 +94,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exit code 1 when a combination failed, 2 when the sweep cannot be run."""
     parser = argparse.ArgumentParser(prog="python -m simmim_pl.sweep", description=__doc__, allow_abbrev=False)
     parser.add_argument("sweep", help="YAML of a W&B sweep whose method is grid, such as configs/sweep.yaml")
-    parser.add_argument("--runs", default="runs", help="folder of all runs; what is done in it is not run again")
+    parser.add_argument(
+        "--runs",
+        default="runs",
+        help="folder of all runs; what is done in it is not run again, so take another after changing the config",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
     options = parser.parse_args(args)
     try:

@@ -15,6 +15,7 @@ from simmim_pl import distributed
 from simmim_pl.records import Batch
 
 THUMBNAIL = 64  # pixels, at most
+ROUNDING = 1e-8  # mean squared distance from the mean, of rows of length one
 
 
 class Atlas(Callback):
@@ -41,31 +42,41 @@ class Atlas(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
-        part = {"index": batch["index"], "image": batch["image"], "features": outputs["features"].float()}
+        part: dict[str, Tensor] = {"index": batch["index"], "features": outputs["features"].float()}
         part |= {"label": batch["label"]} if "label" in batch else {}
-        self.parts.append({name: rows[:wanted] for name, rows in part.items()})
+        part["image"] = thumbnails(batch["image"][:wanted])
+        self.parts.append({name: rows[:wanted].clone() for name, rows in part.items()})  # or the whole batch stays
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.parts:
             return
         columns = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
+        self.parts.clear()
         rows = {name: distributed.gather_uneven(column) for name, column in columns.items()}
         if trainer.is_global_zero:
-            self.found = self.draw(*once(rows)) | {"step": trainer.global_step}
+            self.found = self.draw(*evenly(once(rows), self.images)) | {"step": trainer.global_step}
             self.found["classes"] = list(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
 
     def draw(self, features: Float[Tensor, "N D"], image: Tensor, label: Int64[Tensor, " N"]) -> dict[str, Any]:
-        """Neighbours and map; nothing where there are too few images, or features are not finite."""
+        """Neighbours and map, on the CPU; nothing where there are too few images, or features are not finite."""
+        features, image, label = features.cpu(), image.cpu(), label.cpu()
         if len(features) < 4 or not features.isfinite().all():
             return {}
         unit = F.normalize(features, dim=-1)
-        query = torch.linspace(0, len(unit) - 1, min(self.queries, len(unit)), device=unit.device).round().long()
+        query = (
+            torch.linspace(
+                0,
+                len(unit) - 1,
+                min(self.queries, len(unit)),
+            )
+            .round()
+            .long()
+        )
         similarity, near = neighbours(unit, query, min(self.neighbours, len(unit) - 1))
         shown = torch.cat([query[:, None], near], dim=1)
         place, explained = principal(unit)
         found = {"place": place, "explained": explained, "label": label, "similarity": similarity}
-        found |= {"shown": thumbnails(image[shown.flatten()]).unflatten(0, shown.shape), "shown_label": label[shown]}
-        return {name: tensor.cpu() for name, tensor in found.items()}
+        return found | {"shown": image[shown], "shown_label": label[shown]}
 
 
 def once(rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,6 +86,16 @@ def once(rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     order = order[torch.cat([index.new_ones(1, dtype=torch.bool), index[1:] != index[:-1]])]
     label = rows.get("label", torch.full_like(rows["index"], -1))
     return rows["features"][order], rows["image"][order], label[order]
+
+
+def evenly(rows: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
+    """At most this number of the rows, at even distances.
+
+    >>> evenly((torch.arange(9),), 3)
+    (tensor([0, 4, 8]),)
+    """
+    chosen = torch.linspace(0, len(rows[0]) - 1, min(number, len(rows[0]))).round().long().to(rows[0].device)
+    return tuple(column[chosen] for column in rows)
 
 
 def neighbours(
@@ -93,13 +114,17 @@ def neighbours(
 
 
 def principal(rows: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " 2"]]:
-    """Places along the first two principal axes, the farthest at a positive one, and the axes' shares of variance."""
-    centred = rows - rows.mean(0)
+    """Places along the first two principal axes, the farthest at a positive one, and the axes' shares of variance.
+
+    Rows that are all at one point but for rounding have no axes: their places are zero.
+    """
+    centred = F.pad(rows - rows.mean(0), (0, max(2 - rows.shape[1], 0)))
+    if centred.square().sum(1).mean() < ROUNDING:
+        return rows.new_zeros(len(rows), 2), rows.new_zeros(2)
     left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
     place = (left * singular)[:, :2]
     farthest = place.gather(0, place.abs().argmax(0, keepdim=True))
-    share = singular.square() / singular.square().sum().clamp(min=torch.finfo(rows.dtype).tiny)
-    return place * farthest.sign(), share[:2]
+    return place * farthest.sign(), (singular.square() / singular.square().sum())[:2]
 
 
 def thumbnails(image: Tensor) -> Tensor:
@@ -107,5 +132,6 @@ def thumbnails(image: Tensor) -> Tensor:
     longest = max(image.shape[-2:])
     if longest <= THUMBNAIL:
         return image
+    image = image.cpu() if image.device.type == "mps" else image  # which averages areas of whole pixels only
     size = [max(round(side * THUMBNAIL / longest), 1) for side in image.shape[-2:]]
     return F.interpolate(image.float(), size, mode="area").round().to(torch.uint8)

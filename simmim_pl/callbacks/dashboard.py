@@ -11,13 +11,16 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
 from simmim_pl.callbacks.budget import Budget
-from simmim_pl.callbacks.observed import observed
+from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.evaluation import Evaluation
 from simmim_pl.records import Batch
+
+MANY = 50  # classes; W&B's chart is a table of their square, which it cuts without a word
 
 
 class Dashboard(Callback):
@@ -29,8 +32,9 @@ class Dashboard(Callback):
       similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
       ``representation/map``.
     - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the
-      confusion matrices of the encoder that is judged (its baselines' are in ``result.json``).
-    - The last checkpoint as an artifact of type ``model``, when the run ends; the run directory keeps the file.
+      confusion matrices, of up to fifty classes, of the encoder that is judged (its baselines' are in ``result.json``).
+    - The last checkpoint as an artifact of type ``model``, when the run ends: the file has a second name for it,
+      ``last-STEP.ckpt``, which a run that goes on leaves alone.
 
     Args:
         images: rows of the grid of views.
@@ -53,7 +57,9 @@ class Dashboard(Callback):
         """Write the grid: an image a row, a view a column."""
         views = batch["views"][:, : self.images]
         grid = make_grid(views.transpose(0, 1).flatten(0, 1), nrow=len(views))
-        folder = Path(trainer.loggers[0].log_dir or ".")
+        folder = run_directory(trainer)
+        if folder is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, folder / "views.png")
         send(trainer, {"data/views": wandb.Image(grid, caption="one image a row, one view a column")})
@@ -71,19 +77,22 @@ class Dashboard(Callback):
         """Send what callbacks observed at the last validation, once."""
         found = observed(trainer)
         if online(trainer) and found.get("step", trainer.global_step) != self.drawn:
-            with self.budget:
-                send(trainer, pictures(found))
+            try:
+                with self.budget:
+                    send(trainer, pictures(found))
+            except Exception as error:  # whatever it is, a picture is not worth the run
+                rank_zero_warn(f"W&B gets no pictures of step {trainer.global_step} ({type(error).__name__}: {error}).")
             self.drawn = found.get("step", trainer.global_step)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        path = Path(trainer.log_dir or ".", "checkpoints/last.ckpt")  # asks all ranks
-        if self.checkpoint and path.is_file():
+        folder = run_directory(trainer)
+        if self.checkpoint and folder is not None and (path := folder / "checkpoints/last.ckpt").is_file():
             for run in online(trainer):
                 artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model", metadata={"step": trainer.global_step})
-                artifact.add_file(str(path), policy="immutable")  # no second copy on this disk
+                add(artifact, path, trainer.global_step)
                 run.log_artifact(artifact)
 
     def report(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,15 +105,27 @@ class Dashboard(Callback):
 
 
 def online(trainer: Trainer) -> list[Any]:
-    """W&B's runs, offline ones too, on rank zero; none elsewhere."""
+    """W&B's runs, offline ones too, on rank zero; none elsewhere, and none that are disabled."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+    runs = [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+    return [run for run in runs if not run.disabled]
 
 
 def send(trainer: Trainer, shown: dict[str, Any]) -> None:
     """Log at the run's step, as the curves are."""
-    for run in online(trainer):
-        run.log({**shown, "trainer/global_step": trainer.global_step} if shown else {})
+    for run in online(trainer) if shown else ():
+        run.log({**shown, "trainer/global_step": trainer.global_step})
+
+
+def add(artifact: Any, checkpoint: Path, step: int) -> None:
+    """Add a checkpoint to an artifact without a copy, by a second name that a run which goes on does not replace."""
+    kept = checkpoint.with_name(f"{checkpoint.stem}-{step}{checkpoint.suffix}")
+    try:
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(checkpoint)
+        artifact.add_file(str(kept.absolute()), name=checkpoint.name, policy="immutable")
+    except OSError:  # a file system without links: W&B copies it
+        artifact.add_file(str(checkpoint), policy="mutable")
 
 
 def pictures(found: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +167,7 @@ def panels(card: dict[str, Any]) -> dict[str, Any]:
             values.add_data(*row, metric, estimate["value"], *estimate["interval"])
         for name, value in result["per_class"].items():
             classes.add_data(*row, name, value)
-        if result["encoder"] == card["results"][0]["encoder"]:
+        if result["encoder"] == card["results"][0]["encoder"] and len(result["per_class"]) <= MANY:
             found[" ".join(["evaluation/confusion of", *filter(None, row)])] = confusion(result)
     return found
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
+
+
+def run_directory(trainer: Trainer) -> Path | None:
+    """Where a run's files lie, on rank zero only; nothing without one. ``Trainer.log_dir`` would ask all ranks."""
+    if not trainer.is_global_zero:
+        return None
+    folders = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
+    return Path(folders[0]) if folders else None
 
 
 def observed(trainer: Trainer) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from simmim_pl.callbacks.budget import Budget
-from simmim_pl.callbacks.observed import observed
-from simmim_pl.records import InputError
+from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.report.observed import keep
 
 
@@ -43,22 +42,22 @@ class Report(Callback):
         self.write(trainer)
 
     def write(self, trainer: Trainer) -> Path | None:
-        """Draw the report of this run; what cannot be written, as on a full disk, is warned of and left out."""
-        folder = trainer.log_dir  # asks all ranks
-        if not trainer.is_global_zero or folder is None or not trainer.loggers:
+        """Draw the report of this run; when that fails, as on a full disk, it is warned of and the run goes on."""
+        folder = run_directory(trainer)
+        if folder is None:
             return None
         from simmim_pl.report.page import write  # matplotlib takes half a second, and training need not wait for it
 
-        path = Path(folder, "report.html")
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                logger.save()
+        path = folder / "report.html"
         try:
             with self.budget:
+                for logger in trainer.loggers:
+                    if isinstance(logger, CSVLogger):
+                        logger.save()
                 if found := observed(trainer):
-                    keep(Path(folder), found)
-                write([Path(folder)], path)
-        except (InputError, OSError) as error:
-            rank_zero_warn(f"{path} is not written ({error}).")
+                    keep(folder, found)
+                write([folder], path)
+        except Exception as error:  # whatever it is, a picture is not worth the run
+            rank_zero_warn(f"{path} is not written ({type(error).__name__}: {error}).")
             return None
         return path

@@ -36,6 +36,9 @@ class Vitals(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen, self.since = 0, time.perf_counter()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # one within an epoch is not counted either
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every == 0 or (trainer.global_step + 1) % every:  # it would not be logged

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
-FEW = 1.7  # directions: with fewer, more than four fifths of the projections' variance are along one line
+FEW = 1.7  # directions: with fewer, more than three quarters of the projections' variance are along one line
 FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
 
 
@@ -32,8 +32,8 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
         )
     elif directions < FEW:
         found["dimensional collapse"] = (
-            f"projections vary along {directions:.1f} directions, nearly a line. Lower the temperature or the learning "
-            "rate, or strengthen the views."
+            f"projections vary along {directions:.1f} directions, hardly more than a line. Lower the temperature or "
+            "the learning rate, or strengthen the views."
         )
     bound, ceiling = metrics.get("information/infonce", 0.0), metrics.get("information/ceiling", math.inf)
     if ceiling > ENOUGH and bound > FULL * ceiling:

@@ -12,13 +12,13 @@ from simmim_pl.records import InputError
 
 
 def histogram(similarity: Float[Tensor, ...], bins: int) -> Int64[Tensor, " bins"]:
-    """Counts of cosine similarities in equal bins of [−1, 1]; the last bin holds 1 itself.
+    """Counts of cosine similarities in equal bins of [−1, 1]; the last bin holds 1 itself, and none a NaN.
 
     >>> histogram(torch.tensor([-1.0, -0.1, 0.9, 1.0]), bins=4)
     tensor([1, 1, 0, 2])
     """
     edges = torch.linspace(-1, 1, bins + 1, device=similarity.device)[1:-1]
-    place = torch.bucketize(similarity.flatten(), edges, right=True)
+    place = torch.bucketize(similarity[~similarity.isnan()], edges, right=True)
     return place.bincount(minlength=bins)
 
 

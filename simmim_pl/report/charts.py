@@ -59,12 +59,17 @@ def curves(series: Sequence[Series], label: str = "") -> Figure:
             marker="o" if len(x) < 12 else "",
             markersize=3,
             linewidth=1.4,
-            label=name,
+            label=plain(name),
         )
     axes.set(xlabel="optimizer step", ylabel=label)
     if len(series) > 1:
         axes.legend(**LEGEND)
     return figure
+
+
+def plain(name: str) -> str:
+    """A name as it is: matplotlib would read formulas between dollars, and hide what begins with a line."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def thin(values: np.ndarray) -> np.ndarray:
@@ -103,22 +108,23 @@ def spectrum(singular: np.ndarray) -> Figure:
 def scatter(place: np.ndarray, label: np.ndarray, classes: Sequence[str], explained: Sequence[float]) -> Figure:
     """The map of images, a colour and a mark a class; of more than ten classes, the first ten are told apart."""
     figure, axes = canvas(5.0, 3.6, layout="constrained")
-    for number in np.unique(label):
-        named = 0 <= number < len(COLOURS)
+    named = min(len(classes), len(COLOURS))
+    others = place[(label < 0) | (label >= named)]
+    if len(others):
+        axes.scatter(others[:, 0], others[:, 1], s=9, alpha=0.75, linewidths=0, color=COLOURS[8], marker=".")
+    for number in range(named):
         x, y = place[label == number].T
-        axes.scatter(
-            x,
-            y,
-            s=9,
-            alpha=0.75,
-            linewidths=0,
-            color=COLOURS[number] if named else COLOURS[8],
-            marker=MARKERS[number] if named else ".",
-            label=classes[number] if named and number < len(classes) else None,
-        )
+        style: dict[str, Any] = {
+            "s": 9,
+            "alpha": 0.75,
+            "linewidths": 0,
+            "color": COLOURS[number],
+            "marker": MARKERS[number],
+        }
+        axes.scatter(x, y, label=plain(classes[number]), **style)
     first, second = (f"{100 * share:.0f} %" for share in explained)
     axes.set(xlabel=f"first axis ({first} of variance)", ylabel=f"second axis ({second})", xticks=[], yticks=[])
-    if label.max() >= 0:
+    if named and label.max() >= 0:
         figure.legend(loc="outside right upper", markerscale=1.5, **LEGEND)
     return figure
 
@@ -133,8 +139,8 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     places = range(len(names)) if len(names) <= 30 else []
     axes.set(xlabel="taken for", ylabel="true class", xticks=places, yticks=places)
     if places:
-        axes.set_xticklabels(names, rotation=90)
-        axes.set_yticklabels(names)
+        axes.set_xticklabels(map(plain, names), rotation=90)
+        axes.set_yticklabels(map(plain, names))
     if len(names) <= 12:
         for (row, column), value in np.ndenumerate(share):
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7)

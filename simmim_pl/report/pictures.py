@@ -16,6 +16,8 @@ from simmim_pl.report import charts
 from simmim_pl.report.figures import figures
 from simmim_pl.report.run import Run
 
+MANY = 30  # classes, more than fit a table
+
 
 def similarities(run: Run) -> Markup:
     """Histograms of positive and negative pairs, and their means."""
@@ -91,12 +93,23 @@ def confusion(run: Run) -> Markup:
             if result["encoder"] == card["results"][0]["encoder"] and result.get("confusion"):
                 names, counts = list(result["per_class"]), np.array(result["confusion"], dtype=float)
                 task = " ".join(filter(None, (result["data"], result["task"], result["variant"])))
-                rows = [
-                    ["true class", *names],
-                    *([name, *map(charts.number, row)] for name, row in zip(names, counts, strict=True)),
-                ]
-                found.append(chart(charts.confusion(counts, names), f"{run.name}: confusion, {task}", rows))
+                figure = charts.confusion(counts, names)
+                found.append(chart(figure, f"{run.name}: confusion, {task}", confused(counts, names)))
     return Markup().join(found)
+
+
+def confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
+    """The matrix as a table; of more than thirty classes the twenty classes most often taken for another."""
+    if len(names) <= MANY:
+        rows = ([name, *map(charts.number, row)] for name, row in zip(names, counts, strict=True))
+        return [["true class", *names], *rows]
+    wrong = counts - np.diag(np.diag(counts))
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
+    places = zip(*np.unravel_index(worst, wrong.shape), strict=True)
+    return [
+        ["true class", "taken for", "times"],
+        *([names[i], names[j], charts.number(wrong[i, j])] for i, j in places),
+    ]
 
 
 def views(run: Run) -> Markup:
@@ -124,10 +137,11 @@ def chart(figure: Figure, name: str, rows: list[list[str]]) -> Markup:
 def table(rows: list[list[str]], caption: str) -> Markup:
     """A table whose first row and column are heads."""
     head = Markup().join(Markup('<th scope="col">{}</th>').format(cell) for cell in rows[0])
-    body = Markup()
+    lines = []
     for first, *others in rows[1:]:
         row = Markup('<th scope="row">{}</th>').format(first)
-        body += Markup("<tr>{}</tr>").format(row + Markup().join(Markup("<td>{}</td>").format(cell) for cell in others))
+        lines.append(row + Markup().join(Markup("<td>{}</td>").format(cell) for cell in others))
+    body = Markup().join(Markup("<tr>{}</tr>").format(line) for line in lines)
     inner = Markup("<caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody>").format(caption, head, body)
     return Markup('<div class="scroll" tabindex="0"><table>{}</table></div>').format(inner)
 

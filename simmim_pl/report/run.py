@@ -43,17 +43,18 @@ class Run:
         """The metric's first value, NaN when it was never logged."""
         return float(self.history[metric][1][0]) if metric in self.history else math.nan
 
-    def step(self) -> int:
-        """The last step that anything was logged at."""
-        return int(max((steps[-1] for steps, _ in self.history.values()), default=0))
+    def validations(self) -> int:
+        """At how many validations the representation was measured."""
+        return len(self.history["representation/std"][1]) if "representation/std" in self.history else 0
 
     def diagnosis(self) -> dict[str, str]:
-        """What :func:`simmim_pl.metrics.diagnose` finds at both of the last two validations, as the alarm does."""
-        validations = [
+        """What :func:`simmim_pl.metrics.diagnose` finds at both of the last two validations, or at the only one."""
+        backs = range(1, 1 + min(2, self.validations()))
+        found = [
             diagnose({name: float(values[-back]) for name, (_, values) in self.history.items() if len(values) >= back})
-            for back in (1, 2)
+            for back in backs
         ]
-        return {name: sentence for name, sentence in validations[0].items() if name in validations[1]}
+        return {name: found[0][name] for name in found[0] if all(name in each for each in found)} if found else {}
 
 
 def read(folder: Path) -> Run:

@@ -12,9 +12,9 @@ from simmim_pl.callbacks.budget import Budget
 
 @given(
     st.floats(0, 0.5),
-    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10)), min_size=1, max_size=60),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 10)), min_size=1, max_size=60),
 )
-def test_it_takes_no_more_than_its_share_of_what_went_before(share: float, turns: list[tuple[float, float]]) -> None:
+def test_it_takes_no_more_than_its_share_of_what_went_before(share: float, turns: list[tuple[int, int]]) -> None:
     clock = SimpleNamespace(now=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock.now))

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.utils import make_grid
 
 from simmim_pl.callbacks import Dashboard
+from simmim_pl.callbacks.dashboard import panels
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
@@ -158,7 +160,48 @@ def test_the_checkpoint_is_an_artifact(offline: Path) -> None:
     saved = (offline / "checkpoints/last.ckpt").read_bytes()
     assert (entry.path, entry.size) == ("last.ckpt", len(saved))
     assert entry.digest == base64.b64encode(hashlib.md5(saved).digest()).decode()
-    assert not list(Path("wandb_data").rglob("last.ckpt*"))  # no second copy
+    assert not list(Path("wandb_data").rglob("last*.ckpt*"))  # no second copy
+    (kept,) = offline.glob("checkpoints/last-*.ckpt")
+    assert entry.local_path == str(kept.absolute())
+    assert kept.samefile(offline / "checkpoints/last.ckpt")
+
+
+def test_a_file_system_without_links_is_no_error(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(Path.cwd() / "wandb_data"))
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    run = cli(TINY)
+    assert [record for record in records(run) if record.WhichOneof("record_type") == "artifact"]
+
+
+def test_a_trial_run_leaves_nothing(cli: Callable[[list[Any]], Path]) -> None:
+    cli([*TINY, "--trainer.fast_dev_run=true"])
+    assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
+
+
+def test_a_picture_that_fails_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(found: Any) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr("simmim_pl.callbacks.dashboard.pictures", fail)
+    monkeypatch.setattr("simmim_pl.callbacks.dashboard.online", lambda trainer: [SimpleNamespace()])
+    with pytest.warns(UserWarning, match=r"no pictures of step 5 \(ValueError: odd"):
+        fit(tmp_path, Dashboard(checkpoint=False), views=None)
+
+
+def test_of_many_classes_there_is_no_matrix() -> None:
+    def card(classes: int) -> dict[str, Any]:
+        names = {str(i): 0.5 for i in range(classes)}
+        result = {"data": "a", "task": "b", "variant": "", "encoder": "c", "metrics": {}, "per_class": names}
+        return {"results": [result | {"confusion": [[1] * classes] * classes}]}
+
+    assert len(panels(card(50))) == 3
+    assert len(panels(card(51))) == 2
 
 
 def test_without_checkpoints_there_is_no_artifact(

@@ -1,6 +1,5 @@
 """The report is there at the end, refreshed as often as it is cheap, and never costs the run."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,14 +7,11 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from simmim_pl import durable
 from simmim_pl.callbacks import Atlas, Report
 from simmim_pl.report.observed import observed
 from tests.callbacks.test_online import fit, method
 from tests.conftest import TINY
 from tests.ranks import run
-
-Cli = Callable[[list[Any]], Path]
 
 
 def logged(root: Path) -> dict[str, Any]:
@@ -72,23 +68,29 @@ def test_what_was_observed_is_kept_for_later(tmp_path: Path) -> None:
     assert "Nearest neighbours" in (run_directory / "report.html").read_text()
 
 
-def test_a_full_disk_costs_the_report_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: Any) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("results"), ValueError("odd")])
+def test_what_fails_costs_the_report_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(durable, "write", full)
-    with pytest.warns(UserWarning, match=r"report.html is not written .*No space left"):
+    monkeypatch.setattr("simmim_pl.durable.write", fail)
+    with pytest.warns(UserWarning, match=rf"report.html is not written \({type(error).__name__}"):
         trainer = fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
     assert trainer.global_step == 10
 
 
+@pytest.mark.drawn
 def test_the_training_is_the_same_without_it(tmp_path: Path) -> None:
     one, other = method(), method()
     fit(tmp_path, module=one)
-    fit(tmp_path, Report(), module=other, **logged(tmp_path))
+    fit(tmp_path, Atlas(), Report(1000), module=other, log_every_n_steps=1, **logged(tmp_path))
+    assert list(tmp_path.rglob("report.html"))
     assert all((value == other.state_dict()[name]).all() for name, value in one.state_dict().items())
 
 
-def test_of_two_ranks_one_writes(tmp_path: Path) -> None:
-    run(2, [[*TINY, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"]], tmp_path)
+def test_of_two_ranks_one_writes_and_they_need_not_agree_on_when(tmp_path: Path) -> None:
+    often = ["--trainer.callbacks=simmim_pl.callbacks.Report", "--trainer.callbacks.share=0.3"]
+    run(2, [[*TINY, *often, "--trainer.max_epochs=40", "--trainer.check_val_every_n_epoch=1"]], tmp_path)
     assert len(list(tmp_path.rglob("report.html"))) == 1

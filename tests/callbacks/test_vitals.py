@@ -40,6 +40,13 @@ def test_the_rate_is_images_over_time(tmp_path: Path, monkeypatch: pytest.Monkey
     assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
 
 
+def test_a_validation_within_an_epoch_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(tick=0.25)
+    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    module = fit(tmp_path, clock, Vitals(every=2), views=None, val_check_interval=2)
+    assert module.logged[RATE] == pytest.approx([8 / 0.25] * 3)
+
+
 def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
     rates = fit(tmp_path, Vitals(every=1), views=None).logged[RATE]
     assert len(rates) == 5

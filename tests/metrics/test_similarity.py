@@ -18,6 +18,10 @@ def test_histogram_is_numpys(values, bins):
     assert histogram(torch.tensor(values), bins).tolist() == expected.tolist()
 
 
+def test_what_is_not_a_number_is_not_counted():
+    assert histogram(torch.tensor([torch.nan, 0.5, torch.nan]), bins=2).tolist() == [0, 1]
+
+
 def test_similarities_count_every_pair_once():
     z = normal(3, 10, 6)
     metric = Similarities(bins=20)

@@ -95,6 +95,17 @@ def test_a_map_without_labels_has_no_legend_and_one_with_many_classes_is_drawn()
     assert len(many.legends[0].get_texts()) == len(charts.COLOURS)
 
 
+@pytest.mark.parametrize("name", [r"$\frac$", "_hidden", "a & <b>"])
+def test_any_name_is_shown_as_it_is(name: str) -> None:
+    for figure in (
+        charts.curves([(name, np.arange(3.0), np.arange(3.0)), ("b", np.arange(3.0), np.arange(3.0))]),
+        charts.scatter(PLACE, np.zeros(40, dtype=int), [name], [0.5, 0.2]),
+        charts.confusion(np.eye(2), [name, "b"]),
+    ):
+        text = "".join(ET.fromstring(charts.svg(figure, "a").replace("xlink:", "")).itertext())
+        assert name in text
+
+
 def test_rows_of_a_confusion_are_shares_and_an_empty_one_is_nothing() -> None:
     (image,) = FIGURES["confusion"]().axes[0].images
     np.testing.assert_allclose(image.get_array(), [[0.75, 0.25], [0, 0]])

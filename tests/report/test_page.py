@@ -119,7 +119,21 @@ def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("name: some\n")
     text = text_of(pages.page([read(folder)]))
-    assert "Nothing was measured yet" in text
+    assert "Is it learning?" not in text
+    (folder / "metrics.csv").write_text("step,train/loss\n4,3.5\n")
+    text = text_of(pages.page([read(folder)]))
+    assert "Not measured yet" in text
+    assert "No sign of collapse" not in text
+
+
+@pytest.mark.parametrize(("std", "said"), [(0.9, False), (0.001, True)])
+def test_one_validation_is_no_verdict(tmp_path: Path, std: float, said: bool) -> None:
+    folder = whole(tmp_path / "some/1", std)
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text().replace("0,9,,0.2,0.5,5.0\n", ""))
+    text = text_of(pages.page([read(folder)]))
+    assert "a verdict needs two" in text
+    assert ("Complete collapse" in text) == said
     assert "No sign of collapse" not in text
 
 
@@ -157,7 +171,9 @@ def evaluated(cli: Cli) -> Path:
 
 def test_a_run_leaves_its_report_and_so_does_an_evaluation(evaluated: Path) -> None:
     (evaluation,) = Path("runs/knn").iterdir()
-    assert "Confusion" in text_of((evaluation / "report.html").read_text())
+    said = text_of((evaluation / "report.html").read_text())
+    assert "Confusion" in said
+    assert "Is it learning?" not in said
     before = text_of((evaluated / "report.html").read_text())
     assert "Nearest neighbours" in before
     assert "Result cards" not in before

@@ -1,5 +1,6 @@
 """What is read of a run directory is what was written there."""
 
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from simmim_pl.records import InputError
 from simmim_pl.report.observed import keep, observed
 from simmim_pl.report.run import read
 
+file = io.BytesIO()
+np.savez_compressed(file, a=np.arange(1000))
+ZIP = file.getvalue()
 METRICS = """epoch,step,train/loss,val/knn,representation/std,representation/directions
 0,4,3.5,,,
 0,9,,0.2,0.5,5.0
@@ -54,11 +58,12 @@ def test_one_bad_validation_is_no_diagnosis(tmp_path: Path, stds: tuple[float, f
     assert read(folder).diagnosis() == {}
 
 
-def test_a_run_of_one_validation_has_no_diagnosis(tmp_path: Path) -> None:
+def test_one_validation_is_a_suspicion(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1", 0.0)
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0,9,,0.2,0.5,5.0\n", ""))
-    assert read(folder).diagnosis() == {}
+    assert set(read(folder).diagnosis()) == {"complete collapse"}
+    assert read(folder).validations() == 1
 
 
 def test_a_line_that_is_being_written_is_no_error(tmp_path: Path) -> None:
@@ -89,6 +94,8 @@ def test_what_was_observed_comes_back(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("observed.npz", b"half", "observed.npz cannot be read"),
+        ("observed.npz", ZIP[:-30], "observed.npz cannot be read"),
+        ("observed.npz", ZIP[:40] + b"x" * 40 + ZIP[80:], "observed.npz cannot be read"),
         ("config.yaml", b"a: [", "cannot be read"),
         ("metrics.csv", b"step,train/loss\n1,two\n", "cannot be read"),
         ("result.json", b"{", "cannot be read"),
