@@ -1,6 +1,7 @@
 """Who may import whom, and the house rules that a machine can read."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,3 +194,11 @@ def test_tests_mirror_the_package() -> None:
     assert [str(test) for test in tests if not mirrored(test)] == []
     assert not mirrored(ROOT / "tests/data/test_nothing.py")
     assert not mirrored(ROOT / "tests/losses/test_crop.py")
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_what_a_page_links_to_is_there(name: str) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text())
+    ours = [link for link in links if "://" not in link]
+    assert ours
+    assert [link for link in ours if not (ROOT / name).parent.joinpath(link).exists()] == []
