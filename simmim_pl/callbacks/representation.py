@@ -14,11 +14,24 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Spread, Uniformity, rankme
+from simmim_pl.metrics import (
+    Alignment,
+    ContrastiveAccuracy,
+    MutualInformation,
+    Similarities,
+    Spectrum,
+    Spread,
+    Uniformity,
+    rankme,
+)
 from simmim_pl.records import Batch
 from simmim_pl.seeding import seeded
 
-OF_PAIRS = {"alignment": Alignment, "similarities": Similarities, "information": MutualInformation}
+OF_PAIRS: dict[str, Callable[[], Metric]] = {
+    **{"alignment": Alignment, "similarities": Similarities, "information": MutualInformation},
+    "contrastive_accuracy": ContrastiveAccuracy,
+}
+OF_ALL = ("alignment", "uniformity", "contrastive_accuracy")
 
 
 class Representation(Callback):
@@ -34,6 +47,7 @@ class Representation(Callback):
     - ``representation/directions``: over which the projections' variance is spread: as RankMe, about their mean, of
       squared singular values, so that a little noise in many directions does not count for much.
     - ``representation/alignment``: squared distance of an image's views, from 0; independent ones are at 2.
+    - ``representation/contrastive_accuracy``: how often a view's most similar one, among all of these, is its image's.
     - ``representation/uniformity``: from about −4, spread evenly, to 0, all the same.
     - ``information/infonce``, ``information/nwj``: lower bounds on what two views tell of each other, in nats; the
       first cannot exceed ``information/ceiling``. ``information/smile``: an estimate of it. See
@@ -85,7 +99,7 @@ class Representation(Callback):
             "rankme": known["features"]["rankme"],
             "directions": rankme(known["directions"]["singular"].square()),
         }
-        scalars |= {"std": known["std"].mean()} | {name: known[name] for name in ("alignment", "uniformity")}
+        scalars |= {"std": known["std"].mean()} | {name: known[name] for name in OF_ALL}
         scalars = {f"representation/{name}": value for name, value in scalars.items()}
         scalars |= {f"information/{name}": value for name, value in known["information"].items()}
         for name, value in scalars.items():

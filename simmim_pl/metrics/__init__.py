@@ -1,6 +1,7 @@
 """Is it learning? Each metric a pure function, and a torchmetrics.Metric that is right on any number of ranks."""
 
 from simmim_pl.metrics.alignment import Alignment, alignment
+from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy
 from simmim_pl.metrics.diagnosis import diagnose
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
@@ -10,12 +11,14 @@ from simmim_pl.metrics.uniformity import Uniformity, uniformity
 
 __all__ = [
     "Alignment",
+    "ContrastiveAccuracy",
     "MutualInformation",
     "Similarities",
     "Spectrum",
     "Spread",
     "Uniformity",
     "alignment",
+    "contrastive_accuracy",
     "diagnose",
     "histogram",
     "infonce",

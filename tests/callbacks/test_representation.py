@@ -21,7 +21,10 @@ from tests.conftest import TINY
 from tests.ranks import run
 
 LOGGED = {
-    *(f"representation/{name}" for name in ("rankme", "std", "directions", "alignment", "uniformity")),
+    *(
+        f"representation/{name}"
+        for name in ("rankme", "std", "directions", "alignment", "uniformity", "contrastive_accuracy")
+    ),
     *(f"information/{name}" for name in ("infonce", "ceiling", "nwj", "smile")),
 }
 
