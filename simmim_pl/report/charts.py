@@ -142,8 +142,9 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
         axes.set_xticklabels(map(plain, names), rotation=90)
         axes.set_yticklabels(map(plain, names))
     if len(names) <= 12:
-        for (row, column), value in np.ndenumerate(share):
-            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7)
+        for row, column in np.argwhere(share >= 0.005):
+            value = f"{100 * share[row, column]:.0f}"
+            axes.text(column, row, value, ha="center", va="center", fontsize=7, color=INK)
     return figure
 
 

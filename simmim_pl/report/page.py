@@ -46,16 +46,14 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
-def filled(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, list[Markup]]]]]:
-    """Sections of panels of ``panels.yaml``: title, how to read it, and its pictures."""
+def filled(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, list[Markup], bool]]]]:
+    """Sections of panels of ``panels.yaml``: title, how to read it, its pictures, whether it takes a whole line."""
     spec: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("panels.yaml").read_text(encoding="utf-8"))
-    return [
-        (
-            section["section"],
-            [(panel["title"], panel["read"], list(filter(None, pictures(panel, runs)))) for panel in section["panels"]],
-        )
-        for section in spec
-    ]
+
+    def fill(panel: dict[str, Any]) -> tuple[str, str, list[Markup], bool]:
+        return panel["title"], panel["read"], list(filter(None, pictures(panel, runs))), panel.get("wide", False)
+
+    return [(section["section"], [fill(panel) for panel in section["panels"]]) for section in spec]
 
 
 def pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:
