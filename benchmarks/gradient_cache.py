@@ -9,7 +9,6 @@ as long as the whole.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import resource
 import statistics
@@ -23,12 +22,14 @@ import torch
 
 def measure(batch: int, pieces: int, steps: int) -> None:
     """Print seconds a step and the growth of this process's peak memory in MB, forward and backward."""
+    from simmim_pl.allocator import freed_memory
     from simmim_pl.encoders import FastCNN
     from simmim_pl.heads import ProjectionHead
     from simmim_pl.losses import NTXent
     from simmim_pl.methods import Contrastive
     from simmim_pl.methods.gradient_cache import in_pieces
 
+    freed_memory(keep=False)  # as the command line does when a batch is encoded in pieces
     head = partial(ProjectionHead, hidden=256, out=128)
     module = Contrastive(FastCNN(16), head, NTXent(), optimizer=torch.optim.SGD, channels_last=True)
     before, seconds = 0, []
@@ -56,9 +57,7 @@ def run(batch: int, pieces: int, steps: int) -> tuple[float, float]:
         "--steps",
         str(steps),
     ]
-    # Every large tensor from the system and back to it: what the C library keeps for later is not the step's.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, megabytes = map(float, said.split())
     print(f"batch {batch:,} in {pieces} pieces: {seconds:.2f} s a step, {megabytes:,.0f} MB", flush=True)
     return seconds, megabytes

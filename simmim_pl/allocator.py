@@ -1,4 +1,4 @@
-"""Memory that is freed is kept for the next step, where the C library would give it back."""
+"""What the C library does with memory that is freed: keep it for the next step, or give it back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import ctypes
 import os
 from contextlib import suppress
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
+KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # everything from the heap, and the heap never shrinks
+RETURN = {M_MMAP_THRESHOLD: 2**20}  # every tensor of more than a megabyte from the system, and back to it
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc not to return freed memory to the system; whether it was told.
+def freed_memory(keep: bool) -> bool:
+    """Tell glibc whether to keep what is freed, or to return it at once; whether it was told.
 
-    By default it returns every block of more than 32 MB at once, as a batch's activations are, and in every step the
-    system clears those pages anew: on a CPU a tenth of a ResNet-18's time, for a third more memory (docs/results.md).
+    Left to itself it returns blocks of more than 32 MB, as a batch's activations are, and in every step the system
+    clears those pages anew: on a CPU a tenth of a ResNet-18's time (docs/results.md). Kept, they are used again, for a
+    quarter more memory at the peak. Who is short of memory has all of it returned.
+
     Who has set ``MALLOC_…`` variables is not overruled. Other C libraries have no such switch; GPUs' memory is
     torch's.
     """
@@ -21,6 +25,6 @@ def keep_freed_memory() -> bool:
         return False
     with suppress(AttributeError, OSError, TypeError):  # no glibc
         library = ctypes.CDLL(None)
-        # Everything from the heap, and the heap never shrinks.
-        return bool(library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, -1))
+        told = [library.mallopt(option, value) for option, value in (KEEP if keep else RETURN).items()]
+        return all(told)
     return False

@@ -5,18 +5,20 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from simmim_pl import allocator, cli
+from simmim_pl import allocator
+from tests.conftest import CONFIGS, EVALUATION, TINY
 
 PROGRAM = """
 import resource, sys, torch
-from simmim_pl.allocator import keep_freed_memory
-told = keep_freed_memory() if sys.argv[1] == "keep" else None
+from simmim_pl.allocator import freed_memory
+told = None if sys.argv[1] == "as it is" else freed_memory(keep=sys.argv[1] == "keep")
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for step in range(30):
     before = before if step > 20 else faults()
@@ -52,19 +54,29 @@ def test_the_users_own_settings_are_left_alone() -> None:
     assert faults("keep", MALLOC_ARENA_MAX="4")[0] == "False"
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
+def test_memory_that_is_to_be_returned_is() -> None:
+    assert faults("return")[1] > 10 * 10_000  # ten times 64 MB, in pages of 4 kB
+
+
 def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    assert allocator.keep_freed_memory() is False
+    assert allocator.freed_memory(keep=True) is False
 
 
-def test_the_command_line_does_so_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: asked.append(1))
+@pytest.mark.parametrize(("pieces", "keep"), [(1, True), (2, False)])
+def test_memory_is_kept_unless_it_is_short(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, pieces: int, keep: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(allocator, "freed_memory", lambda keep: asked.append(keep))
+    cli([*TINY, f"--model.gradient_cache={pieces}", "--trainer.max_steps=1"])
+    assert asked == [keep]
 
-    def stop(*args: Any, **options: Any) -> None:
-        assert asked == [1]
-        raise KeyError("enough")
 
-    monkeypatch.setattr(cli, "CLI", stop)
-    with pytest.raises(KeyError, match="enough"):
-        cli.main([])
+def test_an_evaluation_keeps_it_too(cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(allocator, "freed_memory", lambda keep: asked.append(keep))
+    with pytest.raises(SystemExit):  # there is no such checkpoint
+        cli(["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", "--model.checkpoint=none", *EVALUATION])
+    assert asked == [True]
