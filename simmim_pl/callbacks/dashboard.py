@@ -62,7 +62,9 @@ class Dashboard(Callback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid, folder / "views.png")
-        send(trainer, {"data/views": wandb.Image(grid, caption="one image a row, one view a column")})
+        # Of the file, not of the tensor: one value above 1 by rounding, and W&B would take all for shades of 0 to 255.
+        picture = Image.open(folder / "views.png")
+        send(trainer, {"data/views": wandb.Image(picture, caption="one image a row, one view a column")})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self.budget.allows():

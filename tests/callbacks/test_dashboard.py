@@ -141,6 +141,9 @@ def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
     for name in ("map", "spectrum"):
         assert picture(offline, found[f"representation/{name}"][-1]).std() > 5  # something is drawn
     assert found["trainer/global_step"][-1] == 10
+    views = picture(offline, found["data/views"][0])
+    np.testing.assert_array_equal(views, np.asarray(Image.open(offline / "views.png").convert("RGB")))
+    assert views.std() > 20
 
 
 def test_every_picture_of_the_shipped_layout_is_logged(offline: Path) -> None:
