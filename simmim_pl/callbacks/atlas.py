@@ -63,15 +63,7 @@ class Atlas(Callback):
         if len(features) < 4 or not features.isfinite().all():
             return {}
         unit = F.normalize(features, dim=-1)
-        query = (
-            torch.linspace(
-                0,
-                len(unit) - 1,
-                min(self.queries, len(unit)),
-            )
-            .round()
-            .long()
-        )
+        (query,) = evenly((torch.arange(len(unit)),), self.queries)
         similarity, near = neighbours(unit, query, min(self.neighbours, len(unit) - 1))
         shown = torch.cat([query[:, None], near], dim=1)
         place, explained = principal(unit)

@@ -27,6 +27,7 @@ STYLE: dict[Any, Any] = {
     **{"grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6, "figure.facecolor": "none"},
     **{"axes.facecolor": "none", "savefig.facecolor": "none", "figure.dpi": 100},
 }
+DOTS: dict[str, Any] = {"s": 9, "alpha": 0.75, "linewidths": 0}
 LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK}
 
 Series = tuple[str, np.ndarray, np.ndarray]  # name, x, y
@@ -111,17 +112,10 @@ def scatter(place: np.ndarray, label: np.ndarray, classes: Sequence[str], explai
     named = min(len(classes), len(COLOURS))
     others = place[(label < 0) | (label >= named)]
     if len(others):
-        axes.scatter(others[:, 0], others[:, 1], s=9, alpha=0.75, linewidths=0, color=COLOURS[8], marker=".")
+        axes.scatter(others[:, 0], others[:, 1], color=COLOURS[8], marker=".", **DOTS)
     for number in range(named):
         x, y = place[label == number].T
-        style: dict[str, Any] = {
-            "s": 9,
-            "alpha": 0.75,
-            "linewidths": 0,
-            "color": COLOURS[number],
-            "marker": MARKERS[number],
-        }
-        axes.scatter(x, y, label=plain(classes[number]), **style)
+        axes.scatter(x, y, color=COLOURS[number], marker=MARKERS[number], label=plain(classes[number]), **DOTS)
     first, second = (f"{100 * share:.0f} %" for share in explained)
     axes.set(xlabel=f"first axis ({first} of variance)", ylabel=f"second axis ({second})", xticks=[], yticks=[])
     if named and label.max() >= 0:
@@ -171,12 +165,9 @@ def svg(figure: Figure, name: str) -> str:
     for number, colour in enumerate(COLOURS):
         text = text.replace(colour, f"var(--series-{number})")
     width, height = (72 * size for size in figure.get_size_inches())
-    head = f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {width:g} {height:g}" '
-    return (
-        head
-        + re.sub(r' (width|height|viewBox|version)="[^"]*"', "", text[5 : text.index(">")])
-        + text[text.index(">") :]
-    )
+    head, body = text.removeprefix("<svg ").split(">", 1)
+    kept = re.sub(r' ?(width|height|viewBox|version)="[^"]*"', "", head)
+    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {width:g} {height:g}" {kept}>{body}'
 
 
 def escape(text: str) -> str:

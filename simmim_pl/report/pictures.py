@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from simmim_pl.evaluation.card import cells
-from simmim_pl.report import charts
-from simmim_pl.report.figures import figures
+from simmim_pl.report import charts, figures
 from simmim_pl.report.run import Run
 
 MANY = 30  # classes, more than fit a table
@@ -21,7 +20,7 @@ MANY = 30  # classes, more than fit a table
 
 def similarities(run: Run) -> Markup:
     """Histograms of positive and negative pairs, and their means."""
-    figure = figures(run.observed).get("similarities")
+    figure = figures.similarities(run.observed)
     if figure is None:
         return Markup()
     positive, negative = run.observed["positive"], run.observed["negative"]
@@ -34,7 +33,7 @@ def similarities(run: Run) -> Markup:
 
 def spectrum(run: Run) -> Markup:
     """Singular values, and how many are above a part of the greatest."""
-    figure = figures(run.observed).get("spectrum")
+    figure = figures.spectrum(run.observed)
     if figure is None:
         return Markup()
     values = run.observed["singular"]
@@ -45,7 +44,7 @@ def spectrum(run: Run) -> Markup:
 
 def scatter(run: Run) -> Markup:
     """The map; its numbers are where each class lies."""
-    figure = figures(run.observed).get("map")
+    figure = figures.scatter(run.observed)
     if figure is None:
         return Markup()
     place, label, classes = (run.observed[name] for name in ("place", "label", "classes"))
