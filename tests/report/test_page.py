@@ -261,3 +261,13 @@ def test_it_is_read_by_keyboard_and_by_a_screen_reader(tmp_path: Path, browser: 
     assert page.locator("img:not([alt])").count() == 0
     widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert widths[0] <= widths[1]  # a telephone need not scroll sideways
+
+
+def test_what_a_run_is_called_and_set_to_is_text(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "<b>some" / "1")
+    (folder / "config.yaml").write_text("name: <script>alert(1)</script>\n")
+    html = pages.page([read(folder)])
+    Nesting(html)
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "&lt;b&gt;some/1" in html
