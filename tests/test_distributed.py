@@ -42,9 +42,10 @@ def on_ranks(ranks: int, work: Callable[[int, int], Any]) -> list[Any]:
 
 
 def step(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss, and gradient of a shared weight, for views made from the inputs by a linear map each."""
+    """Loss, coupled and not, and gradient of a shared weight, for views made from the inputs by a linear map each."""
     weight = WEIGHT.clone().requires_grad_()
-    loss = nt_xent(torch.einsum("bi,vio->vbo", inputs, weight), temperature=0.2)
+    z = torch.einsum("bi,vio->vbo", inputs, weight)
+    loss = nt_xent(z, temperature=0.2) + 2 * nt_xent(z, temperature=0.2, decoupled=True)
     loss.backward()
     return loss.detach(), weight.grad
 

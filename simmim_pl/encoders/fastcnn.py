@@ -19,6 +19,8 @@ class FastCNN(Encoder):
         width: channels of the stem; the stages have 2, 4 and 8 times as many, so D = 8 · width.
         mean: per-channel mean of the images, in [0, 1].
         std: per-channel standard deviation of the images.
+        features: D, where it is to be another: a last 1×1 convolution to that many channels, BatchNorm and ReLU, for
+            little arithmetic. A linear probe reads more from more features.
     """
 
     def __init__(
@@ -26,8 +28,9 @@ class FastCNN(Encoder):
         width: int = 32,
         mean: tuple[float, float, float] = CIFAR_MEAN,
         std: tuple[float, float, float] = CIFAR_STD,
+        features: int | None = None,
     ) -> None:
-        super().__init__(8 * width, mean, std)
+        super().__init__(features or 8 * width, mean, std)
         self.net = nn.Sequential(
             convolution(3, width),
             nn.MaxPool2d(2),
@@ -40,15 +43,17 @@ class FastCNN(Encoder):
             nn.MaxPool2d(2),
             Residual(8 * width),
         )
+        if features:
+            self.net.append(convolution(8 * width, features, size=1))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         grid = self.net(self.normalise(image))
         return Features(pooled=grid.mean((2, 3)), grid=grid)
 
 
-def convolution(before: int, after: int) -> nn.Sequential:
-    """3×3 convolution, BatchNorm, ReLU."""
-    conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
+def convolution(before: int, after: int, size: int = 3) -> nn.Sequential:
+    """Convolution that keeps the grid, BatchNorm, ReLU."""
+    conv = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
 

@@ -18,7 +18,7 @@ from simmim_pl.records import InputError
 BLOCK = 2**22  # similarities in memory at a time: 16 MB, about what a CPU's cache holds; 16 times that on a GPU
 
 
-def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5) -> Float[Tensor, ""]:
+def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool = False) -> Float[Tensor, ""]:
     r"""Pull the views of an image together, push all other images away.
 
     With :math:`s_{ak}` the cosine similarity of rows :math:`a` and :math:`k` over the temperature, and
@@ -34,6 +34,8 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5) -> Float[Tensor
       al. 2020 (arXiv 2004.11362) with one class an image.
     - With V = 2, N images in all and independent negatives, ``log(2N - 1) - loss`` bounds the mutual information of two
       views from below, in expectation (van den Oord et al. 2018, arXiv 1807.03748).
+    - ``decoupled``: the first sum is over rows of other images only, eq. 6 of Yeh et al. 2022 (arXiv 2110.06848): the
+      gradient of an anchor no longer fades as its positive is found. What remains bounds no mutual information.
     - Negatives come from every rank, with gradient. The arithmetic is float32 at least, whatever autocast says.
 
     Raises:
@@ -49,14 +51,15 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5) -> Float[Tensor
     with torch.autocast(z.device.type, enabled=False):
         unit = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
         anchors = unit.flatten(0, 1)
-        partition: Tensor = LogPartition.apply(anchors, distributed.gather(anchors), temperature)
+        views = z.shape[0] if decoupled else 1
+        partition: Tensor = LogPartition.apply(anchors, distributed.gather(anchors), temperature, views)
         others = unit.sum(0) - unit  # of the other views of the same image, whose mean similarity is linear in them
         agreement = (unit * others).sum(-1).mean() / (z.shape[0] - 1) / temperature
         return partition - agreement
 
 
 class LogPartition(torch.autograd.Function):
-    """Mean over anchors of ``log Σ_{k ≠ a} exp(a · k / τ)``, in memory linear in the number of rows.
+    """Mean over anchors of ``log Σ_k exp(a · k / τ)``, in memory linear in the number of rows; ``k`` as in :func:`blocks`.
 
     A block of anchors meets all rows at once, so its softmax, which is the gradient, is known in the same pass: three
     matrix products in all, none of them repeated in the backward pass, and no more than :data:`BLOCK` similarities in
@@ -64,11 +67,13 @@ class LogPartition(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float, views: int
+    ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         by_anchors, by_rows = torch.empty_like(anchors), torch.zeros_like(rows)
         total = anchors.new_zeros(())
-        for mine, similarity in blocks(anchors, rows, temperature):
+        for mine, similarity in blocks(anchors, rows, temperature, views):
             greatest = similarity.amax(1, keepdim=True)
             weight = similarity.sub_(greatest).exp_()
             mass = weight.sum(1, keepdim=True)
@@ -82,9 +87,9 @@ class LogPartition(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_anchors, by_rows = ctx.saved_tensors
-        return grad * by_anchors, grad * by_rows, None
+        return grad * by_anchors, grad * by_rows, None, None
 
 
 @torch.no_grad()
@@ -108,16 +113,17 @@ class NTXent(Loss):
 
     Args:
         temperature: τ > 0; small values weigh the hardest negatives most. 0.5 in SimCLR on CIFAR-10.
+        decoupled: leave an anchor's positives out of the sum over all rows, as DCL does.
     """
 
-    def __init__(self, temperature: float = 0.5) -> None:
+    def __init__(self, temperature: float = 0.5, decoupled: bool = False) -> None:
         super().__init__()
         if temperature <= 0:
             raise InputError(f"temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature, self.decoupled = temperature, decoupled
 
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
-        return nt_xent(z, self.temperature)
+        return nt_xent(z, self.temperature, self.decoupled)
 
 
 def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
@@ -131,16 +137,19 @@ def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
 
 
 def blocks(
-    anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float
+    anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float, views: int = 1
 ) -> Iterator[tuple[slice, Float[Tensor, "b K"]]]:
     """Similarities of this rank's anchors to all ranks' rows, some anchors at a time; to itself, minus infinity.
 
-    Rows are ordered rank, view, image. A block is the caller's to overwrite.
+    Rows are ordered rank, view, image. Of ``views`` views, an anchor's similarity to all rows of its own image is minus
+    infinity; 1 spares the positives. A block is the caller's to overwrite.
     """
     first = distributed.rank() * len(anchors)
     height = max((BLOCK if rows.device.type == "cpu" else 16 * BLOCK) // len(rows), 1)
+    own = torch.arange(len(anchors), device=rows.device)
+    others = own[:: len(anchors) // views]  # from a row to the views of its image: whole batches further
     for start in range(0, len(anchors), height):
         mine = slice(start, min(start + height, len(anchors)))
         similarity = (anchors[mine] / temperature) @ rows.T
-        similarity.diagonal(first + start).fill_(-torch.inf)
+        similarity.scatter_(1, first + (own[mine, None] + others) % len(anchors), -torch.inf)
         yield mine, similarity

@@ -36,6 +36,19 @@ def test_images_need_not_be_square() -> None:
     assert FastCNN(4)(torch.rand(2, 3, 16, 40)).grid.shape == (2, 32, 2, 5)
 
 
+def test_features_can_be_more_than_the_stages_have_for_little_arithmetic() -> None:
+    counted = []
+    for encoder in (FastCNN(8), FastCNN(8, features=256)):
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            features = encoder.eval()(images(32))
+        assert features.pooled.shape == (2, encoder.width)
+        assert features.grid.shape == (2, encoder.width, 4, 4)
+        counted.append(counter.get_total_flops())
+    assert encoder.width == 256
+    assert counted[1] - counted[0] == 2 * 2 * 64 * 256 * 4 * 4  # two images, a multiplication and an addition
+
+
 def test_the_arithmetic_is_what_the_docstring_says() -> None:
     counted = []
     for encoder in (FastCNN(32), ResNet(18)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightly.loss import NTXentLoss
+from lightly.loss import DCLLoss, NTXentLoss
 from pytorch_metric_learning.losses import NTXentLoss as MetricNTXent
 from pytorch_metric_learning.losses import SupConLoss
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,12 +65,13 @@ def test_any_number_of_views_equals_supcon_with_one_class_an_image(views: int) -
     assert nt_xent(z, 0.3).item() == pytest.approx(SupConLoss(0.3)(z.flatten(0, 1), image).item(), abs=1e-6)
 
 
-def test_gradient_equals_finite_differences() -> None:
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_gradient_equals_finite_differences(decoupled: bool) -> None:
     z = projections(3, 4, 5).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.5), (z,))
+    assert torch.autograd.gradcheck(lambda z: nt_xent(z, 0.5, decoupled), (z,))
 
 
-def plain(z: torch.Tensor, temperature: float) -> torch.Tensor:
+def plain(z: torch.Tensor, temperature: float, decoupled: bool = False) -> torch.Tensor:
     """The definition over the whole matrix of similarities."""
     rows = torch.nn.functional.normalize(z, dim=-1).flatten(0, 1)
     similarity = rows @ rows.T / temperature
@@ -78,7 +79,8 @@ def plain(z: torch.Tensor, temperature: float) -> torch.Tensor:
     image = torch.arange(z.shape[1]).repeat(z.shape[0])
     positive = (image[:, None] == image) & ~itself
     agreement = (similarity * positive).sum(1) / positive.sum(1)
-    return (similarity.masked_fill(itself, -torch.inf).logsumexp(1) - agreement).mean()
+    left_out = itself | positive if decoupled else itself
+    return (similarity.masked_fill(left_out, -torch.inf).logsumexp(1) - agreement).mean()
 
 
 @settings(deadline=None, max_examples=40)
@@ -87,18 +89,19 @@ def plain(z: torch.Tensor, temperature: float) -> torch.Tensor:
     batch=st.integers(2, 9),
     temperature=st.floats(0.005, 2.0),
     block=st.integers(1, 400),
+    decoupled=st.booleans(),
     seed=st.integers(0, 10**6),
 )
 def test_blocks_of_any_size_give_the_loss_gradient_and_accuracy_of_the_whole(
-    views: int, batch: int, temperature: float, block: int, seed: int
+    views: int, batch: int, temperature: float, block: int, decoupled: bool, seed: int
 ) -> None:
     ours, theirs = (projections(views, batch, 5, seed).requires_grad_() for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "BLOCK", block)
-        loss, accuracy = nt_xent(ours, temperature), contrastive_accuracy(ours)
+        loss, accuracy = nt_xent(ours, temperature, decoupled), contrastive_accuracy(ours)
         (3 * loss).backward()
-    (3 * plain(theirs, temperature)).backward()
-    assert loss.item() == pytest.approx(plain(theirs, temperature).item(), rel=1e-9, abs=1e-9)
+    (3 * plain(theirs, temperature, decoupled)).backward()
+    assert loss.item() == pytest.approx(plain(theirs, temperature, decoupled).item(), rel=1e-9, abs=1e-9)
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-9)
     assert accuracy.item() == pytest.approx(contrastive_accuracy(theirs).item())
 
@@ -137,10 +140,16 @@ def test_a_low_temperature_neither_overflows_nor_loses_distant_rows(temperature:
     assert z.grad.isfinite().all()
 
 
-def test_gradient_equals_lightly() -> None:
+def test_decoupled_loss_equals_lightly() -> None:
+    z = projections(2, 7, 6)
+    assert nt_xent(z, 0.2, decoupled=True).item() == pytest.approx(DCLLoss(0.2)(z[0], z[1]).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize(("decoupled", "published"), [(False, NTXentLoss), (True, DCLLoss)])
+def test_gradient_equals_lightly(decoupled: bool, published: Any) -> None:
     ours, theirs = (projections(2, 7, 6).requires_grad_() for _ in range(2))
-    nt_xent(ours, 0.2).backward()
-    NTXentLoss(0.2)(theirs[0], theirs[1]).backward()
+    nt_xent(ours, 0.2, decoupled).backward()
+    published(0.2)(theirs[0], theirs[1]).backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-9)
 
 
@@ -208,5 +217,6 @@ def test_input_that_means_nothing_is_refused(z: torch.Tensor, temperature: float
 def test_the_module_is_the_function() -> None:
     z = projections(2, 5, 3, dtype=torch.float32)
     assert NTXent(0.3)(z).item() == nt_xent(z, 0.3).item()
+    assert NTXent(0.3, decoupled=True)(z).item() == nt_xent(z, 0.3, decoupled=True).item() < nt_xent(z, 0.3).item()
     with pytest.raises(InputError, match="temperature"):
         NTXent(-1)
