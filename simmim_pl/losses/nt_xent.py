@@ -59,7 +59,7 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
 
 
 class LogPartition(torch.autograd.Function):
-    """Mean over anchors of ``log Σ_k exp(a · k / τ)``, in memory linear in the number of rows; ``k`` as in :func:`blocks`.
+    """Mean over anchors of ``log Σ_k exp(a · k / τ)``, in memory linear in the rows; which ``k``, :func:`blocks` says.
 
     A block of anchors meets all rows at once, so its softmax, which is the gradient, is known in the same pass: three
     matrix products in all, none of them repeated in the backward pass, and no more than :data:`BLOCK` similarities in
