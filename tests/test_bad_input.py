@@ -79,6 +79,7 @@ def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
             ["--data.local_views=simmim_pl.views.ContrastiveViews", "--data.local_views.size=17"],
             "Local views of 17 pixels are larger than the images of 16×16",
         ),
+        (["--data.late=1.5"], "share of late batches"),
         (["--model.encoder=simmim_pl.encoders.Timm", "--model.encoder.name=resnet81"], "choose a name such as resnet"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.data.order import Order
-from simmim_pl.data.source import ImageSet, Source
+from simmim_pl.data.source import ImageSet, Source, whole
 from simmim_pl.data.split import hold_out
 from simmim_pl.data.workers import as_it_is, leave_signals
 from simmim_pl.records import Batch, InputError, Views
@@ -32,6 +32,9 @@ class Images(LightningDataModule):
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
         local_views: makes further views of smaller regions, at a size of their own, beside ``views``: see
             :class:`simmim_pl.methods.Contrastive`.
+        late_views: makes the views in place of ``views`` when training ends: larger ones ready the encoder for whole
+            images (after Touvron et al. 2019, arXiv 1906.06423).
+        late: share of the batches that are late, above 0 and below 1.
         validation: images held out of train: a number of images, or a share below 1.
         split_seed: seed of the held-out split; leave it alone to compare runs.
         seed: seed of the order of the training images and of their views.
@@ -45,6 +48,8 @@ class Images(LightningDataModule):
         batch_size: int = 256,
         views: Views | None = None,
         local_views: Views | None = None,
+        late_views: Views | None = None,
+        late: float = 0.15,
         validation: int | float = 0.1,
         split_seed: int = 0,
         seed: int = 0,
@@ -53,6 +58,9 @@ class Images(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
+        self.late_views, self.late = late_views, late
+        if not 0 < late < 1:
+            raise InputError(f"data.late is the share of late batches, above 0 and below 1, and is {late}.")
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split = predict_split
@@ -188,11 +196,18 @@ class Images(LightningDataModule):
             return batch
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
         generator = seeded(self.seed, step, batch["image"].device, *self.place())
-        batch["views"] = self.views(batch["image"], generator)
+        views = self.late_views if self.late_views and self.is_late(step) else self.views
+        batch["views"] = views(batch["image"], generator)
         if self.local_views is not None:
             batch["local"] = self.local_views(batch["image"], generator)
             require_smaller(batch)
         return batch
+
+    def is_late(self, step: int) -> bool:
+        """Whether the batch of this number, from 0 on, is one of the last."""
+        trainer: Any = self.trainer
+        batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        return bool(step >= round((1 - self.late) * batches))
 
 
 def require_smaller(batch: Batch) -> None:
@@ -203,10 +218,3 @@ def require_smaller(batch: Batch) -> None:
             f"Local views of {size} pixels are larger than the images of {height}×{width}: set "
             f"--data.local_views.size to {min(height, width)} or less, or bring larger images."
         )
-
-
-def whole(images: Any) -> ImageSet:
-    """The set of which this is a subset, however deep."""
-    while isinstance(images, Subset):
-        images = images.dataset
-    return cast(ImageSet, images)

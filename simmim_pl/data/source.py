@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from simmim_pl.data.digest import digest
 from simmim_pl.records import Batch
@@ -117,3 +117,10 @@ class Source:
             InputError: the split does not exist or cannot be read.
         """
         raise TypeError(f"{type(self).__name__} must define load(split) -> ImageSet")
+
+
+def whole(images: Any) -> ImageSet:
+    """The set of which this is a subset, however deep."""
+    while isinstance(images, Subset):
+        images = images.dataset
+    return cast(ImageSet, images)

@@ -17,6 +17,7 @@ from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.seeding import place
+from simmim_pl.small_grids import small_grids
 from simmim_pl.synchronise import synchronise
 from simmim_pl.version import fingerprint
 
@@ -66,6 +67,7 @@ class Method(LightningModule):
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
         self.synchronise = synchronise
+        small_grids(self.encoder)
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         if compile:

@@ -120,23 +120,46 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     assert compiled.state_dict().keys() == method().state_dict().keys()
 
 
-def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
-    module, journal = method(), Journal()
-    source, local = Shapes(train=74, test=10, size=16), ContrastiveViews(size=8, views=3, scale=(0.1, 0.3))
-    images = Images(source, 16, ContrastiveViews(size=16), local, validation=10)
+def fit(folder: Path, images: Images, module: Contrastive, **options: Any) -> list[dict[str, Any]]:
+    """The steps of a training."""
+    journal = Journal()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        max_steps=1,
         callbacks=[journal],
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
         enable_checkpointing=False,
         log_every_n_steps=1,
         **quiet,
+        **options,
     )
     trainer.fit(module, datamodule=images)
-    (step,) = journal.steps
+    return journal.steps
+
+
+@pytest.mark.parametrize(
+    ("late", "options", "sizes"),
+    [
+        (0.4, {"max_steps": 5}, [16, 16, 16, 8, 8]),
+        (0.25, {"max_epochs": 2}, [16, 16, 16, 16, 16, 16, 8, 8]),  # of four batches
+        (0.5, {"max_epochs": 2, "accumulate_grad_batches": 2}, [16, 16, 16, 16, 8, 8, 8, 8]),
+        (0.01, {"max_steps": 5}, [16, 16, 16, 16, 16]),
+    ],
+)
+def test_the_last_batches_have_late_views(
+    tmp_path: Path, late: float, options: dict[str, Any], sizes: list[int]
+) -> None:
+    views = {"views": ContrastiveViews(size=16), "late_views": ContrastiveViews(size=8), "late": late}
+    images = Images(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
+    steps = fit(tmp_path, images, method(), **options)
+    assert [step["batch"]["views"].shape[-1] for step in steps] == sizes
+
+
+def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
+    source, local = Shapes(train=74, test=10, size=16), ContrastiveViews(size=8, views=3, scale=(0.1, 0.3))
+    images = Images(source, 16, ContrastiveViews(size=16), local, validation=10)
+    (step,) = fit(tmp_path, images, method(), max_steps=1)
     batch, (encoder, head) = step["batch"], (part.train() for part in step["modules"])
     assert batch["local"].shape == (3, 16, 3, 8, 8)
     z = [
