@@ -28,6 +28,7 @@ from simmim_pl.version import fingerprint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/cifar10_fast.yaml"
+COLOUR = ("brightness", "contrast", "saturation", "hue", "greyscale")
 VARIANTS = {
     "the recipe": [],
     "views of 32 pixels of 20 to 100 % of the area": ["data.views.size=32", "data.views.scale=[0.2, 1.0]"],
@@ -35,12 +36,16 @@ VARIANTS = {
     "head without BatchNorm": ["model.head.norm=false"],
     "temperature 0.2": ["model.loss.temperature=0.2"],
     "temperature 0.5": ["model.loss.temperature=0.5"],
-    "four views": ["data.views.views=4"],
+    "four views": ["data.views.views=4", "data.late_views.views=4"],
+    "no late views": ["data.late_views=null"],
+    "the last stage's features": ["model.encoder.features=null"],
+    "positives in the loss's sum": ["model.loss.decoupled=false"],
     "width 32": ["model.encoder.width=32"],
-    "width 64": ["model.encoder.width=64"],
+    "width 48": ["model.encoder.width=48"],
+    "width 80": ["model.encoder.width=80"],
     "batches of 512": ["data.batch_size=512"],
     "no colour jitter, no greyscale": [
-        *(f"data.views.{name}=0.0" for name in ("brightness", "contrast", "saturation", "hue", "greyscale"))
+        *(f"data.{views}.{name}=0.0" for views in ("views", "late_views") for name in COLOUR)
     ],
     "twice the learning rate": ["model.optimizer.lr=4.0e-3"],
 }

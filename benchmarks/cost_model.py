@@ -67,7 +67,8 @@ def cost(path: Path) -> Cost:
     """The cost of a config, from its parts."""
     model, data = parts(yaml.safe_load(path.read_text()))
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
-    makers = [maker for maker in (data.views, data.local_views) if maker is not None]
+    largest = max(filter(None, (data.views, data.late_views)), key=lambda views: views.size)
+    makers = [maker for maker in (largest, data.local_views) if maker is not None]
     width = [part for part in model.head.modules() if isinstance(part, nn.Linear)][-1].out_features
     return Cost(
         flop=training(path, data.batch_size)[0],

@@ -41,19 +41,21 @@ def parts(config: dict[str, Any]) -> tuple[Any, Any]:
     return built.model, built.data
 
 
-def step(model: Any, data: Any) -> int:
-    """FLOP of one batch, forward and backward."""
+def step(model: Any, data: Any) -> float:
+    """FLOP of one batch, forward and backward, on average over the run."""
+    usual = batch(model, data, data.views)
+    if data.late_views is None:
+        return usual
+    return (1 - data.late) * usual + data.late * batch(model, data, data.late_views)
+
+
+def batch(model: Any, data: Any, views: Any) -> float:
+    """FLOP of a batch of such views and the local ones, which have no contents."""
+    makers = [maker for maker in (views, data.local_views) if maker is not None]
+    made = [torch.empty(each.views, data.batch_size, 3, each.size, each.size) for each in makers]
     with FlopCounterMode(display=False) as counter:
-        z = torch.cat([model.embed(views)[1] for views in batch(data)])
-        model.loss(z).backward()
-    total: int = counter.get_total_flops()
-    return total
-
-
-def batch(data: Any) -> list[torch.Tensor]:
-    """Views of a batch, and local ones, without their contents."""
-    makers = [maker for maker in (data.views, data.local_views) if maker is not None]
-    return [torch.empty(each.views, data.batch_size, 3, each.size, each.size) for each in makers]
+        model.loss(torch.cat([model.embed(each)[1] for each in made])).backward()
+    return float(counter.get_total_flops())
 
 
 def training(path: Path, images: int) -> tuple[float, float]:
