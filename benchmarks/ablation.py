@@ -31,7 +31,11 @@ CONFIG = ROOT / "configs/cifar10_fast.yaml"
 COLOUR = ("brightness", "contrast", "saturation", "hue", "greyscale")
 VARIANTS = {
     "the recipe": [],
-    "views of 32 pixels of 20 to 100 % of the area": ["data.views.size=32", "data.views.scale=[0.2, 1.0]"],
+    "views of 32 pixels of 20 to 100 % of the area": [
+        "data.views.size=32",
+        "data.views.scale=[0.2, 1.0]",
+        "data.late_views=null",
+    ],
     "views of 16 pixels of 10 to 60 %": ["data.views.size=16", "data.views.scale=[0.1, 0.6]"],
     "head without BatchNorm": ["model.head.norm=false"],
     "temperature 0.2": ["model.loss.temperature=0.2"],

@@ -65,13 +65,14 @@ class Cost:
 
 def cost(path: Path) -> Cost:
     """The cost of a config, from its parts."""
-    model, data = parts(yaml.safe_load(path.read_text()))
+    config = yaml.safe_load(path.read_text())
+    config["data"]["init_args"]["late_views"] = None  # the cost of a step before them
+    model, data = parts(config)
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
-    largest = max(filter(None, (data.views, data.late_views)), key=lambda views: views.size)
-    makers = [maker for maker in (largest, data.local_views) if maker is not None]
+    makers = [maker for maker in (data.views, data.local_views) if maker is not None]
     width = [part for part in model.head.modules() if isinstance(part, nn.Linear)][-1].out_features
     return Cost(
-        flop=training(path, data.batch_size)[0],
+        flop=training(config, data.batch_size)[0],
         saved=(saved(model, makers, 2 * SAMPLE) - saved(model, makers, SAMPLE)) / SAMPLE,  # not what weights keep
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         channels=sum(part.num_features for part in norms),

@@ -10,6 +10,7 @@ forward and backward; what is done element by element does not. Times the steps 
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def batch(model: Any, data: Any, views: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def training(path: Path, images: int) -> tuple[float, float]:
+def training(config: dict[str, Any], images: int) -> tuple[float, float]:
     """FLOP of an image, and of the whole run."""
-    config = yaml.safe_load(path.read_text())
+    config = copy.deepcopy(config)
     config["model"]["init_args"] |= {"channels_last": False, "compile": False}  # of a fake model neither can be made
     with FakeTensorMode():
         model, data = parts(config)
@@ -76,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for path in options.configs:
-        of_image, whole = training(path, options.images)
+        of_image, whole = training(yaml.safe_load(path.read_text()), options.images)
         rows.append((whole, path.name, f"{of_image / 1e9:.2f} GFLOP an image"))
     rows += [(flop, name, figure) for name, (flop, figure) in RECIPES.items()]
     print("| FLOP | of ResNet-18 epochs | recipe | |\n|---:|---:|---|---|")

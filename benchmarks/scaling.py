@@ -4,7 +4,7 @@
 
 Every run is a training on procedural images through the command line. Two ranks of one thread each are set against
 one process of two threads, at the same global batch, for the network of cifar10.yaml and that of cifar10_fast.yaml,
-which computes a sixth as much for every message. Then the cost model of docs/scaling.md is set against 1 to 4 ranks of
+which computes a quarter as much for every message. Then the cost model of docs/scaling.md is set against 1 to 4 ranks of
 one thread each, training cifar10_fast.yaml: bytes are what the loopback device carried (/proc/net/dev) in ten steps;
 memory is the peak of a rank, of which a run with a small batch tells what is loaded in any case; images per second
 follow from what one process of one thread reaches, and from what messages cost between two spells of computing, which
@@ -40,7 +40,7 @@ FIT = [
     *("--trainer.limit_val_batches=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.Vitals"),
     *("--trainer.callbacks.every=5", "--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false"),
-    *("--trainer.max_epochs=100", "--data.source=simmim_pl.data.Shapes"),
+    *("--trainer.max_epochs=100", "--data.source=simmim_pl.data.Shapes", "--data.late_views=null"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Convolutions on small grids: their weights' gradient as one matrix product, where a CPU's own kernel is slow."""
+"""Convolutions on small grids: their weights' gradient as one matrix product, where torch's is slow on a CPU."""
 
 from __future__ import annotations
 
@@ -22,17 +22,28 @@ def small_grids(module: nn.Module) -> None:
 
 
 class SmallGrid(nn.Conv2d):
-    """``nn.Conv2d``, with the weights' gradient by :class:`Convolution` where a CPU trains on a small output grid."""
+    """``nn.Conv2d``, with the weights' gradient by :class:`Convolution` where a CPU trains a small grid in bfloat16."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        side = (input.shape[-1] + 2 * int(self.padding[1]) - self.kernel_size[1]) // self.stride[1] + 1
-        if input.device.type != "cpu" or side > WIDEST or not torch.is_grad_enabled():
+        if not self.slow(input, weight):
             return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
-        if torch.is_autocast_enabled("cpu"):  # which knows nothing of functions that are not torch's
-            dtype = torch.get_autocast_dtype("cpu")
-            input, weight = input.to(dtype), weight.to(dtype)
-        out: Tensor = Convolution.apply(input, weight, self.stride, self.padding)
+        low = (
+            input.to(torch.bfloat16),
+            weight.to(torch.bfloat16),
+        )  # autocast leaves functions that are not torch's alone
+        out: Tensor = Convolution.apply(*low, self.stride, self.padding)
         return out
+
+    def slow(self, input: Tensor, weight: Tensor) -> bool:
+        """Whether torch would be slow to find the weights' gradient."""
+        if input.device.type != "cpu" or not (torch.is_grad_enabled() and weight.requires_grad):
+            return False
+        lowered = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
+        dtype = torch.get_autocast_dtype("cpu") if lowered else input.dtype
+        padding: Any = self.padding
+        geometry = zip(input.shape[-2:], padding, self.kernel_size, self.stride, strict=True)
+        sides = [(side + 2 * pad - kernel) // stride + 1 for side, pad, kernel, stride in geometry]
+        return dtype == torch.bfloat16 and max(sides) <= WIDEST
 
 
 class Convolution(torch.autograd.Function):

@@ -80,6 +80,11 @@ def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
             "Local views of 17 pixels are larger than the images of 16×16",
         ),
         (["--data.late=1.5"], "share of late batches"),
+        (
+            ["--data.late_views=simmim_pl.views.ContrastiveViews", "--data.late_views.size=4"],
+            "Late views of 4 pixels are smaller than the views of",
+        ),
+        (["--model.encoder.features=0"], "features must be at least 1"),
         (["--model.encoder=simmim_pl.encoders.Timm", "--model.encoder.name=resnet81"], "choose a name such as resnet"),
     ],
     ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",

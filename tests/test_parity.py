@@ -29,8 +29,12 @@ LOCAL = [
     *("--data.local_views=simmim_pl.views.ContrastiveViews", "--data.local_views.size=8"),
     *("--data.local_views.views=3", "--data.local_views.scale=[0.1,0.3]"),
 ]
+LATE = [
+    *("--data.late_views=simmim_pl.views.ContrastiveViews", "--data.late_views.size=24", "--data.late=0.4"),
+]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
+    "late views": [DOUBLE, *LATE],
     # SGD: Adam divides by a gradient's own size, so it turns the rounding of a vanishing one into a whole step.
     "single": [
         *("--trainer.precision=32-true", "--model.loss.temperature=0.5", *SGD),

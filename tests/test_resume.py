@@ -76,6 +76,11 @@ CASES: dict[str, list[str]] = {
     "dropout": ["--model.encoder=tests.test_resume.Dropping", "--model.encoder.width=2"],
     "gradient cache": ["--model.gradient_cache=3", "--trainer.precision=bf16-mixed"],
     "local views": LOCAL,
+    "late views": [
+        "--data.late_views=simmim_pl.views.ContrastiveViews",
+        "--data.late_views.size=20",
+        "--data.late=0.5",
+    ],
     "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
 }
 

@@ -1,6 +1,7 @@
 """Convolutions on small grids: the same layer, the same gradients as torch's own."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from simmim_pl.encoders import FastCNN
+from simmim_pl.heads import ProjectionHead
+from simmim_pl.losses import NTXent
+from simmim_pl.methods import Contrastive
 from simmim_pl.small_grids import WIDEST, Convolution, SmallGrid, small_grids
 
 
@@ -50,30 +54,49 @@ def trained(encoder: nn.Module, size: int, steps: int = 3) -> dict[str, torch.Te
     return encoder.state_dict()
 
 
-@pytest.mark.parametrize("size", [16, 32, 64])
-def test_a_network_learns_the_same_with_them(size: int) -> None:
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Sizes of the inputs of layers that take the other way."""
+    sizes: list[tuple[int, ...]] = []
+    apply = Convolution.apply
+    monkeypatch.setattr(Convolution, "apply", lambda x, *rest: sizes.append(tuple(x.shape[-2:])) or apply(x, *rest))
+    return sizes
+
+
+@pytest.mark.parametrize("size", [16, 20, 32])
+def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> None:
     torch.manual_seed(0)
     plain = FastCNN(4).to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
     small_grids(quick)
     assert sum(isinstance(layer, SmallGrid) for layer in quick.modules()) == 10
     theirs, ours = trained(plain, size), trained(quick, size)
+    assert taken
     assert theirs.keys() == ours.keys()
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-2)
 
 
-def test_only_small_grids_that_are_trained_take_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
-    apply = Convolution.apply
-    monkeypatch.setattr(Convolution, "apply", lambda x, *rest: taken.append(x.shape[-1]) or apply(x, *rest))
-    layer = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken: list[Any]) -> None:
+    layer, small = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), (2 * WIDEST, 2 * WIDEST)
     small_grids(layer)
-    for size in (2 * WIDEST, 2 * WIDEST + 1):
-        layer(torch.rand(1, 3, size, size))
-    assert taken == [2 * WIDEST]
-    with torch.no_grad():
-        layer(torch.rand(1, 3, 4, 4))
-    assert taken == [2 * WIDEST]
+    with torch.autocast("cpu", torch.bfloat16):
+        for size in (small, (small[0] + 1, 4), (4, small[1] + 1)):
+            assert layer(torch.rand(1, 3, *size)).dtype == torch.bfloat16
+        assert taken == [small]
+        with torch.no_grad():
+            layer(torch.rand(1, 3, *small))
+        layer.requires_grad_(False)(torch.rand(1, 3, *small, requires_grad=True))
+        layer.requires_grad_(True).double()(torch.rand(1, 3, *small).double())
+    layer.float()(torch.rand(1, 3, *small))
+    assert taken == [small]
+    layer.bfloat16()(torch.rand(1, 3, *small).bfloat16())
+    assert taken == [small, small]
+
+
+def test_a_methods_encoder_has_them() -> None:
+    method = Contrastive(FastCNN(4), ProjectionHead, NTXent(), optimizer=torch.optim.SGD)
+    kinds = {type(layer) for layer in method.encoder.modules() if isinstance(layer, nn.Conv2d)}
+    assert kinds == {SmallGrid}
 
 
 def test_layers_of_another_kind_are_left_alone() -> None:

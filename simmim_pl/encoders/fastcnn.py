@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
-from simmim_pl.records import Encoder, Features
+from simmim_pl.records import Encoder, Features, InputError
 
 
 class FastCNN(Encoder):
@@ -21,6 +21,9 @@ class FastCNN(Encoder):
         std: per-channel standard deviation of the images.
         features: D, where it is to be another: a last 1×1 convolution to that many channels, BatchNorm and ReLU, for
             little arithmetic. A linear probe reads more from more features.
+
+    Raises:
+        InputError: ``features`` is less than 1.
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class FastCNN(Encoder):
         std: tuple[float, float, float] = CIFAR_STD,
         features: int | None = None,
     ) -> None:
+        if features is not None and features < 1:
+            raise InputError(f"features must be at least 1, or null for 8 · width, and is {features}.")
         super().__init__(features or 8 * width, mean, std)
         self.net = nn.Sequential(
             convolution(3, width),

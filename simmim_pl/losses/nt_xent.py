@@ -34,8 +34,9 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
       al. 2020 (arXiv 2004.11362) with one class an image.
     - With V = 2, N images in all and independent negatives, ``log(2N - 1) - loss`` bounds the mutual information of two
       views from below, in expectation (van den Oord et al. 2018, arXiv 1807.03748).
-    - ``decoupled``: the first sum is over rows of other images only, eq. 6 of Yeh et al. 2022 (arXiv 2110.06848): the
-      gradient of an anchor no longer fades as its positive is found. What remains bounds no mutual information.
+    - ``decoupled``: the first sum is over rows of other images only, for V = 2 eq. 6 of Yeh et al. 2022 (arXiv
+      2110.06848): an anchor's gradient no longer fades as its positives are found. This loss can be negative, and
+      bounds no mutual information.
     - Negatives come from every rank, with gradient. The arithmetic is float32 at least, whatever autocast says.
 
     Raises:

@@ -141,19 +141,19 @@ def fit(folder: Path, images: Images, module: Contrastive, **options: Any) -> li
 @pytest.mark.parametrize(
     ("late", "options", "sizes"),
     [
-        (0.4, {"max_steps": 5}, [16, 16, 16, 8, 8]),
-        (0.25, {"max_epochs": 2}, [16, 16, 16, 16, 16, 16, 8, 8]),  # of four batches
-        (0.5, {"max_epochs": 2, "accumulate_grad_batches": 2}, [16, 16, 16, 16, 8, 8, 8, 8]),
-        (0.01, {"max_steps": 5}, [16, 16, 16, 16, 16]),
+        (0.4, {"max_steps": 5}, "8 8 8 16 16"),
+        (0.25, {"max_epochs": 2}, "8 8 8 8 8 8 16 16"),  # of four batches
+        (0.25, {"max_epochs": 2, "accumulate_grad_batches": 2}, "8 8 8 8 8 8 16 16"),
+        (0.25, {"max_epochs": 2, "accumulate_grad_batches": 3}, "8 8 8 8 8 8 16 16"),  # the second step is of one
+        (0.25, {"max_epochs": -1, "max_steps": 4, "accumulate_grad_batches": 3}, "8 8 8 8 8 8 16 16"),
+        (0.01, {"max_steps": 5}, "8 8 8 8 8"),
     ],
 )
-def test_the_last_batches_have_late_views(
-    tmp_path: Path, late: float, options: dict[str, Any], sizes: list[int]
-) -> None:
-    views = {"views": ContrastiveViews(size=16), "late_views": ContrastiveViews(size=8), "late": late}
+def test_the_last_batches_have_late_views(tmp_path: Path, late: float, options: dict[str, Any], sizes: str) -> None:
+    views = {"views": ContrastiveViews(size=8), "late_views": ContrastiveViews(size=16), "late": late}
     images = Images(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
     steps = fit(tmp_path, images, method(), **options)
-    assert [step["batch"]["views"].shape[-1] for step in steps] == sizes
+    assert [step["batch"]["views"].shape[-1] for step in steps] == [int(size) for size in sizes.split()]
 
 
 def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
