@@ -4,8 +4,8 @@
 
 Every run is a training on procedural images through the command line. Two ranks of one thread each are set against
 one process of two threads, at the same global batch, for the network of cifar10.yaml and that of cifar10_fast.yaml,
-which computes a quarter as much for every message. Then the cost model of docs/scaling.md is set against 1 to 4 ranks of
-one thread each, training cifar10_fast.yaml: bytes are what the loopback device carried (/proc/net/dev) in ten steps;
+which computes a quarter as much for every message. Then the cost model of docs/scaling.md is set against 1 to 4 ranks
+of one thread each, training cifar10_fast.yaml: bytes are what the loopback device carried (/proc/net/dev) in ten steps;
 memory is the peak of a rank, of which a run with a small batch tells what is loaded in any case; images per second
 follow from what one process of one thread reaches, and from what messages cost between two spells of computing, which
 is measured. Fails when two ranks of cifar10.yaml reach less than 0.9 of one process's images per second, the bytes are
