@@ -10,7 +10,7 @@ quickstart: .venv/run ## pretrain on procedural images, then the linear-probe ta
 		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
 
 test: lint types ## lint, types, tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term
 
 test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/test_resume.py tests/test_nodes.py tests/test_failures.py \
