@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WIDEST = 5  # positions along a side of the output up to which the product is the faster, see docs/results.md
+WIDEST = 5  # positions along a side of the output up to which the product is the faster, see benchmarks/small_grids.py
 
 
 def small_grids(module: nn.Module) -> None:
