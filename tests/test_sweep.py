@@ -98,7 +98,7 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
     for run, temperature in zip(runs, (0.1, 0.2), strict=True):
         assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2 * (180 // 32)
         config = yaml.safe_load((run / "config.yaml").read_text())
-        assert config["model"]["init_args"]["loss"]["init_args"] == {"temperature": temperature}
+        assert config["model"]["init_args"]["loss"]["init_args"]["temperature"] == temperature
         assert config["data"]["init_args"]["views"]["init_args"]["size"] == 12
         with (run / "metrics.csv").open() as file:
             history = list(csv.DictReader(file))
