@@ -27,11 +27,9 @@ class SmallGrid(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.slow(input, weight):
             return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
-        low = (
-            input.to(torch.bfloat16),
-            weight.to(torch.bfloat16),
-        )  # autocast leaves functions that are not torch's alone
-        out: Tensor = Convolution.apply(*low, self.stride, self.padding)
+        # Autocast leaves functions that are not torch's alone.
+        low, weights = input.to(torch.bfloat16), weight.to(torch.bfloat16)
+        out: Tensor = Convolution.apply(low, weights, self.stride, self.padding)
         return out
 
     def slow(self, input: Tensor, weight: Tensor) -> bool:
