@@ -1,78 +1,184 @@
-"""Convolutions on small grids: their weights' gradient as one matrix product, where torch's is slow on a CPU."""
+"""Convolutions on small grids as products of what lies inside, where torch's are slow on a CPU.
+
+Of what a 3×3 kernel meets on a grid of 4×4 positions 31 % is padding, on 2×2 56 %. Here positions that see the same
+part of the kernel share one matrix product, and no product holds padding.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WIDEST = 5  # positions along a side of the output up to which the product is the faster, see benchmarks/small_grids.py
+# Positions along a side of the output up to which products are the faster, see benchmarks/small_grids.py.
+WIDEST = 4
+WIDEST_WEIGHTS = 8  # for the weights' gradient
+
+LAST = torch.channels_last
+REST = "Tensor weight, int[] stride, int[] padding) -> Tensor"
 
 
 def small_grids(module: nn.Module) -> None:
     """Make the module's plain convolutions :class:`SmallGrid`, in place: weights, names and optimizers stay."""
     for layer in module.modules():
-        plain = type(layer) is nn.Conv2d and layer.bias is None and layer.groups == 1 and layer.dilation == (1, 1)
-        if plain and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        if type(layer) is nn.Conv2d and plain(layer):
             layer.__class__ = SmallGrid
 
 
+def plain(layer: nn.Conv2d) -> bool:
+    """Whether the layer is what :func:`convolution` computes."""
+    if layer.bias is not None or layer.groups > 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+        return False
+    padding = layer.padding
+    return not isinstance(padding, str) and all(
+        pad < taps for pad, taps in zip(padding, layer.kernel_size, strict=True)
+    )
+
+
 class SmallGrid(nn.Conv2d):
-    """``nn.Conv2d``, with the weights' gradient by :class:`Convolution` where a CPU trains a small grid in bfloat16."""
+    """``nn.Conv2d``, by way of :func:`convolution` where a CPU trains a small grid in bfloat16."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.slow(input, weight):
             return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
         # Autocast leaves functions that are not torch's alone.
-        low, weights = input.to(torch.bfloat16), weight.to(torch.bfloat16)
-        out: Tensor = Convolution.apply(low, weights, self.stride, self.padding)
+        low, weights = input.to(torch.bfloat16), weight.to(torch.bfloat16, memory_format=torch.channels_last)
+        out: Tensor = convolution(low, weights, self.stride, self.padding)
         return out
 
     def slow(self, input: Tensor, weight: Tensor) -> bool:
-        """Whether torch would be slow to find the weights' gradient."""
+        """Whether torch would be slow to train this."""
         if input.device.type != "cpu" or not (torch.is_grad_enabled() and weight.requires_grad):
             return False
         lowered = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
         dtype = torch.get_autocast_dtype("cpu") if lowered else input.dtype
         padding: Any = self.padding
-        geometry = zip(input.shape[-2:], padding, self.kernel_size, self.stride, strict=True)
-        sides = [(side + 2 * pad - kernel) // stride + 1 for side, pad, kernel, stride in geometry]
-        return dtype == torch.bfloat16 and max(sides) <= WIDEST
+        return dtype == torch.bfloat16 and max(grid(input, weight, self.stride, padding)) <= WIDEST_WEIGHTS
 
 
-class Convolution(torch.autograd.Function):
-    """``conv2d``, whose weights' gradient is the product of what each position saw with the gradient there."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding
-        return F.conv2d(x, weight, None, stride, padding)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Float[Tensor, "B O h w"]) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (x, weight), (stride, padding) = ctx.saved_tensors, ctx.geometry
-        by_x = by_weight = None
-        if ctx.needs_input_grad[0]:
-            rest = (None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False))
-            by_x = torch.ops.aten.convolution_backward(grad, x, weight, *rest)[0]
-        if ctx.needs_input_grad[1]:
-            seen = windows(x, weight.shape[-2:], stride, padding)
-            product = grad.transpose(0, 1).flatten(1) @ seen.flatten(0, 2).flatten(1)
-            by_weight = product.unflatten(1, seen.shape[3:]).permute(0, 3, 1, 2)
-        return by_x, by_weight, None, None
+@torch.library.custom_op("simmim_pl::convolution", mutates_args=(), schema=f"(Tensor x, {REST}")
+def convolution(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """``conv2d`` without a bias, its padding less than its kernel; one piece to torch.compile."""
+    if max(grid(x, weight, stride, padding)) > WIDEST:
+        return F.conv2d(x, weight, None, stride, padding).contiguous(memory_format=LAST)
+    return convolve(x, weight.permute(2, 3, 1, 0), stride, padding)
 
 
-def windows(
-    x: Float[Tensor, "B I H W"], kernel: torch.Size, stride: tuple[int, int], padding: tuple[int, int]
-) -> Float[Tensor, "B h w kh kw I"]:
-    """What the kernel covers at each position of the output."""
-    (top, left), rows = padding, x.permute(0, 2, 3, 1)  # channels last, as fast networks keep them: long runs to copy
-    padded = F.pad(rows, (0, 0, left, left, top, top))
-    seen = padded.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])  # [B, h, w, I, kh, kw]
-    return seen.permute(0, 1, 2, 4, 5, 3)
+@torch.library.custom_op("simmim_pl::convolution_by_input", mutates_args=(), schema=f"(Tensor grad, Tensor x, {REST}")
+def by_input(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The gradient's convolution with the kernel turned around; strides are left to torch."""
+    if max(stride) > 1 or max(x.shape[2:]) > WIDEST:
+        rest = (None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False))
+        found: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, *rest)[0]
+        return found.contiguous(memory_format=LAST)
+    around = [side - 1 - pad for side, pad in zip(weight.shape[2:], padding, strict=True)]
+    return convolve(grad, weight.flip(2, 3).permute(2, 3, 0, 1).contiguous(), stride, around)
+
+
+@torch.library.custom_op("simmim_pl::convolution_by_weight", mutates_args=(), schema=f"(Tensor grad, Tensor x, {REST}")
+def by_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """For each place in the kernel, the product of the gradients with what they saw there."""
+    out = weight.new_zeros(*weight.shape[2:], *weight.shape[:2])
+    change, lines = grad.permute(2, 0, 3, 1), x.permute(2, 0, 3, 1)  # lines first: runs of them are matrices
+    sides = zip(x.shape[2:], grad.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    down, across = (list(meetings(*side)) for side in sides)
+    for j, (columns, beside) in enumerate(across):
+        changed, seen = change[:, :, columns].contiguous(), lines[:, :, beside].contiguous()
+        for i, (places, below) in enumerate(down):
+            torch.mm(changed[places].flatten(0, 2).T, seen[below].flatten(0, 2), out=out[i, j])
+    return out.permute(2, 3, 0, 1)
+
+
+@convolution.register_fake
+def _(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    size = (len(x), len(weight), *grid(x, weight, stride, padding))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=LAST)
+
+
+@by_input.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    return torch.empty_like(x, memory_format=LAST)
+
+
+@by_weight.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    return weight.new_empty(*weight.shape[2:], *weight.shape[:2]).permute(2, 3, 0, 1)
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """What the gradients are found from."""
+    x, weight, *ctx.geometry = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    """Those that are asked for."""
+    known, (by_x, by_w, *_) = (grad, *ctx.saved_tensors, *ctx.geometry), ctx.needs_input_grad
+    return by_input(*known) if by_x else None, by_weight(*known) if by_w else None, None, None
+
+
+convolution.register_autograd(gradients, setup_context=keep)
+
+
+def convolve(
+    x: Float[Tensor, "B I H W"], kernel: Float[Tensor, "kh kw I O"], stride: Sequence[int], padding: Sequence[int]
+) -> Float[Tensor, "B O h w"]:
+    """A product for each part of the kernel that some positions see."""
+    rows = x.permute(0, 2, 3, 1)  # channels last, as fast networks keep them: long runs to copy
+    weight = kernel.permute(3, 2, 0, 1)
+    out = x.new_empty(len(x), *grid(x, weight, stride, padding), len(weight))
+    down, across = (list(parts(*side)) for side in zip(x.shape[2:], kernel.shape[:2], stride, padding, strict=True))
+    for columns, seen, left in across:
+        narrow = kernel[:, seen].clone()  # of which whole lines are matrices already: no product copies them again
+        for lines, taps, top in down:
+            part, place = narrow[taps], out[:, lines, columns]
+            windows = rows[:, top:, left:].unfold(1, part.shape[0], stride[0]).unfold(2, part.shape[1], stride[1])
+            met = windows[:, : place.shape[1], : place.shape[2]].permute(0, 1, 2, 4, 5, 3)  # [B, h, w, kh, kw, I]
+            values = met.flatten(3).flatten(0, 2) @ part.flatten(0, 2)
+            place.copy_(values.view_as(place))
+    return out.permute(0, 3, 1, 2)
+
+
+def grid(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> tuple[Any, Any]:
+    """Positions down and across the output: numbers, or what torch.compile has for them.
+
+    >>> grid(torch.empty(1, 3, 8, 7), torch.empty(4, 3, 3, 3), (2, 1), (1, 0))
+    (4, 5)
+    """
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    down, across = ((side + 2 * pad - taps) // step + 1 for side, taps, step, pad in sides)
+    return down, across
+
+
+def parts(side: int, taps: int, step: int, pad: int) -> Iterator[tuple[slice, slice, int]]:
+    """Positions of the output that see the same part of the kernel, that part, and the first input that they see.
+
+    >>> [(places.stop - places.start, taps, first) for places, taps, first in parts(side=4, taps=3, step=1, pad=1)]
+    [(1, slice(1, 3, None), 0), (2, slice(0, 3, None), 0), (1, slice(0, 2, None), 2)]
+    """
+
+    def seen(place: int) -> tuple[int, int]:
+        start = place * step - pad
+        return max(0, -start), min(taps, side - start)
+
+    for part, places in groupby(range((side + 2 * pad - taps) // step + 1), seen):
+        first, *others = places
+        yield slice(first, first + 1 + len(others)), slice(*part), max(0, first * step - pad)
+
+
+def meetings(side: int, outputs: int, taps: int, step: int, pad: int) -> Iterator[tuple[slice, slice]]:
+    """For each place in the kernel: the positions that see an input there, and these inputs.
+
+    >>> list(meetings(side=4, outputs=4, taps=3, step=1, pad=1))
+    [(slice(1, 4, None), slice(0, 3, 1)), (slice(0, 4, None), slice(0, 4, 1)), (slice(0, 3, None), slice(1, 4, 1))]
+    """
+    for tap in range(taps):
+        first = max(0, -((tap - pad) // step))
+        end = max(first, min(outputs, (side - 1 - tap + pad) // step + 1))
+        start = first * step - pad + tap
+        yield slice(first, end), slice(start, start + (end - first) * step, step)

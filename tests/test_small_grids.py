@@ -1,6 +1,7 @@
 """Convolutions on small grids: the same layer, the same gradients as torch's own."""
 
 import copy
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,36 +9,58 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from simmim_pl import small_grids as page
 from simmim_pl.encoders import FastCNN
 from simmim_pl.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
-from simmim_pl.small_grids import WIDEST, Convolution, SmallGrid, small_grids
+from simmim_pl.small_grids import WIDEST_WEIGHTS, SmallGrid, convolution, convolve, small_grids
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    batch=st.integers(1, 4),
-    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
-    last=st.booleans(),
-)
-def test_output_and_gradients_equal_torchs(batch, channels, kernel, stride, padding, size, last) -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(*channels, kernel, stride, padding, bias=False).double()
-    if last:
-        layer.to(memory_format=torch.channels_last)
-    x = torch.randn(batch, channels[0], *size, dtype=torch.float64, requires_grad=True)
-    expected = layer(x)
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], tuple[int, int]]:
+    """Images, weights, stride and padding of any plain convolution."""
+    kernel = draw(st.tuples(*[st.integers(1, 5)] * 2))
+    stride, padding = (
+        draw(st.tuples(*[st.integers(1, 3)] * 2)),
+        draw(st.tuples(*[st.integers(0, k - 1) for k in kernel])),
+    )
+    sizes = (st.integers(max(1, k - 2 * pad), 10) for k, pad in zip(kernel, padding, strict=True))
+    batch, before, after = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)))
+    x, weight = torch.randn(batch, before, *draw(st.tuples(*sizes))), torch.randn(after, before, *kernel)
+    last = torch.channels_last if draw(st.booleans()) else torch.contiguous_format
+    x, weight = (part.double().contiguous(memory_format=last).requires_grad_() for part in (x, weight))
+    return x, weight, stride, padding
+
+
+@settings(deadline=None, max_examples=200)
+@given(layers())
+def test_output_and_gradients_equal_torchs(layer: Any) -> None:
+    x, weight, stride, padding = layer
+    expected = F.conv2d(x, weight, None, stride, padding)
     change = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, (x, layer.weight), change)
-    found = Convolution.apply(x, layer.weight, stride, padding)
+    gradients = torch.autograd.grad(expected, (x, weight), change)
+    found = convolution(x, weight, stride, padding)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(found, (x, layer.weight), change), gradients)
+    torch.testing.assert_close(torch.autograd.grad(found, (x, weight), change), gradients)
+    torch.testing.assert_close(convolve(x, weight.permute(2, 3, 1, 0), stride, padding), expected)  # of any size
+
+
+@settings(deadline=None, max_examples=20)
+@given(layers())
+def test_torch_finds_no_fault_with_the_operations(layer: Any) -> None:
+    x, weight, stride, padding = layer
+    torch.library.opcheck(convolution, (x, weight, list(stride), list(padding)))
+
+
+def test_no_product_holds_padding() -> None:
+    inside = sum(0 <= y + j < 4 and 0 <= z + k < 4 for y, z, j, k in product(range(4), range(4), *[(-1, 0, 1)] * 2))
+    with FlopCounterMode(display=False) as counter:
+        convolve(torch.randn(8, 3, 4, 4), torch.randn(3, 3, 3, 5), (1, 1), (1, 1))
+    assert counter.get_total_flops() == 2 * 8 * 3 * 5 * inside  # 100 of the 144 that a convolution counts
 
 
 def trained(encoder: nn.Module, size: int, steps: int = 3) -> dict[str, torch.Tensor]:
@@ -58,8 +81,13 @@ def trained(encoder: nn.Module, size: int, steps: int = 3) -> dict[str, torch.Te
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Sizes of the inputs of layers that take the other way."""
     sizes: list[tuple[int, ...]] = []
-    apply = Convolution.apply
-    monkeypatch.setattr(Convolution, "apply", lambda x, *rest: sizes.append(tuple(x.shape[-2:])) or apply(x, *rest))
+
+    def noted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(tuple(x.shape[-2:]))
+        found: torch.Tensor = convolution(x, *rest)
+        return found
+
+    monkeypatch.setattr(page, "convolution", noted)
     return sizes
 
 
@@ -77,7 +105,7 @@ def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> Non
 
 
 def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken: list[Any]) -> None:
-    layer, small = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), (2 * WIDEST, 2 * WIDEST)
+    layer, small = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), (2 * WIDEST_WEIGHTS, 2 * WIDEST_WEIGHTS)
     small_grids(layer)
     with torch.autocast("cpu", torch.bfloat16):
         for size in (small, (small[0] + 1, 4), (4, small[1] + 1)):
@@ -107,6 +135,7 @@ def test_layers_of_another_kind_are_left_alone() -> None:
             nn.Conv2d(4, 4, 3, dilation=2, bias=False),
             nn.Conv2d(4, 4, 3, padding="same", bias=False),
             nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular", bias=False),
+            nn.Conv2d(4, 4, 1, padding=1, bias=False),  # some of its output sees nothing
             nn.Conv1d(4, 4, 3, bias=False),
         ]
     )
