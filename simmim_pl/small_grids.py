@@ -15,10 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Positions along a side of the output up to which products are the faster, see benchmarks/small_grids.py.
-WIDEST = 4
-WIDEST_WEIGHTS = 8  # for the weights' gradient
-
 LAST = torch.channels_last
 REST = "Tensor weight, int[] stride, int[] padding) -> Tensor"
 
@@ -58,13 +54,23 @@ class SmallGrid(nn.Conv2d):
         lowered = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
         dtype = torch.get_autocast_dtype("cpu") if lowered else input.dtype
         padding: Any = self.padding
-        return dtype == torch.bfloat16 and max(grid(input, weight, self.stride, padding)) <= WIDEST_WEIGHTS
+        return dtype == torch.bfloat16 and max(grid(input, weight, self.stride, padding)) <= widest_gradient(weight)
+
+
+def widest(weight: Tensor) -> int:
+    """Positions along a side of the grid up to which products are the faster: few, where they have few channels."""
+    return min(4, min(weight.shape[:2]) // 64)
+
+
+def widest_gradient(weight: Tensor) -> int:
+    """The same for the weights' gradient. Both as ``benchmarks/small_grids.py`` found them."""
+    return min(8, min(weight.shape[:2]) // 32)
 
 
 @torch.library.custom_op("simmim_pl::convolution", mutates_args=(), schema=f"(Tensor x, {REST}")
 def convolution(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """``conv2d`` without a bias, its padding less than its kernel; one piece to torch.compile."""
-    if max(grid(x, weight, stride, padding)) > WIDEST:
+    if max(grid(x, weight, stride, padding)) > widest(weight):
         return F.conv2d(x, weight, None, stride, padding).contiguous(memory_format=LAST)
     return convolve(x, weight.permute(2, 3, 1, 0), stride, padding)
 
@@ -72,7 +78,7 @@ def convolution(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Seque
 @torch.library.custom_op("simmim_pl::convolution_by_input", mutates_args=(), schema=f"(Tensor grad, Tensor x, {REST}")
 def by_input(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The gradient's convolution with the kernel turned around; strides are left to torch."""
-    if max(stride) > 1 or max(x.shape[2:]) > WIDEST:
+    if max(stride) > 1 or max(x.shape[2:]) > widest(weight):
         rest = (None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False))
         found: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, *rest)[0]
         return found.contiguous(memory_format=LAST)
