@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAST = torch.channels_last
+# The functions below are operations, which torch.compile takes as one piece: traced into, they are slower.
 REST = "Tensor weight, int[] stride, int[] padding) -> Tensor"
 
 
@@ -54,7 +55,9 @@ class SmallGrid(nn.Conv2d):
         lowered = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
         dtype = torch.get_autocast_dtype("cpu") if lowered else input.dtype
         padding: Any = self.padding
-        return dtype == torch.bfloat16 and max(grid(input, weight, self.stride, padding)) <= widest_gradient(weight)
+        return dtype == torch.bfloat16 and max(grid(input, self.kernel_size, self.stride, padding)) <= widest_gradient(
+            weight
+        )
 
 
 def widest(weight: Tensor) -> int:
@@ -69,15 +72,21 @@ def widest_gradient(weight: Tensor) -> int:
 
 @torch.library.custom_op("simmim_pl::convolution", mutates_args=(), schema=f"(Tensor x, {REST}")
 def convolution(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """``conv2d`` without a bias, its padding less than its kernel; one piece to torch.compile."""
-    if max(grid(x, weight, stride, padding)) > widest(weight):
+    """``conv2d`` of x [B, I, H, W] with weight [O, I, kh, kw], the padding less than the kernel: [B, O, h, w]."""
+    if max(grid(x, weight.shape[2:], stride, padding)) > widest(weight):
         return F.conv2d(x, weight, None, stride, padding).contiguous(memory_format=LAST)
     return convolve(x, weight.permute(2, 3, 1, 0), stride, padding)
 
 
 @torch.library.custom_op("simmim_pl::convolution_by_input", mutates_args=(), schema=f"(Tensor grad, Tensor x, {REST}")
-def by_input(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """The gradient's convolution with the kernel turned around; strides are left to torch."""
+def by_input(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Tensor:
+    """By x, [B, I, H, W]: the gradient's convolution with the kernel turned around; strides are left to torch."""
     if max(stride) > 1 or max(x.shape[2:]) > widest(weight):
         rest = (None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False))
         found: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, *rest)[0]
@@ -87,8 +96,14 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], pad
 
 
 @torch.library.custom_op("simmim_pl::convolution_by_weight", mutates_args=(), schema=f"(Tensor grad, Tensor x, {REST}")
-def by_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """For each place in the kernel, the product of the gradients with what they saw there."""
+def by_weight(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Tensor:
+    """By weight, [O, I, kh, kw]: for each place in the kernel, the gradients' product with what they saw there."""
     out = weight.new_zeros(*weight.shape[2:], *weight.shape[:2])
     change, lines = grad.permute(2, 0, 3, 1), x.permute(2, 0, 3, 1)  # lines first: runs of them are matrices
     sides = zip(x.shape[2:], grad.shape[2:], weight.shape[2:], stride, padding, strict=True)
@@ -102,7 +117,7 @@ def by_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], pa
 
 @convolution.register_fake
 def _(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    size = (len(x), len(weight), *grid(x, weight, stride, padding))
+    size = (len(x), len(weight), *grid(x, weight.shape[2:], stride, padding))
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=LAST)
 
 
@@ -136,8 +151,7 @@ def convolve(
 ) -> Float[Tensor, "B O h w"]:
     """A product for each part of the kernel that some positions see."""
     rows = x.permute(0, 2, 3, 1)  # channels last, as fast networks keep them: long runs to copy
-    weight = kernel.permute(3, 2, 0, 1)
-    out = x.new_empty(len(x), *grid(x, weight, stride, padding), len(weight))
+    out = x.new_empty(len(x), *grid(x, kernel.shape[:2], stride, padding), kernel.shape[3])
     down, across = (list(parts(*side)) for side in zip(x.shape[2:], kernel.shape[:2], stride, padding, strict=True))
     for columns, seen, left in across:
         narrow = kernel[:, seen].clone()  # of which whole lines are matrices already: no product copies them again
@@ -150,13 +164,13 @@ def convolve(
     return out.permute(0, 3, 1, 2)
 
 
-def grid(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> tuple[Any, Any]:
+def grid(x: Tensor, kernel: Sequence[Any], stride: Sequence[int], padding: Sequence[int]) -> tuple[Any, Any]:
     """Positions down and across the output: numbers, or what torch.compile has for them.
 
-    >>> grid(torch.empty(1, 3, 8, 7), torch.empty(4, 3, 3, 3), (2, 1), (1, 0))
+    >>> grid(torch.empty(1, 3, 8, 7), (3, 3), (2, 1), (1, 0))
     (4, 5)
     """
-    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    sides = zip(x.shape[2:], kernel, stride, padding, strict=True)
     down, across = ((side + 2 * pad - taps) // step + 1 for side, taps, step, pad in sides)
     return down, across
 
