@@ -62,9 +62,12 @@ def test_output_and_gradients_equal_torchs(layer: Any, widest: int) -> None:
 @settings(deadline=None, max_examples=20)
 @given(layers(), st.sampled_from([0, 10]))
 def test_torch_finds_no_fault_with_the_operations(layer: Any, widest: int) -> None:
-    x, weight, stride, padding = layer
+    x, weight, *geometry = layer
     with up_to(widest):
-        torch.library.opcheck(convolution, (x, weight, list(stride), list(padding)))
+        torch.library.opcheck(convolution, (x, weight, *geometry))
+        known = (convolution(x, weight, *geometry).detach(), x.detach(), weight.detach(), *geometry)
+        torch.library.opcheck(page.by_input, known)  # among others, that torch.compile is told the right strides
+        torch.library.opcheck(page.by_weight, known)
 
 
 def test_few_channels_make_products_slow() -> None:
