@@ -49,7 +49,7 @@ class SmallGrid(nn.Conv2d):
         return out
 
     def slow(self, input: Tensor, weight: Tensor) -> bool:
-        """Whether torch would be slow to train this."""
+        """Whether torch would be slow to train this layer on this input."""
         if input.device.type != "cpu" or not (torch.is_grad_enabled() and weight.requires_grad):
             return False
         lowered = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64

@@ -27,10 +27,8 @@ from simmim_pl.small_grids import SmallGrid, convolution, small_grids, widest, w
 def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], tuple[int, int]]:
     """Images, weights, stride and padding of any plain convolution."""
     kernel = draw(st.tuples(*[st.integers(1, 5)] * 2))
-    stride, padding = (
-        draw(st.tuples(*[st.integers(1, 3)] * 2)),
-        draw(st.tuples(*[st.integers(0, k - 1) for k in kernel])),
-    )
+    stride = draw(st.tuples(*[st.integers(1, 3)] * 2))
+    padding = draw(st.tuples(*[st.integers(0, taps - 1) for taps in kernel]))
     sizes = (st.integers(max(1, k - 2 * pad), 10) for k, pad in zip(kernel, padding, strict=True))
     batch, before, after = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)))
     x, weight = torch.randn(batch, before, *draw(st.tuples(*sizes))), torch.randn(after, before, *kernel)
@@ -71,9 +69,8 @@ def test_torch_finds_no_fault_with_the_operations(layer: Any, widest: int) -> No
 
 
 def test_few_channels_make_products_slow() -> None:
-    sizes = [
-        (widest(weight), widest_gradient(weight)) for weight in (torch.empty(c, c, 3, 3) for c in (32, 128, 256, 2048))
-    ]
+    weights = [torch.empty(channels, channels, 3, 3) for channels in (32, 128, 256, 2048)]
+    sizes = [(widest(weight), widest_gradient(weight)) for weight in weights]
     assert sizes == [(0, 1), (2, 4), (4, 8), (4, 8)]
 
 
