@@ -2,9 +2,10 @@
 
     python benchmarks/flops.py configs/cifar10_fast.yaml configs/cifar10.yaml
 
-Counts one training step with torch's FlopCounterMode, a multiplication and an addition as two, on fake tensors: they
-have shapes only, nothing is computed. Matrix products and convolutions count, of the encoder, the head and the loss,
-forward and backward; what is done element by element does not. Times the steps of the run, for the images given.
+Counts one training step with torch's FlopCounterMode, a multiplication and an addition as two. Matrix products and
+convolutions count, of the encoder, the head, the loss, forward and backward, and the optimizer; what is done element by
+element does not. The passes are counted on fake tensors: they have shapes only, nothing is computed. Times the steps of
+the run, for the images given.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from simmim_pl.methods.method import parameter_groups
 
 IMAGES = 45_000  # of CIFAR-10, without the held-out ones
 SIMCLR_EPOCH = 3.3e14  # of ResNet-18, 50,000 images, two views: what the recipes below are counted by
@@ -42,12 +45,16 @@ def parts(config: dict[str, Any]) -> tuple[Any, Any]:
     return built.model, built.data
 
 
-def step(model: Any, data: Any) -> float:
-    """FLOP of one batch, forward and backward, on average over the run."""
-    usual = batch(model, data, data.views)
-    if data.late_views is None:
-        return usual
-    return (1 - data.late) * usual + data.late * batch(model, data, data.late_views)
+def step(config: dict[str, Any]) -> float:
+    """FLOP of a training step, on average over the run."""
+    config = copy.deepcopy(config)
+    config["model"]["init_args"] |= {"channels_last": False, "compile": False}  # of a fake model neither can be made
+    with FakeTensorMode():
+        model, data = parts(config)
+        passes = batch(model, data, data.views)
+        if data.late_views is not None:
+            passes = (1 - data.late) * passes + data.late * batch(model, data, data.late_views)
+    return passes + update(parts(config)[0])
 
 
 def batch(model: Any, data: Any, views: Any) -> float:
@@ -59,15 +66,20 @@ def batch(model: Any, data: Any, views: Any) -> float:
     return float(counter.get_total_flops())
 
 
+def update(model: Any) -> float:
+    """FLOP of the optimizer's step: none of AdamW's, matrix products of Muon's."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = model.optimizer(parameter_groups(model, model.decay_norm_and_bias))
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    return float(counter.get_total_flops())
+
+
 def training(config: dict[str, Any], images: int) -> tuple[float, float]:
     """FLOP of an image, and of the whole run."""
-    config = copy.deepcopy(config)
-    config["model"]["init_args"] |= {"channels_last": False, "compile": False}  # of a fake model neither can be made
-    with FakeTensorMode():
-        model, data = parts(config)
-        of_step = step(model, data)
-    steps = config["trainer"]["max_epochs"] * (images // data.batch_size)
-    return of_step / data.batch_size, steps * of_step
+    of_step, batch_size = step(config), config["data"]["init_args"]["batch_size"]
+    return of_step / batch_size, config["trainer"]["max_epochs"] * (images // batch_size) * of_step
 
 
 def main() -> None:

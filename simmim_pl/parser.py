@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -26,7 +27,8 @@ class Parser(LightningArgumentParser):
         """
         if not self.exit_on_error:  # a parser inside another, which says it
             super().error(message, ex)
-        raise InputError(f"{condense(message)}. See {self.prog.replace(' [options]', '')} --help.") from ex
+        line = condense(message) + advice(message)
+        raise InputError(f"{line}. See {self.prog.replace(' [options]', '')} --help.") from ex
 
 
 def condense(message: str) -> str:
@@ -38,3 +40,13 @@ def condense(message: str) -> str:
     lines = (line.strip() for line in message.splitlines())
     telling = [line.removeprefix("- ") for line in lines if line and not line.startswith(SCAFFOLDING)]
     return "; ".join(telling).replace(":; ", ": ").rstrip(".")
+
+
+def advice(message: str) -> str:
+    """What to do about a package that is not there, such as an extra.
+
+    >>> advice("No module named 'timm'. Got value: timm.optim.Muon")
+    '. Install timm with pip, if that is its name'
+    """
+    missing = re.search(r"No module named '(\w+)'", message)
+    return f". Install {missing[1]} with pip, if that is its name" if missing else ""

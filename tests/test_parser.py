@@ -42,6 +42,7 @@ def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]
         ([*TINY, "--model.encoder=NoSuchEncoder"], ["NoSuchEncoder"]),
         ([*TINY, "--model.encoder=simmim_pl.heads.Classifier"], ["simmim_pl.heads.Classifier", "Encoder"]),
         ([*TINY, "--data.source=simmim_pl.data.Nothing"], ["simmim_pl.data.Nothing"]),
+        ([*TINY, "--model.optimizer=no_such_package.Muon"], ["Install no_such_package with pip"]),
         ([*TINY, "--data.batch_size=1.5"], ["batch_size", "1.5"]),
         ([*TINY, "--model.optimizer.init_args.learning=1"], ["learning"]),
         ([*TINY, "--data.source.size=4"], ["8 pixels a copy"]),
