@@ -50,7 +50,8 @@ VARIANTS = {
     "no colour jitter, no greyscale": [
         *(f"data.{views}.{name}=0.0" for views in ("views", "late_views") for name in COLOUR)
     ],
-    "twice the learning rate": ["model.optimizer.lr=4.0e-3"],
+    "AdamW": ["model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 2.0e-3, weight_decay: 1.0e-2}}"],
+    "twice the learning rate": ["model.optimizer.lr=8.0e-3"],
 }
 
 

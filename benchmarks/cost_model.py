@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from flops import parts, training
+from flops import parts, step, update
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,6 +21,8 @@ class Cost:
 
     Attributes:
         flop: of one image, all views, forward and backward.
+        update: FLOP of the optimizer's step, the same for every rank.
+        moments: bytes that the optimizer keeps.
         saved: bytes that an image keeps for the backward pass.
         parameters: N.
         channels: C, of all BatchNorm layers.
@@ -29,6 +31,8 @@ class Cost:
     """
 
     flop: float
+    update: float
+    moments: int
     saved: float
     parameters: int
     channels: int
@@ -46,8 +50,8 @@ class Cost:
         return 2 * (ranks - 1) * reduced + (ranks - 1) * (gathered + buffers)
 
     def memory(self, ranks: int, batch: int) -> float:
-        """Bytes of a rank beyond what is loaded in any case: weights, gradients, Adam, DDP; activations; rows."""
-        held = (16 if ranks == 1 else 20) * self.parameters
+        """Bytes of a rank beyond what is loaded in any case: weights, gradients, DDP; moments; activations; rows."""
+        held = (8 if ranks == 1 else 12) * self.parameters + self.moments
         return held + self.saved * batch / ranks + 2 * batch * self.rows
 
     def seconds(self, ranks: int, batch: int, speed: float, cores: int, latency: float, bandwidth: float) -> float:
@@ -57,7 +61,7 @@ class Cost:
         - ``latency``: seconds that a message costs ranks that compute; BatchNorm waits for two a layer.
         - ``bandwidth``: bytes/s of all ranks together.
         """
-        computing = self.flop * batch / (speed * min(ranks, cores))
+        computing = (self.flop * batch + self.update * ranks) / (speed * min(ranks, cores))
         if ranks == 1:
             return computing
         return computing + 2 * self.layers * latency + self.wire(ranks, batch) / bandwidth
@@ -68,11 +72,14 @@ def cost(path: Path) -> Cost:
     config = yaml.safe_load(path.read_text())
     config["data"]["init_args"]["late_views"] = None  # the cost of a step before them
     model, data = parts(config)
+    of_update, moments = update(model)
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
     makers = [maker for maker in (data.views, data.local_views) if maker is not None]
     width = [part for part in model.head.modules() if isinstance(part, nn.Linear)][-1].out_features
     return Cost(
-        flop=training(config, data.batch_size)[0],
+        flop=(step(config) - of_update) / data.batch_size,
+        update=of_update,
+        moments=moments,
         saved=(saved(model, makers, 2 * SAMPLE) - saved(model, makers, SAMPLE)) / SAMPLE,  # not what weights keep
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         channels=sum(part.num_features for part in norms),

@@ -14,7 +14,7 @@ times as fast as fit.
 from __future__ import annotations
 
 import argparse
-import csv
+import itertools
 import os
 import platform
 import statistics
@@ -26,10 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
 BATCH, STEPS, WARM = 128, 12, 3
 FLOP_AN_IMAGE = 6.67e9  # of cifar10.yaml, by benchmarks/flops.py
+
+
+class Stamps(Callback):
+    """Prints the images per second of each batch, by the time from the end of one to the end of the next."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.stamps.append(time.perf_counter())
+
+    def on_train_end(self, *_: Any) -> None:
+        print("rates", *(BATCH / (b - a) for a, b in itertools.pairwise(self.stamps)))
 
 
 def ours(precision: str, compiled: bool) -> list[float]:
@@ -39,27 +53,22 @@ def ours(precision: str, compiled: bool) -> list[float]:
             *(sys.executable, "-m", "simmim_pl", "fit", f"--config={ROOT / 'configs/cifar10.yaml'}", f"--runs={runs}"),
             *("--data.source=simmim_pl.data.Shapes", f"--data.batch_size={BATCH}", "--data.validation=100"),
             *(f"--trainer.max_steps={STEPS}", f"--trainer.precision={precision}", "--trainer.limit_val_batches=0"),
-            *("--trainer.callbacks=simmim_pl.callbacks.Vitals", "--trainer.callbacks.every=1"),
-            *("--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+            *("--trainer.callbacks=fit.Stamps", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
             f"--model.compile={compiled}",
         ]
-        run(command)
-        (log,) = Path(runs).glob("*/*/metrics.csv")
-        with log.open(newline="") as file:
-            column = [row["train/images_per_second"] for row in csv.DictReader(file)]
-    return [float(rate) for rate in column if rate]
+        return rates(command)
 
 
 def lightlys(precision: str, compiled: bool) -> list[float]:
     """The same of lightly's."""
-    found = run([sys.executable, __file__, "--peer", precision, *(["--compiled"] if compiled else [])])
-    return [float(rate) for rate in found.split("rates", 1)[1].split()]
+    return rates([sys.executable, __file__, "--peer", precision, *(["--compiled"] if compiled else [])])
 
 
-def run(command: list[str]) -> str:
-    """What a command prints."""
-    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+def rates(command: list[str]) -> list[float]:
+    """What a command prints as rates."""
+    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+    found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [float(rate) for rate in found.split("rates", 1)[1].split("\n", 1)[0].split()]
 
 
 def peer(precision: str, compiled: bool) -> None:
@@ -80,14 +89,11 @@ def peer(precision: str, compiled: bool) -> None:
             net = torchvision.models.resnet18()
             net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
             self.backbone = nn.Sequential(*list(net.children())[:-1])
-            self.head, self.loss, self.stamps = SimCLRProjectionHead(512, 1024, 128), NTXentLoss(0.5), []
+            self.head, self.loss = SimCLRProjectionHead(512, 1024, 128), NTXentLoss(0.5)
 
         def training_step(self, batch: Any, index: int) -> torch.Tensor:
             first, second = (self.head(self.backbone(view).flatten(1)) for view in batch)
             return self.loss(first, second)
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.stamps.append(time.perf_counter())
 
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
@@ -109,8 +115,8 @@ def peer(precision: str, compiled: bool) -> None:
     if compiled:
         model.backbone.to(memory_format=torch.channels_last).compile()
     options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(max_steps=STEPS, precision=precision, **options).fit(model, loader)  # type: ignore[arg-type]
-    print("rates", *(BATCH / (b - a) for a, b in zip(model.stamps, model.stamps[1:], strict=False)))
+    trainer = Trainer(max_steps=STEPS, precision=precision, callbacks=[Stamps()], **options)  # type: ignore[arg-type]
+    trainer.fit(model, loader)
 
 
 def data_path() -> float:
@@ -160,11 +166,11 @@ def main() -> int:
         "lightly, bf16": (lightlys, "bf16-mixed", False),
         "lightly, its default": (lightlys, "32-true", False),
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    seen: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(options.rounds):
         for name, (measure, precision, compiled) in sides.items():
-            rates[name].append(statistics.median(measure(precision, compiled)[WARM:]))
-    fit = {name: statistics.median(found) for name, found in rates.items()}
+            seen[name].append(statistics.median(measure(precision, compiled)[WARM:]))
+    fit = {name: statistics.median(found) for name, found in seen.items()}
     own, path, speed = fit["ours, bf16"], data_path(), matmul_speed()
     by = {name: own / rate for name, rate in fit.items()}
     for name, rate in fit.items():

@@ -54,7 +54,7 @@ def step(config: dict[str, Any]) -> float:
         passes = batch(model, data, data.views)
         if data.late_views is not None:
             passes = (1 - data.late) * passes + data.late * batch(model, data, data.late_views)
-    return passes + update(parts(config)[0])
+    return passes + update(parts(config)[0])[0]
 
 
 def batch(model: Any, data: Any, views: Any) -> float:
@@ -66,14 +66,15 @@ def batch(model: Any, data: Any, views: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def update(model: Any) -> float:
-    """FLOP of the optimizer's step: none of AdamW's, matrix products of Muon's."""
+def update(model: Any) -> tuple[float, int]:
+    """FLOP of the optimizer's step, none of AdamW's but matrix products of Muon's, and bytes that it keeps."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer = model.optimizer(parameter_groups(model, model.decay_norm_and_bias))
     with FlopCounterMode(display=False) as counter:
         optimizer.step()
-    return float(counter.get_total_flops())
+    kept = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor))
+    return float(counter.get_total_flops()), sum(value.nbytes for value in kept)
 
 
 def training(config: dict[str, Any], images: int) -> tuple[float, float]:

@@ -138,7 +138,7 @@ def check(model: Cost) -> bool:
     cores = os.cpu_count() or 1
     alone, _, whole = run(1, 1, 20)
     loaded = run(1, 1, 20, f"--data.batch_size={SMALL}")[2] - model.memory(1, SMALL) / 2**20
-    speed = alone * model.flop
+    speed = alone * (model.flop + model.update / BATCH)
     print(
         f"one process of one thread: {alone:,.0f} images/s, {speed / 1e9:,.0f} GFLOP/s; {whole:,.0f} MB a rank, ",
         end="",

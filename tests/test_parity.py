@@ -43,6 +43,7 @@ CASES: dict[str, list[str]] = {
     "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
     "local views": [DOUBLE, *LOCAL, *SGD],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
+    "muon": [DOUBLE, "--model.optimizer=timm.optim.Muon"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "without synchronised statistics": [DOUBLE, "--model.synchronise=false"],
 }
@@ -70,13 +71,13 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], d
     return found
 
 
-def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     """The greatest distance of two tensors of a name, beside their length or 1."""
     assert one.keys() == other.keys()
     return max(
         ((one[name] - other[name]).double().norm() / max(one[name].double().norm().item(), 1.0)).item()
-        for name in one
-        if one[name].is_floating_point()
+        for name, value in one.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
     )
 
 
