@@ -2,13 +2,13 @@
 
     python benchmarks/fit.py                # pip install -e '.[benchmarks]'; about ten minutes on two cores
 
-ResNet-18 with the CIFAR stem, batches of 128, two views of 32×32 of the same procedural images, SGD, all cores. Ours
-is the command line with cifar10.yaml as it stands, and with --model.compile true. Lightly's is its SimCLR as its
+ResNet-18 with the CIFAR stem, batches of 128, two views of 32×32 of the same procedural images, SGD, all cores. Ours is
+the command line with cifar10.yaml as it stands, and with --model.compile true. Lightly's is its SimCLR as its
 documentation trains it with Lightning, transforms in worker processes, at its default precision and at ours, and
 compiled and with channels last by hand, which it has no option for. Then how fast the data path is by itself:
-everything but the network. Each is a process of its own, by turns; rates are medians over batches, the first ones
-left out. Fails below 1.15 times lightly at the same precision, 2.5 times its default, or when the data path is not 20
-times as fast as fit.
+everything but the network. Each is a process of its own, by turns, and logs nothing in so few steps; rates are medians
+over batches, the first ones left out. Fails below 1.15 times lightly at the same precision, 2.5 times its default, or
+when the data path is not 20 times as fast as fit.
 """
 
 from __future__ import annotations
