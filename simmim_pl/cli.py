@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import allocator, checkpoint, distributed, durable
+from simmim_pl import allocator, checkpoint, distributed, durable, precision
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
@@ -98,10 +98,23 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
+        kwargs["precision"] = self.precision()
         if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
             resumed = directory(config.ckpt_path, config.runs, config.name) if self.subcommand == "fit" else None
             kwargs["logger"] = loggers(config.runs, config.name, resumed)
         return super().instantiate_trainer(**kwargs)
+
+    def precision(self) -> Any:
+        """The Trainer's precision: the user's, or in pretraining what the processor computes fast."""
+        asked = self.config[self.subcommand].trainer  # also what the run's config.yaml and checkpoints record
+        if isinstance(asked.accelerator, str) and not asked.plugins:
+            default = (
+                None if self.subcommand == "fit" and getattr(self.model, "trains_in_bfloat16", False) else "32-true"
+            )
+            asked.precision, said = precision.choose(asked.precision or default, asked.accelerator)
+            if said:
+                rank_zero_info(said)
+        return asked.precision
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Load checkpoints as tensors and plain values unless the user says otherwise."""

@@ -23,6 +23,7 @@ ALLOWED = {
     "trust": {"records"},
     "durable": {"records"},
     "allocator": set(),
+    "precision": set(),
     "small_grids": set(),
     "checkpoint": {"records", "trust"},
     "views": {"records", "seeding"},
@@ -51,7 +52,7 @@ ALLOWED = {
     "grid": {"records", "specs"},
     "sweep": {"records", "grid"},
     "workspace": {"records", "specs", "cli"},
-    "cli": {"records", "allocator", "checkpoint", "parser", "distributed", "durable", "runs", ""},
+    "cli": {"records", "allocator", "checkpoint", "parser", "distributed", "durable", "precision", "runs", ""},
 }
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/distributed.py"},
