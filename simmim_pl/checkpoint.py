@@ -15,13 +15,15 @@ from simmim_pl.records import Encoder, InputError
 from simmim_pl.trust import require_ours
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
-FORMAT = 2
+FORMAT = 3
 # What an encoder of ours would download at its start, and how to say that it should not.
 DOWNLOADS = {"weights": None, "pretrained": False}
 
 
-def unpickle(path: str | Path) -> Any:
+def unpickle(path: str | Path, weights_only: bool = True) -> Any:
     """What ``torch.save`` wrote, on the CPU, if it is tensors and plain values only; nothing of it is run.
+
+    - ``weights_only``: False trusts the file, which may then hold anything and run code.
 
     Raises:
         InputError: there is no such file, it is truncated, or holds anything but tensors and plain values.
@@ -29,7 +31,7 @@ def unpickle(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise InputError(f"There is no checkpoint {path}: give the path of a file that exists.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … by where the file ends
         raise InputError(
             f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
@@ -37,13 +39,13 @@ def unpickle(path: str | Path) -> Any:
         ) from error
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of a ``fit`` of ours to the CPU, as tensors and plain values only.
+def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
+    """Load a checkpoint of a ``fit`` of ours to the CPU, as tensors and plain values only unless the file is trusted.
 
     Raises:
         InputError: the file cannot be read, or was written by another tool.
     """
-    checkpoint = unpickle(path)
+    checkpoint = unpickle(path, weights_only)
     sections = ("state_dict", "config")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
         raise InputError(

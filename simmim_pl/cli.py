@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-import uuid
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,17 @@ import wandb
 import yaml
 from dotenv import dotenv_values, find_dotenv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-import simmim_pl
-from simmim_pl import allocator, checkpoint, distributed, durable, precision
+from simmim_pl import allocator, checkpoint, distributed, loggers, precision, resume
+from simmim_pl.begin import SaveConfig
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
-from simmim_pl.runs import directory, newest, swept
+from simmim_pl.runs import RunDirectory, check_name, newest, run_id
 
 DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
-WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
 
 # Warnings of Lightning's that no user of this package can act on.
 UNHELPFUL = (
@@ -44,52 +41,32 @@ UNHELPFUL = (
 SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the whole parsed config to the run directory, once to W&B as it is nested, and into every checkpoint."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Where nodes do not share a disk, one may find no checkpoint, and would wait for the others where they do not.
-        distributed.require_alike({"checkpoint to go on from": bool(self.config.get("ckpt_path"))})
-        # Without a logger there is no run directory, and the current one is the user's. A run that goes on keeps its
-        # config until it is known that it can.
-        if trainer.loggers and not (stage == "fit" and self.config.get("ckpt_path")):
-            super().setup(trainer, pl_module, stage)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.loggers and self.config.get("ckpt_path"):
-            super().setup(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(self.nested())
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
-        saved |= {"config": self.nested(), "format": checkpoint.FORMAT, "version": simmim_pl.__version__}
-
-    def nested(self) -> dict[str, Any]:
-        """The config as plain nested values."""
-        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        return config
-
-
 class CLI(LightningCLI):
-    """LightningCLI whose every run writes to a new ``runs/NAME/ID/``."""
+    """LightningCLI whose every run writes to a new ``runs/NAME/ID/``, which is its own until ``held`` is closed."""
+
+    def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
+        self.held = held
+        self.saved: dict[str, Any] = {}  # the checkpoint to go on from
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--untrained", type=bool, default=False, help="Judge or embed with random weights, without --ckpt_path."
+        )
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
         """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
         config = self.config[self.config.subcommand]
+        check_name(config.name)
         if config.get("ckpt_path") == "last":
             config.ckpt_path = newest(config.runs, config.name, self.config.subcommand)
         if config.get("ckpt_path"):
-            saved = checkpoint.read(config.ckpt_path)
+            self.saved = checkpoint.read(config.ckpt_path, weights_only=config.get("weights_only") is not False)
             if self.config.subcommand == "fit":
-                checkpoint.require_resumable(saved, config.ckpt_path)
+                checkpoint.require_resumable(self.saved, config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
         """A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time."""
@@ -98,88 +75,70 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
-        kwargs["precision"] = self.precision()
-        if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
-            resumed = directory(config.ckpt_path, config.runs, config.name) if self.subcommand == "fit" else None
-            kwargs["logger"] = loggers(config.runs, config.name, resumed)
-        return super().instantiate_trainer(**kwargs)
+        self.require_weights()
+        resumed = config.ckpt_path if self.subcommand == "fit" else None
+        directory = RunDirectory(Path(config.runs, config.name, run_id(resumed, config.runs, config.name)))
+        self.held.callback(directory.release)
+        if directory.folder.is_dir():  # a run that goes on: before anything of it is touched
+            directory.claim()
+        self.choose_precision()
+        given = config.trainer.logger
+        self.save_config_kwargs |= {"directory": directory, "wandb": given in (None, True)}
+        self.save_config_kwargs["changes"] = self.changes() if resumed else []
+        others = [] if given in (None, True, False) else list(given) if isinstance(given, list) else [given]
+        if not config.trainer.fast_dev_run:
+            kwargs["logger"] = [loggers.History(directory.folder, silent=given is False), *others]
+        trainer = super().instantiate_trainer(precision=self.config[self.subcommand].trainer.precision, **kwargs)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
+        return trainer
 
-    def precision(self) -> Any:
-        """The Trainer's precision: the user's, or in pretraining what the processor computes fast."""
-        asked = self.config[self.subcommand].trainer  # also what the run's config.yaml and checkpoints record
-        if isinstance(asked.accelerator, str) and not asked.plugins:
-            default = (
-                None if self.subcommand == "fit" and getattr(self.model, "trains_in_bfloat16", False) else "32-true"
+    def require_weights(self) -> None:
+        """Refuse to judge or embed with a method's random weights, unless that is meant."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" and config.untrained:
+            raise InputError(
+                "--untrained is for validate, test and predict: leave it out, fit starts from random weights."
             )
-            asked.precision, said = precision.choose(asked.precision or default, asked.accelerator)
-            if said:
-                rank_zero_info(said)
-        return asked.precision
+        if self.subcommand != "fit" and self.pretrains and not (config.ckpt_path or config.untrained):
+            raise InputError(
+                f"{self.subcommand} without weights would use random ones: name a checkpoint with --ckpt_path, such as "
+                "last for the newest of --name, or say that random ones are meant with --untrained true."
+            )
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the model is a method, as its own class says: no method is imported here."""
+        return getattr(self.model, "pretrains", False)
+
+    def choose_precision(self) -> None:
+        """The user's, or that of the checkpoint to go on from, or in pretraining what the processor computes fast."""
+        asked = self.config[self.subcommand].trainer  # which also the run's config.yaml and checkpoints record
+        if not isinstance(asked.accelerator, str) or asked.plugins:
+            return
+        if self.subcommand == "fit" and self.pretrains:
+            wanted = asked.precision or self.saved.get("config", {}).get("trainer", {}).get("precision")
+        else:
+            wanted = asked.precision or "32-true"
+        asked.precision, said = precision.choose(wanted, asked.accelerator)
+        if said:
+            rank_zero_info(said)
+
+    def changes(self) -> list[dict[str, Any]]:
+        """What was and is changed when the run went on, with the step; refuses what cannot be, and says what is."""
+        parser = self._parser(self.subcommand)
+        now = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
+        changed = list(resume.changes(self.saved["config"], now))
+        resume.require_possible(changed)
+        for key, before, after in changed:
+            rank_zero_info(f"Changed since the checkpoint: {key}, {resume.short(before)} → {resume.short(after)}")
+        step = {"step": self.saved.get("global_step")} | {key: [before, after] for key, before, after in changed}
+        return [*self.saved.get("changes", []), *([step] if changed else [])]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Load checkpoints as tensors and plain values unless the user says otherwise."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
-
-
-def loggers(runs: str, name: str, resumed: str | None = None) -> list[Logger]:
-    """CSV and W&B loggers of a run directory, a new one unless a run is resumed.
-
-    Only rank zero makes it; the others learn it from the trainer.
-    """
-    run_id = resumed or swept() or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
-    folder = Path(runs, name, run_id)
-    csv = CSVLogger(save_dir=runs, name=name, version=run_id)
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return [csv, WandbLogger(save_dir=folder)]
-    try:
-        folder.mkdir(parents=True, exist_ok=resumed is not None)
-    except OSError as error:
-        raise InputError(f"Cannot write to {folder} ({error.strerror}): choose another folder with --runs.") from error
-    rank_zero_info(f"Run directory: {folder}")
-    # While the folder is still empty, or else it deletes the history that is there: of a run that goes on it is put
-    # back, until the callback Checkpoint has brought it to the checkpoint's step.
-    history = folder / "metrics.csv"
-    before = history.read_bytes() if history.is_file() else None
-    _ = csv.experiment
-    if before is not None:
-        durable.write(history, lambda file: file.write(before))
-    return [csv, WandbLogger(save_dir=folder, experiment=start_wandb(folder, name, run_id))]
-
-
-def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
-    """Start the W&B run: offline without a key, and offline too when the server does not answer."""
-    mode: Any = os.environ.get("WANDB_MODE") or "online"
-    project = os.environ.get("WANDB_PROJECT") or "simmim_pl"
-    try:
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
-            mode = "offline"
-    except wandb.Error as error:
-        raise InputError(f"{error} Mend the W&B key in .env or the environment, or set WANDB_MODE=offline.") from error
-    later = f"To upload this run later: wandb sync {folder}/wandb/offline-run-*"
-
-    def start(mode: Any) -> wandb.Run:
-        settings = wandb.Settings(init_timeout=WANDB_TIMEOUT, login_timeout=WANDB_TIMEOUT, silent=mode != "online")
-        return wandb.init(
-            dir=folder,
-            project=None if swept() else project,  # W&B takes an agent's word from the environment, and warns of ours
-            name=f"{name}/{run_id}",
-            group=name,
-            id=None if swept() else run_id,
-            resume="allow",
-            mode=mode,
-            settings=settings,
-        )
-
-    if mode == "offline":
-        rank_zero_info(f"W&B is offline. {later}")
-    try:
-        return start(mode)
-    except wandb.Error as error:
-        wandb.teardown()
-        reason = str(error).strip().splitlines()[0]
-        rank_zero_warn(f"W&B cannot be reached, so the run goes on offline ({reason}). {later}")
-        return start("offline")
 
 
 def read_dotenv() -> None:
@@ -196,20 +155,22 @@ def main(args: ArgsType = None) -> None:
         warnings.filterwarnings("ignore", message=noise)
     logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())
     try:
-        CLI(
-            LightningModule,
-            LightningDataModule,
-            parser_class=Parser,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},  # when a run goes on; a new run has a new directory
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults={"max_epochs": 100},
-            parser_kwargs={"prog": "python -m simmim_pl", "description": DESCRIPTION},
-            args=args,
-        )
+        with ExitStack() as held:
+            CLI(
+                LightningModule,
+                LightningDataModule,
+                parser_class=Parser,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},  # when a run goes on; a new run has a new directory
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={"max_epochs": 100},
+                parser_kwargs={"prog": "python -m simmim_pl", "description": DESCRIPTION},
+                args=args,
+                held=held,
+            )
     except Exception as error:
         sentence = mendable(error)
         if sentence is None:

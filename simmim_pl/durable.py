@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from simmim_pl.records import InputError
+from simmim_pl.storable import storable_checkpoint
 
 Content = Callable[[IO[bytes]], Any]  # writes a file, given the open file
 WRITER = ("PytorchStreamWriter", "unexpected pos", "write failed")
@@ -22,12 +23,14 @@ WRITER = ("PytorchStreamWriter", "unexpected pos", "write failed")
 class DurableIO(TorchCheckpointIO):
     """Lightning's way to save a checkpoint, made to survive a kill, a full disk and a loss of power.
 
-    Lightning writes a temporary file too, but does not wait until it is on the disk.
+    Lightning writes a temporary file too, but does not wait until it is on the disk. What could not be read back is
+    converted or refused, see :func:`simmim_pl.storable.storable`.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         try:
-            write(Path(path), lambda file: torch.save(checkpoint, file))
+            readable = storable_checkpoint(checkpoint)
+            write(Path(path), lambda file: torch.save(readable, file))
         except (OSError, RuntimeError) as error:
             # torch's writer turns a full disk into a RuntimeError; a device's own are not mended by room on the disk.
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in WRITER):

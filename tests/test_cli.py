@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 from pyarrow import parquet
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -133,7 +134,7 @@ def test_the_env_example_names_every_variable_that_is_read() -> None:
 
 def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> None:
     server = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    short = "import simmim_pl.cli as c; c.WANDB_TIMEOUT = 3.0; c.main()"
+    short = "import simmim_pl.cli as c, simmim_pl.loggers as l; l.WANDB_TIMEOUT = 3.0; c.main()"
     done = subprocess.run(
         [sys.executable, "-c", short, *TINY],
         cwd=tmp_path,
@@ -161,7 +162,7 @@ def test_resuming_ends_where_an_uninterrupted_run_ends(cli: Cli) -> None:
     assert whole["global_step"] == resumed["global_step"]
 
 
-class StopAfterOne(command_line.SaveConfigCallback.__bases__[0]):  # type: ignore[misc]
+class StopAfterOne(Callback):
     """Ends training after the first epoch, as ``max_epochs`` would, without changing the schedule."""
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -278,7 +279,8 @@ def test_help_explains_every_argument_of_every_class(
         assert len(described) > 3, f"{name}: nothing says what --{option} is"
 
 
-def test_without_a_logger_nothing_is_written_beside_the_checkpoints_folder(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_logger_nothing_is_written_beside_the_runs_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine")
-    cli([*TINY, "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false"])
-    assert content(tmp_path) == {tmp_path / "config.yaml": b"mine"}
+    run = cli([*TINY, "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false"])
+    assert set(content(tmp_path)) - {run / "config.yaml", run / ".lock"} == {tmp_path / "config.yaml"}
+    assert (tmp_path / "config.yaml").read_text() == "mine"

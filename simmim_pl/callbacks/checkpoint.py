@@ -15,12 +15,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as Base
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl import distributed
 from simmim_pl.durable import DurableIO, write
 from simmim_pl.records import Batch, InputError
+from simmim_pl.storable import storable
 
 # The keyboard, a scheduler, and SLURM before its time limit; Windows has no USR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -50,6 +50,7 @@ class Checkpoint(Base):
         self.heard: signal.Signals | None = None
         self.within = False
         self.before: dict[signal.Signals, Any] = {}
+        self.restored: str | None = None  # the history as the checkpoint has it
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -58,14 +59,21 @@ class Checkpoint(Base):
             trial = trainer.fast_dev_run  # type: ignore[attr-defined]
             self.path = None if trial or folder is None else Path(folder, "checkpoints/last.ckpt")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_step, self.saved_time, self.heard = trainer.global_step, time.monotonic(), None
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what would only be found when a checkpoint is due, and much has been trained."""
+        trainer.fit_loop.setup_data()  # or nothing is known of batches and validations yet
         every, steps = trainer.val_check_batch, trainer.accumulate_grad_batches
         if isinstance(every, int) and every < trainer.num_training_batches and steps % every == 0:
             raise InputError(
                 "Every optimizer step would be followed by a validation, and a checkpoint needs a place between two: "
                 f"set --trainer.val_check_interval to more than {every}."
             )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            storable(callback.state_dict(), f"the state of the callback {type(callback).__name__}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step, self.saved_time, self.heard = trainer.global_step, time.monotonic(), None
+        restore_history(trainer, self.restored)
         self.listen()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
@@ -114,12 +122,7 @@ class Checkpoint(Base):
             checkpoint["history"] = path.read_text()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        path, text = history(trainer), checkpoint.get("history")
-        if trainer.state.fn == TrainerFn.FITTING and path is not None and text:
-            write(path, lambda file: file.write(text.encode()))
-            for logger in trainer.loggers:
-                if isinstance(logger, CSVLogger):
-                    logger.experiment.metrics_keys = text.splitlines()[0].split(",")
+        self.restored = checkpoint.get("history")
 
     def signals(self) -> list[bool]:
         """Which signal this rank has heard."""
@@ -187,3 +190,14 @@ def history(trainer: Trainer) -> Path | None:
         return None
     folders = [logger.log_dir for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     return Path(folders[0], "metrics.csv") if folders else None
+
+
+def restore_history(trainer: Trainer, text: str | None) -> None:
+    """Bring ``metrics.csv`` to the checkpoint's step, whatever a kill has left of it."""
+    path = history(trainer)
+    if path is None or not text:
+        return
+    write(path, lambda file: file.write(text.encode()))
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger) and Path(logger.log_dir) == path.parent:
+            logger.experiment.metrics_keys = text.splitlines()[0].split(",")

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import simmim_pl
+from simmim_pl.checkpoint import read
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Protocol, Result
@@ -74,6 +75,8 @@ def publish(
         "precision": str(trainer.precision),
         TIMES: round(time.perf_counter() - started, 2),
     }
+    if checkpoint is not None and (changes := read(checkpoint).get("changes")):
+        found["pretraining changed"] = changes  # settings, when the run went on from a checkpoint, with the step
     for logger in trainer.loggers:
         logger.log_metrics(dict(scalars(entries)), step=0)
     if trainer.is_global_zero:

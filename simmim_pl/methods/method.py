@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
 from simmim_pl.records import Batch, Encoder, Features, InputError
+from simmim_pl.resume import carry_over, hyperparameters
 from simmim_pl.seeding import place
 from simmim_pl.small_grids import small_grids
 from simmim_pl.synchronise import synchronise
@@ -40,6 +41,10 @@ class Method(LightningModule):
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
     accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
 
+    Attributes:
+        pretrains: tells the command line that this is a method: ``fit`` may take the precision that is fastest, and
+            what it predicts without a checkpoint means nothing.
+
     Args:
         encoder: image → features; the part that is kept.
         optimizer: any torch optimizer; its lr is for 256 images a step.
@@ -51,7 +56,7 @@ class Method(LightningModule):
             and on tensor cores.
     """
 
-    trains_in_bfloat16 = True  # as well as in float32: a run that names no precision takes the faster one
+    pretrains = True
 
     def __init__(
         self,
@@ -69,6 +74,8 @@ class Method(LightningModule):
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
         self.synchronise = synchronise
+        self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
+        self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
         small_grids(self.encoder)
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
@@ -113,6 +120,15 @@ class Method(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
+        self.configured_before = checkpoint.get("hyperparameters", [])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["hyperparameters"] = self.configured
+
+    def on_train_start(self) -> None:
+        if self.configured_before:  # the optimizer's own were restored
+            schedule: Any = self.trainer.lr_scheduler_configs[0].scheduler
+            carry_over(self.trainer.optimizers[0], schedule, self.configured_before, self.configured)
 
     def setup(self, stage: str) -> None:
         if stage != "fit":
@@ -148,6 +164,7 @@ class Method(LightningModule):
         for group in optimizer.param_groups:
             group["lr"] *= scale
         peak = optimizer.param_groups[0]["lr"]
+        self.configured = hyperparameters(optimizer)
         warmup = 0
         if self.warmup_epochs:
             self.trainer.fit_loop.setup_data()  # with max_epochs -1 nothing has asked for the number of batches yet
