@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +15,17 @@ from dotenv import dotenv_values, find_dotenv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import allocator, checkpoint, distributed, durable
+from simmim_pl import allocator, checkpoint, distributed, durable, noise
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
 
 DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
 WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
-
-# Warnings of Lightning's that no user of this package can act on.
-UNHELPFUL = (
-    ".*LeafSpec.* is deprecated",
-    "Precision .* is not supported by the model summary",
-    ".*does not have many workers",
-    "Found .* in eval mode at the start of training",  # an evaluation's encoder: meant, and asserted
-    ".*configure_optimizers. returned .None.",
-    "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
-    "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    # The whole split is gathered before it is judged.
-    "It is recommended to use .self.log..(val|representation|information)/.* sync_dist=True",
-)
-SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
 
 
 class SaveConfig(SaveConfigCallback):
@@ -100,8 +84,19 @@ class CLI(LightningCLI):
         config = self.config_init[self.subcommand]
         if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
             resumed = directory(config.ckpt_path, config.runs, config.name) if self.subcommand == "fit" else None
-            kwargs["logger"] = loggers(config.runs, config.name, resumed)
+            with durable.going_on(self.kept):
+                kwargs["logger"] = loggers(config.runs, config.name, resumed)
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with durable.going_on(self.kept):
+            super()._run_subcommand(subcommand)
+
+    def kept(self) -> Any:
+        """The checkpoint from which a training can go on; nothing of anything else."""
+        trainer = getattr(self, "trainer", None)  # or else it is being made
+        last = getattr(trainer and trainer.checkpoint_callback, "path", None)
+        return last if last and last.is_file() else self.subcommand == "fit" and self.config.fit.ckpt_path
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Load checkpoints as tensors and plain values unless the user says otherwise."""
@@ -116,12 +111,14 @@ def loggers(runs: str, name: str, resumed: str | None = None) -> list[Logger]:
     """
     run_id = resumed or swept() or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
     folder = Path(runs, name, run_id)
-    csv = CSVLogger(save_dir=runs, name=name, version=run_id)
+    csv = durable.History(save_dir=runs, name=name, version=run_id)
     if getattr(rank_zero_only, "rank", 0) != 0:
         return [csv, WandbLogger(save_dir=folder)]
     try:
         folder.mkdir(parents=True, exist_ok=resumed is not None)
     except OSError as error:
+        if durable.full(error):
+            raise
         raise InputError(f"Cannot write to {folder} ({error.strerror}): choose another folder with --runs.") from error
     rank_zero_info(f"Run directory: {folder}")
     # While the folder is still empty, or else it deletes the history that is there: of a run that goes on it is put
@@ -179,9 +176,7 @@ def read_dotenv() -> None:
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
-    for noise in UNHELPFUL:
-        warnings.filterwarnings("ignore", message=noise)
-    logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())
+    noise.silence()
     try:
         CLI(
             LightningModule,
@@ -213,7 +208,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := distributed.explain(error):
+        if sentence := distributed.explain(error) or durable.explain(error):
             return sentence
         error = error.__cause__
     return None

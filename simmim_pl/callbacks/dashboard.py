@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
+from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.evaluation import Evaluation
@@ -60,8 +61,7 @@ class Dashboard(Callback):
         folder = run_directory(trainer)
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, folder / "views.png")
+        durable.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
         # Of the file, not of the tensor: one value above 1 by rounding, and W&B would take all for shades of 0 to 255.
         picture = Image.open(folder / "views.png")
         send(trainer, {"data/views": wandb.Image(picture, caption="one image a row, one view a column")})
@@ -82,7 +82,9 @@ class Dashboard(Callback):
             try:
                 with self.budget:
                     send(trainer, pictures(found))
-            except Exception as error:  # whatever it is, a picture is not worth the run
+            except Exception as error:  # whatever else it is, a picture is not worth the run
+                if durable.full(error):
+                    raise
                 rank_zero_warn(f"W&B gets no pictures of step {trainer.global_step} ({type(error).__name__}: {error}).")
             self.drawn = found.get("step", trainer.global_step)
 
