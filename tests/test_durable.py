@@ -255,3 +255,30 @@ def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "A file cannot be written (no space left on device): make room on the disk.\n", done.stderr
+
+
+def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
+    """Its own process writes, and goes on when it cannot."""
+    script = """if True:
+        import resource, time, wandb
+        from simmim_pl import durable
+        from simmim_pl.callbacks.dashboard import require_written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        run = wandb.init(mode="offline", settings=wandb.Settings(silent=True))
+        require_written(run)
+        for step in range(50):
+            run.log({f"value {number}": step + number / 7 for number in range(200)})
+        until = time.monotonic() + 60
+        said = None
+        while said is None and time.monotonic() < until:
+            time.sleep(0.1)
+            try:
+                require_written(run)
+            except OSError as error:
+                said = durable.explain(error)
+        print(said)
+        wandb.teardown()
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert done.stdout.startswith(f"{file} cannot be written (file too large): make room on the disk"), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ class Dashboard(Callback):
                     raise
                 rank_zero_warn(f"W&B gets no pictures of step {trainer.global_step} ({type(error).__name__}: {error}).")
             self.drawn = found.get("step", trainer.global_step)
+        for run in online(trainer):
+            require_written(run)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module)
@@ -119,6 +122,19 @@ def send(trainer: Trainer, shown: dict[str, Any]) -> None:
     """Log at the run's step, as the curves are."""
     for run in online(trainer) if shown else ():
         run.log({**shown, "trainer/global_step": trainer.global_step})
+
+
+def require_written(run: Any) -> None:
+    """End a run whose history W&B could not keep: its own process, which writes it, tells nobody but its log.
+
+    Raises:
+        WriteError: the disk is full.
+    """
+    log = Path(run.settings.log_internal)
+    said = log.read_text(encoding="utf-8", errors="replace").lower() if log.is_file() else ""
+    for code in durable.FULL:
+        if os.strerror(code).lower() in said:
+            raise durable.WriteError(code, os.strerror(code), run.settings.sync_file)
 
 
 def add(artifact: Any, checkpoint: Path, step: int) -> None:
