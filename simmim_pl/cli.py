@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import allocator, checkpoint, distributed, durable, noise
+from simmim_pl import allocator, checkpoint, distributed, durable, lost, noise
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
@@ -177,6 +177,7 @@ def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
     noise.silence()
+    lost.watch()
     try:
         CLI(
             LightningModule,
@@ -194,6 +195,7 @@ def main(args: ArgsType = None) -> None:
         )
     except Exception as error:
         sentence = mendable(error)
+        lost.leave()
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
@@ -208,7 +210,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := distributed.explain(error) or durable.explain(error):
+        if sentence := lost.explain(error) or durable.explain(error):
             return sentence
         error = error.__cause__
     return None

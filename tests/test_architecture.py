@@ -44,7 +44,17 @@ ALLOWED = {
     },
     "evaluation": {"records", "distributed", "synchronise", "seeding", "durable", "methods", "checkpoint", ""},
     "report": {"records", "durable", "metrics", "evaluation"},
-    "callbacks": {"records", "distributed", "seeding", "durable", "heads", "metrics", "evaluation", "report"},
+    "callbacks": {
+        "records",
+        "distributed",
+        "lost",
+        "seeding",
+        "durable",
+        "heads",
+        "metrics",
+        "evaluation",
+        "report",
+    },
     "parser": {"records", "durable"},
     "runs": {"records"},
     "specs": {"records"},
@@ -52,7 +62,8 @@ ALLOWED = {
     "sweep": {"records", "durable", "grid"},
     "workspace": {"records", "specs", "cli"},
     "noise": set(),
-    "cli": {"records", "allocator", "checkpoint", "parser", "distributed", "durable", "noise", "runs", ""},
+    "lost": {"distributed"},
+    "cli": {"records", "allocator", "checkpoint", "parser", "distributed", "durable", "lost", "noise", "runs", ""},
 }
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/distributed.py"},
