@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from simmim_pl import allocator, checkpoint, distributed, loggers, precision, resume
+from simmim_pl import allocator, checkpoint, durable, loggers, lost, noise, precision, resume
 from simmim_pl.begin import SaveConfig
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 from simmim_pl.runs import RunDirectory, check_name, newest, run_id
 
 DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
-
-# Warnings of Lightning's that no user of this package can act on.
-UNHELPFUL = (
-    ".*LeafSpec.* is deprecated",
-    "Precision .* is not supported by the model summary",
-    ".*does not have many workers",
-    "Found .* in eval mode at the start of training",  # an evaluation's encoder: meant, and asserted
-    ".*configure_optimizers. returned .None.",
-    "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
-    "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    # The whole split is gathered before it is judged.
-    "It is recommended to use .self.log..(val|representation|information)/.* sync_dist=True",
-)
-SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
 
 
 class CLI(LightningCLI):
@@ -135,6 +119,16 @@ class CLI(LightningCLI):
         step = {"step": self.saved.get("global_step")} | {key: [before, after] for key, before, after in changed}
         return [*self.saved.get("changes", []), *([step] if changed else [])]
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with durable.going_on(self.kept):
+            super()._run_subcommand(subcommand)
+
+    def kept(self) -> Any:
+        """The checkpoint from which a training can go on; nothing of anything else."""
+        trainer = getattr(self, "trainer", None)  # or else it is being made
+        last = getattr(trainer and trainer.checkpoint_callback, "path", None)
+        return last if last and last.is_file() else self.subcommand == "fit" and self.config.fit.ckpt_path
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Load checkpoints as tensors and plain values unless the user says otherwise."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -151,9 +145,8 @@ def read_dotenv() -> None:
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
-    for noise in UNHELPFUL:
-        warnings.filterwarnings("ignore", message=noise)
-    logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())
+    noise.silence()
+    lost.watch()
     try:
         with ExitStack() as held:
             CLI(
@@ -173,6 +166,7 @@ def main(args: ArgsType = None) -> None:
             )
     except Exception as error:
         sentence = mendable(error)
+        lost.leave()
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
@@ -187,7 +181,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := distributed.explain(error):
+        if sentence := lost.explain(error) or durable.explain(error):
             return sentence
         error = error.__cause__
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -111,18 +112,31 @@ def require_alike(facts: Mapping[str, Any]) -> None:
                 )
 
 
-def explain(error: BaseException) -> str | None:
-    """One sentence when ranks cannot find each other, or one has left the others; nothing for any other error."""
-    said = str(error)
-    if isinstance(error, dist.DistError) and "EADDRINUSE" in said:
-        port, host = os.environ.get("MASTER_PORT"), os.environ.get("MASTER_ADDR")
-        return f"Port {port} of {host} is in use: stop what uses it, or set MASTER_PORT to a free one on all ranks."
-    left = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
-    if world_size() > 1 and isinstance(error, RuntimeError) and any(words in said for words in left):
-        return f"Another device has stopped, and rank {rank()} with it: the message of that device says why."
-    return None
-
-
 def everywhere(flag: bool, device: torch.device) -> bool:
     """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
     return bool(mean(torch.tensor(float(flag), device=device)) == 1)
+
+
+def broken(error: BaseException) -> bool:
+    """Whether the connection to another rank has closed."""
+    closed = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
+    return world_size() > 1 and isinstance(error, RuntimeError) and any(words in str(error) for words in closed)
+
+
+def port_in_use(error: BaseException) -> bool:
+    """Whether ranks cannot meet at the port that they were told."""
+    return isinstance(error, dist.DistError) and "EADDRINUSE" in str(error)
+
+
+def store() -> dist.Store | None:
+    """What ranks found each other by, which keeps notes for all; nothing on one process, or where its host is gone.
+
+    The host is asked first: torch tells of one that is gone with a page of C++.
+    """
+    if world_size() == 1:
+        return None
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=2).close()
+    except OSError:
+        return None
+    return dist.distributed_c10d._get_default_store()

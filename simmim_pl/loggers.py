@@ -38,6 +38,10 @@ class History(CSVLogger):
         """Lightning's writer; one that writes nothing as long as the run has not begun."""
         return super().experiment if self.begun and not self.silent else DummyExperiment()
 
+    def save(self) -> None:
+        with durable.naming(Path(self.log_dir, "metrics.csv")):  # a full disk may leave half a line there
+            super().save()
+
     @rank_zero_only
     def begin(self) -> None:
         """Start writing after what is in the file, as a resumed run has left it: Lightning's writer would delete it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from simmim_pl import durable
 from simmim_pl.records import InputError
 
 # Lines in which jsonargparse tells how it validates rather than what is wrong.
@@ -29,6 +31,11 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         line = condense(message) + advice(message)
         raise InputError(f"{line}. See {self.prog.replace(' [options]', '')} --help.") from ex
+
+    def save(self, cfg: Any, path: Any, skip_none: bool = True, **_: Any) -> None:
+        """Write a config as one file, whole or not at all: of a run that goes on there is one before."""
+        text = self.dump(cfg, skip_none=skip_none)
+        durable.write(Path(path), lambda file: file.write(text.encode()))
 
 
 def condense(message: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
+from simmim_pl import durable
 from simmim_pl.records import InputError
 
 LOCK = ".lock"  # in a run directory, held while a process works there; the system releases that of a dead one
@@ -83,6 +84,8 @@ class RunDirectory:
                 "without --ckpt_path or with another --name."
             ) from error
         except OSError as error:
+            if durable.full(error):
+                raise
             reason = error.strerror
             raise InputError(f"Cannot write to {self.folder} ({reason}): choose another folder with --runs.") from error
         self.lock = lock

@@ -106,6 +106,12 @@ def main(args: Sequence[str] | None = None) -> None:
         failed = carry_out(grid, options.runs, options.dry_run)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
+    except OSError as error:
+        from simmim_pl import durable  # takes seconds, with all of Lightning
+
+        if (sentence := durable.explain(error)) is None:
+            raise
+        parser.exit(2, f"error: {sentence} The same command goes on from here.\n")
     except KeyboardInterrupt:
         parser.exit(130, "Stopped. The same command goes on from here.\n")
     if not options.dry_run:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from simmim_pl.durable import write
+from simmim_pl.durable import WriteError, write
 from simmim_pl.records import InputError
 from tests.conftest import TINY
 from tests.ranks import ROOT, free_port, start
@@ -155,8 +155,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     more = ["--trainer.max_epochs=3", "--ckpt_path=last"]
     done = subprocess.run([*args, *more], preexec_fn=lambda: tight(limit), **options)
     assert done.returncode == 2, done.stderr
-    assert "error: A checkpoint cannot be written (" in done.stderr
-    assert f"The last good one is kept: --ckpt_path {path.relative_to(tmp_path)}" in done.stderr
+    kept = path.relative_to(tmp_path)
+    assert f"error: {kept} cannot be written (file too large): make room on the disk" in done.stderr
+    assert f"The last good checkpoint is kept: --ckpt_path {kept}." in done.stderr
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.part"))
     assert subprocess.run([*args, *more], **options).returncode == 0  # with room again it goes on
@@ -164,9 +165,15 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos"), KeyboardInterrupt()]
+    ("error", "becomes"),
+    [
+        (OSError(28, "No space left on device"), WriteError),
+        (RuntimeError("unexpected pos"), WriteError),
+        (RuntimeError("CUDA error"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
 )
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, error: BaseException) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, error: BaseException, becomes: type) -> None:
     path = tmp_path / "folder/file"
     write(path, lambda file: file.write(b"first"))
 
@@ -175,7 +182,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, error: BaseExcep
         assert path.read_bytes() == b"first"
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises(becomes):
         write(path, half)
     assert [each.name for each in path.parent.iterdir()] == ["file"]
     assert path.read_bytes() == b"first"

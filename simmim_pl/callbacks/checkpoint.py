@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint as Base
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from simmim_pl import distributed
+from simmim_pl import distributed, lost
 from simmim_pl.durable import DurableIO, write
 from simmim_pl.records import Batch, InputError
 from simmim_pl.storable import storable
@@ -100,6 +100,8 @@ class Checkpoint(Base):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.deafen()
+        if distributed.broken(exception):
+            lost.see_it_out()
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""

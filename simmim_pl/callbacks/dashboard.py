@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
+from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.evaluation import Evaluation
@@ -60,8 +62,7 @@ class Dashboard(Callback):
         folder = run_directory(trainer)
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, folder / "views.png")
+        durable.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
         # Of the file, not of the tensor: one value above 1 by rounding, and W&B would take all for shades of 0 to 255.
         picture = Image.open(folder / "views.png")
         send(trainer, {"data/views": wandb.Image(picture, caption="one image a row, one view a column")})
@@ -82,9 +83,13 @@ class Dashboard(Callback):
             try:
                 with self.budget:
                     send(trainer, pictures(found))
-            except Exception as error:  # whatever it is, a picture is not worth the run
+            except Exception as error:  # whatever else it is, a picture is not worth the run
+                if durable.full(error):
+                    raise
                 rank_zero_warn(f"W&B gets no pictures of step {trainer.global_step} ({type(error).__name__}: {error}).")
             self.drawn = found.get("step", trainer.global_step)
+        for run in online(trainer):
+            require_written(run)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module)
@@ -117,6 +122,19 @@ def send(trainer: Trainer, shown: dict[str, Any]) -> None:
     """Log at the run's step, as the curves are."""
     for run in online(trainer) if shown else ():
         run.log({**shown, "trainer/global_step": trainer.global_step})
+
+
+def require_written(run: Any) -> None:
+    """End a run whose history W&B could not keep: its own process, which writes it, tells nobody but its log.
+
+    Raises:
+        WriteError: the disk is full.
+    """
+    log = Path(run.settings.log_internal)
+    said = log.read_text(encoding="utf-8", errors="replace").lower() if log.is_file() else ""
+    for code in durable.FULL:
+        if os.strerror(code).lower() in said:
+            raise durable.WriteError(code, os.strerror(code), run.settings.sync_file)
 
 
 def add(artifact: Any, checkpoint: Path, step: int) -> None:

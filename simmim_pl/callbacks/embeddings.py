@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from simmim_pl import distributed, durable
-from simmim_pl.records import Batch, InputError
+from simmim_pl.records import Batch
 
 
 class Embeddings(Callback):
@@ -61,7 +61,7 @@ def write(
     label: Int64[Tensor, " N"] | None,
     paths: list[str] | None,
 ) -> None:
-    """Write a table whole. Raises :class:`InputError` when the disk is full or cannot be written."""
+    """Write a table whole. Raises :class:`OSError` when the disk is full or cannot be written."""
     import pyarrow as pa  # a third of a second, for what only predict needs
     from pyarrow import parquet
 
@@ -71,7 +71,4 @@ def write(
     if paths is not None:
         columns["path"] = pa.array(paths)
     columns["features"] = pa.FixedSizeListArray.from_arrays(features.flatten().numpy(), features.shape[1])
-    try:
-        durable.write(path, lambda file: parquet.write_table(pa.table(columns), file))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error}): make room on the disk, or set --runs.") from error
+    durable.write(path, lambda file: parquet.write_table(pa.table(columns), file))

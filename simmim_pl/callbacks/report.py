@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.report.observed import keep
@@ -42,7 +43,7 @@ class Report(Callback):
         self.write(trainer)
 
     def write(self, trainer: Trainer) -> Path | None:
-        """Draw the report of this run; when that fails, as on a full disk, it is warned of and the run goes on."""
+        """Draw the report of this run; when that fails, it is warned of and the run goes on, but on a full disk."""
         folder = run_directory(trainer)
         if folder is None:
             return None
@@ -57,7 +58,9 @@ class Report(Callback):
                 if found := observed(trainer):
                     keep(folder, found)
                 write([folder], path)
-        except Exception as error:  # whatever it is, a picture is not worth the run
+        except Exception as error:  # whatever else it is, a picture is not worth the run
+            if durable.full(error):
+                raise
             rank_zero_warn(f"{path} is not written ({type(error).__name__}: {error}).")
             return None
         return path

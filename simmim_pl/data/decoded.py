@@ -27,10 +27,11 @@ def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S
     """All images of a split, from ``folder`` when they have been decoded before.
 
     The file's name depends on name, size and time of change of every image. It is memory-mapped, so processes share
-    what is read of it, and written once: whoever comes while another process decodes waits for it. A disk that is full
-    or cannot be written costs time only, with a warning.
+    what is read of it, and written once: whoever comes while another process decodes waits for it. A folder that cannot
+    be written costs time only, with a warning.
 
     Raises:
+        OSError: the disk is full.
         InputError: an image cannot be read, or the files changed while they were decoded.
     """
     before = stamps(files)
@@ -86,10 +87,12 @@ def read(path: Path, number: int, size: int) -> UInt8[Tensor, "N 3 S S"] | None:
 
 
 def keep(path: Path, content: durable.Content) -> bool:
-    """Write a file whole, or warn that it could not be written."""
+    """Write a file whole, or warn that it could not be written. Raises :class:`OSError` when the disk is full."""
     try:
         durable.write(path, content)
     except OSError as error:
+        if durable.full(error):
+            raise
         rank_zero_warn(f"Decoded images are not kept in {path.parent} ({error}): the next run decodes them again.")
         return False
     return True

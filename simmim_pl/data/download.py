@@ -14,6 +14,7 @@ from urllib.error import URLError
 from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from simmim_pl import durable
 from simmim_pl.records import InputError
 
 CHUNK = 1 << 16  # bytes read at a time
@@ -89,6 +90,8 @@ def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout
         try:
             fetch(url, part, timeout)
         except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
+            if durable.full(error):
+                raise
             failures.append(f"{url}: {reason(error, timeout)}")
             continue
         if check_integrity(part, md5):

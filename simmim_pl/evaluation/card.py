@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import simmim_pl
+from simmim_pl import durable
 from simmim_pl.checkpoint import read
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import digest
@@ -114,16 +115,15 @@ def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
         write(card, beside)
         print(f"and, beside the checkpoint, to {beside}.json and .md")
     except OSError as error:
+        if durable.full(error):
+            raise
         rank_zero_warn(f"There is no copy of the result beside {checkpoint} ({error.strerror}).")
 
 
 def write(card: dict[str, Any], path: Path) -> None:
-    """Write the card as JSON and as a table, each file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the card as JSON and as a table, each file whole or not at all. Raises :class:`OSError` when it cannot."""
     for ending, text in (("json", json.dumps(card, indent=2, allow_nan=False)), ("md", table(card))):
-        half = path.with_name(f"{path.name}.{ending}.{os.getpid()}")
-        half.write_text(f"{text}\n", encoding="utf-8")
-        half.replace(path.with_name(f"{path.name}.{ending}"))
+        durable.write(path.with_name(f"{path.name}.{ending}"), methodcaller("write", f"{text}\n".encode()))
 
 
 def described(data: Any) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from simmim_pl import distributed
+from simmim_pl import distributed, durable
 from simmim_pl.records import InputError
 
 # Features [N, D] of images, or [N, T, D] of clips, with their labels.
@@ -67,13 +66,15 @@ def read_cache(path: Path) -> Labelled | None:
 
 
 def write_cache(path: Path, known: Labelled) -> None:
-    """Write features so that a reader finds a whole file or none; a disk that cannot be written costs time only."""
-    half = path.with_suffix(f".{os.getpid()}")
+    """Write features whole; a folder that cannot be written costs time only, a full disk ends the run.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    saved = {"features": known[0].cpu(), "label": known[1].cpu()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
-        half.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        durable.write(path, lambda file: torch.save(saved, file))
+    except OSError as error:
+        if durable.full(error):
+            raise
         rank_zero_warn(f"Features are not kept in {path.parent} ({error}); the next evaluation extracts them again.")
-        with suppress(OSError):
-            half.unlink(missing_ok=True)

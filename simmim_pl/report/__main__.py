@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> None:
         if options.pictures:
             export(options.runs[0], options.pictures)
     except (InputError, OSError) as error:
-        reason = error if isinstance(error, InputError) else f"{path} cannot be written ({error.strerror})."
+        reason = durable.explain(error) or error
         print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
     print(f"Written to {path}")

@@ -17,7 +17,7 @@ import simmim_pl
 from simmim_pl.callbacks.embeddings import write
 from simmim_pl.checkpoint import load_encoder
 from simmim_pl.data import Shapes
-from simmim_pl.records import InputError
+from simmim_pl.durable import WriteError
 from tests.conftest import TINY
 
 Command = Callable[[list[str]], Path]
@@ -116,6 +116,6 @@ def test_a_disk_that_is_full_leaves_the_table_before_and_says_so(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(parquet, "write_table", full)
-    with pytest.raises(InputError, match=r"embeddings\.parquet cannot be written .*No space left"):
+    with pytest.raises(WriteError, match=r"No space left on device.*embeddings\.parquet"):
         write(path, index, torch.rand(3, 4), None, None)
     assert path.read_bytes() == before

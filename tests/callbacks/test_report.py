@@ -8,6 +8,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from simmim_pl.callbacks import Atlas, Report
+from simmim_pl.durable import WriteError
 from simmim_pl.report.observed import observed
 from tests.callbacks.test_online import fit, method
 from tests.conftest import TINY
@@ -68,7 +69,16 @@ def test_what_was_observed_is_kept_for_later(tmp_path: Path) -> None:
     assert "Nearest neighbours" in (run_directory / "report.html").read_text()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("results"), ValueError("odd")])
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: Any) -> None:
+        raise WriteError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("simmim_pl.durable.write", full)
+    with pytest.raises(WriteError, match="No space left"):
+        fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
+
+
+@pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), KeyError("results"), ValueError("odd")])
 def test_what_fails_costs_the_report_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

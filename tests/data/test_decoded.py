@@ -129,16 +129,26 @@ def test_a_kill_while_writing_leaves_nothing_that_is_read(folder: Path, tmp_path
     assert not list(kept()[0].parent.glob("*.part"))
 
 
-@pytest.mark.parametrize("reason", ["full", "a file in the folder's place"])
+def test_a_full_disk_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(durable.WriteError, match=r"No space left on device.*\.decoded"):
+        Folder(str(folder), size=16).load("train")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("reason", ["read-only", "a file in the folder's place"])
 def test_a_disk_that_cannot_be_written_costs_time_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reason: str
 ) -> None:
-    if reason == "full":
+    if reason == "read-only":
 
-        def full(file: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        def refused(file: int) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
 
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", refused)
     else:
         (tmp_path / "file").touch()
         monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path / "file"))

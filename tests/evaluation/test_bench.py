@@ -1,6 +1,8 @@
 """One encoder on one data set: every image once and in order, features cached by all that they depend on."""
 
 import copy
+import errno
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Subset
 
-from simmim_pl import distributed
+from simmim_pl import distributed, durable
 from simmim_pl.data import Images, Shapes, ShapesClips
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
 from simmim_pl.encoders import FastCNN
@@ -207,20 +209,29 @@ def test_a_damaged_cache_file_is_ignored_and_replaced(tmp_path: Path, damage: Ca
     assert not seen
 
 
-def test_a_cache_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(_features: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_cache_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fails(_features: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(code, os.strerror(code))
 
     judged = bench(small(), SMALL, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
-        with pytest.warns(UserWarning, match=r"not kept in .*No space left"):  # which costs time, and no result
-            known = judged.features("test")
+        patch.setattr(torch, "save", fails)
+        if code == errno.ENOSPC:
+            with pytest.raises(durable.WriteError, match="No space left"):
+                judged.features("test")
+        else:  # a folder that cannot be written costs time, and no result
+            with pytest.warns(UserWarning, match=r"not kept in .*Read-only"):
+                judged.features("test")
     assert not list(tmp_path.iterdir())
+    known = judged.features("test")
     again = bench(small(), SMALL, tmp_path)
     assert all(torch.equal(*pair) for pair in zip(again.features("test"), known, strict=True))
-    assert [path.name for path in tmp_path.glob("*.pt")] == [f"{judged.key('test')}.pt"]
+    if code == errno.ENOSPC:
+        assert [path.name for path in tmp_path.glob("*.pt")] == [f"{judged.key('test')}.pt"]
 
 
 def test_raw_pixels_are_not_cached(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import platform
 import re
 import subprocess
@@ -201,13 +202,11 @@ def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert before.keys() == {"result.json", "result.md"}
     assert strictly(before["result.json"]) == carded(result("given", 0.25))
 
-    def half(self: Path, text: str, **_: Any) -> int:
-        with self.open("w") as file:
-            file.write(text[:5])
+    def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", half)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             write(carded(result("given", 0.75)), tmp_path / "new/result")
     assert {name: (tmp_path / "new" / name).read_text() for name in before} == before
