@@ -90,10 +90,9 @@ def told(left: dict[int, str], silent: Sequence[int]) -> str:
             return f"Rank {other} has stopped, and rank {mine} with it: what rank {other} has said tells why."
         return f"Rank {other} {text}, and rank {mine} stops with it. {AGAIN}"
     who = " and ".join(f"rank {other}" for other in silent) or "rank 0"
-    how = (
-        "killed without a word, as by SIGKILL when memory runs out" if silent else "killed, or has said why it stopped"
-    )
-    return f"{who.capitalize()} is lost ({how}), and rank {mine} stops with it. {AGAIN}"
+    verb = "are" if len(silent) > 1 else "is"
+    how = "killed without a word, as by SIGKILL when memory runs out" if silent else "killed, or it said why it stopped"
+    return f"{who[0].upper()}{who[1:]} {verb} lost ({how}), and rank {mine} stops with it. {AGAIN}"
 
 
 def watch() -> None:
