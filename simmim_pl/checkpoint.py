@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from simmim_pl.records import Encoder, InputError
-from simmim_pl.trust import require_ours
+from simmim_pl.specs import MOST
+from simmim_pl.trust import parts, require_ours
+from simmim_pl.unpickle import unpickle
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
 FORMAT = 2
+MOST_VALUES = 1_000_000  # in a checkpoint; a network of a thousand tensors and its optimizer's state have ten thousand
 # What an encoder of ours would download at its start, and how to say that it should not.
 DOWNLOADS = {"weights": None, "pretrained": False}
-
-
-def unpickle(path: str | Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU, if it is tensors and plain values only; nothing of it is run.
-
-    Raises:
-        InputError: there is no such file, it is truncated, or holds anything but tensors and plain values.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"There is no checkpoint {path}: give the path of a file that exists.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … by where the file ends
-        raise InputError(
-            f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
-            f"Use another checkpoint of the same run, or save its state_dict alone ({type(error).__name__})."
-        ) from error
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -50,6 +35,8 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} was not written by `python -m simmim_pl fit`: it lacks the weights or the config that a run of "
             "ours leaves in its checkpoints."
         )
+    for section, most in ((checkpoint["config"], MOST), (checkpoint, MOST_VALUES)):
+        deque(parts(section, str(path), most), maxlen=0)  # of values that are shared, whoever walks them meets all
     return checkpoint
 
 
@@ -98,10 +85,7 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
         spec = spec.get(key) if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
-    try:
-        require_ours(spec, path, frozenset(allow))
-    except RecursionError as error:
-        raise InputError(f"{path} holds a config nested too deeply to be one of ours: do not use it.") from error
+    require_ours(spec, path, frozenset(allow))
     given = spec.get("init_args")
     if spec["class_path"].startswith("simmim_pl.") and isinstance(given, dict):
         spec = {**spec, "init_args": {key: DOWNLOADS.get(key, value) for key, value in given.items()}}
