@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from simmim_pl.intact import require_intact
 from simmim_pl.records import Encoder, InputError
 from simmim_pl.specs import MOST
 from simmim_pl.trust import parts, require_ours
@@ -22,22 +23,45 @@ MOST_VALUES = 1_000_000  # in a checkpoint; a network of a thousand tensors and 
 DOWNLOADS = {"weights": None, "pretrained": False}
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint of a ``fit`` of ours to the CPU, as tensors and plain values only.
+def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
+    """Load a checkpoint of a ``fit`` of ours to the CPU, as tensors and plain values only unless the file is trusted.
 
     Raises:
         InputError: the file cannot be read, or was written by another tool.
     """
-    checkpoint = unpickle(path)
+    checkpoint = unpickle(path, weights_only)
+    if is_weights_only(checkpoint):
+        raise InputError(
+            f"{path} is a weights-only checkpoint of Lightning's, as ModelCheckpoint(save_weights_only=True) writes: "
+            "it lacks the config and the optimizer of its run. Judge it with --model.encoder and --model.weights "
+            f"{path}, and go on from a checkpoint that simmim_pl.callbacks.Checkpoint wrote."
+        )
     sections = ("state_dict", "config")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
         raise InputError(
             f"{path} was not written by `python -m simmim_pl fit`: it lacks the weights or the config that a run of "
             "ours leaves in its checkpoints."
         )
+    require_tensors(checkpoint["state_dict"], path)
     for section, most in ((checkpoint["config"], MOST), (checkpoint, MOST_VALUES)):
         deque(parts(section, str(path), most), maxlen=0)  # of values that are shared, whoever walks them meets all
     return checkpoint
+
+
+def is_weights_only(checkpoint: Any) -> bool:
+    """Whether Lightning wrote this without a trainer's state."""
+    lightnings = isinstance(checkpoint, dict) and {"pytorch-lightning_version", "state_dict"} <= checkpoint.keys()
+    return lightnings and not checkpoint.keys() & {"config", "optimizer_states"}
+
+
+def require_tensors(state: Mapping[Any, Any], path: str | Path) -> None:
+    """Raises :class:`InputError` where a state dict is anything but tensors by name."""
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InputError(
+                f"{path} has no tensor at {name} among its weights, but {type(value).__name__}: it is damaged, so use "
+                "another checkpoint."
+            )
 
 
 def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
@@ -47,6 +71,7 @@ def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
             f"{path} was written by another version of simmim_pl ({saved.get('version', 'an early one')}), from whose "
             "checkpoints this one cannot go on: use that version, or start a new run. Its encoder can be evaluated."
         )
+    require_intact(saved, path)
 
 
 def require_same(state: dict[str, Any], own: dict[str, Any], path: str | Path) -> None:
@@ -86,13 +111,12 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
     require_ours(spec, path, frozenset(allow))
-    given = spec.get("init_args")
-    if spec["class_path"].startswith("simmim_pl.") and isinstance(given, dict):
-        spec = {**spec, "init_args": {key: DOWNLOADS.get(key, value) for key, value in given.items()}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
     try:
-        encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
+        parsed = parser.parse_object({"encoder": spec})
+        without_downloads(parsed)
+        encoder: Encoder = parser.instantiate_classes(parsed).encoder
     except Exception as error:  # jsonargparse's ArgumentError, or whatever the class raises at such arguments
         reason = " ".join(str(error).split())
         raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
@@ -102,6 +126,17 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
         require_same(state, encoder.state_dict(), path)
         encoder.load_state_dict(state)
     return encoder
+
+
+def without_downloads(config: Namespace) -> None:
+    """Have no encoder of ours within a parsed config fetch weights, whichever way it is told to."""
+    for part in list(vars(config).values()):
+        if isinstance(part, Namespace):
+            without_downloads(part)
+    if str(getattr(config, "class_path", "")).startswith("simmim_pl."):
+        for given in (config.get("init_args"), config.get("dict_kwargs")):
+            for key in DOWNLOADS.keys() & (vars(given).keys() if isinstance(given, Namespace) else given or {}):
+                given[key] = DOWNLOADS[key]
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:

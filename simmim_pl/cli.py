@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import allocator, checkpoint, distributed, durable
+from simmim_pl import allocator, checkpoint, distributed, durable, intact
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
@@ -213,7 +213,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := distributed.explain(error):
+        if sentence := distributed.explain(error) or intact.explain(error):
             return sentence
         error = error.__cause__
     return None

@@ -13,6 +13,7 @@ from uuid import uuid4
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from simmim_pl.intact import sealed
 from simmim_pl.records import InputError
 
 Content = Callable[[IO[bytes]], Any]  # writes a file, given the open file
@@ -27,7 +28,7 @@ class DurableIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         try:
-            write(Path(path), lambda file: torch.save(checkpoint, file))
+            write(Path(path), lambda file: torch.save(sealed(checkpoint), file))
         except (OSError, RuntimeError) as error:
             # torch's writer turns a full disk into a RuntimeError; a device's own are not mended by room on the disk.
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in WRITER):

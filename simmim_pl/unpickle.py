@@ -17,8 +17,10 @@ from simmim_pl.records import InputError
 LEGACY_PICKLES = 5
 
 
-def unpickle(path: str | Path) -> Any:
+def unpickle(path: str | Path, weights_only: bool = True) -> Any:
     """What ``torch.save`` wrote, on the CPU, if it is tensors and plain values only.
+
+    - ``weights_only``: False trusts the file, which may then hold anything and run code.
 
     Raises:
         InputError: there is no such file, it is truncated, holds anything but tensors and plain values, or would take
@@ -27,8 +29,9 @@ def unpickle(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise InputError(f"There is no checkpoint {path}: give the path of a file that exists.")
     try:
-        require_modest(Path(path))
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if weights_only:
+            require_modest(Path(path))
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
     except RefusedError as error:
         raise InputError(f"{path} is not read, since {error}: use another checkpoint of the same run.") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … by where the file ends

@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from simmim_pl.checkpoint import load_encoder, load_weights, read, require_same
 from simmim_pl.data import Shapes
 from simmim_pl.encoders import FastCNN, ResNet, Torchvision
 from simmim_pl.records import InputError
+from tests.conftest import TINY
 
 FASTCNN = "simmim_pl.encoders.FastCNN"
+DEFAULT = {"weights": "DEFAULT"}
 
 
 class Trap:
@@ -390,6 +393,55 @@ def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
     assert load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).width == 512
     init = {"name": "resnet18", "pretrained": True}
     assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).width == 7
+
+
+HIDDEN = [
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "resnet18"}, "dict_kwargs": DEFAULT},
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "resnet18", **DEFAULT}},
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args.name": "resnet18", "init_args.weights": "DEFAULT"},
+    {"class_path": "simmim_pl.encoders.Torchvision", "dict_kwargs": {"name": "resnet18", **DEFAULT}},
+    {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": "resnet18"}, "dict_kwargs": {"pretrained": True}},
+    {
+        "class_path": "simmim_pl.encoders.Timm",
+        "init_args": {"name": "hf-hub:timm/resnet18.a1_in1k", "pretrained": True},
+    },
+    {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": "hf_hub:timm/resnet18.a1_in1k"}},
+]
+
+
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("spec", HIDDEN)
+def test_no_way_of_writing_it_makes_a_config_start_a_download(
+    write: Callable[[Any], str], evil: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], around: bool
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("socket.socket.connect", lambda *address: asked.append(address))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *url, **more: asked.append(url))
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *net, **more: asked.append(net))
+    whole = {"class_path": "evil.Around", "init_args": {"inner": spec}} if around else spec
+    with suppress(InputError):  # it may also be refused
+        load_encoder(write(whole), trained=False, allow=["evil.Around"])
+    assert asked == []
+
+
+def test_a_weights_only_checkpoint_of_lightnings_is_named(cli: Callable[[list[Any]], Path], tmp_path: Path) -> None:
+    keeps = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    cli(
+        [
+            *TINY,
+            "--trainer.max_epochs=1",
+            keeps,
+            *("--trainer.callbacks.save_weights_only=true", "--trainer.callbacks.save_on_train_epoch_end=true"),
+        ]
+    )
+    (path,) = [path for path in tmp_path.rglob("*.ckpt") if path.name != "last.ckpt"]
+    with pytest.raises(
+        InputError, match=r"weights-only checkpoint of Lightning's, .* --model.encoder and --model.weights"
+    ):
+        read(path)
+    encoder = FastCNN(2)
+    load_weights(encoder, path)
+    assert torch.equal(encoder.net[0][0].weight, torch.load(path)["state_dict"]["encoder.net.0.0.weight"])
 
 
 def resnet() -> nn.Module:
