@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from simmim_pl.intact import require_intact
 from simmim_pl.records import Encoder, InputError
-from simmim_pl.trust import require_ours
+from simmim_pl.specs import MOST
+from simmim_pl.trust import parts, require_ours
+from simmim_pl.unpickle import unpickle
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
 FORMAT = 3
+MOST_VALUES = 1_000_000  # in a checkpoint; a network of a thousand tensors and its optimizer's state have ten thousand
 # What an encoder of ours would download at its start, and how to say that it should not.
 DOWNLOADS = {"weights": None, "pretrained": False}
-
-
-def unpickle(path: str | Path, weights_only: bool = True) -> Any:
-    """What ``torch.save`` wrote, on the CPU, if it is tensors and plain values only; nothing of it is run.
-
-    - ``weights_only``: False trusts the file, which may then hold anything and run code.
-
-    Raises:
-        InputError: there is no such file, it is truncated, or holds anything but tensors and plain values.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"There is no checkpoint {path}: give the path of a file that exists.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=weights_only)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … by where the file ends
-        raise InputError(
-            f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
-            f"Use another checkpoint of the same run, or save its state_dict alone ({type(error).__name__})."
-        ) from error
 
 
 def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
@@ -46,13 +30,38 @@ def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
         InputError: the file cannot be read, or was written by another tool.
     """
     checkpoint = unpickle(path, weights_only)
+    if is_weights_only(checkpoint):
+        raise InputError(
+            f"{path} is a weights-only checkpoint of Lightning's, as ModelCheckpoint(save_weights_only=True) writes: "
+            "it lacks the config and the optimizer of its run. Judge it with --model.encoder and --model.weights "
+            f"{path}, and go on from a checkpoint that simmim_pl.callbacks.Checkpoint wrote."
+        )
     sections = ("state_dict", "config")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
         raise InputError(
             f"{path} was not written by `python -m simmim_pl fit`: it lacks the weights or the config that a run of "
             "ours leaves in its checkpoints."
         )
+    require_tensors(checkpoint["state_dict"], path)
+    for section, most in ((checkpoint["config"], MOST), (checkpoint, MOST_VALUES)):
+        deque(parts(section, str(path), most), maxlen=0)  # of values that are shared, whoever walks them meets all
     return checkpoint
+
+
+def is_weights_only(checkpoint: Any) -> bool:
+    """Whether Lightning wrote this without a trainer's state."""
+    lightnings = isinstance(checkpoint, dict) and {"pytorch-lightning_version", "state_dict"} <= checkpoint.keys()
+    return lightnings and not checkpoint.keys() & {"config", "optimizer_states"}
+
+
+def require_tensors(state: Mapping[Any, Any], path: str | Path) -> None:
+    """Raises :class:`InputError` where a state dict is anything but tensors by name."""
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InputError(
+                f"{path} has no tensor at {name} among its weights, but {type(value).__name__}: it is damaged, so use "
+                "another checkpoint."
+            )
 
 
 def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
@@ -62,6 +71,7 @@ def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
             f"{path} was written by another version of simmim_pl ({saved.get('version', 'an early one')}), from whose "
             "checkpoints this one cannot go on: use that version, or start a new run. Its encoder can be evaluated."
         )
+    require_intact(saved, path)
 
 
 def require_same(state: dict[str, Any], own: dict[str, Any], path: str | Path) -> None:
@@ -100,17 +110,13 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
         spec = spec.get(key) if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
-    try:
-        require_ours(spec, path, frozenset(allow))
-    except RecursionError as error:
-        raise InputError(f"{path} holds a config nested too deeply to be one of ours: do not use it.") from error
-    given = spec.get("init_args")
-    if spec["class_path"].startswith("simmim_pl.") and isinstance(given, dict):
-        spec = {**spec, "init_args": {key: DOWNLOADS.get(key, value) for key, value in given.items()}}
+    require_ours(spec, path, frozenset(allow))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
     try:
-        encoder: Encoder = parser.instantiate_classes(parser.parse_object({"encoder": spec})).encoder
+        parsed = parser.parse_object({"encoder": spec})
+        without_downloads(parsed)
+        encoder: Encoder = parser.instantiate_classes(parsed).encoder
     except Exception as error:  # jsonargparse's ArgumentError, or whatever the class raises at such arguments
         reason = " ".join(str(error).split())
         raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
@@ -120,6 +126,17 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
         require_same(state, encoder.state_dict(), path)
         encoder.load_state_dict(state)
     return encoder
+
+
+def without_downloads(config: Namespace) -> None:
+    """Have no encoder of ours within a parsed config fetch weights, whichever way it is told to."""
+    for part in list(vars(config).values()):
+        if isinstance(part, Namespace):
+            without_downloads(part)
+    if str(getattr(config, "class_path", "")).startswith("simmim_pl."):
+        for given in (config.get("init_args"), config.get("dict_kwargs")):
+            for key in DOWNLOADS.keys() & (vars(given).keys() if isinstance(given, Namespace) else given or {}):
+                given[key] = DOWNLOADS[key]
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:

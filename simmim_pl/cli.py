@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from simmim_pl import allocator, checkpoint, durable, loggers, lost, noise, precision, resume
+from simmim_pl import allocator, checkpoint, durable, intact, loggers, lost, noise, precision, resume
 from simmim_pl.begin import SaveConfig
 from simmim_pl.parser import Parser
 from simmim_pl.records import InputError
@@ -181,7 +181,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := lost.explain(error) or durable.explain(error):
+        if sentence := lost.explain(error) or durable.explain(error) or intact.explain(error):
             return sentence
         error = error.__cause__
     return None

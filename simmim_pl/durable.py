@@ -17,6 +17,7 @@ from uuid import uuid4
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from simmim_pl.intact import sealed
 from simmim_pl.records import InputError
 from simmim_pl.storable import storable_checkpoint
 
@@ -45,7 +46,7 @@ class DurableIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        readable = storable_checkpoint(checkpoint)
+        readable = sealed(storable_checkpoint(checkpoint))
         write(Path(path), lambda file: torch.save(readable, file))
 
 

@@ -6,13 +6,28 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from simmim_pl import durable
 from simmim_pl.records import InputError
+from simmim_pl.specs import require_small
 
 # Lines in which jsonargparse tells how it validates rather than what is wrong.
 SCAFFOLDING = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+
+
+read_yaml = get_loader("yaml")
+
+
+def read_small(text: str) -> Any:
+    """jsonargparse's own reader, for YAML that aliases do not make too large to be walked."""
+    require_small(text)
+    return read_yaml(text)
+
+
+set_loader("yaml", read_small, (yaml.YAMLError,))  # of config files, and of values on the command line
 
 
 class Parser(LightningArgumentParser):

@@ -1,4 +1,4 @@
-"""A YAML file that a person wrote, checked: what is wrong with it is one sentence."""
+"""YAML that a person or a file brings, checked: what is wrong with it is one sentence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,55 @@ import yaml
 
 from simmim_pl.records import InputError
 
+# Values in a config, aliases written out, and levels of nesting. Ours have about a hundred, at ten levels.
+MOST = 10_000
+DEEPEST = 100
 
-def load(path: str) -> Any:
+
+def require_small(text: str) -> None:
+    """Refuse YAML that aliases make exponentially large, or that is nested too deeply to be walked.
+
+    ``a: &a [x, x]``, ``b: &b [*a, *a]`` and so on doubles with every line. The parser's events are counted, in linear
+    time, before anything is built of them.
+
+    Raises:
+        InputError: more than ``MOST`` values, or more than ``DEEPEST`` levels.
+        yaml.YAMLError: it is not YAML.
+    """
+    if len(text) < DEEPEST:  # every level takes a character: too short for either
+        return
+    sizes: dict[str, int] = {}
+    within: list[tuple[str | None, int]] = [(None, 0)]  # of each collection that is open, its anchor and values so far
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            within.append((event.anchor, 1))
+            continue
+        anchor, size = getattr(event, "anchor", None), 1
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = within.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            around = event.anchor in [name for name, _ in within]  # it contains itself
+            anchor, size = None, MOST if around else sizes.get(str(event.anchor), 1)
+        if anchor is not None:
+            sizes[anchor] = size
+        within[-1] = (within[-1][0], within[-1][1] + size)
+        if within[-1][1] > MOST or len(within) > DEEPEST:
+            raise InputError(
+                f"This YAML holds more than {MOST} values once its aliases are written out, or more than {DEEPEST} "
+                f"levels of them: write a smaller one than {text[:40]!r} …"
+            )
+
+
+def parse(text: str) -> Any:
+    """What YAML text says. Raises as :func:`require_small` does."""
+    require_small(text)
+    return yaml.safe_load(text)
+
+
+def load(path: str | Path) -> Any:
     """The content of a YAML file."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return parse(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 from simmim_pl.records import InputError
 
 # By exact type: subclasses are pickled by reference to their class, which torch.load(weights_only=True) refuses.
-PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 TENSORS = (Tensor, torch.nn.Parameter)
 
 
@@ -41,9 +41,11 @@ def storable(value: Any, place: str) -> Any:
         return str(value)
     if isinstance(value, Enum):
         return storable(value.value, place)
-    for base in (bool, int, float, str):  # subclasses of these
+    for base in (bool, int, float, str, bytes):  # subclasses of these
         if isinstance(value, base):
             return base(value)
+    if isinstance(value, bytearray):
+        return bytes(value)
     if isinstance(value, Mapping):
         parts = {storable(key, place): storable(part, f"{place}, {key}") for key, part in value.items()}
         kind: Any = next((kind for kind in (OrderedDict, Counter) if type(value) is kind), dict)

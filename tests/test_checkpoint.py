@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from simmim_pl.checkpoint import load_encoder, load_weights, read, require_same
 from simmim_pl.data import Shapes
 from simmim_pl.encoders import FastCNN, ResNet, Torchvision
 from simmim_pl.records import InputError
+from tests.conftest import TINY
 
 FASTCNN = "simmim_pl.encoders.FastCNN"
+DEFAULT = {"weights": "DEFAULT"}
 
 
 class Trap:
@@ -248,7 +251,7 @@ def test_a_config_nested_beyond_reason_is_refused_in_one_sentence(write: Callabl
         path = write({**OURS, "init_args": {"width": nested}})
     finally:
         sys.setrecursionlimit(limit)
-    with pytest.raises(InputError, match=r"nested too deeply|cannot build"):
+    with pytest.raises(InputError, match=r"nested more than 100 deep|cannot build"):
         load_encoder(path, trained=False)
 
 
@@ -305,9 +308,9 @@ def test_a_string_that_names_nothing_importable_passes(write: Callable[[Any], st
     ("name", "says"),
     [
         ("simmim_pl.cli.os.system", "there is no class"),
-        ("simmim_pl.checkpoint.torch.load", "there is no class"),
+        ("simmim_pl.unpickle.torch.load", "there is no class"),
         ("simmim_pl.records.nn.Linear", "there is no class"),
-        ("simmim_pl.checkpoint.torch", "which is not part of simmim_pl"),
+        ("simmim_pl.unpickle.torch", "which is not part of simmim_pl"),
         ("simmim_pl.checkpoint.ArgumentParser", "which is not part of simmim_pl"),
         ("simmim_pl.checkpoint.Path", "which is not part of simmim_pl"),
         ("simmim_pl.checkpoint.load_encoder", "which is not part of simmim_pl"),  # a function that returns an Encoder
@@ -390,6 +393,55 @@ def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
     assert load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).width == 512
     init = {"name": "resnet18", "pretrained": True}
     assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).width == 7
+
+
+HIDDEN = [
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "resnet18"}, "dict_kwargs": DEFAULT},
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "resnet18", **DEFAULT}},
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args.name": "resnet18", "init_args.weights": "DEFAULT"},
+    {"class_path": "simmim_pl.encoders.Torchvision", "dict_kwargs": {"name": "resnet18", **DEFAULT}},
+    {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": "resnet18"}, "dict_kwargs": {"pretrained": True}},
+    {
+        "class_path": "simmim_pl.encoders.Timm",
+        "init_args": {"name": "hf-hub:timm/resnet18.a1_in1k", "pretrained": True},
+    },
+    {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": "hf_hub:timm/resnet18.a1_in1k"}},
+]
+
+
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("spec", HIDDEN)
+def test_no_way_of_writing_it_makes_a_config_start_a_download(
+    write: Callable[[Any], str], evil: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], around: bool
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("socket.socket.connect", lambda *address: asked.append(address))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *url, **more: asked.append(url))
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *net, **more: asked.append(net))
+    whole = {"class_path": "evil.Around", "init_args": {"inner": spec}} if around else spec
+    with suppress(InputError):  # it may also be refused
+        load_encoder(write(whole), trained=False, allow=["evil.Around"])
+    assert asked == []
+
+
+def test_a_weights_only_checkpoint_of_lightnings_is_named(cli: Callable[[list[Any]], Path], tmp_path: Path) -> None:
+    keeps = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    cli(
+        [
+            *TINY,
+            "--trainer.max_epochs=1",
+            keeps,
+            *("--trainer.callbacks.save_weights_only=true", "--trainer.callbacks.save_on_train_epoch_end=true"),
+        ]
+    )
+    (path,) = [path for path in tmp_path.rglob("*.ckpt") if path.name != "last.ckpt"]
+    with pytest.raises(
+        InputError, match=r"weights-only checkpoint of Lightning's, .* --model.encoder and --model.weights"
+    ):
+        read(path)
+    encoder = FastCNN(2)
+    load_weights(encoder, path)
+    assert torch.equal(encoder.net[0][0].weight, torch.load(path)["state_dict"]["encoder.net.0.0.weight"])
 
 
 def resnet() -> nn.Module:

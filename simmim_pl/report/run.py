@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from simmim_pl import specs
 from simmim_pl.metrics import diagnose
 from simmim_pl.records import InputError
 from simmim_pl.report.observed import Observed, observed
@@ -72,13 +73,13 @@ def read(folder: Path) -> Run:
         return Run(
             name=f"{folder.resolve().parent.name}/{folder.resolve().name}",
             folder=folder,
-            config=yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {},
+            config=specs.parse(config.read_text(encoding="utf-8")) if config.is_file() else {},
             history=history(table) if table.is_file() else {},
             observed=observed(folder),
             cards=[json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()],
             views=views.read_bytes() if views.is_file() else None,
         )
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"The run in {folder} cannot be read ({' '.join(str(error).split())}).") from error
 
 
