@@ -12,6 +12,11 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# A slow or busy processor is no failure.
+settings.register_profile("any processor", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any processor")
 
 torch.set_num_threads(
     1
