@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +19,15 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import simmim_pl
-from simmim_pl import allocator, checkpoint, distributed, durable
+from simmim_pl import allocator, checkpoint, distributed, durable, noise, options, said
+from simmim_pl.build import build, explained, refusal
 from simmim_pl.parser import Parser
+from simmim_pl.ranges import Seed
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
 
 DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
 WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
-
-# Warnings of Lightning's that no user of this package can act on.
-UNHELPFUL = (
-    ".*LeafSpec.* is deprecated",
-    "Precision .* is not supported by the model summary",
-    ".*does not have many workers",
-    "Found .* in eval mode at the start of training",  # an evaluation's encoder: meant, and asserted
-    ".*configure_optimizers. returned .None.",
-    "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
-    "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    # The whole split is gathered before it is judged.
-    "It is recommended to use .self.log..(val|representation|information)/.* sync_dist=True",
-)
-SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
 
 
 class SaveConfig(SaveConfigCallback):
@@ -80,6 +66,8 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        ranges = {f"trainer.{name}": hint for name, hint in options.RANGES.items()}
+        parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
 
     def _parse_ckpt_path(self) -> None:
         """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
@@ -92,7 +80,12 @@ class CLI(LightningCLI):
                 checkpoint.require_resumable(saved, config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
-        """A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time."""
+        """Look at the trainer's options. Choose what becomes of freed memory.
+
+        A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time.
+        """
+        options.look_at(self.config[self.subcommand], str(self.subcommand))
+        self.parser.add_instantiator(build, object)
         model = self.config[self.subcommand].model
         allocator.freed_memory(keep=getattr(model.init_args, "gradient_cache", 1) == 1)
 
@@ -101,7 +94,8 @@ class CLI(LightningCLI):
         if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
             resumed = directory(config.ckpt_path, config.runs, config.name) if self.subcommand == "fit" else None
             kwargs["logger"] = loggers(config.runs, config.name, resumed)
-        return super().instantiate_trainer(**kwargs)
+        with explained("The trainer", Exception):
+            return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Load checkpoints as tensors and plain values unless the user says otherwise."""
@@ -134,6 +128,7 @@ def loggers(runs: str, name: str, resumed: str | None = None) -> list[Logger]:
     return [csv, WandbLogger(save_dir=folder, experiment=start_wandb(folder, name, run_id))]
 
 
+@explained("The W&B run", wandb.errors.UsageError)
 def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
     """Start the W&B run: offline without a key, and offline too when the server does not answer."""
     mode: Any = os.environ.get("WANDB_MODE") or "online"
@@ -162,6 +157,8 @@ def start_wandb(folder: Path, name: str, run_id: str) -> wandb.Run:
         rank_zero_info(f"W&B is offline. {later}")
     try:
         return start(mode)
+    except wandb.errors.UsageError:
+        raise
     except wandb.Error as error:
         wandb.teardown()
         reason = str(error).strip().splitlines()[0]
@@ -176,12 +173,11 @@ def read_dotenv() -> None:
             os.environ.setdefault(key, value)
 
 
+@said.job()
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
-    for noise in UNHELPFUL:
-        warnings.filterwarnings("ignore", message=noise)
-    logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())
+    noise.hush()
     try:
         CLI(
             LightningModule,
@@ -201,7 +197,8 @@ def main(args: ArgsType = None) -> None:
         sentence = mendable(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        if said.first(sentence):
+            print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     finally:
         wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials
@@ -213,7 +210,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := distributed.explain(error):
+        if sentence := distributed.explain(error) or refusal(error):
             return sentence
         error = error.__cause__
     return None
