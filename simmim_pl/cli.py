@@ -22,7 +22,7 @@ import simmim_pl
 from simmim_pl import allocator, checkpoint, distributed, durable, noise, options, said
 from simmim_pl.build import build, explained, refusal
 from simmim_pl.parser import Parser
-from simmim_pl.ranges import Seed
+from simmim_pl.ranges import Seed, outside
 from simmim_pl.records import InputError
 from simmim_pl.runs import directory, newest, swept
 
@@ -65,7 +65,8 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        # One that is none is refused under its own name.
+        parser.link_arguments("seed_everything", "data.init_args.seed", lambda seed: 0 if outside(Seed, seed) else seed)
         ranges = {f"trainer.{name}": hint for name, hint in options.RANGES.items()}
         parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
 

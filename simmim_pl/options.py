@@ -36,6 +36,7 @@ CALLBACKS = {
     "BatchSizeFinder": "changes the batch size, of which learning rate and resuming depend: set --data.batch_size",
     "GradientAccumulationScheduler": "changes the effective batch, by which the learning rate is scaled: set "
     "--trainer.accumulate_grad_batches",
+    "ModelPruning": "keeps masks that no checkpoint holds, so that the run could not go on: leave it out",
     "BackboneFinetuning": "looks for an attribute backbone that methods do not have: set --model.optimizer.lr",
 }
 SHARDED = ("fsdp", "deepspeed", "modelparallel", "model_parallel", "xla")

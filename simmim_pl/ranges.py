@@ -64,6 +64,8 @@ def outside(hint: Any, value: Any) -> str | None:
         return next(filter(None, map(outside, each, value)), None)
     if get_origin(hint) is not Annotated or not isinstance(value, (int, float)):
         return None
+    if isinstance(value, bool):
+        return f"has to be a number, and is {value}"
     wrong = [each for each in hint.__metadata__ if isinstance(each, Range) and value not in each]
     return f"has to be {wrong[0] if math.isfinite(value) else 'finite'}, and is {value}" if wrong else None
 

@@ -40,7 +40,7 @@ class Whole(Part):
     ("wrong", "says"),
     [
         ({"count": 0}, "count has to be 1 or more, and is 0."),
-        ({"count": True}, None),
+        ({"held": True}, "held has to be a number, and is True."),
         ({"held": 1.0}, "held has to be within [0, 1), and is 1.0."),
         ({"held": -1}, "held has to be 0 or more, and is -1."),
         ({"held": 3}, None),
