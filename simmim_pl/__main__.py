@@ -1,6 +1,14 @@
 """``python -m simmim_pl {fit,validate,test,predict} --config …``."""
 
-from simmim_pl.cli import main
+import sys
+
+from simmim_pl import said
+
+try:
+    from simmim_pl.cli import main
+except Warning as warning:  # of some package that is imported
+    print(f"error: {said.of_warning(warning)}", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     main()

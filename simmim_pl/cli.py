@@ -16,9 +16,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from simmim_pl import allocator, checkpoint, durable, intact, loggers, lost, noise, precision, resume
+from simmim_pl import allocator, checkpoint, durable, intact, loggers, lost, noise, options, precision, resume, said
 from simmim_pl.begin import SaveConfig
+from simmim_pl.build import build, explained, refusal
 from simmim_pl.parser import Parser
+from simmim_pl.ranges import Seed, outside
 from simmim_pl.records import InputError
 from simmim_pl.runs import RunDirectory, check_name, newest, run_id
 
@@ -39,7 +41,10 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--untrained", type=bool, default=False, help="Judge or embed with random weights, without --ckpt_path."
         )
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        # One that is none is refused under its own name.
+        parser.link_arguments("seed_everything", "data.init_args.seed", lambda seed: 0 if outside(Seed, seed) else seed)
+        ranges = {f"trainer.{name}": hint for name, hint in options.RANGES.items()}
+        parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
 
     def _parse_ckpt_path(self) -> None:
         """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
@@ -53,7 +58,12 @@ class CLI(LightningCLI):
                 checkpoint.require_resumable(self.saved, config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
-        """A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time."""
+        """Look at the trainer's options. Choose what becomes of freed memory.
+
+        A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time.
+        """
+        options.look_at(self.config[self.subcommand], str(self.subcommand))
+        self.parser.add_instantiator(build, object)
         model = self.config[self.subcommand].model
         allocator.freed_memory(keep=getattr(model.init_args, "gradient_cache", 1) == 1)
 
@@ -72,7 +82,8 @@ class CLI(LightningCLI):
         others = [] if given in (None, True, False) else list(given) if isinstance(given, list) else [given]
         if not config.trainer.fast_dev_run:
             kwargs["logger"] = [loggers.History(directory.folder, silent=given is False), *others]
-        trainer = super().instantiate_trainer(precision=self.config[self.subcommand].trainer.precision, **kwargs)
+        with explained("The trainer", Exception):
+            trainer = super().instantiate_trainer(precision=self.config[self.subcommand].trainer.precision, **kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
         return trainer
@@ -104,9 +115,9 @@ class CLI(LightningCLI):
             wanted = asked.precision or self.saved.get("config", {}).get("trainer", {}).get("precision")
         else:
             wanted = asked.precision or "32-true"
-        asked.precision, said = precision.choose(wanted, asked.accelerator)
-        if said:
-            rank_zero_info(said)
+        asked.precision, sentence = precision.choose(wanted, asked.accelerator)
+        if sentence:
+            rank_zero_info(sentence)
 
     def changes(self) -> list[dict[str, Any]]:
         """What was and is changed when the run went on, with the step; refuses what cannot be, and says what is."""
@@ -142,6 +153,7 @@ def read_dotenv() -> None:
             os.environ.setdefault(key, value)
 
 
+@said.job()
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     read_dotenv()
@@ -169,7 +181,8 @@ def main(args: ArgsType = None) -> None:
         lost.leave()
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        if said.first(sentence):
+            print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     finally:
         wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials
@@ -181,7 +194,7 @@ def mendable(error: BaseException | None) -> str | None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
             return str(error).rsplit("InputError: ", 1)[-1].strip()
-        if sentence := lost.explain(error) or durable.explain(error) or intact.explain(error):
+        if sentence := lost.explain(error) or durable.explain(error) or intact.explain(error) or refusal(error):
             return sentence
         error = error.__cause__
     return None

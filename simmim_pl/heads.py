@@ -7,7 +7,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from simmim_pl.records import InputError
+from simmim_pl.ranges import PositiveInt, ranged
 
 
 class ProjectionHead(nn.Module):
@@ -24,18 +24,17 @@ class ProjectionHead(nn.Module):
         bias: give the last layer a bias.
     """
 
+    @ranged
     def __init__(
         self,
-        width: int,
-        hidden: int = 512,
-        out: int = 128,
-        layers: int = 2,
+        width: PositiveInt,
+        hidden: PositiveInt = 512,
+        out: PositiveInt = 128,
+        layers: PositiveInt = 2,
         norm: bool = False,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise InputError(f"A projection head has at least one layer, got layers {layers}.")
         widths = [width] + [hidden] * (layers - 1)
         blocks: list[nn.Module] = []
         for before, after in pairwise(widths):

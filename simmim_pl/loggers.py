@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from simmim_pl import durable
+from simmim_pl.build import explained
 from simmim_pl.records import InputError
 from simmim_pl.runs import swept
 
@@ -63,6 +64,7 @@ def begin(trainer: Trainer, folder: Path, with_wandb: bool) -> None:
         trainer.loggers = [*trainer.loggers, WandbLogger(save_dir=folder, experiment=run)]
 
 
+@explained("The W&B run", wandb.errors.UsageError)
 def start_wandb(folder: Path) -> wandb.Run:
     """Start the W&B run: offline without a key, and offline too when the server does not answer."""
     mode: Any = os.environ.get("WANDB_MODE") or "online"
@@ -92,6 +94,8 @@ def start_wandb(folder: Path) -> wandb.Run:
         rank_zero_info(f"W&B is offline. {later}")
     try:
         return start(mode)
+    except wandb.errors.UsageError:
+        raise
     except wandb.Error as error:
         wandb.teardown()
         reason = str(error).strip().splitlines()[0]

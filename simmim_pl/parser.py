@@ -1,8 +1,7 @@
-"""A command-line parser whose errors are one sentence instead of a page of usage."""
+"""A command-line parser whose errors are one sentence instead of a page of usage, and that knows ranges of numbers."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,13 +9,9 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from simmim_pl import durable
+from simmim_pl import durable, ranges, suggestions
 from simmim_pl.records import InputError
 from simmim_pl.specs import require_small
-
-# Lines in which jsonargparse tells how it validates rather than what is wrong.
-SCAFFOLDING = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
-
 
 read_yaml = get_loader("yaml")
 
@@ -31,10 +26,39 @@ set_loader("yaml", read_small, (yaml.YAMLError,))  # of config files, and of val
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser that takes no abbreviations, so that a misspelt key is never another key."""
+    """LightningCLI's parser that takes no abbreviations, so that a misspelt key is never another key.
+
+    jsonargparse makes one more for every class that a config names, of this class too.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.ranges: dict[str, Any] = {}  # types of numbers by key
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_class_arguments(
+        self, class_type: type, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Learn the ranges too that :func:`simmim_pl.ranges.ranged` has left on a constructor."""
+        added: list[str] = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
+        before = f"{nested_key}." if nested_key else ""
+        hints = {f"{before}{name}": hint for name, hint in ranges.of(class_type).items()}
+        self.limit({key: hint for key, hint in hints.items() if key in added})
+        return added
+
+    def limit(self, hints: dict[str, Any]) -> None:
+        """Have numbers kept within the ranges of these types, and ``--help`` show them."""
+        self.ranges |= hints
+        for action in self._actions:
+            if action.dest in hints:
+                shown = ", ".join(dict.fromkeys(ranges.intervals(hints[action.dest])))
+                action.help = f"{action.help or ''} Range: {shown}.".lstrip()
+
+    def validate(self, namespace: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse numbers out of their range too. Raises TypeError, as for another type."""
+        for key, hint in self.ranges.items():
+            if wrong := ranges.outside(hint, namespace.get(key)):
+                raise TypeError(f'Parser key "{key}":\n  {wrong}')
+        super().validate(namespace, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong on one line.
@@ -42,33 +66,14 @@ class Parser(LightningArgumentParser):
         Raises:
             InputError: always.
         """
+        message = suggestions.add(message, getattr(ex, "subcommand_parser", self)._actions)
         if not self.exit_on_error:  # a parser inside another, which says it
             super().error(message, ex)
-        line = condense(message) + advice(message)
-        raise InputError(f"{line}. See {self.prog.replace(' [options]', '')} --help.") from ex
+        line = suggestions.sentence(message)
+        end = "" if line.endswith("?") else "."
+        raise InputError(f"{line}{end} See {self.prog.replace(' [options]', '')} --help.") from ex
 
     def save(self, cfg: Any, path: Any, skip_none: bool = True, **_: Any) -> None:
         """Write a config as one file, whole or not at all: of a run that goes on there is one before."""
         text = self.dump(cfg, skip_none=skip_none)
         durable.write(Path(path), lambda file: file.write(text.encode()))
-
-
-def condense(message: str) -> str:
-    """The telling lines of a jsonargparse error, on one line.
-
-    >>> condense('Parser key "model":\\n  Subtypes: [...]\\n  Errors:\\n    - Option \\'widht\\' is not accepted')
-    'Parser key "model": Option \\'widht\\' is not accepted'
-    """
-    lines = (line.strip() for line in message.splitlines())
-    telling = [line.removeprefix("- ") for line in lines if line and not line.startswith(SCAFFOLDING)]
-    return "; ".join(telling).replace(":; ", ": ").rstrip(".")
-
-
-def advice(message: str) -> str:
-    """What to do about a package that is not there, such as an extra.
-
-    >>> advice("No module named 'timm'. Got value: timm.optim.Muon")
-    '. Install timm with pip, if that is its name'
-    """
-    missing = re.search(r"No module named '(\w+)'", message)
-    return f". Install {missing[1]} with pip, if that is its name" if missing else ""

@@ -41,10 +41,10 @@ def storable(value: Any, place: str) -> Any:
         return str(value)
     if isinstance(value, Enum):
         return storable(value.value, place)
-    for base in (bool, int, float, str, bytes):  # subclasses of these
+    for base in (int, float, str):  # subclasses of these
         if isinstance(value, base):
             return base(value)
-    if isinstance(value, bytearray):
+    if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if isinstance(value, Mapping):
         parts = {storable(key, place): storable(part, f"{place}, {key}") for key, part in value.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simmim_pl import distributed
+from simmim_pl.ranges import PositiveInt, ranged
 from simmim_pl.records import Batch
 
 THUMBNAIL = 64  # pixels, at most
@@ -30,7 +31,8 @@ class Atlas(Callback):
         neighbours: of each.
     """
 
-    def __init__(self, images: int = 1000, queries: int = 8, neighbours: int = 6) -> None:
+    @ranged
+    def __init__(self, images: PositiveInt = 1000, queries: PositiveInt = 8, neighbours: PositiveInt = 6) -> None:
         self.images, self.queries, self.neighbours = images, queries, neighbours
         self.parts: list[dict[str, Tensor]] = []
         self.found: dict[str, Any] = {}  # at the last validation, on rank zero

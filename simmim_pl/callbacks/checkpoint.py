@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl import distributed, lost
 from simmim_pl.durable import DurableIO, write
+from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import Batch, InputError
 from simmim_pl.storable import storable
 
@@ -41,8 +42,12 @@ class Checkpoint(Base):
         every_n_minutes: minutes after which a long epoch gets a checkpoint too; by default a quarter of an hour.
     """
 
+    @ranged
     def __init__(
-        self, every_n_epochs: int = 1, every_n_steps: int | None = None, every_n_minutes: float | None = 15.0
+        self,
+        every_n_epochs: PositiveInt = 1,
+        every_n_steps: PositiveInt | None = None,
+        every_n_minutes: PositiveFloat | None = 15.0,
     ) -> None:
         self.every_n_epochs, self.every_n_steps, self.every_n_minutes = every_n_epochs, every_n_steps, every_n_minutes
         self.path: Path | None = None

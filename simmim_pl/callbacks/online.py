@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from simmim_pl import distributed
 from simmim_pl.evaluation.knn import knn_scores
 from simmim_pl.heads import Classifier
+from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import Batch, Encoder
 
 
@@ -33,7 +34,8 @@ class Online(Callback):
         temperature: of the vote, see :func:`simmim_pl.evaluation.knn.knn_scores`.
     """
 
-    def __init__(self, lr: float = 1e-3, k: int = 20, temperature: float = 0.1) -> None:
+    @ranged
+    def __init__(self, lr: PositiveFloat = 1e-3, k: PositiveInt = 20, temperature: PositiveFloat = 0.1) -> None:
         self.lr, self.k, self.temperature = lr, k, temperature
         self.probe: Classifier | None = None
         self.restored: dict[str, Any] = {}

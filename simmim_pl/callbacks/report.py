@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
+from simmim_pl.ranges import Probability, ranged
 from simmim_pl.report.observed import keep
 
 
@@ -26,7 +27,8 @@ class Report(Callback):
             validation. A page takes about a second.
     """
 
-    def __init__(self, share: float = 0.02) -> None:
+    @ranged
+    def __init__(self, share: Probability = 0.02) -> None:
         self.budget = Budget(share, guess=1.0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -24,6 +24,7 @@ from simmim_pl.metrics import (
     Uniformity,
     rankme,
 )
+from simmim_pl.ranges import Range, ranged
 from simmim_pl.records import Batch
 from simmim_pl.seeding import seeded
 
@@ -58,7 +59,8 @@ class Representation(Callback):
             often sorted by class. The ceiling is the logarithm of half of them.
     """
 
-    def __init__(self, images: int = 1024) -> None:
+    @ranged
+    def __init__(self, images: Annotated[int, Range("[2, inf)")] = 1024) -> None:
         self.images = images
         self.seen = 0
         self.metrics: dict[str, Metric] = {}

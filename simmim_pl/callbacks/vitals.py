@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from simmim_pl.ranges import PositiveInt, ranged
 from simmim_pl.records import Batch
 
 
@@ -26,7 +27,8 @@ class Vitals(Callback):
         every: batches over which images per second are averaged.
     """
 
-    def __init__(self, every: int = 10) -> None:
+    @ranged
+    def __init__(self, every: PositiveInt = 10) -> None:
         self.every = every
         self.seen, self.since = 0, 0.0
 

@@ -13,6 +13,7 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 
 from simmim_pl.data.download import data_folder, provide
 from simmim_pl.data.source import InMemory, Source, Split
+from simmim_pl.ranges import PositiveFloat, ranged
 from simmim_pl.records import InputError
 
 # The official address is throttled since 2026-06 (an hour, pytorch/vision #9536): a mirror is asked first.
@@ -34,7 +35,8 @@ class CIFAR10(Source):
         timeout: seconds without a byte after which a mirror is given up.
     """
 
-    def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: float = 60) -> None:
+    @ranged
+    def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: PositiveFloat = 60) -> None:
         mirrors = CIFAR10_MIRRORS if mirrors is None else mirrors
         self.files = Files(datasets.CIFAR10, data_folder(root), mirrors, timeout)
 
@@ -59,7 +61,8 @@ class CIFAR100(Source):
         timeout: seconds without a byte after which a mirror is given up.
     """
 
-    def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: float = 60) -> None:
+    @ranged
+    def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: PositiveFloat = 60) -> None:
         mirrors = CIFAR100_MIRRORS if mirrors is None else mirrors
         self.files = Files(datasets.CIFAR100, data_folder(root), mirrors, timeout)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from simmim_pl.data.digest import digest
 from simmim_pl.data.shapes import SPINS, Scene, Shapes, render
 from simmim_pl.data.source import ImageSet, Source, Split
+from simmim_pl.ranges import NonNegativeFloat, PositiveInt, Seed, ranged
 from simmim_pl.records import InputError
 
 
@@ -31,16 +32,17 @@ class ShapesClips(Source):
         seed: the same seed gives the same clips.
     """
 
+    @ranged
     def __init__(
         self,
-        train: int = 4_000,
-        test: int = 1_000,
-        size: int = 32,
-        frames: int = 8,
-        copies: int = 2,
-        deform: float = 0.08,
-        noise: float = 0.15,
-        seed: int = 0,
+        train: PositiveInt = 4_000,
+        test: PositiveInt = 1_000,
+        size: PositiveInt = 32,
+        frames: PositiveInt = 8,
+        copies: PositiveInt = 2,
+        deform: NonNegativeFloat = 0.08,
+        noise: NonNegativeFloat = 0.15,
+        seed: Seed = 0,
     ) -> None:
         if frames < 2:
             raise InputError(f"ShapesClips' frames is {frames}: a turn shows in 2 frames or more.")

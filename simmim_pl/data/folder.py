@@ -13,6 +13,7 @@ from simmim_pl.data.digest import digest, stamps
 from simmim_pl.data.download import data_folder
 from simmim_pl.data.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.ranges import NonNegativeFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
 
 LAYOUTS = (
@@ -42,11 +43,15 @@ class Folder(Source):
             are tried before the first run begins.
     """
 
+    @ranged
     def __init__(
-        self, root: str, size: int = 32, memory_gb: float = 4.0, cache: bool = True, skip_corrupt: bool = False
+        self,
+        root: str,
+        size: PositiveInt = 32,
+        memory_gb: NonNegativeFloat = 4.0,
+        cache: bool = True,
+        skip_corrupt: bool = False,
     ) -> None:
-        if size < 1:
-            raise InputError(f"Folder's size is {size}: give the images at least 1 pixel.")
         self.root = Path(root).expanduser()
         self.size = size
         self.memory_gb = memory_gb

@@ -12,6 +12,7 @@ from simmim_pl.data.decode import decode_all, stack
 from simmim_pl.data.digest import digest, stamps
 from simmim_pl.data.layout import Kind, class_names, images_in, labelled, subfolders
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.ranges import NonNegativeFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
 
 LAYOUT = (
@@ -34,9 +35,10 @@ class FrameFolder(Source):
             process; a larger one is decoded batch by batch in the DataLoader's workers.
     """
 
-    def __init__(self, root: str, size: int = 32, frames: int = 8, memory_gb: float = 4.0) -> None:
-        if size < 1 or frames < 1:
-            raise InputError(f"FrameFolder's size is {size} and its frames {frames}: both have to be 1 or more.")
+    @ranged
+    def __init__(
+        self, root: str, size: PositiveInt = 32, frames: PositiveInt = 8, memory_gb: NonNegativeFloat = 4.0
+    ) -> None:
         self.root = Path(root).expanduser()
         self.size, self.frames = size, frames
         self.memory_gb = memory_gb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +16,7 @@ from simmim_pl.data.order import Order
 from simmim_pl.data.source import ImageSet, Source, whole
 from simmim_pl.data.split import hold_out
 from simmim_pl.data.workers import as_it_is, leave_signals
+from simmim_pl.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
 from simmim_pl.records import Batch, InputError, Views
 from simmim_pl.seeding import seeded
 
@@ -36,31 +37,32 @@ class Images(LightningDataModule):
         late_views: makes the views of the last batches: larger ones ready the encoder for whole images (after Touvron
             et al. 2019, arXiv 1906.06423). Loss, speed and memory jump there: ``--data.late 0.99`` tries it at once.
         late: share of the batches that are late, above 0 and below 1.
-        validation: images held out of train: a number of images, or a share below 1.
+        validation: images held out of train: a whole number of images, or a share below 1 (1.0 would be all of them).
         split_seed: seed of the held-out split; leave it alone to compare runs.
         seed: seed of the order of the training images and of their views.
         workers: processes that decode images; sets that live in memory use none.
         predict_split: which split ``predict`` embeds.
     """
 
+    @ranged
     def __init__(
         self,
         source: Source,
-        batch_size: int = 256,
+        batch_size: PositiveInt = 256,
         views: Views | None = None,
         local_views: Views | None = None,
         late_views: Views | None = None,
-        late: float = 0.15,
-        validation: int | float = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        workers: int = 2,
+        late: Annotated[float, Range("(0, 1)")] = 0.15,
+        validation: NonNegativeInt | Annotated[float, Range("[0, 1)")] = 0.1,
+        split_seed: Seed = 0,
+        seed: Seed = 0,
+        workers: NonNegativeInt = 2,
         predict_split: Literal["train", "validation", "test"] = "test",
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
         self.late_views, self.late = late_views, late
-        check(views, late_views, late)
+        check(views, late_views)
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split = predict_split

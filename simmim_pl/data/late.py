@@ -8,10 +8,8 @@ from typing import Any
 from simmim_pl.records import InputError, Views
 
 
-def check(views: Views | None, late_views: Views | None, share: float) -> None:
-    """Refuse a share that is none, and late views that are smaller than the others."""
-    if not 0 < share < 1:
-        raise InputError(f"data.late is the share of late batches, above 0 and below 1, and is {share}.")
+def check(views: Views | None, late_views: Views | None) -> None:
+    """Refuse late views that are smaller than the others."""
     usual, late = getattr(views, "size", 0), getattr(late_views, "size", math.inf)
     if late < usual:
         raise InputError(

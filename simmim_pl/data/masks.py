@@ -13,6 +13,7 @@ from torch import Tensor
 from simmim_pl.data.decode import fit, in_threads, stack
 from simmim_pl.data.layout import images_in
 from simmim_pl.data.source import InMemory, Source, Split
+from simmim_pl.ranges import PositiveInt, ranged
 from simmim_pl.records import InputError
 
 IGNORED = 255
@@ -32,9 +33,8 @@ class MaskFolder(Source):
         size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
     """
 
-    def __init__(self, root: str, classes: list[str], size: int = 32) -> None:
-        if size < 1:
-            raise InputError(f"MaskFolder's size is {size}: give the images at least 1 pixel.")
+    @ranged
+    def __init__(self, root: str, classes: list[str], size: PositiveInt = 32) -> None:
         if not 2 <= len(set(classes)) == len(classes) <= IGNORED:
             raise InputError(
                 f"MaskFolder's classes are {len(classes)}: name from 2 to {IGNORED}, one for each id, no name twice."

@@ -14,6 +14,7 @@ from torchvision.datasets.utils import extract_archive
 from simmim_pl.data.download import data_folder, provide
 from simmim_pl.data.masks import decode_pairs
 from simmim_pl.data.source import InMemory, Source, Split
+from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
 
 SPLITS: dict[Split, str] = {"train": "trainval", "test": "test"}
@@ -30,9 +31,8 @@ class OxfordPets(Source):
         timeout: seconds without a byte after which a download is given up.
     """
 
-    def __init__(self, root: str | None = None, size: int = 64, timeout: float = 60) -> None:
-        if size < 1:
-            raise InputError(f"OxfordPets' size is {size}: give the images at least 1 pixel.")
+    @ranged
+    def __init__(self, root: str | None = None, size: PositiveInt = 64, timeout: PositiveFloat = 60) -> None:
         self.root, self.size, self.timeout = data_folder(root), size, timeout
         self.folder = self.root / "oxford-iiit-pet"  # torchvision's name
         self.mask_classes = ["pet", "background", "border"]  # ids 1, 2 and 3 of the trimaps

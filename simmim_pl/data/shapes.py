@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from simmim_pl.data.source import InMemory, Source, Split
+from simmim_pl.ranges import NonNegativeFloat, PositiveInt, Seed, ranged
 from simmim_pl.records import InputError
 
 Plane = Float[Tensor, "N P"]
@@ -56,15 +57,16 @@ class Shapes(Source):
         seed: the same seed gives the same images.
     """
 
+    @ranged
     def __init__(
         self,
-        train: int = 10_000,
-        test: int = 2_000,
-        size: int = 32,
-        copies: int = 2,
-        deform: float = 0.08,
-        noise: float = 0.15,
-        seed: int = 0,
+        train: PositiveInt = 10_000,
+        test: PositiveInt = 2_000,
+        size: PositiveInt = 32,
+        copies: PositiveInt = 2,
+        deform: NonNegativeFloat = 0.08,
+        noise: NonNegativeFloat = 0.15,
+        seed: Seed = 0,
     ) -> None:
         if min(train, test) < len(OUTLINES) or size < 8 * copies or copies < 1:
             raise InputError(

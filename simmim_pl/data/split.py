@@ -16,7 +16,7 @@ def hold_out(
 
     - ``size``: N, images in all.
     - ``labels``: class of each image; the held-out part then has every class in proportion, to within one image.
-    - ``amount``: images to hold out: a number of 1 or more, or a share below 1.
+    - ``amount``: images to hold out: a whole number, or a float for a share, below 1.
 
     Raises:
         InputError: nothing would be left to train on, or the amount is negative.
@@ -25,10 +25,10 @@ def hold_out(
     >>> len(kept), sorted(held // 3)
     (4, [tensor(0), tensor(1)])
     """
-    number = round(amount * size) if amount < 1 else round(min(amount, size))
-    if not amount >= 0 or number >= size:
+    number = amount if isinstance(amount, int) else round(amount * size) if 0 <= amount < 1 else size
+    if not 0 <= number < size:
         raise InputError(
-            f"validation: {amount} would hold {number} of {size} training images out: choose a number below {size} or "
+            f"validation: {amount} cannot be held out of {size} training images: choose a number below {size} or "
             "a share below 1."
         )
     generator = torch.Generator().manual_seed(seed)

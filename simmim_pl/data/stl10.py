@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -14,6 +14,7 @@ from torchvision.datasets.utils import extract_archive
 
 from simmim_pl.data.download import data_folder, provide
 from simmim_pl.data.source import InMemory, Source, Split
+from simmim_pl.ranges import PositiveFloat, Range, ranged
 from simmim_pl.records import InputError
 
 SIDE = 96
@@ -35,15 +36,16 @@ class STL10(Source):
         timeout: seconds without a byte after which a download is given up.
     """
 
+    @ranged
     def __init__(
         self,
         root: str | None = None,
         train: Literal["unlabelled", "labelled"] = "labelled",
-        fold: int | None = None,
-        timeout: float = 60,
+        fold: Annotated[int, Range("[0, 9]")] | None = None,
+        timeout: PositiveFloat = 60,
     ) -> None:
-        if fold is not None and (train == "unlabelled" or fold not in range(10)):
-            raise InputError(f"STL10's fold is {fold}: folds are 0 to 9, of the labelled training images.")
+        if fold is not None and train == "unlabelled":
+            raise InputError(f"STL10's fold is {fold}: folds are of the labelled training images only.")
         self.root, self.train, self.fold, self.timeout = data_folder(root), train, fold, timeout
         self.folder = self.root / STL.base_folder
 

@@ -16,6 +16,7 @@ from simmim_pl.data.digest import digest, stamps
 from simmim_pl.data.frames import evenly
 from simmim_pl.data.layout import Kind, class_names, files_in, labelled
 from simmim_pl.data.source import ImageSet, Source, Split
+from simmim_pl.ranges import PositiveInt, ranged
 from simmim_pl.records import InputError
 
 ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"}
@@ -40,9 +41,8 @@ class VideoFolder(Source):
         frames: frames taken of each video.
     """
 
-    def __init__(self, root: str, size: int = 32, frames: int = 8) -> None:
-        if size < 1 or frames < 1:
-            raise InputError(f"VideoFolder's size is {size} and its frames {frames}: both have to be 1 or more.")
+    @ranged
+    def __init__(self, root: str, size: PositiveInt = 32, frames: PositiveInt = 8) -> None:
         self.root = Path(root).expanduser()
         self.size, self.frames = size, frames
 

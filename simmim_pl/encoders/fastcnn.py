@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
-from simmim_pl.records import Encoder, Features, InputError
+from simmim_pl.ranges import PositiveFloat, PositiveInt, Probability, ranged
+from simmim_pl.records import Encoder, Features
 
 
 class FastCNN(Encoder):
@@ -23,18 +24,17 @@ class FastCNN(Encoder):
             little arithmetic. A linear probe reads more from more features.
 
     Raises:
-        InputError: ``features`` is less than 1.
+        InputError: an argument is out of its range.
     """
 
+    @ranged
     def __init__(
         self,
-        width: int = 32,
-        mean: tuple[float, float, float] = CIFAR_MEAN,
-        std: tuple[float, float, float] = CIFAR_STD,
-        features: int | None = None,
+        width: PositiveInt = 32,
+        mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
+        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
+        features: PositiveInt | None = None,
     ) -> None:
-        if features is not None and features < 1:
-            raise InputError(f"features must be at least 1, or null for 8 · width, and is {features}.")
         super().__init__(features or 8 * width, mean, std)
         self.net = nn.Sequential(
             convolution(3, width),

@@ -8,6 +8,7 @@ import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from simmim_pl.ranges import PositiveFloat, Probability, ranged
 from simmim_pl.records import Encoder, Features
 
 # Channel statistics of CIFAR-10's training set, in [0, 1].
@@ -28,12 +29,13 @@ class ResNet(Encoder):
         std: per-channel standard deviation of the images.
     """
 
+    @ranged
     def __init__(
         self,
         depth: Literal[18, 34, 50] = 18,
         stem: Literal["cifar", "imagenet"] = "cifar",
-        mean: tuple[float, float, float] = CIFAR_MEAN,
-        std: tuple[float, float, float] = CIFAR_STD,
+        mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
+        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
     ) -> None:
         net = getattr(torchvision.models, f"resnet{depth}")(weights=None)
         super().__init__(net.fc.in_features, mean, std)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.encoders.unfit import explain
+from simmim_pl.ranges import PositiveFloat, Probability, ranged
 from simmim_pl.records import Encoder, Features, InputError
 
 
@@ -32,12 +33,13 @@ class Timm(Encoder):
             map; at the first batch, when the model takes images of one size only and these are of another.
     """
 
+    @ranged
     def __init__(
         self,
         name: str,
         pretrained: bool = False,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        mean: tuple[Probability, Probability, Probability] | None = None,
+        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None,
     ) -> None:
         net = build(name, pretrained)
         made_for = net.pretrained_cfg

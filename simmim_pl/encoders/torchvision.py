@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 
 from simmim_pl.encoders.unfit import explain
+from simmim_pl.ranges import PositiveFloat, Probability, ranged
 from simmim_pl.records import Encoder, Features, InputError
 
 # Channel statistics of ImageNet's training set, in [0, 1].
@@ -42,12 +43,13 @@ class Torchvision(Encoder):
             layer; at the first batch, when the model takes images of one size only and these are of another.
     """
 
+    @ranged
     def __init__(
         self,
         name: str,
         weights: str | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        mean: tuple[Probability, Probability, Probability] | None = None,
+        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None,
     ) -> None:
         found = None if weights is None else find_weights(require_known(name), weights)
         net = build(name, found)

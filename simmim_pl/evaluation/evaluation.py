@@ -17,6 +17,7 @@ from simmim_pl.evaluation import card
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
+from simmim_pl.ranges import Seed, ranged
 from simmim_pl.records import Encoder, InputError
 
 
@@ -40,6 +41,7 @@ class Evaluation(LightningModule):
         seed: of a checkpoint's untrained encoder and of whatever a protocol draws.
     """
 
+    @ranged
     def __init__(
         self,
         protocols: list[Protocol],
@@ -50,7 +52,7 @@ class Evaluation(LightningModule):
         transfer: Sequence[LightningDataModule] = (),
         allow: Sequence[str] = (),
         cache: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         if not protocols:

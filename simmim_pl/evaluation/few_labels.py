@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +14,7 @@ from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.linear import moments
 from simmim_pl.evaluation.protocol import Protocol, Result
 from simmim_pl.evaluation.regression import LogisticRegression
+from simmim_pl.ranges import PositiveFloat, PositiveInt, Share, ranged
 from simmim_pl.records import InputError
 
 
@@ -34,21 +34,18 @@ class FewLabels(Protocol):
         data: the data set to judge on; by default the run's ``--data``.
     """
 
+    @ranged
     def __init__(
         self,
-        shares: Sequence[float] = (0.01, 0.1),
-        per_class: Sequence[int] = (10,),
-        draws: int = 5,
-        prior: float = 1.0,
+        shares: Sequence[Share] = (0.01, 0.1),
+        per_class: Sequence[PositiveInt] = (10,),
+        draws: PositiveInt = 5,
+        prior: PositiveFloat = 1.0,
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        possible = all(0 < share <= 1 for share in shares) and min([*per_class, draws]) >= 1 and 0 < prior < math.inf
-        if not possible or not [*shares, *per_class]:
-            raise InputError(
-                "FewLabels needs shares in (0, 1] or per_class of 1 or more, draws of 1 or more and a positive prior, "
-                f"got shares {shares}, per_class {per_class}, draws {draws}, prior {prior}."
-            )
+        if not [*shares, *per_class]:
+            raise InputError("FewLabels needs to know how many labels: give shares or per_class.")
         self.shares, self.per_class, self.draws, self.prior = shares, per_class, draws, prior
 
     def judge(self, bench: Bench) -> list[Result]:

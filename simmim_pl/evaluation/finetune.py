@@ -19,11 +19,12 @@ from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.training import (
     choose,
     make_solver,
-    require_schedule,
+    require_some,
     train,
 )
 from simmim_pl.methods.method import REFERENCE_BATCH
-from simmim_pl.records import Encoder, InputError, Views
+from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ranged
+from simmim_pl.records import Encoder, Views
 from simmim_pl.seeding import place
 from simmim_pl.synchronise import synchronise
 
@@ -48,20 +49,19 @@ class FineTune(Protocol):
 
     judges_pixels = False
 
+    @ranged
     def __init__(
         self,
         views: Views,
-        lr: Sequence[float] = (2e-3,),
-        layer_decay: float = 0.8,
-        weight_decay: float = 0.05,
-        epochs: int = 10,
-        warmup_epochs: float = 1.0,
+        lr: Sequence[PositiveFloat] = (2e-3,),
+        layer_decay: Share = 0.8,
+        weight_decay: NonNegativeFloat = 0.05,
+        epochs: PositiveInt = 10,
+        warmup_epochs: NonNegativeFloat = 1.0,
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        require_schedule(lr, epochs)
-        if not 0 < layer_decay <= 1:
-            raise InputError(f"FineTune's layer_decay is {layer_decay}: it has to be above 0 and at most 1.")
+        require_some(lr)
         self.views, self.lr, self.layer_decay = views, lr, layer_decay
         self.weight_decay, self.epochs, self.warmup_epochs = weight_decay, epochs, warmup_epochs
 

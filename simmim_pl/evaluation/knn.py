@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
+from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
 
 Similarity = Literal["cosine", "euclidean"]
@@ -34,20 +34,19 @@ class KNN(Protocol):
         data: the data set to judge on; by default the run's ``--data``.
     """
 
+    @ranged
     def __init__(
         self,
-        k: Sequence[int] = (20,),
-        temperature: Sequence[float | None] | None = None,
+        k: Sequence[PositiveInt] = (20,),
+        temperature: Sequence[PositiveFloat | None] | None = None,
         metric: Similarity = "cosine",
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
         if temperature is None:
             temperature = (0.1,) if metric == "cosine" else (None,)
-        if not k or min(k) < 1 or not temperature or not all(t is None or 0 < t < math.inf for t in temperature):
-            raise InputError(
-                f"KNN needs k of 1 or more and positive temperatures, got k {k}, temperature {temperature}."
-            )
+        if not k or not temperature:
+            raise InputError(f"KNN needs at least one k and one temperature, got k {k}, temperature {temperature}.")
         self.k, self.temperature, self.metric = k, temperature, metric
 
     def judge(self, bench: Bench) -> list[Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +14,7 @@ from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.features import Labelled, varies
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.evaluation.regression import LogisticRegression
+from simmim_pl.ranges import PositiveFloat, ranged
 from simmim_pl.records import InputError
 
 # A penalty whose validation accuracy is this far below the best ends the sweep: weaker ones overfit more, and are slow.
@@ -32,9 +32,10 @@ class LinearProbe(Protocol):
         data: the data set to judge on; by default the run's ``--data``.
     """
 
+    @ranged
     def __init__(
         self,
-        l2: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
+        l2: Sequence[PositiveFloat] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
@@ -49,8 +50,8 @@ class LinearProbe(Protocol):
 
 def strongest_first(l2: Sequence[float]) -> list[float]:
     """Penalties in the order in which each fit starts best from the one before. Raises :class:`InputError`."""
-    if not l2 or not all(0 < penalty < math.inf for penalty in l2):
-        raise InputError(f"A linear probe needs positive penalties, got l2 {l2}.")
+    if not l2:
+        raise InputError("A linear probe needs at least one penalty: give l2.")
     return sorted(l2, reverse=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from simmim_pl import distributed
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.protocol import best
 from simmim_pl.methods.method import REFERENCE_BATCH, warmup_cosine
+from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
 
 Solver = Literal["sgd", "adam"]
@@ -37,15 +37,13 @@ class Sweep:
         epochs: passes over the training items; the last one counts.
     """
 
-    lr: Sequence[float]
+    lr: Sequence[PositiveFloat]
     solver: Solver = "sgd"
-    weight_decay: float = 0.0
-    epochs: int = 10
+    weight_decay: NonNegativeFloat = 0.0
+    epochs: PositiveInt = 10
 
     def __post_init__(self) -> None:
-        require_schedule(self.lr, self.epochs)
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
+        require_some(self.lr)
 
     def train(
         self, head: Callable[[], nn.Module], batches: Batches, steps: int, batch: int, bench: Bench, ignore: int = -100
@@ -64,6 +62,9 @@ class Sweep:
         ]
         train(list(heads.values()), solvers, batches, self.epochs, steps, ignore=ignore)
         return heads
+
+
+Sweep.__init__ = ranged(Sweep.__init__)  # type: ignore[method-assign]
 
 
 def seeded_module(build: Callable[[], nn.Module], bench: Bench) -> nn.Module:
@@ -129,7 +130,7 @@ def choose(accuracy: Mapping[float, float], networks: Mapping[float, nn.Module])
     return float(best({lr: value for lr, value in accuracy.items() if lr in finite}))
 
 
-def require_schedule(lrs: Sequence[float], epochs: int) -> None:
+def require_some(lrs: Sequence[float]) -> None:
     """Raises :class:`InputError` unless there is something to train with."""
-    if not lrs or not all(0 < lr < math.inf for lr in lrs) or epochs < 1:
-        raise InputError(f"Training needs positive learning rates and 1 epoch or more, got lr {lrs}, epochs {epochs}.")
+    if not lrs:
+        raise InputError("Training needs at least one learning rate: give lr.")

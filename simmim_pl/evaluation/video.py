@@ -17,6 +17,7 @@ from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.linear import moments, probe, strongest_first
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.training import Sweep, choose
+from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
 
 
@@ -35,10 +36,11 @@ class VideoProbe(Protocol):
         data: a data set of clips to judge on; by default the run's ``--data``.
     """
 
+    @ranged
     def __init__(
         self,
-        l2: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
-        hidden: int = 128,
+        l2: Sequence[PositiveFloat] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+        hidden: PositiveInt = 128,
         sweep: Sweep = Sweep(lr=(1e-3, 3e-3, 1e-2), solver="adam", weight_decay=0.05, epochs=30),
         data: LightningDataModule | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from simmim_pl import distributed
 from simmim_pl.losses.loss import Loss
+from simmim_pl.ranges import PositiveFloat, ranged
 from simmim_pl.records import InputError
 
 BLOCK = 2**22  # similarities in memory at a time: 16 MB, about what a CPU's cache holds; 16 times that on a GPU
@@ -117,10 +118,9 @@ class NTXent(Loss):
         decoupled: leave an anchor's positives out of the sum over all rows, as DCL does.
     """
 
-    def __init__(self, temperature: float = 0.5, decoupled: bool = False) -> None:
+    @ranged
+    def __init__(self, temperature: PositiveFloat = 0.5, decoupled: bool = False) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise InputError(f"temperature must be positive, got {temperature}.")
         self.temperature, self.decoupled = temperature, decoupled
 
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:

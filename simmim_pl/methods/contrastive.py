@@ -14,6 +14,7 @@ from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.methods.gradient_cache import in_pieces
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.ranges import PositiveInt, ranged
 from simmim_pl.records import Batch, Encoder, InputError
 
 
@@ -33,17 +34,16 @@ class Contrastive(Method):
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
+    @ranged
     def __init__(
         self,
         encoder: Encoder,
         head: Callable[[int], ProjectionHead],
         loss: Loss,
-        gradient_cache: int = 1,
+        gradient_cache: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(encoder, **kwargs)
-        if gradient_cache < 1:
-            raise InputError(f"gradient_cache is the number of pieces of a batch, at least 1, and is {gradient_cache}.")
         self.head = head(encoder.width)
         self.loss = loss
         self.pieces = gradient_cache

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl import distributed
 from simmim_pl.checkpoint import require_same
+from simmim_pl.ranges import NonNegativeFloat, ranged
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.resume import carry_over, hyperparameters
 from simmim_pl.seeding import place
@@ -58,11 +59,12 @@ class Method(LightningModule):
 
     pretrains = True
 
+    @ranged
     def __init__(
         self,
         encoder: Encoder,
         optimizer: OptimizerCallable,
-        warmup_epochs: float = 0.0,
+        warmup_epochs: NonNegativeFloat = 0.0,
         decay_norm_and_bias: bool = False,
         synchronise: bool = True,
         compile: bool = False,
@@ -76,6 +78,7 @@ class Method(LightningModule):
         self.synchronise = synchronise
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
+        require_possible(optimizer, parameter_groups(encoder, decay_norm_and_bias))
         small_grids(self.encoder)
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
@@ -194,6 +197,18 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def require_possible(optimizer: OptimizerCallable, groups: list[dict[str, Any]]) -> None:
+    """Have an optimizer refuse its settings before training: torch's raise ValueError, where they look.
+
+    Raises:
+        InputError: a learning rate is negative or not finite.
+    """
+    if any(group["params"] for group in groups):
+        for group in optimizer(groups).param_groups:
+            if not 0 <= group["lr"] < math.inf:
+                raise InputError(f"The optimizer's lr has to be a finite number, 0 or more, and is {group['lr']}.")
 
 
 def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:

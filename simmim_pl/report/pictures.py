@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simmim_pl.evaluation.card import cells
+from simmim_pl.evaluation.table import cells
 from simmim_pl.report import charts, figures
 from simmim_pl.report.run import Run
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
 from simmim_pl.records import InputError, Views
 from simmim_pl.seeding import uniform
 from simmim_pl.views.blur import gaussian_blur, kernel_size
@@ -46,31 +48,26 @@ class ContrastiveViews(Views):
         InputError: an argument is out of its range.
     """
 
+    @ranged
     def __init__(
         self,
-        size: int = 32,
-        views: int = 2,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-        jitter: float = 0.8,
-        brightness: float = 0.4,
-        contrast: float = 0.4,
-        saturation: float = 0.4,
-        hue: float = 0.1,
-        greyscale: float = 0.2,
-        blur: float = 0.0,
-        sigma: tuple[float, float] = (0.1, 2.0),
-        solarise: float = 0.0,
+        size: PositiveInt = 32,
+        views: Annotated[int, Range("[2, inf)")] = 2,
+        scale: tuple[Share, Share] = (0.08, 1.0),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
+        flip: Probability = 0.5,
+        jitter: Probability = 0.8,
+        brightness: NonNegativeFloat = 0.4,
+        contrast: NonNegativeFloat = 0.4,
+        saturation: NonNegativeFloat = 0.4,
+        hue: Annotated[float, Range("[0, 0.5]")] = 0.1,
+        greyscale: Probability = 0.2,
+        blur: Probability = 0.0,
+        sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
+        solarise: Probability = 0.0,
     ) -> None:
         super().__init__()
-        if views < 2:
-            raise InputError(f"views must be at least 2 for there to be a pair to compare, and is {views}")
-        check_geometry(size, scale, ratio)
-        check_chances(flip=flip, jitter=jitter, greyscale=greyscale, blur=blur, solarise=solarise)
-        check_strengths(hue, brightness=brightness, contrast=contrast, saturation=saturation)
-        if not 0 < sigma[0] <= sigma[1]:
-            raise InputError(f"sigma must be a least and a greatest width in pixels, above 0, and is {tuple(sigma)}")
+        check_order(scale=scale, ratio=ratio, sigma=sigma)
         if blur and kernel_size(size) == 1:
             raise InputError(
                 f"A view of {size} pixels is too small to be blurred: set blur to 0, or size to 20 or more."
@@ -136,27 +133,8 @@ def blocks(image: UInt8[Tensor, "B 3 H W"], size: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(image), step)]
 
 
-def check_geometry(size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-    """Refuse views that cannot be cut."""
-    if size < 1:
-        raise InputError(f"size must be at least 1 pixel, and is {size}")
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise InputError(f"scale must be a least and a greatest fraction in (0, 1], and is {tuple(scale)}")
-    if not 0 < ratio[0] <= ratio[1]:
-        raise InputError(f"ratio must be a least and a greatest positive number, and is {tuple(ratio)}")
-
-
-def check_chances(**chances: float) -> None:
-    """Refuse what is no probability."""
-    for name, chance in chances.items():
-        if not 0 <= chance <= 1:
-            raise InputError(f"{name} is a probability and must be within [0, 1], and is {chance}")
-
-
-def check_strengths(hue: float, **strengths: float) -> None:
-    """Refuse strengths that torchvision's ColorJitter refuses too."""
-    if not 0 <= hue <= 0.5:
-        raise InputError(f"hue must be within [0, 0.5], half of the circle to either side, and is {hue}")
-    for name, strength in strengths.items():
-        if not strength >= 0:
-            raise InputError(f"{name} must be at least 0, which leaves it alone, and is {strength}")
+def check_order(**limits: tuple[float, float]) -> None:
+    """Refuse a least that is above the greatest."""
+    for name, (least, greatest) in limits.items():
+        if least > greatest:
+            raise InputError(f"{name} has to be a least and a greatest, and is [{least}, {greatest}].")

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from simmim_pl.ranges import PositiveFloat, PositiveInt, Probability, Share, ranged
 from simmim_pl.records import Views
 from simmim_pl.seeding import uniform
-from simmim_pl.views.contrastive import check_chances, check_geometry
+from simmim_pl.views.contrastive import check_order
 from simmim_pl.views.crop import crop_resize, sample_crop
 
 
@@ -27,16 +28,16 @@ class CropFlip(Views):
         InputError: an argument is out of its range.
     """
 
+    @ranged
     def __init__(
         self,
-        size: int | None = None,
-        scale: tuple[float, float] = (0.4, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
+        size: PositiveInt | None = None,
+        scale: tuple[Share, Share] = (0.4, 1.0),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
+        flip: Probability = 0.5,
     ) -> None:
         super().__init__()
-        check_geometry(1 if size is None else size, scale, ratio)
-        check_chances(flip=flip)
+        check_order(scale=scale, ratio=ratio)
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "1 B 3 S S"]:

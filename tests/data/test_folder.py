@@ -162,7 +162,7 @@ def test_empty_test_split(labelled):
 
 
 def test_size_of_nothing(tmp_path):
-    with pytest.raises(InputError, match="size is 0"):
+    with pytest.raises(InputError, match="size has to be 1 or more, and is 0"):
         Folder(str(tmp_path), size=0)
 
 

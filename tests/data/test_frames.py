@@ -143,5 +143,5 @@ def test_a_damaged_frame_is_named_wherever_it_is_decoded(root: Path, memory_gb: 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"frames": 0}])
 def test_clips_of_nothing_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="both have to be 1 or more"):
+    with pytest.raises(InputError, match="has to be 1 or more, and is 0"):
         FrameFolder(str(tmp_path), **options)

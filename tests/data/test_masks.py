@@ -201,7 +201,11 @@ def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "size", "says"),
-    [(CLASSES, 0, "size is 0"), (["one"], 8, "classes are 1: name from 2 to 255"), (["x"] * 256, 8, "are 256")],
+    [
+        (CLASSES, 0, "size has to be 1 or more, and is 0"),
+        (["one"], 8, "classes are 1: name from 2 to 255"),
+        (["x"] * 256, 8, "are 256"),
+    ],
 )
 def test_arguments_of_no_use_are_refused(root: Path, classes: list[str], size: int, says: str) -> None:
     with pytest.raises(InputError, match=says):

@@ -131,5 +131,5 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path))
     assert OxfordPets().folder == tmp_path / "oxford-iiit-pet"
     assert [Path(url).name for url, _ in datasets.OxfordIIITPet._RESOURCES] == ["images.tar.gz", "annotations.tar.gz"]
-    with pytest.raises(InputError, match="size is 0"):
+    with pytest.raises(InputError, match="size has to be 1 or more, and is 0"):
         OxfordPets(size=0)

@@ -73,7 +73,7 @@ def test_which_images_of_a_class_are_held_out_is_random(labels: Tensor | None) -
     assert times.max() < 45
 
 
-@pytest.mark.parametrize(("amount", "number"), [(0, 0), (0.0, 0), (0.1, 60), (60, 60), (60.0, 60), (0.9999, None)])
+@pytest.mark.parametrize(("amount", "number"), [(0, 0), (0.0, 0), (0.1, 60), (60, 60), (1, 1), (0.9999, None)])
 def test_an_amount_below_one_is_a_share_and_others_are_numbers(amount: float, number: int | None) -> None:
     if number is None:  # rounds to everything
         with pytest.raises(InputError, match="share below 1"):
@@ -86,9 +86,9 @@ def test_a_share_and_its_number_hold_out_the_same_images() -> None:
     assert torch.equal(hold_out(600, LABELS, 0.25, seed=5)[1], hold_out(600, LABELS, 150, seed=5)[1])
 
 
-@pytest.mark.parametrize("amount", [600, 601, -1, -0.5, -0.0001])
+@pytest.mark.parametrize("amount", [600, 601, 1.0, 1.5, 60.0, -1, -0.5, -0.0001, float("nan"), float("inf")])
 def test_nothing_left_or_less_than_nothing_held_is_refused(amount: float) -> None:
-    with pytest.raises(InputError, match=f"validation: {amount} would hold"):
+    with pytest.raises(InputError, match=f"validation: {amount} cannot be held out"):
         hold_out(600, LABELS, amount, seed=0)
 
 

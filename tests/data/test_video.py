@@ -133,7 +133,7 @@ def test_a_torchcodec_without_ffmpeg_says_what_to_install(
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"frames": 0}])
 def test_clips_of_nothing_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="both have to be 1 or more"):
+    with pytest.raises(InputError, match="has to be 1 or more, and is 0"):
         VideoFolder(str(tmp_path), **options)
 
 

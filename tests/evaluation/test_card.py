@@ -23,8 +23,9 @@ from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import KNN, Evaluation
 from simmim_pl.evaluation import card as page
-from simmim_pl.evaluation.card import aligned, code_version, copy_beside, number_alike, scalars, shown, table, write
+from simmim_pl.evaluation.card import code_version, copy_beside, number_alike, scalars, write
 from simmim_pl.evaluation.frozen import digest
+from simmim_pl.evaluation.table import aligned, shown, table
 from tests.conftest import CONFIGS, QUIET, SHAPES
 
 Command = Callable[[list[str]], Path]

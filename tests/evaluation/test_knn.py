@@ -238,7 +238,7 @@ def test_a_choice_without_validation_images_is_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"k": []}, {"k": [0]}, {"temperature": []}, {"temperature": [0.1, 0.0]}])
 def test_candidates_that_cannot_vote_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="KNN needs k of 1 or more and positive temperatures, got"):
+    with pytest.raises(InputError, match=r"has to be|needs at least one k and one temperature"):
         KNN(**options)
 
 
@@ -247,5 +247,5 @@ def test_distances_vote_equally_unless_a_temperature_is_given_and_are_named_in_t
     assert KNN(metric="euclidean").temperature == (None,)
     assert KNN(metric="euclidean", temperature=[2.0]).temperature == [2.0]
     for refused in ([float("nan")], [float("inf")], []):
-        with pytest.raises(InputError, match="positive temperatures"):
+        with pytest.raises(InputError, match=r"temperature has to be finite|one temperature"):
             KNN(temperature=refused)

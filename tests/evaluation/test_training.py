@@ -19,7 +19,6 @@ from simmim_pl.evaluation.training import (
     choose,
     cross_entropy,
     make_solver,
-    require_schedule,
     train,
 )
 from simmim_pl.records import InputError
@@ -209,6 +208,5 @@ def test_cross_entropy_is_computed_in_float32() -> None:
     ("lr", "epochs"), [((), 1), ((0.1, 0.0), 1), ((-0.1,), 1), ((0.1, math.nan), 1), ((math.inf,), 1), ((0.1,), 0)]
 )
 def test_a_schedule_that_trains_nothing_is_refused(lr: Iterable[float], epochs: int) -> None:
-    for refused in (require_schedule, lambda lrs, number: Sweep(lrs, epochs=number)):
-        with pytest.raises(InputError, match="positive learning rates and 1 epoch or more"):
-            refused(lr, epochs)
+    with pytest.raises(InputError, match=r"(lr|epochs) has to be|at least one learning rate"):
+        Sweep(lr, epochs=epochs)  # type: ignore[arg-type]

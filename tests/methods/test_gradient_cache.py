@@ -190,5 +190,5 @@ def test_gradients_are_sent_once_a_step() -> None:
 
 
 def test_a_batch_in_no_pieces_is_refused() -> None:
-    with pytest.raises(InputError, match="gradient_cache is the number of pieces of a batch, at least 1, and is 0"):
+    with pytest.raises(InputError, match="gradient_cache has to be 1 or more, and is 0"):
         method(pieces=0)

@@ -68,10 +68,10 @@ def test_without_them_views_are_what_they_were():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"blur": 1.5}, "blur is a probability"),
-        ({"solarise": -0.1}, "solarise is a probability"),
-        ({"blur": 0.5, "sigma": (0.0, 1.0)}, "sigma must be a least and a greatest width"),
-        ({"blur": 0.5, "sigma": (2.0, 1.0)}, "sigma must be a least and a greatest width"),
+        ({"blur": 1.5}, "blur has to be within"),
+        ({"solarise": -0.1}, "solarise has to be within"),
+        ({"blur": 0.5, "sigma": (0.0, 1.0)}, "sigma has to be"),
+        ({"blur": 0.5, "sigma": (2.0, 1.0)}, "sigma has to be"),
         ({"blur": 0.5, "size": 16}, "too small to be blurred"),
     ],
 )
