@@ -53,6 +53,9 @@ class LogisticRegression:
     """
 
     def __init__(self, features: Float[Tensor, "N D"], labels: Int64[Tensor, " N"], classes: int) -> None:
+        self.device = features.device
+        if self.device.type == "mps":  # which has no float64
+            features, labels = features.cpu(), labels.cpu()
         self.features, self.labels, self.classes = features, labels, classes
         self.axes, self.moment = principal_axes(features)
 
@@ -72,7 +75,8 @@ class LogisticRegression:
         at = self.features.new_zeros(self.classes, width + 1, dtype=torch.float64)
         if start is not None:
             # At the minimum weights that touch no image are zero, and so is the classes' sum.
-            at[:, :-1], at[:, -1] = start[0].T @ self.axes @ self.axes.T, start[1]
+            weight, bias = (part.to(self.features.device) for part in start)
+            at[:, :-1], at[:, -1] = weight.T @ self.axes @ self.axes.T, bias
             at -= at.mean(0)
         point = self.evaluate(at, l2)
         for _ in range(iterations):
@@ -86,7 +90,7 @@ class LogisticRegression:
                 f"Logistic regression with l2 {l2:g} stopped up to {point.above:.1e} nats above its minimum, where "
                 f"{tolerance:.1e} was asked for: raise iterations from {iterations}, or standardise the features."
             )
-        found = point.at.to(self.features.dtype)
+        found = point.at.to(self.features.dtype).to(self.device)
         return found[:, :-1].T.contiguous(), found[:, -1].clone()
 
     def evaluate(self, at: Tensor, l2: float) -> Point:
