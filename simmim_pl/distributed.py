@@ -12,6 +12,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from simmim_pl.derivative import first_only
 from simmim_pl.records import InputError
 
 
@@ -55,6 +56,7 @@ class Gather(torch.autograd.Function):
         return torch.cat(every(local.contiguous()))
 
     @staticmethod
+    @first_only
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return total(grads[0]).chunk(world_size())[rank()]
 

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int64
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.nn import functional as F
 
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
+from simmim_pl.sphere import unit
 
 Similarity = Literal["cosine", "euclidean"]
 
@@ -112,7 +112,7 @@ def nearest(
 
     def prepared(features: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         # About their middle, distances are the same and the squares lose fewest digits.
-        return F.normalize(features, dim=1) if metric == "cosine" else features - middle
+        return unit(features) if metric == "cosine" else features - middle
 
     similarity, found = queries.new_zeros(len(queries), k), labels.new_zeros(len(queries), k)
     for rows in torch.arange(len(queries), device=queries.device).split(block):
@@ -143,7 +143,12 @@ def votes(
     - ``temperature``: a neighbour of similarity s votes ``exp(s / temperature)`` (Wu et al. 2018, arXiv 1805.01978,
       section 3.4), up to a factor a query; ``None`` gives every neighbour one vote. With ``weights`` to match, these
       are scikit-learn's ``KNeighborsClassifier``.
+
+    Raises:
+        InputError: the temperature is no positive number.
     """
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise InputError(f"kNN's temperature must be a positive number or null, got {temperature}.")
     similarity, labels = similarity[:, :k], labels[:, :k]
     # Shifting by the best keeps exp finite and changes no ranking.
     shifted = similarity - similarity[:, :1]

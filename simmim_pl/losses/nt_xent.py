@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from simmim_pl import distributed
+from simmim_pl.derivative import first_only
 from simmim_pl.losses.loss import Loss
 from simmim_pl.ranges import PositiveFloat, ranged
 from simmim_pl.records import InputError
+from simmim_pl.sphere import unit as on_sphere
 
 BLOCK = 2**22  # similarities in memory at a time: 16 MB, about what a CPU's cache holds; 16 times that on a GPU
 
@@ -39,9 +40,11 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
       2110.06848): an anchor's gradient no longer fades as its positives are found. This loss can be negative, and
       bounds no mutual information.
     - Negatives come from every rank, with gradient. The arithmetic is float32 at least, whatever autocast says.
+    - A row of zeros has no direction: its similarity to every row is 0, and no gradient moves it.
+    - There is no second derivative; asking for one is refused.
 
     Raises:
-        InputError: there is one view only, one image only, or the temperature is not positive.
+        InputError: there is one view only, one image only, or the temperature is no positive number.
 
     Two views that agree, two images that are orthogonal: one positive at 1/τ, two negatives at 0.
 
@@ -51,7 +54,7 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
     """
     check(z, temperature)
     with torch.autocast(z.device.type, enabled=False):
-        unit = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+        unit = on_sphere(z)
         anchors = unit.flatten(0, 1)
         views = z.shape[0] if decoupled else 1
         partition: Tensor = LogPartition.apply(anchors, distributed.gather(anchors), temperature, views)
@@ -88,7 +91,7 @@ class LogPartition(torch.autograd.Function):
         return total / len(anchors)
 
     @staticmethod
-    @once_differentiable
+    @first_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_anchors, by_rows = ctx.saved_tensors
         return grad * by_anchors, grad * by_rows, None, None
@@ -102,7 +105,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     1.0
     """
     with torch.autocast(z.device.type, enabled=False):  # bfloat16 similarities tie, and the first of equals would win
-        anchors = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).flatten(0, 1)
+        anchors = on_sphere(z).flatten(0, 1)
         rows, batch = distributed.gather(anchors), z.shape[1]
         nearest = torch.cat([similarity.argmax(1) for _, similarity in blocks(anchors, rows, 1.0)])
     own = nearest // len(anchors) == distributed.rank()  # all views of an image are on one rank
@@ -129,12 +132,17 @@ class NTXent(Loss):
 
 def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
     """Refuse input for which the loss means nothing."""
-    if temperature <= 0:
-        raise InputError(f"temperature must be positive, got {temperature}.")
+    require_temperature(temperature)
     if z.shape[0] < 2:
         raise InputError("A contrastive loss needs at least two views of every image: set views to 2 or more.")
     if z.shape[1] * distributed.world_size() < 2:
         raise InputError("A batch of one image has no negatives: set batch_size to 2 or more.")
+
+
+def require_temperature(temperature: float) -> None:
+    """Refuse what is no positive number."""
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature must be a positive number, got {temperature}.")
 
 
 def blocks(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
 
 from simmim_pl.records import InputError
+from simmim_pl.sphere import unit
 
 
 def alignment(z: Float[Tensor, "V B P"]) -> Float[Tensor, " B"]:
@@ -18,7 +18,8 @@ def alignment(z: Float[Tensor, "V B P"]) -> Float[Tensor, " B"]:
         \ell_{\text{align}}(i) = \operatorname*{mean}_{v \ne w} \lVert u_{vi} - u_{wi} \rVert^2
 
     Wang & Isola 2020 (arXiv 2005.10242), section 4.1, with α = 2, for any number of views. Unit vectors make it
-    linear in the views: V² minus the squared length of their sum.
+    linear in the views: V² minus the squared length of their sum. A view of zeros has no direction and counts as the
+    middle of the sphere: its squared distance is 1 to a direction, 0 to another view of zeros.
 
     - ``z``: projections ``[V, B, P]`` of V ≥ 2 views, not normalised.
 
@@ -31,8 +32,9 @@ def alignment(z: Float[Tensor, "V B P"]) -> Float[Tensor, " B"]:
     views = len(z)
     if views < 2:
         raise InputError("Alignment compares views of one image, and there is one only: set views to 2 or more.")
-    together = F.normalize(z.float(), dim=-1).sum(0).square().sum(-1)
-    return 2 * (views**2 - together) / (views * (views - 1))
+    together = unit(z).sum(0).square().sum(-1)
+    directions = (z != 0).any(-1).sum(0)  # of each image: the squared lengths of its views, without their rounding
+    return 2 * (views * directions - together) / (views * (views - 1))
 
 
 class Alignment(Metric):

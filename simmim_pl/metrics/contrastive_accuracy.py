@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from simmim_pl.metrics.rows import Rows
+from simmim_pl.sphere import unit
 
 BLOCK = 2**22  # similarities in memory at a time
 
@@ -25,7 +25,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     """
     images = z.shape[1]
     with torch.autocast(z.device.type, enabled=False):  # bfloat16 similarities tie, and the first of equals would win
-        rows = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).flatten(0, 1)
+        rows = unit(z).flatten(0, 1)
         nearest, height = [], max(BLOCK // len(rows), 1)
         for start in range(0, len(rows), height):
             similarity = rows[start : start + height] @ rows.T

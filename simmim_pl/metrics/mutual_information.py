@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from simmim_pl.metrics.rows import Rows
 from simmim_pl.records import InputError
+from simmim_pl.sphere import unit
 
 BLOCK = 2**22  # scores in memory at a time
 TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # of the critic: similarity over temperature
@@ -93,8 +93,13 @@ def with_pairs(scores: Scores) -> Iterator[tuple[Float[Tensor, "b N"], Float[Ten
 def similarities(
     x: Float[Tensor, "N P"], y: Float[Tensor, "N P"], temperature: float
 ) -> Iterator[Float[Tensor, "b N"]]:
-    """The critic of contrastive learning: cosine similarity over the temperature, some rows at a time."""
-    x, y = F.normalize(x.float(), dim=-1) / temperature, F.normalize(y.float(), dim=-1)
+    """The critic of contrastive learning: cosine similarity over the temperature, some rows at a time.
+
+    Raises :class:`InputError` when the temperature is no positive number.
+    """
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature must be a positive number, got {temperature}.")
+    x, y = unit(x) / temperature, unit(y)
     height = max(BLOCK // len(y), 1)
     for start in range(0, len(x), height):
         yield x[start : start + height] @ y.T

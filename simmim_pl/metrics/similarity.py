@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
 
 from simmim_pl.records import InputError
+from simmim_pl.sphere import unit
 
 
 def histogram(similarity: Float[Tensor, ...], bins: int) -> Int64[Tensor, " bins"]:
@@ -46,10 +46,10 @@ class Similarities(Metric):
 
     def update(self, z: Float[Tensor, "V B P"]) -> None:
         """Count the pairs of a batch, one pair of views at a time."""
-        unit = F.normalize(z.float(), dim=-1)
-        for v in range(len(unit)):
-            for w in range(v + 1, len(unit)):
-                similarity = unit[v] @ unit[w].T
+        rows = unit(z)
+        for v in range(len(rows)):
+            for w in range(v + 1, len(rows)):
+                similarity = rows[v] @ rows[w].T
                 pairs = torch.eye(len(similarity), dtype=torch.bool, device=z.device)
                 self.positive += histogram(similarity[pairs], self.bins)
                 self.negative += histogram(similarity[~pairs], self.bins)

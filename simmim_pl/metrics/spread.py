@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
+
+from simmim_pl.sphere import unit
 
 
 def spread(z: Float[Tensor, "N P"]) -> Float[Tensor, " P"]:
@@ -19,7 +20,7 @@ def spread(z: Float[Tensor, "N P"]) -> Float[Tensor, " P"]:
     >>> spread(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
     tensor([1.4142, 0.0000])
     """
-    std: Tensor = F.normalize(z.float(), dim=-1).std(0, correction=0)
+    std: Tensor = unit(z).std(0, correction=0)
     return std.mul(z.shape[1] ** 0.5)
 
 
@@ -43,10 +44,10 @@ class Spread(Metric):
 
     def update(self, z: Float[Tensor, "B P"]) -> None:
         """Count some rows."""
-        unit = F.normalize(z.float(), dim=-1).to(self.total.dtype)
-        self.total += unit.sum(0)
-        self.squares += unit.square().sum(0)
-        self.count += len(unit)
+        rows = unit(z).to(self.total.dtype)
+        self.total += rows.sum(0)
+        self.squares += rows.square().sum(0)
+        self.count += len(rows)
 
     def compute(self) -> Float[Tensor, " P"]:
         """Of all rows so far."""

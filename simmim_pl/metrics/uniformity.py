@@ -7,10 +7,10 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from simmim_pl.metrics.rows import Rows
 from simmim_pl.records import InputError
+from simmim_pl.sphere import unit
 
 BLOCK = 2**22  # pairs in memory at a time
 
@@ -22,25 +22,31 @@ def uniformity(z: Float[Tensor, "N P"], t: float = 2.0) -> Float[Tensor, ""]:
         \ell_{\text{uniform}} = \log \operatorname*{mean}_{i \ne j} e^{-t \lVert u_i - u_j \rVert^2}
 
     Wang & Isola 2020 (arXiv 2005.10242), section 4.1. In P dimensions independent directions give −2t + 2t²/P and less.
-    Memory is linear in the rows: pairs are taken in blocks.
+    A row of zeros has no direction and counts as the middle of the sphere: its squared distance is 1 to a direction, 0
+    to another row of zeros, so rows that have all shrunk to nothing are as uneven as can be. Memory is linear in the
+    rows: pairs are taken in blocks.
 
     - ``z``: embeddings ``[N, P]`` of N ≥ 2 images, one view each, not normalised.
 
     Raises:
-        InputError: there is one row only.
+        InputError: there is one row only, or t is no positive number.
 
     >>> uniformity(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).item()    # two orthogonal vectors: exp(−2 · 2)
     -4.0
     """
     if len(z) < 2:
         raise InputError("Uniformity compares images, and there is one only.")
-    unit = F.normalize(z.float(), dim=-1)
-    height, parts = max(BLOCK // len(unit), 1), []
-    for start in range(0, len(unit), height):
-        energy = 2 * t * (unit[start : start + height] @ unit.T - 1)
+    if not 0 < t < math.inf:
+        raise InputError(f"Uniformity's t must be a positive number, got {t}.")
+    rows = unit(z)
+    square = (z != 0).any(-1).to(rows.dtype)  # of a row's length: 1, or 0 of zeros
+    height, parts = max(BLOCK // len(rows), 1), []
+    for start in range(0, len(rows), height):
+        some = slice(start, start + height)
+        energy = t * (2 * rows[some] @ rows.T - square[some, None] - square)
         energy.diagonal(start).fill_(-torch.inf)  # an image is not its own neighbour
         parts.append(energy.logsumexp((0, 1)))
-    return torch.stack(parts).logsumexp(0) - math.log(len(unit) * (len(unit) - 1))
+    return torch.stack(parts).logsumexp(0) - math.log(len(rows) * (len(rows) - 1))
 
 
 class Uniformity(Rows):
