@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,6 +126,10 @@ class NTXent(Loss):
 
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         return nt_xent(z, self.temperature, self.decoupled)
+
+    def at_chance(self, views: int, images: int) -> float:
+        """The logarithm of the number of rows that an anchor is compared with."""
+        return math.log(views * images - (views if self.decoupled else 1))
 
 
 def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
