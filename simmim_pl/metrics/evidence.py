@@ -49,9 +49,9 @@ def information(metrics: Mapping[str, float]) -> Evidence:
     if value is None or ceiling is None:
         return Evidence("information", None, "information that two views share (add the callback Representation)")
     noise = Z * math.sqrt(2 * max(value, 0.0) / math.exp(ceiling))
-    before = max(metrics.get("information/infonce_untrained", 0.0), 0.0)
-    words = f"two views share {value:.2f} ± {noise:.2f} nats{untrained(metrics, 'information/infonce', '{:.2f}')}"
-    return gain("information", words, (value - max(noise, NATS), value + noise), before, NATS)
+    before = metrics.get("information/infonce_untrained")
+    words = f"two views share {value:.2f} ± {noise:.2f} nats" + ("" if before is None else f", untrained {before:.2f}")
+    return gain("information", words, (value - max(noise, NATS), value + noise), before, 0.0, NATS)
 
 
 def matching(metrics: Mapping[str, float]) -> Evidence:
@@ -59,15 +59,13 @@ def matching(metrics: Mapping[str, float]) -> Evidence:
 
     Of two views of n images each, chance is 1 / (2n - 1). n is twice the exponential of the information's ceiling.
     """
-    name = "representation/contrastive_accuracy"
-    value, ceiling = metrics.get(name), metrics.get("information/ceiling")
+    value, ceiling = metrics.get("representation/contrastive_accuracy"), metrics.get("information/ceiling")
     if value is None or ceiling is None:
         return Evidence("matching", None, "contrastive accuracy (add the callback Representation)")
     views = round(4 * math.exp(ceiling))
-    chance = 1 / (views - 1)
-    before = max(metrics.get(f"{name}_untrained", 0.0), chance)
-    words = f"contrastive accuracy {share(value, views)}, by chance {percent(chance)}{untrained(metrics, name)}"
-    return gain("matching", words, interval(value, views), before, before)
+    chance, before = 1 / (views - 1), metrics.get("representation/contrastive_accuracy_untrained")
+    words = f"contrastive accuracy {share(value, views, before)}, by chance {percent(chance)}"
+    return gain("matching", words, interval(value, views), before, chance, max(before or 0.0, chance))
 
 
 def spread(metrics: Mapping[str, float]) -> Evidence:
@@ -82,19 +80,22 @@ def spread(metrics: Mapping[str, float]) -> Evidence:
 def neighbours(metrics: Mapping[str, float]) -> Evidence:
     """kNN accuracy on validation is above that of the encoder before training."""
     value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
-    if value is None:
+    if value is None or images is None:
         return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback Online)")
-    if before is None or images is None:
-        return Evidence("neighbours", None, f"kNN accuracy of the untrained encoder (now it is {percent(value)})")
-    words = f"kNN accuracy {share(value, round(images))}{untrained(metrics, 'val/knn')}"
-    return gain("neighbours", words, interval(value, round(images)), before, POINTS)
+    words = f"kNN accuracy {share(value, round(images), before)}"
+    return gain("neighbours", words, interval(value, round(images)), before, 0.0, POINTS)
 
 
-def gain(kind: str, words: str, ends: tuple[float, float], before: float, worth: float) -> Evidence:
+def gain(
+    kind: str, words: str, ends: tuple[float, float], before: float | None, chance: float, worth: float
+) -> Evidence:
     """For learning where all of an interval is above what was before; against it where a gain of worth is ruled out."""
-    low, high = ends
-    holds = True if low > before else False if high < before + worth else None
-    return Evidence(kind, holds, words if holds is not None else f"{words}, which is within its noise")
+    if before is None:
+        return Evidence(kind, None, f"{words}, and nobody measured the untrained network")
+    (low, high), base = ends, max(before, chance)
+    if low > base or high < base + worth:
+        return Evidence(kind, low > base, words)
+    return Evidence(kind, None, f"{words}, which is within its noise")
 
 
 def interval(share: float, trials: int) -> tuple[float, float]:
@@ -111,20 +112,15 @@ def interval(share: float, trials: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def share(value: float, trials: int) -> str:
-    """In percent, with its interval.
+def share(value: float, trials: int, before: float | None) -> str:
+    """In percent, with its interval and what it was before.
 
-    >>> share(0.273, 1000)
-    '27.3 % [23.3–31.7]'
+    >>> share(0.273, 1000, 0.17)
+    '27.3 % [23.3–31.7], untrained 17.0 %'
     """
     low, high = interval(value, trials)
-    return f"{percent(value)} [{100 * low:.1f}–{100 * high:.1f}]"
-
-
-def untrained(metrics: Mapping[str, float], name: str, form: str = "") -> str:
-    """What a metric was before training, where that is known."""
-    before = metrics.get(f"{name}_untrained")
-    return "" if before is None else f", untrained {form.format(before) if form else percent(before)}"
+    words = f"{percent(value)} [{100 * low:.1f}–{100 * high:.1f}]"
+    return words if before is None else f"{words}, untrained {percent(before)}"
 
 
 def percent(value: float) -> str:

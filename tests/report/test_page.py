@@ -98,7 +98,10 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
 def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = text_of(pages.page([read(whole(tmp_path / "some/1"))]))
     assert "Learning : 3 pieces of evidence say so" in text
-    assert "For learning: loss 2.50, by chance 6.20; two views share 1.20 ± 0.21 nats; projections spread" in text
+    assert (
+        "For learning: loss 2.50, by chance 6.20; two views share 1.20 ± 0.21 nats, untrained 0.10; projections spread"
+        in text
+    )
     assert "Not known: contrastive accuracy (add the callback Representation)" in text
     assert "40.0 %, at first 20.0 %" in text
     assert "2.500, at first 3.500" in text

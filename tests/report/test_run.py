@@ -16,13 +16,14 @@ np.savez_compressed(file, a=np.arange(1000))
 ZIP = file.getvalue()
 COLUMNS = [
     *("epoch", "step", "train/loss", "val/knn", "representation/std", "representation/directions"),
-    *("train/loss_at_chance", "train/progress", "information/infonce", "information/ceiling"),
+    *("train/loss_at_chance", "train/progress", "information/infonce_untrained", "information/infonce"),
+    "information/ceiling",
 ]
 METRICS = f"""{",".join(COLUMNS)}
-0,4,3.5,,,,6.2,0.25,,
-0,9,,0.2,0.5,5.0,,,1.0,6.2
-1,14,2.5,,,,6.2,0.75,,
-1,19,,0.4,{{std}},5.0,,,1.2,6.2
+0,4,3.5,,,,6.2,0.25,,,
+0,9,,0.2,0.5,5.0,,,0.1,1.0,6.2
+1,14,2.5,,,,6.2,0.75,,,
+1,19,,0.4,{{std}},5.0,,,0.1,1.2,6.2
 """
 
 
