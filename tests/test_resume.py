@@ -31,7 +31,7 @@ MACHINE = {"train/images_per_second", "train/memory_gb"}  # what another run nee
 LONG = os.environ.get("LONG") == "1"
 CALLBACKS = [
     *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks.every_n_steps={every}"),
-    *("--trainer.callbacks+=simmim_pl.callbacks.Online", "--trainer.callbacks+=simmim_pl.callbacks.Vitals"),
+    *(f"--trainer.callbacks+=simmim_pl.callbacks.{name}" for name in ("Online", "Representation", "Alarm", "Vitals")),
 ]
 # Two epochs of five steps, validated after each, and logged at every step.
 BASE = [

@@ -1,53 +1,76 @@
-"""Says so, once and with the step, when a run collapses, or when its bound can say no more."""
+"""Says whether the run learns: in W&B at every validation, at its end, and aloud when something is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
-from simmim_pl.metrics import diagnose
+from simmim_pl.callbacks.dashboard import online
+from simmim_pl.metrics import verdict
+from simmim_pl.records import Batch
+
+OF_STEPS = ("train/loss", "train/loss_at_chance", "train/progress")
+OF_VALIDATIONS = ("representation/", "information/", "val/")
 
 
 class Alarm(Callback):
-    """Warns in the console, and as a W&B alert, of what is found at two validations in a row.
+    """Warns in the console, and as a W&B alert, once a run of each state that someone should look at.
 
-    :func:`simmim_pl.metrics.diagnose` finds it, and each kind is told once a run. A network that has hardly begun may
-    look collapsed, so one validation is not enough.
-    It reads what :class:`simmim_pl.callbacks.Representation` logs.
+    :func:`simmim_pl.metrics.verdict` finds the state from what :class:`simmim_pl.callbacks.Representation` and
+    :class:`simmim_pl.callbacks.Online` log. It is ``verdict`` in the summary of the W&B run; the report says the same.
     """
 
     def __init__(self) -> None:
         self.raised: list[str] = []
-        self.suspected: list[str] = []  # at the last validation
+        self.validations: list[dict[str, float]] = []  # the last two
+        self.logged: dict[str, float] = {}  # of the last step that was logged, which the report reads too
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0 and step != self.logged.get("step"):  # not again while gradients accumulate
+            self.logged = select(trainer.callback_metrics, OF_STEPS) | {"step": step}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        found = self.judge({name: float(value) for name, value in trainer.callback_metrics.items()})
-        for name, sentence in found.items():
-            self.alert(trainer, f"{name} at step {trainer.global_step}", sentence)
+        measured = select(trainer.callback_metrics, OF_VALIDATIONS)
+        self.judge(trainer, self.logged | measured | {"step": trainer.global_step})
 
-    def judge(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        """What is to be said after a validation."""
-        found = diagnose(metrics)
-        new = [name for name in found if name in self.suspected and name not in self.raised]
-        self.raised += new
-        self.suspected = list(found)
-        return {name: found[name] for name in new}
+    def judge(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Find the verdict after a validation that measured these, and tell it."""
+        self.validations = [*self.validations[-1:], metrics]
+        found = verdict(self.validations)
+        for run in online(trainer):
+            run.summary.update({"verdict": found.state, "verdict_evidence": str(found)})
+        if found.alarming and found.state not in self.raised:
+            self.raised.append(found.state)
+            self.alert(trainer, f"{found.state} at step {trainer.global_step}", str(found))
 
     def alert(self, trainer: Trainer, title: str, sentence: str) -> None:
         """In the console, and in W&B."""
         rank_zero_warn(f"{title[0].upper()}{title[1:]}: {sentence}")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.experiment.alert(title=title, text=sentence, level="WARN")
+        for run in online(trainer):
+            run.alert(title=title, text=sentence, level="WARN")
 
-    def state_dict(self) -> dict[str, list[str]]:
-        return {"raised": self.raised, "suspected": self.suspected}
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = verdict(self.validations)
+        rank_zero_info(f"Is it learning? Verdict: {found.state}. {found}")
 
-    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
-        self.raised, self.suspected = list(state_dict["raised"]), list(state_dict["suspected"])
+    def state_dict(self) -> dict[str, Any]:
+        return {"raised": self.raised, "validations": self.validations, "logged": self.logged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.raised, self.validations = list(state_dict["raised"]), list(state_dict.get("validations", []))
+        self.logged = dict(state_dict.get("logged", {}))
+
+
+def select(metrics: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
+    """Those whose names begin so."""
+    return {name: float(value) for name, value in metrics.items() if name.startswith(names)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from simmim_pl import distributed
+from simmim_pl.callbacks.untrained import untrained
 from simmim_pl.evaluation.knn import knn_scores
 from simmim_pl.heads import Classifier
 from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
@@ -20,6 +22,9 @@ from simmim_pl.records import Batch, Encoder
 
 class Online(Callback):
     """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
+
+    Beside them ``val/knn_untrained``, of the encoder before its first step, which is what training has to improve on,
+    and ``val/images``, the number that were judged.
 
     The probe learns from the detached features of the training views with an optimizer of its own, so it touches
     neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen moving features of
@@ -40,6 +45,7 @@ class Online(Callback):
         self.probe: Classifier | None = None
         self.restored: dict[str, Any] = {}
         self.parts: list[tuple[Tensor, Tensor]] = []
+        self.before: dict[str, float] = {}  # training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module.encoder, Encoder)
@@ -53,6 +59,18 @@ class Online(Callback):
             if self.restored:  # by --ckpt_path
                 self.probe.load_state_dict(self.restored["probe"])
                 self.optimizer.load_state_dict(self.restored["optimizer"])
+                self.before = self.restored.get("before", {})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.probe is None or trainer.global_step > 0:
+            return
+        with untrained(trainer, pl_module) as steps:
+            self.on_validation_epoch_start(trainer, pl_module)
+            for step in steps:
+                self.on_validation_batch_end(trainer, pl_module, *step)
+            if self.parts:
+                scores, label = self.scores(trainer, pl_module)
+                self.before = {"val/knn_untrained": accuracy(scores["val/knn"], label).item()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -91,6 +109,14 @@ class Online(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.probe is None or trainer.sanity_checking or not self.parts:
             return
+        scores, label = self.scores(trainer, pl_module)
+        for name, score in scores.items():
+            pl_module.log(name, accuracy(score, label), prog_bar=True)
+        pl_module.log_dict({**self.before, "val/images": float(len(label))})
+
+    def scores(self, trainer: Trainer, pl_module: LightningModule) -> tuple[dict[str, Tensor], Tensor]:
+        """Of the validation images of all ranks every class's scores, by the name of their accuracy; and the labels."""
+        assert self.probe is not None
         features, label = (distributed.gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
         bank, bank_label = self.reference(trainer, pl_module)
         neighbours = knn_scores(
@@ -99,9 +125,7 @@ class Online(Callback):
         self.probe.eval()
         scores = {"val/knn": neighbours, "val/probe": self.probe(features)}
         self.probe.train()
-        for name, score in scores.items():
-            accuracy = multiclass_accuracy(score, label, self.probe.classes, average="micro")
-            pl_module.log(name, accuracy, prog_bar=True)
+        return scores, label
 
     def reference(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
         """Features and labels of clean training images, from every rank's share."""
@@ -117,7 +141,12 @@ class Online(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self.probe is None:
             return {}
-        return {"probe": self.probe.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"probe": self.probe.state_dict(), "optimizer": self.optimizer.state_dict(), "before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict
+
+
+def accuracy(score: Float[Tensor, "N C"], label: Int64[Tensor, " N"]) -> Tensor:
+    """Top-1."""
+    return multiclass_accuracy(score, label, score.shape[1], average="micro")

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-import torch
-from jaxtyping import Float, UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from simmim_pl.callbacks.projections import projections
+from simmim_pl.callbacks.untrained import untrained
 from simmim_pl.metrics import (
     Alignment,
     ContrastiveAccuracy,
@@ -26,13 +26,13 @@ from simmim_pl.metrics import (
 )
 from simmim_pl.ranges import Range, ranged
 from simmim_pl.records import Batch
-from simmim_pl.seeding import seeded
 
 OF_PAIRS: dict[str, Callable[[], Metric]] = {
     **{"alignment": Alignment, "similarities": Similarities, "information": MutualInformation},
     "contrastive_accuracy": ContrastiveAccuracy,
 }
 OF_ALL = ("alignment", "uniformity", "contrastive_accuracy")
+BESIDE = ("information/infonce", "representation/contrastive_accuracy")  # also logged of the network before training
 
 
 class Representation(Callback):
@@ -54,6 +54,9 @@ class Representation(Callback):
       first cannot exceed ``information/ceiling``. ``information/smile``: an estimate of it. See
       :mod:`simmim_pl.metrics.mutual_information`.
 
+    ``information/infonce_untrained`` and ``representation/contrastive_accuracy_untrained`` are of the network before
+    its first step: two views tell of each other then, too, as much as a random network keeps.
+
     Args:
         images: of which views are made, on all devices together, evenly over the validation images, since sets are
             often sorted by class. The ceiling is the logarithm of half of them.
@@ -65,6 +68,16 @@ class Representation(Callback):
         self.seen = 0
         self.metrics: dict[str, Metric] = {}
         self.found: dict[str, Tensor] = {}  # of the last validation, histograms and singular values too
+        self.before: dict[str, float] = {}  # training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            with untrained(trainer, pl_module) as steps:
+                self.on_validation_epoch_start(trainer, pl_module)
+                for step in steps:
+                    self.on_validation_batch_end(trainer, pl_module, *step)
+                scalars, _ = self.measured(trainer)
+            self.before = {f"{name}_untrained": float(scalars[name]) for name in BESIDE if name in scalars}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen, self.metrics = 0, {}
@@ -94,8 +107,18 @@ class Representation(Callback):
         self.metrics[name].update(rows)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or self.seen * trainer.world_size < 4:  # too few to compare
+        if trainer.sanity_checking:
             return
+        scalars, rest = self.measured(trainer)
+        self.found = {**scalars, **rest}
+        if scalars:
+            pl_module.log_dict(scalars)
+            pl_module.log_dict(self.before)
+
+    def measured(self, trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scalars by the names they are logged by, and what is no scalar; nothing of too few images to compare."""
+        if self.seen * trainer.world_size < 4:
+            return {}, {}
         known: dict[str, Any] = {name: metric.compute() for name, metric in self.metrics.items()}
         scalars = {
             "rankme": known["features"]["rankme"],
@@ -104,17 +127,10 @@ class Representation(Callback):
         scalars |= {"std": known["std"].mean()} | {name: known[name] for name in OF_ALL}
         scalars = {f"representation/{name}": value for name, value in scalars.items()}
         scalars |= {f"information/{name}": value for name, value in known["information"].items()}
-        for name, value in scalars.items():
-            pl_module.log(name, value)
-        self.found = {**scalars, **known["similarities"], "singular": known["features"]["singular"]}
+        return scalars, {**known["similarities"], "singular": known["features"]["singular"]}
 
+    def state_dict(self) -> dict[str, float]:
+        return self.before
 
-def projections(
-    trainer: Trainer, method: Any, image: UInt8[Tensor, "B 3 H W"], batch_idx: int
-) -> Float[Tensor, "2 B P"]:
-    """Two views of each image, projected as training would, but by the encoder in evaluation."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    views = data.views(image, seeded(data.seed, -1 - batch_idx, image.device, *data.place()))[:2]  # no training step's
-    with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
-        z: Tensor = method.project(views)[1]
-    return z.float()
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.before = state_dict

@@ -12,3 +12,10 @@ class Loss(nn.Module):
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         """The loss of a batch of projections."""
         raise TypeError(f"{type(self).__name__} must define forward(z) -> loss")
+
+    def at_chance(self, views: int, images: int) -> float | None:
+        """The loss when all projections are the same, and so tell nothing; None when a loss does not say.
+
+        - ``views``, ``images``: of each image, and in the batch of all ranks.
+        """
+        return None

@@ -129,6 +129,10 @@ class NTXent(Loss):
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         return nt_xent(z, self.temperature, self.decoupled)
 
+    def at_chance(self, views: int, images: int) -> float:
+        """The logarithm of the number of rows that an anchor is compared with."""
+        return math.log(views * images - (views if self.decoupled else 1))
+
 
 def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
     """Refuse input for which the loss means nothing."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simmim_pl import distributed
 from simmim_pl.heads import ProjectionHead
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
@@ -68,4 +69,7 @@ class Contrastive(Method):
             z = torch.cat([z, self.embed(batch["local"])[1]])
         loss = self.loss(z)
         self.log("train/contrastive_accuracy", contrastive_accuracy(z), prog_bar=True)
+        chance = self.loss.at_chance(len(z), z.shape[1] * distributed.world_size())
+        if chance is not None:
+            self.log("train/loss_at_chance", chance)
         return self.finish(loss, pooled.flatten(0, 1), batch)

@@ -37,7 +37,8 @@ class Output(TypedDict, total=False):
 class Method(LightningModule):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
-    Callbacks read what a step returns, and ask ``encoder``, :meth:`forward` and :meth:`project`; no more of a method.
+    Callbacks read what a step returns, and ask ``encoder``, :meth:`forward`, :meth:`project` and, of the network before
+    training, :meth:`validation_step`; no more of a method.
 
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
     accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
@@ -105,6 +106,7 @@ class Method(LightningModule):
             )
         self.log("train/loss", mean, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("train/progress", (self.trainer.global_step + 1) / self.trainer.estimated_stepping_batches)
         output: Output = {"loss": loss, "features": pooled.detach()}
         if "label" in batch:
             output["label"] = batch["label"]

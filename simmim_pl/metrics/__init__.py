@@ -2,7 +2,7 @@
 
 from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy
-from simmim_pl.metrics.diagnosis import diagnose
+from simmim_pl.metrics.diagnosis import Verdict, diagnose, verdict
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
 from simmim_pl.metrics.spectrum import Spectrum, rankme
@@ -17,6 +17,7 @@ __all__ = [
     "Spectrum",
     "Spread",
     "Uniformity",
+    "Verdict",
     "alignment",
     "contrastive_accuracy",
     "diagnose",
@@ -27,4 +28,5 @@ __all__ = [
     "smile",
     "spread",
     "uniformity",
+    "verdict",
 ]

@@ -1,19 +1,134 @@
-"""Healthy, collapsed or saturated: what a run's own measurements say of it."""
+"""Is it learning? What a run's own measurements say, in the same words wherever they are told."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from simmim_pl.metrics.evidence import evidence
 
 SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
 FEW = 1.7  # directions: with fewer, more than three quarters of the projections' variance are along one line
 FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
 
+EARLY = "too early to tell"
+PIECES = 3  # of evidence that "learning" needs
+SHARE, STEPS = 0.25, 5000  # of the run: after the sooner of both it is no longer too early
+HELD_OUT = ("information", "matching", "neighbours")
+TRY = {
+    "not learning": "Held-out images show no more than before training. Look at the views, which have to show what "
+    "images share; see that the learning rate is neither tiny nor huge, that gradients reach the encoder, and that the "
+    "loss's temperature is well below 1.",
+    "shortcut": "Views are matched, but kNN accuracy is no better than before training: they share something that "
+    "classes do not, such as colours or borders, or hide what tells the classes apart. Change the views.",
+    "cannot tell": "The evidence is too little, or contradicts itself: see what speaks against it, and measure what is "
+    "missing.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a run learns.
+
+    - ``state``: "learning", "too early to tell", "cannot tell", "not learning", "shortcut", or what
+      :func:`diagnose` names.
+    - ``why``: a sentence or two, with what to try.
+    - ``support``, ``against``, ``missing``: the evidence in words.
+    """
+
+    state: str
+    why: str
+    support: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def alarming(self) -> bool:
+        """Whether someone should look at it now."""
+        return self.state not in ("learning", EARLY, "cannot tell")
+
+    @property
+    def evidence(self) -> dict[str, tuple[str, ...]]:
+        """All of it, by what it speaks for."""
+        return {"For learning": self.support, "Against it": self.against, "Not known": self.missing}
+
+    def __str__(self) -> str:
+        return " ".join([self.why, *(f"{what}: {'; '.join(each)}." for what, each in self.evidence.items() if each)])
+
+
+def verdict(validations: Sequence[Mapping[str, float]]) -> Verdict:
+    """What the last two validations say; at one alone, a network that has hardly begun may look like anything.
+
+    What is missing is named, and never taken for healthy. The state is the first of these that is true:
+
+    - what :func:`diagnose` finds at both validations;
+    - "learning": at both, :data:`PIECES` or more of the five pieces of evidence (see :mod:`simmim_pl.metrics.evidence`)
+      speak for it and none against, and held-out images show more than before training: in the information that views
+      share, in kNN accuracy, or where that information is not known in contrastive accuracy;
+    - "too early to tell": not both came after a quarter of the run's steps, or after 5000, whichever is sooner. A
+      contrastive loss leaves chance within hundreds of steps at a good learning rate;
+    - "not learning": at both, they show no more, and some of it speaks against;
+    - "shortcut": at both, they show more, and kNN accuracy is no better than before training;
+    - "cannot tell": anything else.
+
+    Args:
+        validations: in order, the metrics of each by the names under which they are logged, with ``step`` and
+            ``train/progress``, the share of the run's steps. Only the last two are read.
+    """
+    last = list(validations)[-2:]
+    ill = [diagnose(metrics) for metrics in last]
+    now = evidence(last[-1]) if last else []
+    state, why = weigh([{piece.kind: piece.holds for piece in evidence(metrics)} for metrics in last], last)
+    if lasting := [name for name in ill[-1] if name in ill[0]] if len(last) == 2 else []:
+        state, why = lasting[0], f"{ill[-1][lasting[0]][0].upper()}{ill[-1][lasting[0]][1:]}"
+    others = [f"{name}: {sentence.rstrip('.')}" for name, sentence in (ill[-1] if ill else {}).items() if name != state]
+    support, against, missing = (
+        tuple(piece.words for piece in now if piece.holds is holds) for holds in (True, False, None)
+    )
+    return Verdict(state, why, support, (*others, *against), missing)
+
+
+def weigh(holds: Sequence[Mapping[str, bool | None]], last: Sequence[Mapping[str, float]]) -> tuple[str, str]:
+    """State and reason of a run that neither collapses nor saturates, by what of each validation's evidence holds."""
+
+    def always(true: Callable[[Mapping[str, bool | None]], bool]) -> bool:
+        return all(map(true, holds))
+
+    if len(last) < 2:
+        measured = "It was measured at one validation" if last else "Nothing is measured yet"
+        return EARLY, f"{measured}, and a verdict needs two (--trainer.check_val_every_n_epoch)."
+    if always(convincing):
+        number = list(holds[-1].values()).count(True)
+        return "learning", f"{number} pieces of evidence say so, at two validations, and none speaks against it."
+    if last[0].get("train/progress", 0.0) < SHARE and last[0].get("step", 0) < STEPS:
+        return EARLY, (
+            f"The evidence is not enough yet. It has until two validations after {100 * SHARE:.0f} % of the steps, or "
+            f"{STEPS} of them."
+        )
+    if always(lambda held: not gains(held) and any(held[kind] is False for kind in HELD_OUT)):
+        state = "not learning"
+    elif always(lambda held: gains(held) and held["neighbours"] is False):
+        state = "shortcut"
+    else:
+        state = "cannot tell"
+    return state, TRY[state]
+
+
+def convincing(held: Mapping[str, bool | None]) -> bool:
+    """Whether a validation's evidence is enough for "learning"."""
+    return gains(held) and False not in held.values() and list(held.values()).count(True) >= PIECES
+
+
+def gains(held: Mapping[str, bool | None]) -> bool:
+    """Whether held-out images show more than before training; a significant contrastive accuracy may still be tiny."""
+    return any(held[kind] for kind in (HELD_OUT if held["information"] is None else ("information", "neighbours")))
+
 
 def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What is wrong, by its name, each in a sentence that says what to do; nothing for a healthy run.
+    """What is wrong at a validation, by its name, each in a sentence that says what to do.
 
-    - ``metrics``: what :class:`simmim_pl.callbacks.Representation` logs; what is missing is taken for healthy.
+    - ``metrics``: what :class:`simmim_pl.callbacks.Representation` logs; what is missing is not diagnosed.
 
     >>> diagnose({"representation/std": 0.0, "representation/directions": 1.0}).keys()
     dict_keys(['complete collapse'])

@@ -37,9 +37,7 @@ def page(runs: Sequence[Run]) -> str:
     return pages.get_template("page.html").render(
         title=" and ".join(run.name for run in runs),
         written=time.strftime("%Y-%m-%d %H:%M:%S"),
-        verdicts=[
-            (run.name, run.diagnosis(), verdict(run), learned(run)) for run in runs if "train/loss" in run.history
-        ],
+        verdicts=[(run.name, run.verdict(), learned(run)) for run in runs if "train/loss" in run.history],
         runs=runs,
         sections=[(name, panels) for name, panels in sections if panels],
         colours=charts.COLOURS,
@@ -80,16 +78,6 @@ def numbers(series: Sequence[charts.Series]) -> list[list[str]]:
         before = [y[x <= step] for _, x, y in series]
         rows.append([f"{step:.0f}", *(charts.number(float(y[-1])) if len(y) else "–" for y in before)])
     return rows
-
-
-def verdict(run: Run) -> str:
-    """What is said beside, or in place of, a diagnosis."""
-    match run.validations():
-        case 0:
-            return "Not measured yet: the callback Representation does so at every validation."
-        case 1:
-            return "Measured at one validation; a verdict needs two."
-    return "" if run.diagnosis() else "No sign of collapse or saturation in what was measured."
 
 
 def learned(run: Run) -> list[tuple[str, str]]:

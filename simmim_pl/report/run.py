@@ -13,10 +13,11 @@ import numpy as np
 import yaml
 
 from simmim_pl import specs
-from simmim_pl.metrics import diagnose
+from simmim_pl.metrics import Verdict, verdict
 from simmim_pl.records import InputError
 from simmim_pl.report.observed import Observed, observed
 
+MEASURED = ("representation/std", "val/knn")  # at validations
 History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and values
 
 
@@ -44,18 +45,18 @@ class Run:
         """The metric's first value, NaN when it was never logged."""
         return float(self.history[metric][1][0]) if metric in self.history else math.nan
 
-    def validations(self) -> int:
-        """At how many validations the representation was measured."""
-        return len(self.history["representation/std"][1]) if "representation/std" in self.history else 0
-
-    def diagnosis(self) -> dict[str, str]:
-        """What :func:`simmim_pl.metrics.diagnose` finds at both of the last two validations, or at the only one."""
-        backs = range(1, 1 + min(2, self.validations()))
-        found = [
-            diagnose({name: float(values[-back]) for name, (_, values) in self.history.items() if len(values) >= back})
-            for back in backs
+    def validations(self) -> list[dict[str, float]]:
+        """Of each validation the metrics as they were last logged by then, and its step."""
+        steps = {x for metric in MEASURED if metric in self.history for x in self.history[metric][0]}
+        return [
+            {name: float(y[x <= step][-1]) for name, (x, y) in self.history.items() if x[0] <= step}
+            | {"step": float(step) + 1}
+            for step in sorted(steps)
         ]
-        return {name: found[0][name] for name in found[0] if all(name in each for each in found)} if found else {}
+
+    def verdict(self) -> Verdict:
+        """Whether the run learns, as :class:`simmim_pl.callbacks.Alarm` said after the last validation."""
+        return verdict(self.validations())
 
 
 def read(folder: Path) -> Run:

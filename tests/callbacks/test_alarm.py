@@ -1,20 +1,21 @@
-"""The alarm tells collapse, of both kinds, from saturation, and is silent on healthy runs."""
+"""The alarm tells collapse, of both kinds, from a run that learns nothing, and is silent on runs that learn."""
 
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch.nn import functional as F
 
 from simmim_pl.callbacks import Alarm
 from simmim_pl.losses import Loss
-from tests.conftest import CONFIGS, QUIET
-from tests.metrics.test_diagnosis import HEALTHY
+from simmim_pl.report.run import read
+from tests.conftest import CONFIGS, QUIET, TINY
+from tests.metrics.test_diagnosis import HEALTHY, NOTHING
 
 Cli = Callable[[list[Any]], Path]
 
@@ -27,69 +28,112 @@ class NoNegatives(Loss):
         return -(unit[0] * unit[1]).sum(-1).mean()
 
 
-class Logger(WandbLogger):
-    """Keeps the alerts that it is sent."""
+class Run(SimpleNamespace):
+    """Keeps what a W&B run is sent."""
 
     def __init__(self) -> None:
-        self.sent: list[dict[str, str]] = []
-
-    @property
-    def experiment(self) -> Any:
-        return self
+        super().__init__(sent=[], summary={})
 
     def alert(self, **what: str) -> None:
         self.sent.append(what)
 
 
-def test_it_is_raised_at_the_second_validation_in_a_row_and_once() -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Run:
+    run = Run()
+    monkeypatch.setattr("simmim_pl.callbacks.alarm.online", lambda trainer: [run])
+    return run
+
+
+def validated(alarm: Alarm, *found: dict[str, float]) -> None:
+    """As if these were found at validations."""
+    trainer = Trainer(logger=False, accelerator="cpu")
+    for metrics in found:
+        alarm.judge(trainer, metrics)
+
+
+def titles(run: Run) -> list[str]:
+    return [what["title"].removesuffix(" at step 0") for what in run.sent]
+
+
+@pytest.mark.filterwarnings("ignore:Complete collapse")
+def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> None:
     alarm, ill = Alarm(), HEALTHY | {"representation/std": 0.0}
-    said = [list(alarm.judge(metrics)) for metrics in (ill, HEALTHY, ill, ill, ill)]
-    assert said == [[], [], [], ["complete collapse"], []]
+    validated(alarm, ill, HEALTHY, ill)
+    assert titles(sent) == []
+    validated(alarm, ill, ill, HEALTHY, HEALTHY, ill, ill)
+    assert titles(sent) == ["complete collapse"]
+    assert sent.summary["verdict"] == "complete collapse"
 
 
-def test_a_run_that_goes_on_remembers_what_was_said() -> None:
-    alarms, ill = [Alarm() for _ in range(3)], HEALTHY | {"representation/directions": 1.2}
-    said = []
-    for before, alarm in zip([Alarm(), *alarms], alarms, strict=False):
+@pytest.mark.filterwarnings("ignore:Not learning")
+def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(sent: Run) -> None:
+    alarm = Alarm()
+    validated(alarm, NOTHING)
+    assert sent.summary["verdict"] == "too early to tell"
+    validated(alarm, NOTHING, NOTHING)
+    assert titles(sent) == ["not learning"]
+    assert "Against it: loss 6.22, by chance 6.24" in sent.sent[0]["text"]
+    validated(alarm, HEALTHY, HEALTHY)
+    assert titles(sent) == ["not learning"]
+    assert sent.summary["verdict"] == "learning"
+    assert "kNN accuracy 27.3 %" in sent.summary["verdict_evidence"]
+
+
+@pytest.mark.filterwarnings("ignore:Dimensional collapse")
+def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
+    ill, before = HEALTHY | {"representation/directions": 1.2}, Alarm()
+    for expected in ([], ["dimensional collapse"], ["dimensional collapse"]):
+        alarm = Alarm()
         alarm.load_state_dict(before.state_dict())
-        said.append(list(alarm.judge(ill)))
-    assert said == [[], ["dimensional collapse"], []]
+        validated(alarm, ill)
+        assert titles(sent) == expected
+        before = alarm
 
 
-def test_it_is_told_in_the_console_and_to_wandb() -> None:
-    trainer, logger = Trainer(logger=False, accelerator="cpu"), Logger()
-    trainer.loggers = [logger]
+def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
+    trainer = Trainer(logger=False, accelerator="cpu")
     with pytest.warns(UserWarning, match="Saturation at step 40: too easy"):
         Alarm().alert(trainer, "saturation at step 40", "too easy")
-    assert logger.sent == [{"title": "saturation at step 40", "text": "too easy", "level": "WARN"}]
+    assert sent.sent == [{"title": "saturation at step 40", "text": "too easy", "level": "WARN"}]
 
 
+@pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
+def test_it_says_what_the_report_says(cli: Cli, sent: Run, more: list[str]) -> None:
+    run = read(cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=2", *more]))
+    assert len(run.validations()) >= 2
+    assert "loss" in str(run.verdict())
+    assert sent.summary == {"verdict": run.verdict().state, "verdict_evidence": str(run.verdict())}
+
+
+# A few seconds each: 20 steps an epoch of a small network, validated twice.
 SHORT = [
-    *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.max_epochs=3", "--data.source.train=4000"),
-    *(
-        "--trainer.check_val_every_n_epoch=1",
-        "--trainer.enable_model_summary=false",
-        "--trainer.num_sanity_val_steps=0",
-    ),
+    *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.precision=32-true"),
+    *("--data.source.train=1500", "--data.source.size=16", "--data.source.copies=1", "--data.validation=500"),
+    *("--model.encoder.width=8", "--data.batch_size=50", "--model.head.hidden=64", "--model.head.out=32"),
+    *("--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2", "--trainer.num_sanity_val_steps=0"),
+    "--trainer.enable_model_summary=false",
 ]
+UNCHANGED_COLOURS = [f"--data.views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "greyscale")]
+COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, rounding may decide
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (["--model.loss=tests.callbacks.test_alarm.NoNegatives"], "Complete collapse"),
-        (["--model.loss.temperature=100"], "Dimensional collapse"),
-        (["--model.optimizer.lr=0.4"], "Complete collapse"),
-        ([], None),
+        (["--model.loss=tests.callbacks.test_alarm.NoNegatives", "--model.optimizer.lr=0.02"], {"complete collapse"}),
+        (["--model.loss.temperature=100"], COLLAPSES),
+        (["--model.optimizer.lr=0.4"], COLLAPSES),
+        (["--model.optimizer.lr=1e-9"], {"not learning"}),
+        (UNCHANGED_COLOURS, {"shortcut"}),  # views are told apart by their colours, and classes by shapes
+        (["--trainer.max_epochs=8", "--trainer.check_val_every_n_epoch=4"], {"learning"}),
     ],
-    ids=["no negatives", "huge temperature", "lr × 100", "healthy"],
+    ids=["no negatives", "huge temperature", "lr × 100", "lr 1e-9", "unchanged colours", "healthy"],
 )
-def test_runs_made_to_collapse_are_named_and_a_healthy_one_is_not(
-    cli: Cli, change: list[str], named: str | None
-) -> None:
+def test_runs_that_fail_are_named_and_a_healthy_one_is_not(cli: Cli, change: list[str], named: set[str]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cli([*SHORT, *change])
-    said = [str(warning.message) for warning in caught if " at step " in str(warning.message)]
-    assert len(said) == (named is not None), said
-    assert all(f"{named} at step" in sentence for sentence in said), said
+        state = read(cli([*SHORT, *change])).verdict().state
+    said = [str(warning.message).split(" at step ") for warning in caught if " at step " in str(warning.message)]
+    assert state in named
+    assert [name.lower() for name, _ in said] == [state] * (state != "learning")

@@ -26,6 +26,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.records import Batch, Views
 from simmim_pl.report.observed import observed
+from simmim_pl.report.run import read
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS, TINY
 from tests.test_cli import records
@@ -154,6 +155,13 @@ def test_every_picture_of_the_shipped_layout_is_logged(offline: Path) -> None:
     assert len(keys) == 6
     found = shown(offline)
     assert {key: found[key][-1]["_type"] for key in keys} == keys
+
+
+def test_the_verdict_is_in_the_summary(offline: Path) -> None:
+    items = [item for record in records(offline) for item in record.summary.update]
+    summary = {item.key: json.loads(item.value_json) for item in items if item.key}
+    verdict = read(offline).verdict()
+    assert (summary["verdict"], summary["verdict_evidence"]) == (verdict.state, str(verdict))
 
 
 def test_the_checkpoint_is_an_artifact(offline: Path) -> None:

@@ -20,6 +20,7 @@ from simmim_pl.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
 from simmim_pl.records import Features
+from simmim_pl.seeding import seeded
 from simmim_pl.views import ContrastiveViews
 
 METRICS = {"val/knn", "val/probe"}
@@ -124,21 +125,28 @@ def test_the_probe_learns(tmp_path: Path) -> None:
     assert torch.equal(first.probe.standardise.running_mean, second.probe.standardise.running_mean)
 
 
+def features(module: Contrastive, images: Images, split: str) -> tuple[np.ndarray, np.ndarray]:
+    subset = images.splits[split]
+    batch = subset.dataset.__getitems__(list(subset.indices))
+    with torch.no_grad():
+        return module(batch["image"] / 255).pooled.double().numpy(), batch["label"].numpy()
+
+
+def neighbours(module: Contrastive, images: Images, k: int, temperature: float) -> float:
+    """The accuracy that scikit-learn finds."""
+    bank, queries = features(module, images, "reference"), features(module, images, "validation")
+    vote = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature), algorithm="brute")
+    found: float = accuracy_score(queries[1], vote.fit(*bank).predict(queries[0]))
+    return found
+
+
 def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Path) -> None:
     module, online = method(), Online(lr=0.05, k=7, temperature=0.2)
     trainer = fit(tmp_path, online, module=module)
     images = trainer.datamodule
     module.eval()
 
-    def features(split: str) -> tuple[np.ndarray, np.ndarray]:
-        subset = images.splits[split]
-        batch = subset.dataset.__getitems__(list(subset.indices))
-        with torch.no_grad():
-            return module(batch["image"] / 255).pooled.double().numpy(), batch["label"].numpy()
-
-    bank, queries = features("reference"), features("validation")
-    neighbours = KNeighborsClassifier(7, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.2), algorithm="brute")
-    expected = accuracy_score(queries[1], neighbours.fit(*bank).predict(queries[0]))
+    queries, expected = features(module, images, "validation"), neighbours(module, images, k=7, temperature=0.2)
     assert trainer.callback_metrics["val/knn"].item() == pytest.approx(expected, abs=1e-6)
     assert online.probe is not None
     saved = {name: tensor.double().numpy() for name, tensor in online.probe.state_dict().items()}
@@ -147,6 +155,30 @@ def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Pat
     assert trainer.callback_metrics["val/probe"].item() == pytest.approx(
         accuracy_score(queries[1], logits.argmax(1)), abs=1e-6
     )
+
+
+def test_the_untrained_encoder_is_judged_by_the_same_neighbours(tmp_path: Path) -> None:
+    """One that is never trained stays as good as it was, but for what BatchNorm goes on to learn."""
+    found = []
+    for momentum in (0.0, 0.1):
+        module = method()
+        module.optimizer = partial(torch.optim.SGD, lr=0.0)
+        settled = method()
+        for norm in (part for part in module.modules() if isinstance(part, nn.BatchNorm2d)):
+            norm.momentum = momentum
+        trainer = fit(tmp_path, Online(k=7), module=module)
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        assert logged["val/images"] == 40
+        found.append(logged["val/knn_untrained"])
+        assert logged["val/knn"] == pytest.approx(logged["val/knn_untrained"], abs=0.2)
+    images = trainer.datamodule
+    batch = next(iter(images.val_dataloader()))["image"]
+    for norm in (part for part in settled.modules() if isinstance(part, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    settled.project(images.views(batch, seeded(images.seed, -1, batch.device)))
+    settled.eval()
+    expected = neighbours(settled, images, k=7, temperature=0.1)
+    assert found == pytest.approx([expected] * 2, abs=1e-6)
 
 
 def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_path: Path) -> None:

@@ -97,7 +97,12 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
 
 def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = text_of(pages.page([read(whole(tmp_path / "some/1"))]))
-    assert "No sign of collapse" in text
+    assert "Learning : 3 pieces of evidence say so" in text
+    assert (
+        "For learning: loss 2.50, by chance 6.20; two views share 1.20 ± 0.21 nats, untrained 0.10; projections spread"
+        in text
+    )
+    assert "Not known: contrastive accuracy (add the callback Representation)" in text
     assert "40.0 %, at first 20.0 %" in text
     assert "2.500, at first 3.500" in text
     assert "seed_everything: 3" in text
@@ -110,8 +115,37 @@ def test_a_collapsed_run_is_told_from_a_healthy_one(tmp_path: Path) -> None:
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", "0.2,0.001,"))
     text = text_of(pages.page([read(folder)]))
-    assert "Complete collapse : all images are at nearly the same point" in text
-    assert "No sign of collapse" not in text
+    assert "Complete collapse : All images are at nearly the same point" in text
+    assert "Learning :" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (("", ""), "healthy"),
+        (("6.2,0.", "2.5,0."), "open"),  # the loss is at chance
+        (("1.0,6.2\n", "0.0,6.2\n"), "open"),
+        (("0.2,0.5,", "0.2,0.001,"), "open"),
+        ((",6.2\n", ",0.7\n"), "open"),
+    ],
+)
+def test_green_is_for_what_is_proved_only(tmp_path: Path, change: tuple[str, str], shown: str) -> None:
+    folder = whole(tmp_path / "some/1")
+    table = folder / "metrics.csv"
+    assert change == ("", "") or change[0] in table.read_text()
+    table.write_text(table.read_text().replace(*change) if change[0] else table.read_text())
+    html = pages.page([read(folder)])
+    assert f'<div class="verdict {shown}">' in html
+    assert html.count('<div class="verdict ') == 1
+
+
+def test_a_run_that_learned_nothing_is_shown_so(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "some/1")
+    table = folder / "metrics.csv"
+    table.write_text(re.sub(r"1\.[02],6\.2\n", "0.01,6.2\n", table.read_text()))
+    html = pages.page([read(folder)])
+    assert '<div class="verdict ill">' in html
+    assert "<strong>Not learning</strong>: Held-out images show no more than before training." in html
 
 
 def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
@@ -122,19 +156,17 @@ def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
     assert "Is it learning?" not in text
     (folder / "metrics.csv").write_text("step,train/loss\n4,3.5\n")
     text = text_of(pages.page([read(folder)]))
-    assert "Not measured yet" in text
-    assert "No sign of collapse" not in text
+    assert "Too early to tell : Nothing is measured yet, and a verdict needs two" in text
 
 
 @pytest.mark.parametrize(("std", "said"), [(0.9, False), (0.001, True)])
 def test_one_validation_is_no_verdict(tmp_path: Path, std: float, said: bool) -> None:
     folder = whole(tmp_path / "some/1", std)
     table = folder / "metrics.csv"
-    table.write_text(table.read_text().replace("0,9,,0.2,0.5,5.0\n", ""))
+    table.write_text("".join(line for line in table.open() if not line.startswith("0,9,")))
     text = text_of(pages.page([read(folder)]))
-    assert "a verdict needs two" in text
-    assert ("Complete collapse" in text) == said
-    assert "No sign of collapse" not in text
+    assert "Too early to tell : It was measured at one validation, and a verdict needs two" in text
+    assert ("Against it: complete collapse: all images" in text) == said
 
 
 def test_runs_stand_side_by_side(tmp_path: Path) -> None:
@@ -156,7 +188,7 @@ def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> Non
     assert {panel["picture"] for panel in panels if "picture" in panel} == PICTURES.keys()
     shown = {metric for panel in panels for metric in panel.get("metrics", [])}
     assert shown - run.history.keys() == set()
-    assert run.history.keys() - shown - {"epoch", "train/probe_loss"} == set()
+    assert run.history.keys() - shown - {"epoch", "train/probe_loss", "train/progress", "val/images"} == set()
     assert len(panels) == len({panel["title"] for panel in panels})
 
 

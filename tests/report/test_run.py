@@ -14,11 +14,16 @@ from simmim_pl.report.run import read
 file = io.BytesIO()
 np.savez_compressed(file, a=np.arange(1000))
 ZIP = file.getvalue()
-METRICS = """epoch,step,train/loss,val/knn,representation/std,representation/directions
-0,4,3.5,,,
-0,9,,0.2,0.5,5.0
-1,14,2.5,,,
-1,19,,0.4,{std},5.0
+COLUMNS = [
+    *("epoch", "step", "train/loss", "val/knn", "representation/std", "representation/directions"),
+    *("train/loss_at_chance", "train/progress", "information/infonce_untrained", "information/infonce"),
+    "information/ceiling",
+]
+METRICS = f"""{",".join(COLUMNS)}
+0,4,3.5,,,,6.2,0.25,,,
+0,9,,0.2,0.5,5.0,,,0.1,1.0,6.2
+1,14,2.5,,,,6.2,0.75,,,
+1,19,,0.4,{{std}},5.0,,,0.1,1.2,6.2
 """
 
 
@@ -42,28 +47,38 @@ def test_history_has_each_metric_at_its_steps(tmp_path: Path) -> None:
     assert run.views is None
 
 
-@pytest.mark.parametrize(("first", "last", "found"), [(0.5, 0.9, set()), (0.0, 0.0, {"complete collapse"})])
-def test_a_diagnosis_needs_two_validations(tmp_path: Path, first: float, last: float, found: set[str]) -> None:
+@pytest.mark.parametrize(("first", "last", "state"), [(0.5, 0.9, "learning"), (0.0, 0.0, "complete collapse")])
+def test_a_verdict_needs_two_validations(tmp_path: Path, first: float, last: float, state: str) -> None:
     folder = directory(tmp_path / "some/1", last)
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{first},"))
-    assert set(read(folder).diagnosis()) == found
+    assert read(folder).verdict().state == state
 
 
 @pytest.mark.parametrize("stds", [(0.5, 0.0), (0.0, 0.5)])
-def test_one_bad_validation_is_no_diagnosis(tmp_path: Path, stds: tuple[float, float]) -> None:
+def test_one_bad_validation_is_neither_collapse_nor_learning(tmp_path: Path, stds: tuple[float, float]) -> None:
     folder = directory(tmp_path / "some/1", stds[1])
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{stds[0]},"))
-    assert read(folder).diagnosis() == {}
+    assert read(folder).verdict().state == "cannot tell"
 
 
 def test_one_validation_is_a_suspicion(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1", 0.0)
     table = folder / "metrics.csv"
-    table.write_text(table.read_text().replace("0,9,,0.2,0.5,5.0\n", ""))
-    assert set(read(folder).diagnosis()) == {"complete collapse"}
-    assert read(folder).validations() == 1
+    table.write_text("".join(line for line in table.open() if not line.startswith("0,9,")))
+    assert len(read(folder).validations()) == 1
+    verdict = read(folder).verdict()
+    assert verdict.state == "too early to tell"
+    assert "complete collapse: all images are at nearly the same point" in verdict.against[0]
+
+
+def test_a_validation_has_what_was_logged_by_then(tmp_path: Path) -> None:
+    first, last = read(directory(tmp_path / "some/1")).validations()
+    assert (first["step"], first["train/loss"], first["val/knn"]) == (10, 3.5, 0.2)
+    assert (last["step"], last["train/loss"], last["val/knn"]) == (20, 2.5, 0.4)
+    (tmp_path / "some/1/metrics.csv").write_text("step,train/loss\n4,3.5\n")
+    assert read(tmp_path / "some/1").validations() == []
 
 
 def test_a_line_that_is_being_written_is_no_error(tmp_path: Path) -> None:

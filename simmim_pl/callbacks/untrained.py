@@ -1,0 +1,77 @@
+"""The network before its first step, looked at as a validation would: what a run has to be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from simmim_pl.callbacks.projections import projections
+from simmim_pl.records import Batch
+
+Step = tuple[Any, Batch, int]  # a validation batch's outputs, the batch, its number
+
+
+@contextmanager
+def untrained(trainer: Trainer, module: Any) -> Iterator[Iterator[Step]]:
+    """What validation would give, in its batches; nothing without one. Afterwards the run is as it was, to the bit.
+
+    BatchNorm's statistics are those of the first batch. The ones that a layer is born with fit no images, and a network
+    that never learns would seem to, only because they come right.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), as_it_was(module):
+        module.eval()
+        yield steps(trainer, module)
+
+
+def steps(trainer: Any, module: Any) -> Iterator[Step]:
+    """Validation's batches, on this rank as it will see them."""
+    if not trainer.enable_validation:
+        return
+    trainer.validating = True  # Lightning's own order before training: the loaders of a stage are its own
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    trainer.training = True
+    for number, rows in enumerate(islice(trainer.val_dataloaders, trainer.num_val_batches[0])):
+        batch: Any = {name: value.to(module.device) for name, value in rows.items()}
+        if number == 0:
+            settle(trainer, module, batch)
+        with trainer.precision_plugin.forward_context():
+            outputs = module.validation_step(batch, number)
+        yield outputs, batch, number
+
+
+def settle(trainer: Any, module: Any, batch: Batch) -> None:
+    """Give BatchNorm the statistics of a batch's views, or images where there are none; over ranks as in training."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    if len(batch["image"]) < 2 or not norms:  # of one value there is no variance
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if trainer.datamodule.views is None:
+        module.validation_step(batch, 0)
+    else:
+        projections(trainer, module, batch["image"], 0)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+
+
+@contextmanager
+def as_it_was(module: torch.nn.Module) -> Iterator[None]:
+    """Put back buffers, and which parts were training."""
+    buffers = {buffer: buffer.clone() for buffer in module.buffers()}
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for buffer, before in buffers.items():
+            buffer.copy_(before)
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,128 @@
+"""What speaks for learning, and what against it: five measurements, each beside what nothing learned would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Z = 3.0  # standard errors: what is nearer than that to the value of nothing learned may be chance
+NATS = 0.1  # of information or loss: less is no learning, however many images prove it
+POINTS = 0.05  # of kNN accuracy: where so much more than before training is ruled out, it speaks against the run
+APART = 0.2  # of representation/std: below it the mean cosine of different images is above 0.96
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One measurement.
+
+    - ``kind``: what was measured.
+    - ``holds``: whether it speaks for learning, or against it; None when it is missing, or too noisy to tell.
+    - ``words``: the numbers, or why they are missing.
+    """
+
+    kind: str
+    holds: bool | None
+    words: str
+
+
+def evidence(metrics: Mapping[str, float]) -> list[Evidence]:
+    """All five, of the metrics of one validation by the names under which callbacks log them."""
+    return [loss(metrics), information(metrics), matching(metrics), spread(metrics), neighbours(metrics)]
+
+
+def loss(metrics: Mapping[str, float]) -> Evidence:
+    """The training loss is :data:`NATS` below that of embeddings that are all the same."""
+    value, chance = metrics.get("train/loss"), metrics.get("train/loss_at_chance")
+    if value is None or chance is None:
+        return Evidence("loss", None, "loss beside chance (this loss does not say what chance gives)")
+    return Evidence("loss", value < chance - NATS, f"loss {value:.2f}, by chance {chance:.2f}")
+
+
+def information(metrics: Mapping[str, float]) -> Evidence:
+    """The InfoNCE bound is above what it was before training, and above 0, by :data:`NATS` and by its own noise.
+
+    The bound is a mean of N log-ratios of densities, where N is the exponential of its ceiling. A small information is
+    about half the variance of that logarithm, so its standard error is about the root of 2 · bound / N.
+    """
+    value, ceiling = metrics.get("information/infonce"), metrics.get("information/ceiling")
+    if value is None or ceiling is None:
+        return Evidence("information", None, "information that two views share (add the callback Representation)")
+    noise = Z * math.sqrt(2 * max(value, 0.0) / math.exp(ceiling))
+    before = metrics.get("information/infonce_untrained")
+    words = f"two views share {value:.2f} ± {noise:.2f} nats" + ("" if before is None else f", untrained {before:.2f}")
+    return gain("information", words, (value - max(noise, NATS), value + noise), before, 0.0, NATS)
+
+
+def matching(metrics: Mapping[str, float]) -> Evidence:
+    """More views than by chance, and than before training, are most similar to a view of their own image.
+
+    Of two views of n images each, chance is 1 / (2n - 1). n is twice the exponential of the information's ceiling.
+    """
+    value, ceiling = metrics.get("representation/contrastive_accuracy"), metrics.get("information/ceiling")
+    if value is None or ceiling is None:
+        return Evidence("matching", None, "contrastive accuracy (add the callback Representation)")
+    views = round(4 * math.exp(ceiling))
+    chance, before = 1 / (views - 1), metrics.get("representation/contrastive_accuracy_untrained")
+    words = f"contrastive accuracy {share(value, views, before)}, by chance {percent(chance)}"
+    return gain("matching", words, interval(value, views), before, chance, max(before or 0.0, chance))
+
+
+def spread(metrics: Mapping[str, float]) -> Evidence:
+    """Different images are not nearly the same: not all cosines are near 1."""
+    value = metrics.get("representation/std")
+    if value is None:
+        return Evidence("spread", None, "spread of projections (add the callback Representation)")
+    near = "" if value >= APART else ": the cosines of different images are nearly 1"
+    return Evidence("spread", value >= APART, f"projections spread by {value:.2f}, where 1 is even{near}")
+
+
+def neighbours(metrics: Mapping[str, float]) -> Evidence:
+    """kNN accuracy on validation is above that of the encoder before training."""
+    value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
+    if value is None or images is None:
+        return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback Online)")
+    words = f"kNN accuracy {share(value, round(images), before)}"
+    return gain("neighbours", words, interval(value, round(images)), before, 0.0, POINTS)
+
+
+def gain(
+    kind: str, words: str, ends: tuple[float, float], before: float | None, chance: float, worth: float
+) -> Evidence:
+    """For learning where all of an interval is above what was before; against it where a gain of worth is ruled out."""
+    if before is None:
+        return Evidence(kind, None, f"{words}, and nobody measured the untrained network")
+    (low, high), base = ends, max(before, chance)
+    if low > base or high < base + worth:
+        return Evidence(kind, low > base, words)
+    return Evidence(kind, None, f"{words}, which is within its noise")
+
+
+def interval(share: float, trials: int) -> tuple[float, float]:
+    """Wilson's interval of a share of independent trials, :data:`Z` standard errors to either side.
+
+    Wilson 1927, doi 10.1080/01621459.1927.10502953: good for small shares of few trials too.
+
+    >>> [round(end, 3) for end in interval(0.0, 91)]
+    [0.0, 0.09]
+    """
+    square = Z * Z / trials
+    centre = (share + square / 2) / (1 + square)
+    half = Z / (1 + square) * math.sqrt(max(share * (1 - share), 0.0) / trials + square / (4 * trials))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def share(value: float, trials: int, before: float | None) -> str:
+    """In percent, with its interval and what it was before.
+
+    >>> share(0.273, 1000, 0.17)
+    '27.3 % [23.3–31.7], untrained 17.0 %'
+    """
+    low, high = interval(value, trials)
+    words = f"{percent(value)} [{100 * low:.1f}–{100 * high:.1f}]"
+    return words if before is None else f"{words}, untrained {percent(before)}"
+
+
+def percent(value: float) -> str:
+    """With as many digits as a small share needs."""
+    return f"{100 * value:.2g} %" if value < 0.01 else f"{100 * value:.1f} %"

@@ -1,0 +1,149 @@
+"""Every piece of evidence holds when a run has learned, not when it has not, and is missing when nobody measured it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+
+from simmim_pl.losses import NTXent, nt_xent
+from simmim_pl.metrics import MutualInformation
+from simmim_pl.metrics.evidence import Z, evidence, interval
+
+LEARNED = {
+    "train/loss": 5.54,
+    "train/loss_at_chance": math.log(511),
+    "train/progress": 1.0,
+    "information/infonce": 0.88,
+    "information/infonce_untrained": 0.01,
+    "information/ceiling": math.log(500),
+    "representation/contrastive_accuracy": 0.0125,
+    "representation/contrastive_accuracy_untrained": 0.0005,
+    "representation/std": 0.74,
+    "representation/directions": 3.4,
+    "representation/rankme": 20.0,
+    "val/knn": 0.273,
+    "val/knn_untrained": 0.17,
+    "val/images": 1000.0,
+    "step": 140,
+}  # of the quickstart's first four epochs
+# The same with a learning rate of 1e-9.
+UNCHANGED = {
+    "train/loss": 6.221,
+    "information/infonce": 0.0121,
+    "representation/contrastive_accuracy": 0.001,
+    "val/knn": 0.18,
+}
+
+
+def holds(metrics: dict[str, float]) -> dict[str, bool | None]:
+    return {piece.kind: piece.holds for piece in evidence(metrics)}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"train/loss": 6.2}, {"loss": False}),
+        ({"train/loss": math.log(511)}, {"loss": False}),
+        ({"train/loss": 8.0}, {"loss": False}),
+        ({"information/infonce": 0.05}, {"information": False}),
+        ({"information/infonce": -0.5}, {"information": False}),
+        ({"information/infonce": 0.1}, {"information": None}),  # ± 0.06
+        (
+            {"information/infonce": 0.05, "information/ceiling": math.log(1e6)},
+            {"information": False},
+        ),  # sure, and little
+        ({"information/infonce_untrained": 0.8}, {"information": None}),
+        ({"information/infonce_untrained": 1.0}, {"information": False}),  # a random network keeps as much
+        ({"information/infonce_untrained": -3.0}, {}),
+        ({"information/ceiling": math.log(10)}, {"information": None, "matching": None}),  # of ten pairs: ± 1.3 nats
+        ({"representation/contrastive_accuracy": 0.0}, {"matching": None}),
+        ({"representation/contrastive_accuracy": 0.001}, {"matching": None}),
+        ({"representation/contrastive_accuracy_untrained": 0.0124}, {"matching": False}),
+        ({"representation/std": 0.15}, {"spread": False}),
+        ({"val/knn": 0.17}, {"neighbours": False}),
+        ({"val/knn": 0.2}, {"neighbours": None}),  # by chance, of 1000
+        ({"val/knn": 0.2, "val/images": 1e5}, {}),  # and of many more
+        ({"val/knn": 0.1}, {"neighbours": False}),
+        ({"val/images": 40.0}, {"neighbours": None}),
+        ({"val/images": 40.0, "val/knn": 0.9}, {}),
+        (UNCHANGED, {"loss": False, "information": False, "matching": None, "neighbours": False}),
+    ],
+)
+def test_it_speaks_against_what_may_be_chance_or_was_so_before(
+    change: dict[str, float], expected: dict[str, bool | None]
+) -> None:
+    assert holds(LEARNED | change) == dict.fromkeys(holds(LEARNED), True) | expected
+
+
+@pytest.mark.parametrize(
+    ("absent", "kinds"),
+    [
+        ("train/loss_at_chance", {"loss"}),  # of a loss that knows none
+        ("val/", {"neighbours"}),  # no labels
+        ("val/knn_untrained", {"neighbours"}),
+        ("information/infonce_untrained", {"information"}),
+        ("representation/contrastive_accuracy_untrained", {"matching"}),
+        ("information/", {"information", "matching"}),
+        ("representation/", {"matching", "spread"}),
+        ("", {"loss", "information", "matching", "spread", "neighbours"}),
+    ],
+)
+def test_what_was_not_measured_speaks_neither_way_and_is_named(absent: str, kinds: set[str]) -> None:
+    metrics = {name: value for name, value in LEARNED.items() if not name.startswith(absent)}
+    assert holds(metrics) == {kind: None if kind in kinds else True for kind in holds(LEARNED)}
+    assert all(piece.words for piece in evidence(metrics))
+
+
+def test_the_words_hold_the_numbers() -> None:
+    words = {piece.kind: piece.words for piece in evidence(LEARNED)}
+    assert words == {
+        "loss": "loss 5.54, by chance 6.24",
+        "information": "two views share 0.88 ± 0.18 nats, untrained 0.01",
+        "matching": "contrastive accuracy 1.2 % [0.7–2.2], untrained 0.05 %, by chance 0.05 %",
+        "spread": "projections spread by 0.74, where 1 is even",
+        "neighbours": "kNN accuracy 27.3 % [23.3–31.7], untrained 17.0 %",
+    }
+
+
+@given(hits=st.integers(0, 60), misses=st.integers(0, 60).filter(bool))
+def test_the_interval_is_wilsons(hits: int, misses: int) -> None:
+    trials = hits + misses
+    expected = binomtest(hits, trials).proportion_ci(2 * norm.cdf(Z) - 1, method="wilson")
+    assert interval(hits / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("pairs", [30, 500])
+def test_views_that_are_independent_are_no_evidence(seed: int, pairs: int) -> None:
+    torch.manual_seed(seed)
+    z = torch.randn(2, 2 * pairs, 32)
+    measure = MutualInformation()
+    measure.update(z)
+    found = {f"information/{name}": value.item() for name, value in measure.compute().items()}
+    found["information/infonce_untrained"] = 0.0
+    assert holds(found)["information"] in ((None, False) if pairs < 100 else (False,))
+
+
+def test_the_noise_of_a_small_information_is_about_what_is_said() -> None:
+    """Of Gaussian pairs with the optimal critic, whose log-ratio the bound averages."""
+    rng, correlation, pairs = np.random.default_rng(0), 0.4, 400
+    x, noise = rng.normal(size=(2, 2000, pairs))
+    y = correlation * x + math.sqrt(1 - correlation**2) * noise
+    ratio = (2 * correlation * x * y - correlation**2 * (x**2 + y**2)) / (2 * (1 - correlation**2))
+    information = -math.log(1 - correlation**2) / 2
+    spread = (ratio.mean(1)).std()
+    assert math.sqrt(2 * information / pairs) == pytest.approx(spread, rel=0.15)
+
+
+@pytest.mark.parametrize(("views", "images", "decoupled"), [(2, 8, False), (3, 5, False), (2, 8, True), (4, 3, True)])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_chance_is_the_loss_of_projections_that_are_all_the_same(
+    views: int, images: int, decoupled: bool, temperature: float
+) -> None:
+    loss = NTXent(temperature, decoupled)
+    z = torch.randn(4, dtype=torch.float64).expand(views, images, 4)
+    assert loss.at_chance(views, images) == pytest.approx(nt_xent(z, temperature, decoupled).item(), abs=1e-9)
