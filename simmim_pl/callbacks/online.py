@@ -59,6 +59,7 @@ class Online(Callback):
             if self.restored:  # by --ckpt_path
                 self.probe.load_state_dict(self.restored["probe"])
                 self.optimizer.load_state_dict(self.restored["optimizer"])
+                self.optimizer.param_groups[0]["lr"] = self.lr  # which may have been changed since
                 self.before = self.restored.get("before", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
