@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simmim_pl.grid import Grid, Values, describe, expand, name, read
+from simmim_pl.grid import Grid, describe, expand, name, read
 from simmim_pl.records import InputError
 
 COLUMNS = ("val/knn", "val/probe", "train/loss")
@@ -62,31 +62,42 @@ def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
     return failed
 
 
-def last(run: Path) -> dict[str, float]:
-    """The last value of each metric in the newest directory of a run."""
+def newest(run: Path) -> Path | None:
+    """The newest directory of a run that has logged anything."""
+    found = sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
+def last(folder: Path | None) -> dict[str, float]:
+    """The last value of each metric in a run directory."""
     found: dict[str, float] = {}
-    for path in sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)[-1:]:
-        with path.open(newline="") as file:
+    if folder is not None:
+        with (folder / "metrics.csv").open(newline="") as file:
             for row in csv.DictReader(file):
                 found |= {key: float(value) for key, value in row.items() if value}
     return found
 
 
 def table(grid: Grid, runs: str) -> str:
-    """What is done as a Markdown table, the best first."""
+    """What is done as a Markdown table with each run's directory, the best first and marked."""
     columns = list(dict.fromkeys([grid.metric, *COLUMNS]))
-    folders = [(values, Path(runs, name(grid, values))) for values in grid.combinations]
-    rows = [(values, last(run)) for values, run in folders if (run / DONE).exists()]
+    done = [(values, Path(runs, name(grid, values))) for values in grid.combinations]
+    folders = [(values, newest(run)) for values, run in done if (run / DONE).exists()]
+    rows = [(values, folder, last(folder)) for values, folder in folders]
 
-    def place(row: tuple[Values, dict[str, float]]) -> tuple[bool, float]:
-        score = row[1].get(grid.metric, math.nan)
-        return math.isnan(score), -score if grid.maximise else score
+    def score(scores: dict[str, float]) -> float:
+        """The smaller the better; what has no score comes last."""
+        value = scores.get(grid.metric, math.nan)
+        return math.inf if math.isnan(value) else -value if grid.maximise else value
 
-    keys = list(grid.combinations[0])
-    lines = [[*keys, *columns], ["---"] * len([*keys, *columns])]
-    for values, scores in sorted(rows, key=place):
+    rows.sort(key=lambda row: score(row[2]))
+    least = score(rows[0][2]) if rows else math.inf
+    lines = [["", *grid.combinations[0], *columns, "directory"]]
+    lines.append(["---"] * len(lines[0]))
+    for values, folder, scores in rows:
+        best = "best" if score(scores) == least < math.inf else ""
         shown = [f"{scores[column]:.4g}" if column in scores else "–" for column in columns]
-        lines.append([*map(str, values.values()), *shown])
+        lines.append([best, *map(str, values.values()), *shown, str(folder or "–")])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -27,7 +27,7 @@ from tests.conftest import TINY
 from tests.ranks import Killed, run, start
 from tests.test_parity import LOCAL
 
-MACHINE = {"train/images_per_second", "train/memory_gb"}  # what another run need not repeat
+MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # what another run need not repeat
 LONG = os.environ.get("LONG") == "1"
 CALLBACKS = [
     *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks.every_n_steps={every}"),

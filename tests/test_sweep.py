@@ -1,6 +1,7 @@
 """A sweep as W&B's agent starts it, and the same grid run here."""
 
 import csv
+import os
 import shlex
 import signal
 import subprocess
@@ -103,8 +104,12 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
         with (run / "metrics.csv").open() as file:
             history = list(csv.DictReader(file))
         last = [[row[key] for row in history if row[key]][-1] for key in sweep.COLUMNS]
-        scores.append([str(temperature), "0.002", "12", *(f"{float(value):.4g}" for value in last)])
-    assert rows(printed) == sorted(scores, key=lambda row: -float(row[3]))
+        shown = [f"{float(value):.4g}" for value in last]
+        scores.append(["", str(temperature), "0.002", "12", *shown, str(run.relative_to(here))])
+    scores.sort(key=lambda row: -float(row[4]))
+    for row in scores:
+        row[0] = "best" if row[4] == scores[0][4] else ""
+    assert rows(printed) == scores
 
     assert code([path]) == 0
     again = capfd.readouterr().out
@@ -117,7 +122,11 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
 ) -> None:
     assert code([write()]) == 1
     out, err = capfd.readouterr()
-    assert rows(out) == [["3", "z", "0.3", "–", "1.5"], ["1", "z", "0.1", "–", "1.5"]]
+    folders = {path.parts[-3][2]: str(path.parent.relative_to(here)) for path in here.glob("runs/*/*/metrics.csv")}
+    assert rows(out) == [
+        ["best", "3", "z", "0.3", "–", "1.5", folders["3"]],
+        ["", "1", "z", "0.1", "–", "1.5", folders["1"]],
+    ]
     assert "[2/3] x=2,y=z: failed with exit code 3" in err
     assert "1 of 3 combinations failed" in err
     (here / "mended").touch()
@@ -125,10 +134,31 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
     assert code([minimum]) == 0
     out = capfd.readouterr().out
     assert out.count("done before") == 2
-    assert [row[0] for row in rows(out)] == ["1", "2", "3"]
+    assert [row[:2] for row in rows(out)] == [["best", "1"], ["", "2"], ["", "3"]]
     assert len(list(here.glob("runs/*/*/metrics.csv"))) == 3
     assert code([minimum, "--runs", "others"]) == 0
     assert len(list(here.glob("others/*/*/metrics.csv"))) == 3
+
+
+def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_not(here: Path) -> None:
+    known = grid.read(write())
+    for values, scores in zip(known.combinations, ("0.5", "nan", "0.5"), strict=True):
+        folder = here / "runs" / grid.name(known, values)
+        for run, score in (("old", "0.9"), ("new", scores)):
+            (folder / run).mkdir(parents=True)
+            (folder / run / "metrics.csv").write_text(f"val/knn\n{score}\n")
+            os.utime(folder / run / "metrics.csv", (1e9, 1e9 + (run == "new")))
+        (folder / sweep.DONE).touch()
+    found = rows(sweep.table(known, "runs"))
+    assert [(row[0], row[1], row[-1].rsplit("/", 1)[-1]) for row in found] == [
+        ("best", "1", "new"),
+        ("best", "3", "new"),
+        ("", "2", "new"),
+    ]
+    (here / "runs" / grid.name(known, known.combinations[1]) / "new/metrics.csv").unlink()
+    for path in here.glob("runs/*/*/metrics.csv"):
+        path.write_text("val/knn\nnan\n")
+    assert [row[0] for row in rows(sweep.table(known, "runs"))] == ["", "", ""]
 
 
 def test_another_command_or_value_is_another_run(here: Path) -> None:

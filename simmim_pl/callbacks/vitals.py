@@ -17,8 +17,9 @@ from simmim_pl.records import Batch
 
 
 class Vitals(Callback):
-    """Logs ``train/images_per_second``, ``train/memory_gb`` and ``gradients/PART``.
+    """Logs ``train/seconds``, ``train/images_per_second``, ``train/memory_gb`` and ``gradients/PART``.
 
+    - Seconds are those since training began, validation counted; of a run that goes on, those up to its checkpoint too.
     - Images per second are of all devices, validation not counted.
     - Memory is the most that this device (rank zero's) has held so far; without a GPU, that the process has.
     - A gradient's norm is of each part of the method, such as the encoder, before clipping.
@@ -31,8 +32,17 @@ class Vitals(Callback):
     def __init__(self, every: PositiveInt = 10) -> None:
         self.every = every
         self.seen, self.since = 0, 0.0
+        self.before, self.began = 0.0, 0.0  # seconds before this process, and when it began to train
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seconds"] = self.before + time.perf_counter() - self.began
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        seconds = checkpoint.get("seconds")
+        self.before = seconds if isinstance(seconds, float) else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.perf_counter()
         self.on_train_epoch_start(trainer, pl_module)  # which is not called when a run goes on within an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,6 +63,9 @@ class Vitals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:  # or it would not be logged
+            pl_module.log("train/seconds", self.before + time.perf_counter() - self.began)
         self.seen += len(batch["index"]) * trainer.world_size
         if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
             now = time.perf_counter()

@@ -1,17 +1,20 @@
-"""Charts: matplotlib figures, as PNG for W&B or as SVG whose colours follow the page's, light or dark."""
+"""Charts as matplotlib figures."""
 
 from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import EngFormatter, LogFormatter, ScalarFormatter
+
+from simmim_pl.report import fonts
 
 INK = "#1b1b1f"  # becomes the page's text colour
 # Petroff 2021 (arXiv 2107.02270): ten colours told apart with impaired colour vision too.
@@ -19,38 +22,59 @@ COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 MARKERS = "osD^vPX*<>"
 POINTS = 300  # of a curve, at most
+SIZE = 10  # of letters, in points
+LONGEST = 32  # letters of a name
 STYLE: dict[Any, Any] = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
     **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
-    **{"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False},
+    **{"svg.fonttype": "none", "font.size": SIZE, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.linewidth": 0.6, "font.family": "sans-serif", "axes.grid": True},
     **{"grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6, "figure.facecolor": "none"},
     **{"axes.facecolor": "none", "savefig.facecolor": "none", "figure.dpi": 100},
 }
 DOTS: dict[str, Any] = {"s": 9, "alpha": 0.75, "linewidths": 0}
+PAIRS = ("one image", "different images")
 LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK}
 
 Series = tuple[str, np.ndarray, np.ndarray]  # name, x, y
 
 
-def canvas(
-    width: float = 5.0, height: float = 2.6, layout: Literal["constrained"] | None = None
-) -> tuple[Figure, Axes]:
-    """An empty chart. No pyplot: its state would be shared with the user's own.
-
-    - ``layout``: "constrained" finds the margins that long labels need, and draws everything twice for it.
-    """
+def canvas(width: float = 4.2, height: float = 2.4) -> tuple[Figure, Axes]:
+    """An empty chart. No pyplot: its state would be shared with the user's own."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout=layout)
-        if layout is None:
-            figure.subplots_adjust(left=0.13, right=0.96, bottom=0.18, top=0.96)
+        figure = Figure(figsize=(width, height))
         return figure, figure.subplots()
 
 
-def curves(series: Sequence[Series], label: str = "") -> Figure:
-    """Lines over optimizer steps; of a long one, means of equal parts. A single point is a dot."""
+def fit(figure: Figure, axes: Axes) -> None:
+    """Leave the room that the numbers on the left need, by their length: drawing them first takes as long again."""
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if axes.get_xlim()[1] >= 10_000 else ScalarFormatter())
+    marks: list[str] = []
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        marks += axes.yaxis.get_minor_formatter().format_ticks(axes.get_yticks(minor=True).tolist())
+    marks += axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks().tolist())
+    em = SIZE / 72 / figure.get_figwidth()
+    left = em * (0.68 * max(map(len, marks), default=0) + 1 + (1.5 if axes.get_ylabel() else 0))
+    figure.subplots_adjust(left=left, right=0.95, bottom=0.2, top=0.91)
+
+
+def curves(
+    series: Sequence[Series],
+    label: str = "",
+    chance: Sequence[float] = (),
+    legend: bool = True,
+    colours: Sequence[int] = (),
+) -> Figure:
+    """Lines over optimizer steps; of a long one, means of equal parts. A single point is a dot.
+
+    - ``chance``: values of an encoder that knows nothing, a dotted line each.
+    - ``legend``: whether names are in the picture; a page has them beside it, in its own letters.
+    - ``colours``: a number for each; by default they are counted.
+    """
     figure, axes = canvas()
-    for number, (name, x, y) in enumerate(series):
+    for number, (name, x, y) in zip(colours or range(len(series)), series, strict=False):
         x, y = thin(x), thin(y)
         axes.plot(
             x,
@@ -60,40 +84,59 @@ def curves(series: Sequence[Series], label: str = "") -> Figure:
             marker="o" if len(x) < 12 else "",
             markersize=3,
             linewidth=1.4,
-            label=plain(name),
+            label=plain(name, f"curve {number + 1}"),
         )
+    for value in chance:
+        axes.axhline(value, color=INK, alpha=0.6, linewidth=1, linestyle=":")
     axes.set(xlabel="optimizer step", ylabel=label)
-    if len(series) > 1:
-        axes.legend(**LEGEND)
+    fit(figure, axes)
+    if legend and len(series) > 1:
+        named(axes.legend(**LEGEND))
     return figure
 
 
-def plain(name: str) -> str:
-    """A name as it is: matplotlib would read formulas between dollars, and hide what begins with a line."""
+def plain(name: str, otherwise: str) -> str:
+    """A name as it is, if not too long; matplotlib would read formulas between dollars, hide what begins with a line.
+
+    - ``otherwise``: in its place where no font has its letters, of which matplotlib would draw boxes.
+    """
+    if fonts.families(name) is None:
+        return otherwise
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def thin(values: np.ndarray) -> np.ndarray:
-    """At most 300 values, each the mean of its part.
+def named(legend: Legend) -> None:
+    """Give every name the fonts that have its letters."""
+    for text in legend.get_texts():
+        text.set_fontfamily(fonts.families(text.get_text()) or [fonts.USUAL])
+
+
+def thin(values: np.ndarray, points: int = POINTS) -> np.ndarray:
+    """At most so many values, each the mean of its part.
 
     >>> thin(np.arange(600.0))[:3]
     array([0.5, 2.5, 4.5])
     """
-    if len(values) <= POINTS:
+    if len(values) <= points:
         return values
-    return np.array([part.mean() for part in np.array_split(values, POINTS)])
+    return np.array([part.mean() for part in np.array_split(values, points)])
 
 
-def similarities(positive: np.ndarray, negative: np.ndarray) -> Figure:
+def similarities(positive: np.ndarray, negative: np.ndarray, legend: bool = True) -> Figure:
     """How similar projections are, of two views of an image and of different images: shares of pairs, by bin."""
     figure, axes = canvas()
     edges = np.linspace(-1, 1, len(positive) + 1)
-    for number, (name, counts) in enumerate((("one image", positive), ("different images", negative))):
+    for number, (name, counts) in enumerate(zip(PAIRS, (positive, negative), strict=True)):
         share = counts / max(counts.sum(), 1)
         axes.stairs(share, edges, color=COLOURS[2 * number], linestyle=DASHES[number], linewidth=1.4, label=name)
         axes.stairs(share, edges, color=COLOURS[2 * number], fill=True, alpha=0.2)
-    axes.set(xlabel="cosine similarity of two views", ylabel="share of pairs", xlim=(-1, 1))
-    axes.legend(**LEGEND)
+    axes.set(
+        xlabel="cosine similarity of two views", ylabel="share of pairs", xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1)
+    )
+    fit(figure, axes)
+    if legend:
+        axes.legend(**LEGEND)
     return figure
 
 
@@ -103,83 +146,36 @@ def spectrum(singular: np.ndarray) -> Figure:
     share = singular / max(float(singular[0]), 1e-30)
     axes.plot(np.arange(1, len(share) + 1), np.maximum(share, 1e-8), color=COLOURS[0], linewidth=1.4)
     axes.set(xlabel="direction", ylabel="singular value / greatest", yscale="log")
+    fit(figure, axes)
     return figure
 
 
-def scatter(place: np.ndarray, label: np.ndarray, classes: Sequence[str], explained: Sequence[float]) -> Figure:
+def scatter(
+    place: np.ndarray, label: np.ndarray, classes: Sequence[str], explained: Sequence[float], legend: bool = True
+) -> Figure:
     """The map of images, a colour and a mark a class; of more than ten classes, the first ten are told apart."""
-    figure, axes = canvas(5.0, 3.6, layout="constrained")
-    named = min(len(classes), len(COLOURS))
-    others = place[(label < 0) | (label >= named)]
+    figure, axes = canvas(4.2 + legend, 3.6)
+    figure.set_layout_engine("constrained")  # which finds the margin that long names need
+    told = min(len(classes), len(COLOURS))
+    others = place[(label < 0) | (label >= told)]
     if len(others):
         axes.scatter(others[:, 0], others[:, 1], color=COLOURS[8], marker=".", **DOTS)
-    for number in range(named):
+    for number in range(told):
         x, y = place[label == number].T
-        axes.scatter(x, y, color=COLOURS[number], marker=MARKERS[number], label=plain(classes[number]), **DOTS)
+        name = plain(classes[number], f"class {number}")
+        axes.scatter(x, y, color=COLOURS[number], marker=MARKERS[number], label=name, **DOTS)
     first, second = (f"{100 * share:.0f} %" for share in explained)
     axes.set(xlabel=f"first axis ({first} of variance)", ylabel=f"second axis ({second})", xticks=[], yticks=[])
-    if named and label.max() >= 0:
-        figure.legend(loc="outside right upper", markerscale=1.5, **LEGEND)
+    if legend and told and label.max() >= 0:
+        named(figure.legend(loc="outside right upper", markerscale=1.5, **LEGEND))
     return figure
-
-
-def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """Shares of each true class, a row, that were taken for each class."""
-    side = min(2.2 + 0.26 * len(names), 9)
-    figure, axes = canvas(side + 0.8, side, layout="constrained")
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap=one_colour(), vmin=0, vmax=1)
-    axes.grid(False)
-    places = range(len(names)) if len(names) <= 30 else []
-    axes.set(xlabel="taken for", ylabel="true class", xticks=places, yticks=places)
-    if places:
-        axes.set_xticklabels(map(plain, names), rotation=90)
-        axes.set_yticklabels(map(plain, names))
-    if len(names) <= 12:
-        for row, column in np.argwhere(share >= 0.005):
-            value = f"{100 * share[row, column]:.0f}"
-            axes.text(column, row, value, ha="center", va="center", fontsize=7, color=INK)
-    return figure
-
-
-def one_colour() -> matplotlib.colors.Colormap:
-    """From nothing to the first colour, half transparent, so that numbers are read on it, light or dark."""
-    red, green, blue = matplotlib.colors.to_rgb(COLOURS[0])
-    return matplotlib.colors.LinearSegmentedColormap.from_list(
-        "share", [(red, green, blue, 0), (red, green, blue, 0.7)]
-    )
-
-
-def svg(figure: Figure, name: str) -> str:
-    """The figure as SVG for inside a page: its colours are the page's variables, what it says is ``name``.
-
-    - ``name``: read out in place of the picture, and what makes its inner names differ from another chart's.
-    """
-    file = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL).replace(INK, "currentColor")
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # names that every chart has, and nothing refers to
-    for number, colour in enumerate(COLOURS):
-        text = text.replace(colour, f"var(--series-{number})")
-    width, height = (72 * size for size in figure.get_size_inches())
-    head, body = text.removeprefix("<svg ").split(">", 1)
-    kept = re.sub(r' ?(width|height|viewBox|version)="[^"]*"', "", head)
-    return f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {width:g} {height:g}" {kept}>{body}'
-
-
-def escape(text: str) -> str:
-    """For inside an attribute."""
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG, black on white."""
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format="png", facecolor="white", dpi=120)
+        figure.savefig(file, format="png", facecolor="white", dpi=150)
     return file.getvalue()
 
 

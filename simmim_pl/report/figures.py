@@ -11,9 +11,9 @@ from simmim_pl.report import charts
 from simmim_pl.report.observed import Observed
 
 
-def similarities(found: Observed) -> Figure | None:
+def similarities(found: Observed, legend: bool = True) -> Figure | None:
     """Histograms of pairs, if they were observed."""
-    return charts.similarities(found["positive"], found["negative"]) if "positive" in found else None
+    return charts.similarities(found["positive"], found["negative"], legend) if "positive" in found else None
 
 
 def spectrum(found: Observed) -> Figure | None:
@@ -21,12 +21,12 @@ def spectrum(found: Observed) -> Figure | None:
     return charts.spectrum(found["singular"]) if np.isfinite(found.get("singular", np.nan)).all() else None
 
 
-def scatter(found: Observed) -> Figure | None:
+def scatter(found: Observed, legend: bool = True) -> Figure | None:
     """The map, if it was observed."""
     if "place" not in found:
         return None
     classes = [str(name) for name in found["classes"]]
-    return charts.scatter(found["place"], found["label"], classes, found["explained"].tolist())
+    return charts.scatter(found["place"], found["label"], classes, found["explained"].tolist(), legend)
 
 
 FIGURES: dict[str, Callable[[Observed], Figure | None]] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from simmim_pl import durable
-from simmim_pl.report import charts
-from simmim_pl.report.pictures import PICTURES, chart
+from simmim_pl.report import charts, curves
+from simmim_pl.report.about import about, apart
+from simmim_pl.report.pictures import PICTURES
 from simmim_pl.report.run import Run, read
-
-ROWS = 12  # of a curve's table
+from simmim_pl.report.svg import colour, dash, line
+from simmim_pl.report.tables import table
 
 
 def write(folders: Sequence[Path], path: Path) -> None:
@@ -33,6 +37,7 @@ def write(folders: Sequence[Path], path: Path) -> None:
 def page(runs: Sequence[Run]) -> str:
     """The whole page as HTML."""
     pages = Environment(loader=PackageLoader("simmim_pl.report", ""), autoescape=True, undefined=StrictUndefined)
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     sections = [(name, [panel for panel in panels if panel[2]]) for name, panels in filled(runs)]
     return pages.get_template("page.html").render(
         title=" and ".join(run.name for run in runs),
@@ -41,6 +46,23 @@ def page(runs: Sequence[Run]) -> str:
         runs=runs,
         sections=[(name, panels) for name, panels in sections if panels],
         colours=charts.COLOURS,
+        apart=beside(runs, apart(runs)) if len(runs) > 1 else None,
+        about=beside(runs, about(runs)),
+        clocks=json.dumps([curves.clock(run) for run in runs]),
+        script=Markup(script),  # ours
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def beside(runs: Sequence[Run], rows: dict[str, list[str]]) -> Markup:
+    """A table of what is known, a run a column, whose head shows how its curves look."""
+    if not rows:
+        return Markup()
+    samples = [line(colour(number), dash(number)) for number in range(len(runs))]
+    names = [Markup("{} {}").format(sample, run.name) for sample, run in zip(samples, runs, strict=True)]
+    return table(
+        [["", *(names if len(runs) > 1 else [runs[0].name])], *([name, *row] for name, row in rows.items())],
+        kind="about",
     )
 
 
@@ -55,29 +77,13 @@ def filled(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str, list[Mar
 
 
 def pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:
-    """The curves of one run in one chart, those of several in one for each metric; or a picture of each run."""
-    if "picture" in panel:
-        return [PICTURES[panel["picture"]](run) for run in runs]
+    """Curves, or a picture of each run, which names it where there are several."""
+    if "metrics" in panel:
+        return curves.panel(runs, panel["metrics"], panel["title"])
+    drawn = [(run, PICTURES[panel["picture"]](run)) for run in runs]
     if len(runs) == 1:
-        found = [(metric, *runs[0].history[metric]) for metric in panel["metrics"] if metric in runs[0].history]
-        return [chart(charts.curves(found), panel["title"], numbers(found))] if found else []
-    drawn = []
-    for metric in panel["metrics"]:
-        found = [(run.name, *run.history[metric]) for run in runs if metric in run.history]
-        if found:
-            drawn.append(chart(charts.curves(found, metric), f"{panel['title']}: {metric}", numbers(found)))
-    return drawn
-
-
-def numbers(series: Sequence[charts.Series]) -> list[list[str]]:
-    """Some of the points of curves as a table: steps evenly over them, and each curve's value at or before them."""
-    steps = sorted({float(step) for _, x, _ in series for step in x})
-    chosen = steps if len(steps) <= ROWS else [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]
-    rows = [["step", *(name for name, _, _ in series)]]
-    for step in chosen:
-        before = [y[x <= step] for _, x, y in series]
-        rows.append([f"{step:.0f}", *(charts.number(float(y[-1])) if len(y) else "–" for y in before)])
-    return rows
+        return [picture for _, picture in drawn]
+    return [Markup("<h4>{}</h4>{}").format(run.name, picture) for run, picture in drawn if picture]
 
 
 def learned(run: Run) -> list[tuple[str, str]]:

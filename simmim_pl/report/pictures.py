@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simmim_pl.evaluation.table import cells
 from simmim_pl.report import charts, figures
+from simmim_pl.report.cards import address, confusion, results
 from simmim_pl.report.run import Run
-
-MANY = 30  # classes, more than fit a table
+from simmim_pl.report.svg import colour, dash, line, mark, svg
+from simmim_pl.report.tables import framed, numbered
 
 
 def similarities(run: Run) -> Markup:
     """Histograms of positive and negative pairs, and their means."""
-    figure = figures.similarities(run.observed)
+    figure = figures.similarities(run.observed, legend=False)
     if figure is None:
         return Markup()
     positive, negative = run.observed["positive"], run.observed["negative"]
@@ -28,7 +27,9 @@ def similarities(run: Run) -> Markup:
     means = [["pairs", "mean similarity"]]
     for name, counts in (("views of one image", positive), ("views of different images", negative)):
         means.append([name, charts.number(float((counts * centres).sum() / max(counts.sum(), 1)))])
-    return chart(figure, f"{run.name}: similarity of views", means)
+    samples = [line(colour(2 * number), dash(number)) for number in range(2)]
+    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, charts.PAIRS, strict=True)]
+    return chart(figure, f"{run.name}: similarity of views", means, legend)
 
 
 def spectrum(run: Run) -> Markup:
@@ -44,7 +45,7 @@ def spectrum(run: Run) -> Markup:
 
 def scatter(run: Run) -> Markup:
     """The map; its numbers are where each class lies."""
-    figure = figures.scatter(run.observed)
+    figure = figures.scatter(run.observed, legend=False)
     if figure is None:
         return Markup()
     place, label, classes = (run.observed[name] for name in ("place", "label", "classes"))
@@ -52,7 +53,9 @@ def scatter(run: Run) -> Markup:
     for number in np.unique(label[label >= 0]):
         of = place[label == number]
         means.append([str(classes[number]), str(len(of)), *(f"{value:.2f}" for value in of.mean(0))])
-    return chart(figure, f"{run.name}: map of validation images", means)
+    told = map(str, classes[: len(charts.COLOURS)]) if label.max() >= 0 else ()
+    legend = [Markup("{} {}").format(mark(number), name) for number, name in enumerate(told)]
+    return chart(figure, f"{run.name}: map of validation images", means, legend)
 
 
 def neighbours(run: Run) -> Markup:
@@ -70,45 +73,12 @@ def neighbours(run: Run) -> Markup:
             row.append(cell.format(thumbnail(image, named(classes, other)), value, same))
         rows.append(Markup("<tr>{}</tr>").format(Markup().join(row)))
     caption = f"{run.name}: nearest neighbours, most similar first, with cosine similarity"
-    table = Markup('<div class="scroll" tabindex="0"><table class="images"><caption>{}</caption>{}</table></div>')
-    return table.format(caption, Markup().join(rows))
+    return framed(Markup().join(rows), caption, "images")
 
 
 def named(classes: np.ndarray, label: int) -> str:
     """The class of an image, for who does not see it."""
     return str(classes[label]) if 0 <= label < len(classes) else "image"
-
-
-def results(run: Run) -> Markup:
-    """Every card of the run's checkpoint, or of the run itself."""
-    return Markup().join(table(cells(card), f"{run.name}: {card['command']}") for card in run.cards)
-
-
-def confusion(run: Run) -> Markup:
-    """A chart for each result of the encoder that is judged; its baselines' are in ``result.json``."""
-    found = []
-    for card in run.cards:
-        for result in card["results"]:
-            if result["encoder"] == card["results"][0]["encoder"] and result.get("confusion"):
-                names, counts = list(result["per_class"]), np.array(result["confusion"], dtype=float)
-                task = " ".join(filter(None, (result["data"], result["task"], result["variant"])))
-                figure = charts.confusion(counts, names)
-                found.append(chart(figure, f"{run.name}: confusion, {task}", confused(counts, names)))
-    return Markup().join(found)
-
-
-def confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
-    """The matrix as a table; of more than thirty classes the twenty classes most often taken for another."""
-    if len(names) <= MANY:
-        rows = ([name, *map(charts.number, row)] for name, row in zip(names, counts, strict=True))
-        return [["true class", *names], *rows]
-    wrong = counts - np.diag(np.diag(counts))
-    worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
-    places = zip(*np.unravel_index(worst, wrong.shape), strict=True)
-    return [
-        ["true class", "taken for", "times"],
-        *([names[i], names[j], charts.number(wrong[i, j])] for i, j in places),
-    ]
 
 
 def views(run: Run) -> Markup:
@@ -119,30 +89,11 @@ def views(run: Run) -> Markup:
     return Markup('<img class="views" alt="{}" src="{}">').format(text, address(run.views))
 
 
-# By their names in panels.yaml.
-PICTURES: dict[str, Callable[[Run], Markup]] = {
-    **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{"results": results, "confusion": confusion, "views": views},
-}
-
-
-def chart(figure: Figure, name: str, rows: list[list[str]]) -> Markup:
-    """A figure with its numbers in a table below, which a screen reader reads in its place."""
-    picture = Markup(charts.svg(figure, name))  # escaped there
-    details = Markup("<details><summary>Numbers</summary>{}</details>").format(table(rows, name))
-    return Markup("<figure>{}{}</figure>").format(picture, details)
-
-
-def table(rows: list[list[str]], caption: str) -> Markup:
-    """A table whose first row and column are heads."""
-    head = Markup().join(Markup('<th scope="col">{}</th>').format(cell) for cell in rows[0])
-    lines = []
-    for first, *others in rows[1:]:
-        row = Markup('<th scope="row">{}</th>').format(first)
-        lines.append(row + Markup().join(Markup("<td>{}</td>").format(cell) for cell in others))
-    body = Markup().join(Markup("<tr>{}</tr>").format(line) for line in lines)
-    inner = Markup("<caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody>").format(caption, head, body)
-    return Markup('<div class="scroll" tabindex="0"><table>{}</table></div>').format(inner)
+def chart(figure: Figure, name: str, rows: list[list[str]], legend: Sequence[Markup] = ()) -> Markup:
+    """A figure, a legend in the page's letters, and the figure's numbers."""
+    items = Markup().join(Markup("<li>{}</li>").format(item) for item in legend)
+    told = Markup('<ul class="legend">{}</ul>').format(items) if legend else Markup()
+    return Markup("<figure>{}{}{}</figure>").format(svg(figure, name), told, numbered(rows, name))
 
 
 def thumbnail(image: np.ndarray, name: str) -> Markup:
@@ -152,6 +103,8 @@ def thumbnail(image: np.ndarray, name: str) -> Markup:
     return Markup('<img class="thumbnail" alt="{}" src="{}">').format(name, address(file.getvalue()))
 
 
-def address(picture: bytes) -> str:
-    """A PNG as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+# By their names in panels.yaml.
+PICTURES: dict[str, Callable[[Run], Markup]] = {
+    **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
+    **{"results": results, "confusion": confusion, "views": views},
+}

@@ -16,6 +16,7 @@ from simmim_pl import specs
 from simmim_pl.metrics import Verdict, verdict
 from simmim_pl.records import InputError
 from simmim_pl.report.observed import Observed, observed
+from simmim_pl.report.starts import Start, starts
 
 MEASURED = ("representation/std", "val/knn")  # at validations
 History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and values
@@ -23,7 +24,7 @@ History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and value
 
 @dataclass
 class Run:
-    """What a run directory holds: its name, config, history, last observations, result cards and picture of views."""
+    """What a run directory holds: name, config, history, last observations, result cards, picture of views, starts."""
 
     name: str
     folder: Path
@@ -32,6 +33,13 @@ class Run:
     observed: Observed
     cards: list[dict[str, Any]]
     views: bytes | None
+    starts: list[Start]
+
+    @property
+    def epoch(self) -> float:
+        """Optimizer steps of an epoch, exact once the end of one was logged; 0 while not even a second has begun."""
+        steps, epochs = self.history.get("epoch", (np.zeros(0), np.zeros(0)))
+        return float(((steps + 1) / (epochs + 1)).max()) if epochs.any() else 0.0
 
     def settings(self) -> str:
         """The config as YAML."""
@@ -79,6 +87,7 @@ def read(folder: Path) -> Run:
             observed=observed(folder),
             cards=[json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()],
             views=views.read_bytes() if views.is_file() else None,
+            starts=starts(folder),
         )
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"The run in {folder} cannot be read ({' '.join(str(error).split())}).") from error

@@ -1,15 +1,22 @@
 """The report is there at the end, refreshed as often as it is cheap, and never costs the run."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from simmim_pl.callbacks import Atlas, Report
+from simmim_pl.callbacks.report import began
 from simmim_pl.durable import WriteError
+from simmim_pl.evaluation.card import code_version, versions
 from simmim_pl.report.observed import observed
+from simmim_pl.report.starts import NAME, starts
 from tests.callbacks.test_online import fit, method
 from tests.conftest import TINY
 from tests.ranks import run
@@ -76,6 +83,26 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("simmim_pl.durable.write", full)
     with pytest.raises(WriteError, match="No space left"):
         fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
+
+
+def test_what_a_run_was_started_with_is_kept_each_time(tmp_path: Path) -> None:
+    fit(tmp_path, Report(), max_epochs=2, **logged(tmp_path))
+    (folder,) = (path.parent for path in tmp_path.rglob(NAME))
+    (start,) = starts(folder)
+    assert (start["steps"], start["ended"]) == (10, 10)
+    assert (start["device"], start["precision"]) == ("cpu × 1", "32-true")
+    assert start["versions"] == versions()
+    assert start["code"] == code_version()
+    fit(tmp_path, Report(), max_epochs=-1, max_steps=3, **logged(tmp_path))
+    assert [(start["steps"], start["ended"]) for start in starts(folder)] == [(10, 10), (3, 3)]
+
+
+def test_of_a_run_without_an_end_nobody_knows_the_steps() -> None:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    known = {"estimated_stepping_batches": math.inf, "world_size": 2, "precision": "16-mixed"}
+    start = began(Mock(Trainer, strategy=strategy, **known))
+    assert start["steps"] is None
+    assert start["device"] == "cpu × 2"
 
 
 @pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), KeyError("results"), ValueError("odd")])

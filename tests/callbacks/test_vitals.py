@@ -1,8 +1,10 @@
 """Speed is images over time, a gradient's norm is NumPy's, memory is the system's."""
 
+import csv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -15,7 +17,7 @@ from simmim_pl.callbacks.vitals import peak_memory
 from tests.callbacks.test_dashboard import fit
 from tests.callbacks.test_online import fit as pretrain
 
-RATE = "train/images_per_second"
+RATE, SECONDS = "train/images_per_second", "train/seconds"
 
 
 class Clock(Callback):
@@ -52,6 +54,49 @@ def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
     assert len(rates) == 5
     assert all(0 < rate < 1e6 for rate in rates)
     assert RATE in (tmp_path / "run/metrics.csv").read_text()
+
+
+def history(folder: Path) -> list[tuple[int, float]]:
+    """Steps and seconds of ``metrics.csv``."""
+    with (folder / "run/metrics.csv").open(newline="") as file:
+        return [(int(row["step"]), float(row[SECONDS])) for row in csv.DictReader(file) if row.get(SECONDS)]
+
+
+def test_seconds_are_of_the_whole_training_with_its_validations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(tick=0.25)
+    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    fit(tmp_path, clock, Vitals(), views=None, max_epochs=2, log_every_n_steps=2, num_sanity_val_steps=0)
+    waits = [0 if step < 5 else 1000 for step in range(10)]
+    assert history(tmp_path) == [(step, 0.25 * (step + 1) + waits[step]) for step in (1, 3, 5, 7, 9)]
+
+
+def test_a_run_that_goes_on_counts_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    trainer = Mock(Trainer, log_every_n_steps=1, global_step=1, world_size=1, is_last_batch=False)
+    logged: dict[str, float] = {}
+    module = Mock(LightningModule, log=lambda name, value, **_: logged.update({name: value}))
+
+    def later(vitals: Vitals, seconds: float) -> float:
+        clock.now += seconds
+        vitals.on_train_batch_end(trainer, module, None, {"index": torch.zeros(1)}, 0)
+        return logged[SECONDS]
+
+    saved: dict[str, Any] = {}
+    first, second, third = Vitals(), Vitals(), Vitals()
+    first.on_train_start(trainer, module)
+    assert later(first, 7) == 7
+    first.on_save_checkpoint(trainer, module, saved)
+    later(first, 50)  # which is lost
+    clock.now += 1000
+    second.on_load_checkpoint(trainer, module, saved)
+    second.on_train_start(trainer, module)
+    assert later(second, 5) == 12
+    third.on_load_checkpoint(trainer, module, {"seconds": "many"})  # of another tool
+    third.on_train_start(trainer, module)
+    assert later(third, 5) == 5
 
 
 class Norms(Callback):

@@ -1,5 +1,7 @@
 """The page says what the run's files say, to those who see it and to those who do not, and needs nothing else."""
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -11,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from playwright.sync_api import Page, sync_playwright
 
+from simmim_pl.evaluation.card import code_version
 from simmim_pl.report import page as pages
 from simmim_pl.report.__main__ import main
 from simmim_pl.report.observed import keep
@@ -21,10 +25,11 @@ from simmim_pl.report.pictures import PICTURES
 from simmim_pl.report.run import read
 from tests.conftest import CONFIGS, EVALUATION, TINY
 from tests.report.test_run import directory
+from tests.report.test_tables import rows_of
 
 Cli = Callable[[list[Any]], Path]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 pytestmark = pytest.mark.drawn
 
 
@@ -81,14 +86,27 @@ def whole(folder: Path, std: float = 0.9) -> Path:
 
 
 def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html[html.index("<body>") :]))
+    body = re.sub(r"<script>.*</script>", "", html[html.index("<body>") :], flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def assert_only_ours_runs(html: str) -> None:
+    """One script, the package's own; the page forbids any other, and to load or send anything."""
+    script = Path(pages.__file__).with_name("page.js").read_text()
+    assert re.findall(r"<script.*?>(.*?)</script>", html, re.DOTALL) == [script]
+    assert re.findall(r"https?://[^\"]*", script) == ["http://www.w3.org/2000/svg"] * script.count("http")
+    assert not re.search(r"fetch|XMLHttp|import\b|WebSocket|sendBeacon|innerHTML|eval", script)
+    assert not re.search(r"\son\w+=", html[: html.index("<script>")])
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" + digest + "'; "
+    assert f"content=\"{policy}form-action 'none'; base-uri 'none'\"" in html
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     html = pages.page([read(whole(tmp_path / "some/1"))])
     found = Nesting(html)
     assert all(address.startswith("data:") for address in found.loaded)
-    assert "<script" not in html
+    assert_only_ours_runs(html)
     assert len(set(found.ids)) == len(found.ids)
     assert {goal.removeprefix("#") for goal in found.goals} <= set(found.ids)
     assert html.count("cat &amp; co") > 2
@@ -178,7 +196,34 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
     labels = re.findall(r'aria-label="([^"]+)"', html)
     assert {"Accuracy on validation images: val/knn", "Directions in use: representation/directions"} <= set(labels)
     assert html.count("nearest neighbours, most similar first") == 2
+    for picture in ("Similarity of views", "Map of validation images", "Singular values", "Nearest neighbours"):
+        panel = html[html.index(f"<h3>{picture}") :].split("<h3>")[1]
+        assert re.findall("<h4>(.*?)</h4>", panel) == ["some/1", "some/2"]  # each picture names its run, for all to see
     assert html.count("map of validation images") == html.count("singular values of the features")
+
+
+def test_what_differs_between_runs_comes_first(tmp_path: Path) -> None:
+    runs = [whole(tmp_path / "some" / name) for name in "12"]
+    (runs[1] / "config.yaml").write_text("name: some\nseed_everything: 4\nmore: <b>\n")
+    html = pages.page([read(run) for run in runs])
+    first = html[html.index("<h2") : html.index("</section>")]
+    assert 'id="apart">What differs' in first
+    assert rows_of(first) == [["", "some/1", "some/2"], ["seed_everything", "3", "4"], ["more", "–", "<b>"]]
+    same = text_of(pages.page([read(runs[0])] * 2))
+    assert "What differs Their configs, code, versions and devices are the same." in same
+    assert "What differs" not in pages.page([read(runs[0])])
+
+
+def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
+    folder = cli([*TINY, "--trainer.log_every_n_steps=1"])
+    told = dict(row for row in rows_of((folder / "report.html").read_text()) if len(row) == 2)
+    assert told["Progress"] == "step 10 of 10, epoch 2"
+    assert re.fullmatch(r"\d+ s taken", told["Time"])
+    assert told["Device"] == "cpu × 1"
+    assert told["Precision"] == "32-true"
+    assert f"torch {torch.__version__.split('+')[0]}" in told["Versions"]
+    assert told["Code"].split()[0] == str(code_version()).split()[0]
+    assert {"val/knn", "chance"} <= {row[0] for row in rows_of((folder / "report.html").read_text()) if row}
 
 
 def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> None:
@@ -188,7 +233,8 @@ def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> Non
     assert {panel["picture"] for panel in panels if "picture" in panel} == PICTURES.keys()
     shown = {metric for panel in panels for metric in panel.get("metrics", [])}
     assert shown - run.history.keys() == set()
-    assert run.history.keys() - shown - {"epoch", "train/probe_loss", "train/progress", "val/images"} == set()
+    unseen = {"epoch", "train/probe_loss", "train/progress", "train/seconds", "val/images"}
+    assert run.history.keys() - shown - unseen == set()
     assert len(panels) == len({panel["title"] for panel in panels})
 
 
@@ -295,11 +341,96 @@ def test_it_is_read_by_keyboard_and_by_a_screen_reader(tmp_path: Path, browser: 
     assert widths[0] <= widths[1]  # a telephone need not scroll sideways
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """The page of two runs of unlike scales and names."""
+    folders = [tmp_path / name / "1" for name in ("short", "名前 " + "a-name-that-does-not-end-" * 4)]
+    for folder, scale in zip(folders, (1.0, -1e6), strict=True):
+        whole(folder)
+        rows = [f"{step // 20},{step},{(100 - step) * abs(scale) + 1},{scale * step},{6 * step}" for step in range(100)]
+        head = "epoch,step,train/loss,representation/uniformity,train/seconds"
+        (folder / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
+    main([*map(str, folders), "--output", str(tmp_path / "two.html")])
+    return tmp_path / "two.html"
+
+
+CUT = """() => [...document.querySelectorAll("svg[role=img] text")].filter((text) => {
+  const [own, box] = [text, text.closest("svg[role=img]").parentElement].map((node) => node.getBoundingClientRect());
+  return own.left < box.left - 1 || own.right > box.right + 1 || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+}).map((text) => text.textContent)"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+@pytest.mark.parametrize("script", [True, False], ids=["with the script", "without it"])
+@pytest.mark.parametrize("width", [320, 1400])
+def test_nothing_is_cut_off_at_any_width(two: Path, browser: Callable[..., Page], width: int, script: bool) -> None:
+    page = browser(two, viewport={"width": width, "height": 800}, java_script_enabled=script)
+    assert page.locator("svg[role=img] text").count() > 50
+    assert page.evaluate(CUT) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.locator(".controls").is_visible() == script
+    assert page.locator("svg[tabindex]").count() == (2 if script else 0)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_curves_are_looked_at_over_epochs_or_time_on_a_logarithmic_scale_and_in_part(
+    two: Path, browser: Callable[..., Page]
+) -> None:
+    page = browser(two, viewport={"width": 1400, "height": 800})
+    figure = page.locator("figure", has=page.get_by_role("img", name="Loss: train/loss"))
+    chart = figure.get_by_role("img")
+
+    def labels() -> list[str]:
+        return chart.locator("text").all_text_contents()
+
+    def read_at(share: float) -> dict[str, float]:
+        """Under the pointer, at a share of the chart's width."""
+        box = chart.bounding_box()
+        assert box
+        chart.hover(position={"x": share * box["width"], "y": box["height"] / 2})
+        parts = figure.locator(".readout").inner_text().split(" · ")
+        place, *values = [part.rsplit(" ", 1) for part in parts]
+        return {"at": float(place[1]), **{name[:4]: float(value.rstrip("M")) for name, value in values}}
+
+    assert labels()[-1] == "optimizer step"
+    ends = [read_at(0.01), read_at(0.99)]
+    assert ends[0] == {"at": 0, "shor": 101, "名前 a": 100}
+    assert ends[1]["at"] == 99
+    assert ends[1]["shor"] == 2
+    page.get_by_label("epochs").check()
+    assert labels()[-1] == "epoch"
+    assert read_at(0.99)["at"] == 5
+    page.get_by_label("wall clock").check()
+    assert labels()[-1] == "wall clock, min"
+    assert read_at(0.99)["at"] == pytest.approx(9.9)
+    assert "1000" not in labels()
+    page.get_by_label("logarithmic").check()
+    assert {"10", "1000", "100k"} <= set(labels())
+    page.get_by_label("steps").check()
+    page.get_by_label("smoothing").fill("0.9")
+    weights = 0.9 ** np.arange(99, -1, -1)
+    expected = float((weights * np.arange(101, 1, -1)).sum() / weights.sum())
+    assert read_at(0.99)["shor"] == pytest.approx(expected, rel=1e-3)
+    box = chart.bounding_box()
+    assert box
+    read_at(0.5)
+    page.mouse.down()
+    read_at(0.7)
+    page.mouse.up()
+    assert read_at(0.01)["at"] > 35
+    assert read_at(0.99)["at"] < 75
+    page.get_by_role("button", name="Show all").click()
+    assert read_at(0.01)["at"] == 0
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    assert figure.locator(".readout").inner_text().startswith("optimizer step 1 ·")
+
+
 def test_what_a_run_is_called_and_set_to_is_text(tmp_path: Path) -> None:
     folder = whole(tmp_path / "<b>some" / "1")
     (folder / "config.yaml").write_text("name: <script>alert(1)</script>\n")
     html = pages.page([read(folder)])
     Nesting(html)
-    assert "<script" not in html
+    assert_only_ours_runs(html)
     assert "<b>" not in html
     assert "&lt;b&gt;some/1" in html

@@ -1,0 +1,92 @@
+"""What evaluations found: result cards, and who was taken for whom."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from simmim_pl.evaluation.table import cells
+from simmim_pl.report.charts import COLOURS, number
+from simmim_pl.report.run import Run
+from simmim_pl.report.tables import framed, numbered, table
+
+MANY = 30  # classes, more than fit a table
+
+
+def results(run: Run) -> Markup:
+    """Every card of the run's checkpoint, or of the run itself."""
+    return Markup().join(table(cells(card), f"{run.name}: {card['command']}", "card") for card in run.cards)
+
+
+def confusion(run: Run) -> Markup:
+    """A matrix for each result of the encoder that is judged; its baselines' are in ``result.json``."""
+    found = []
+    for card in run.cards:
+        for result in card["results"]:
+            if result["encoder"] == card["results"][0]["encoder"] and result.get("confusion"):
+                found.append(matrix(result, run.name))
+    return Markup('<div class="flow">{}</div>').format(Markup().join(found)) if found else Markup()
+
+
+def matrix(result: dict[str, Any], run: str) -> Markup:
+    """Shares of each true class, a row, that were taken for each class: cells with names, of many classes pixels."""
+    names, counts = list(result["per_class"]), np.array(result["confusion"], dtype=float)
+    task = ", ".join(filter(None, (result["task"], result["variant"])))
+    title = f"{task} on {result['data']}, encoder: {result['encoder']}"
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    few = len(names) <= MANY
+    shown = labelled(share, names, title) if few else pixels(share, title)
+    head = Markup("<figcaption>{}</figcaption>").format(title)
+    said = "Numbers" if few else "Most often mistaken"
+    numbers = numbered(confused(counts, names), f"{run}: confusion, {title}", said)
+    return Markup('<figure class="confusion">{}{}{}</figure>').format(head, shown, numbers)
+
+
+def labelled(share: np.ndarray, names: list[str], title: str) -> Markup:
+    """A table whose cells are the darker the greater their share, in percent; the page's letters name the classes."""
+    head = Markup().join(Markup('<th scope="col"><span>{}</span></th>').format(name) for name in names)
+    rows = [Markup('<tr><th scope="row">true class ↓ taken for →</th>{}</tr>').format(head)]
+    for name, row in zip(names, share.tolist(), strict=True):
+        line = Markup('<tr><th scope="row">{}</th>').format(name)
+        for value in row:
+            line += Markup('<td style="--share: {:.3f}">{}</td>').format(
+                value, f"{100 * value:.0f}" if value >= 0.005 else ""
+            )
+        rows.append(line + Markup("</tr>"))
+    return framed(Markup().join(rows), f"Percent of each true class: {title}", "matrix")
+
+
+def pixels(share: np.ndarray, title: str) -> Markup:
+    """A picture with a pixel for each pair of classes."""
+    colour = np.broadcast_to(np.multiply(to_rgb(COLOURS[0]), 255), (*share.shape, 3))
+    image = np.concatenate([colour, 255 * share[..., None]], axis=2).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(image, "RGBA").save(file, "png")
+    return Markup('<img class="matrix" alt="confusion: {}, a true class a row" src="{}">').format(
+        title, address(file.getvalue())
+    )
+
+
+def confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
+    """The matrix as a table; of more than thirty classes the twenty classes most often taken for another."""
+    if len(names) <= MANY:
+        rows = ([name, *map(number, row)] for name, row in zip(names, counts, strict=True))
+        return [["true class", *names], *rows]
+    wrong = counts - np.diag(np.diag(counts))
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
+    places = zip(*np.unravel_index(worst, wrong.shape), strict=True)
+    return [
+        ["true class", "taken for", "times"],
+        *([names[i], names[j], number(wrong[i, j])] for i, j in places),
+    ]
+
+
+def address(picture: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -1,0 +1,30 @@
+"""What an encoder that tells nothing apart would reach, where a run's config and observations say it."""
+
+from __future__ import annotations
+
+import math
+
+from simmim_pl.report.run import Run
+from simmim_pl.report.settings import flat
+
+
+def chance(run: Run) -> dict[str, float]:
+    """By metric:
+
+    - Accuracy of kNN and probe: one of the classes.
+    - Contrastive accuracy: with V views of N images, V − 1 of the V·N − 1 other rows are of the same image.
+    - Loss: when all similarities are the same, NT-Xent is log(V·N − 1), decoupled log(V·N − V); others are not known.
+    """
+    settings = flat(run.config)
+    found: dict[str, float] = {}
+    if len(run.observed.get("classes", ())) > 1:
+        found |= dict.fromkeys(("val/knn", "val/probe"), 1 / len(run.observed["classes"]))
+    if "information/ceiling" in run.history:  # the logarithm of half the images, and two views of each are compared
+        found["representation/contrastive_accuracy"] = 1 / (4 * math.exp(run.last("information/ceiling")) - 1)
+    views, images = settings.get("data.views.views"), settings.get("data.batch_size")
+    if isinstance(views, int) and isinstance(images, int) and views > 1 and images > 1:
+        views += settings.get("data.local_views.views") or 0
+        found["train/contrastive_accuracy"] = (views - 1) / (views * images - 1)
+        if settings.get("model.loss") == "simmim_pl.losses.NTXent":
+            found["train/loss"] = math.log(views * images - (views if settings.get("model.loss.decoupled") else 1))
+    return found

@@ -1,0 +1,76 @@
+"""How far and how long, as the run's own files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simmim_pl.report.about import about, apart, duration
+from simmim_pl.report.run import Run, read
+
+START = {
+    "began": "then",
+    "steps": 40,
+    "device": "cpu × 1",
+    "precision": "32-true",
+    "code": "abc",
+    "versions": {"x": "1"},
+}
+# Four steps an epoch, two seconds a step, logged at every second step and, by a validation, at an epoch's end.
+METRICS = "epoch,step,train/loss,train/seconds,val/knn\n" + "".join(
+    f"{step // 4},{step},1.0,{2 * (step + 1)},\n" + (f"{step // 4},{step},,,0.5\n" if step % 4 == 3 else "")
+    for step in range(1, 12, 2)
+)
+
+
+def made(folder: Path, *starts: object, metrics: str = METRICS) -> Run:
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(metrics)
+    (folder / "run.json").write_text(json.dumps(starts))
+    return read(folder)
+
+
+def test_a_run_that_goes_on_says_how_far_and_how_long(tmp_path: Path) -> None:
+    found = about([made(tmp_path / "a/1", START)])
+    assert found == {
+        **{"Progress": ["step 12 of 40, epoch 3"], "Time": ["24 s taken, about 56 s left"], "Began": ["then"]},
+        **{"Device": ["cpu × 1"], "Precision": ["32-true"], "Code": ["abc"], "Versions": ["x 1"]},
+    }
+
+
+def test_a_run_that_ended_has_no_time_left(tmp_path: Path) -> None:
+    found = about([made(tmp_path / "a/1", START | {"ended": 13})])
+    assert (found["Progress"], found["Time"]) == (["step 13 of 40, epoch 3.25"], ["24 s taken"])
+
+
+def test_what_changed_when_a_run_went_on_is_told_in_order(tmp_path: Path) -> None:
+    found = about([made(tmp_path / "a/1", START, START | {"code": "def", "steps": None})])
+    assert (found["Code"], found["Device"], found["Time"]) == (["abc → def"], ["cpu × 1"], ["24 s taken"])
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    assert about([made(tmp_path / "a/1", metrics="step\n")]) == {}
+    assert about([made(tmp_path / "b/1", metrics="epoch,step,train/loss\n0,3,1.0\n")]) == {"Progress": ["step 4"]}
+
+
+def test_several_runs_are_told_by_what_differs(tmp_path: Path) -> None:
+    runs = [made(tmp_path / f"a/{n}", START | {"code": f"c{n}", "versions": {"x": "1", "y": n}}) for n in (1, 2)]
+    for run, rate in zip(runs, (0.1, 0.2), strict=True):
+        run.config = {"name": "a", "model": {"lr": rate}, "ckpt_path": rate}
+    assert apart(runs) == {"model.lr": ["0.1", "0.2"], "code": ["c1", "c2"], "y": ["1", "2"]}
+    assert apart(runs[:1] * 2) == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (86399, "23 h 59 min"),
+        (90000, "1 d 1 h"),
+    ],
+)
+def test_times_are_told_in_two_units(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

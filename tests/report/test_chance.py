@@ -1,0 +1,78 @@
+"""Chance is what loss and metrics give on projections that tell nothing apart."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from simmim_pl.losses import NTXent
+from simmim_pl.metrics import MutualInformation, contrastive_accuracy
+from simmim_pl.report.chance import chance
+from simmim_pl.report.observed import keep
+from simmim_pl.report.run import read
+from tests.conftest import CONFIGS
+
+
+def made(folder: Path, views: int = 2, local: int = 0, images: int = 8, **loss: Any) -> dict[str, float]:
+    """Chance of a run of the quickstart with such views and loss."""
+    config = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+    config["data"]["init_args"]["batch_size"] = images
+    config["data"]["init_args"]["views"]["init_args"]["views"] = views
+    if local:
+        config["data"]["init_args"]["local_views"] = {"class_path": "x.Y", "init_args": {"views": local}}
+    config["model"]["init_args"]["loss"]["init_args"] |= loss
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return chance(read(folder))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize(("views", "local"), [(2, 0), (3, 0), (2, 4)])
+def test_the_loss_is_that_of_equal_projections(tmp_path: Path, views: int, local: int, decoupled: bool) -> None:
+    found = made(tmp_path / "run", views, local, decoupled=decoupled)
+    same = torch.ones(views + local, 8, 5)
+    assert found["train/loss"] == pytest.approx(NTXent(0.1, decoupled)(same).item(), abs=1e-5)
+
+
+def test_of_two_views_it_is_the_logarithm_of_the_other_rows(tmp_path: Path) -> None:
+    assert made(tmp_path / "run", images=256)["train/loss"] == pytest.approx(math.log(2 * 256 - 1))
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_contrastive_accuracy_is_that_of_random_projections(tmp_path: Path, views: int) -> None:
+    found = made(tmp_path / "run", views)
+    torch.manual_seed(0)
+    scores = torch.stack([contrastive_accuracy(torch.randn(views, 8, 16)) for _ in range(800)])
+    error = scores.std().item() / math.sqrt(800)
+    assert found["train/contrastive_accuracy"] == pytest.approx(scores.mean().item(), abs=4 * error)
+
+
+def test_of_validation_images_it_follows_from_the_ceiling(tmp_path: Path) -> None:
+    metric = MutualInformation()
+    metric.update(torch.randn(2, 40, 8))
+    ceiling = metric.compute()["ceiling"].item()
+    (tmp_path / "metrics.csv").write_text(f"step,information/ceiling\n9,{ceiling}\n")
+    assert chance(read(tmp_path)) == {"representation/contrastive_accuracy": pytest.approx(1 / (2 * 40 - 1))}
+
+
+def test_accuracy_is_one_of_the_classes(tmp_path: Path) -> None:
+    keep(tmp_path, {"classes": np.array(["a", "b", "c", "d"])})
+    (tmp_path / "metrics.csv").write_text("step\n")
+    assert chance(read(tmp_path)) == {"val/knn": 0.25, "val/probe": 0.25}
+
+
+@pytest.mark.parametrize("text", ["", "model: {loss: x}\n", "data: {views: null, batch_size: many}\n"])
+def test_what_is_not_known_is_not_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"name: some\n{text}")
+    assert chance(read(tmp_path)) == {}
+
+
+def test_another_loss_has_another_chance(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    path = tmp_path / "run/config.yaml"
+    path.write_text(path.read_text().replace("simmim_pl.losses.NTXent", "mine.Loss"))
+    assert "train/loss" not in chance(read(tmp_path / "run"))

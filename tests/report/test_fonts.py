@@ -1,0 +1,39 @@
+"""A name gets the fonts that have its glyphs, as fontTools reads them."""
+
+import pytest
+from fontTools.ttLib import TTFont
+from matplotlib import font_manager
+
+from simmim_pl.report import fonts
+
+ENTRIES = {entry.name: entry for entry in font_manager.fontManager.ttflist if entry.style == "normal"}
+
+
+def glyphs(family: str) -> set[int]:
+    return set(TTFont(ENTRIES[family].fname).getBestCmap())
+
+
+def test_the_usual_font_is_enough_for_what_it_has() -> None:
+    for text in ("cat", "Größe Δ", "кот", "قطة", ""):
+        assert fonts.families(text) == [fonts.USUAL]
+        assert set(map(ord, text)) <= glyphs(fonts.USUAL)
+
+
+def test_another_font_helps_where_the_usual_one_lacks_a_glyph(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ENTRIES["STIXGeneral"]
+    only = chr(min(glyphs("STIXGeneral") - glyphs(fonts.USUAL) - set(range(0xE000, 0xF900))))
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.USUAL], other])
+    assert fonts.families(f"cat {only}") == [fonts.USUAL, "STIXGeneral"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.USUAL]])
+    assert fonts.families(f"cat {only}") is None
+
+
+def test_a_font_of_boxes_and_a_file_that_is_none_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    none = tmp_path_factory.mktemp("fonts") / "none.ttf"
+    none.write_bytes(b"none")
+    entry = font_manager.FontEntry(fname=str(none), name="None", style="normal")
+    boxes = [entry for entry in ENTRIES.values() if entry.name.startswith(fonts.BOXES)]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*boxes, entry])
+    assert fonts.families("\ue000") is None

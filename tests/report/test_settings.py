@@ -1,0 +1,55 @@
+"""Configs are compared by the keys that set them."""
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simmim_pl.report.settings import differences, flat
+from tests.conftest import CONFIGS
+
+QUICKSTART = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+ONLINE = {"class_path": "simmim_pl.callbacks.Online", "init_args": {"k": 20}}
+PLAIN = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
+NESTED = st.recursive(PLAIN, lambda inner: st.dictionaries(st.text("ab", min_size=1), inner, min_size=1), max_leaves=8)
+
+
+def test_keys_are_those_of_the_command_line() -> None:
+    found = flat(QUICKSTART)
+    assert found["model"] == "simmim_pl.methods.Contrastive"
+    assert found["model.loss.temperature"] == 0.2
+    assert found["data.views.scale"] == [0.2, 0.8]
+    assert found["trainer.callbacks.Report"] == "simmim_pl.callbacks.Report"
+    assert not [key for key in found if "init_args" in key or "class_path" in key]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"seed_everything": 1}, {"seed_everything": ["0", "1"]}),
+        ({"trainer": {"callbacks": [ONLINE, *QUICKSTART["trainer"]["callbacks"]]}}, None),
+        ({"notes": "x"}, {"notes": ["–", "x"]}),
+    ],
+)
+def test_only_what_differs_is_told(changed: dict[str, Any], expected: dict[str, list[str]] | None) -> None:
+    found = differences([QUICKSTART, QUICKSTART | changed])
+    if expected is None:  # one more callback does not shift the others
+        assert found["trainer.callbacks.Online.k"] == ["–", "20"]
+        assert not [key for key in found if "Report" in key]
+    else:
+        assert found == expected
+
+
+def test_two_of_a_class_are_told_apart() -> None:
+    one, two = ([ONLINE, {**ONLINE, "init_args": {"k": k}}] for k in (1, 2))
+    assert differences([{"calls": one}, {"calls": two}]) == {"calls.Online 2.k": ["1", "2"]}
+
+
+@given(NESTED, NESTED)
+def test_configs_differ_exactly_when_something_is_told(one: Any, other: Any) -> None:
+    assert differences([one, one]) == {}
+    told = differences([{"a": one}, {"a": other}])
+    assert bool(told) == (str(sorted(flat(one).items())) != str(sorted(flat(other).items())))
+    assert all(row[0] != row[1] for row in told.values())

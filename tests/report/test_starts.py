@@ -1,0 +1,27 @@
+"""A run says with what it was started, each time."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simmim_pl.records import InputError
+from simmim_pl.report.starts import NAME, add, end, starts
+
+
+def test_every_start_is_kept_and_the_last_one_ends(tmp_path: Path) -> None:
+    assert starts(tmp_path) == []
+    end(tmp_path, 3)  # of none
+    assert not (tmp_path / NAME).exists()
+    add(tmp_path, {"device": "cpu × 1"})
+    add(tmp_path, {"device": "cuda × 2"})
+    end(tmp_path, 7)
+    assert starts(tmp_path) == [{"device": "cpu × 1"}, {"device": "cuda × 2", "ended": 7}]
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]", json.dumps("a")])
+def test_a_file_of_something_else_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text)
+    with pytest.raises(InputError, match=r"run.json cannot be read \(.*delete it") as error:
+        starts(tmp_path)
+    assert "\n" not in str(error.value)
