@@ -20,7 +20,7 @@ from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.evaluation import Evaluation
-from simmim_pl.ranges import PositiveInt, Probability, ranged
+from simmim_pl.ranges import NonNegativeFloat, PositiveInt, ranged
 from simmim_pl.records import Batch
 
 MANY = 50  # classes; W&B's chart is a table of their square, which it cuts without a word
@@ -47,7 +47,7 @@ class Dashboard(Callback):
     """
 
     @ranged
-    def __init__(self, images: PositiveInt = 8, checkpoint: bool = True, share: Probability = 0.02) -> None:
+    def __init__(self, images: PositiveInt = 8, checkpoint: bool = True, share: NonNegativeFloat = 0.02) -> None:
         self.images, self.checkpoint = images, checkpoint
         self.budget, self.drawn = Budget(share, guess=0.2), -1  # the step of the last pictures
         self.reported = False

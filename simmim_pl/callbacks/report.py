@@ -17,7 +17,7 @@ from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.evaluation.card import code_version, versions
-from simmim_pl.ranges import Probability, ranged
+from simmim_pl.ranges import NonNegativeFloat, ranged
 from simmim_pl.report import starts
 from simmim_pl.report.observed import keep
 
@@ -35,7 +35,7 @@ class Report(Callback):
     """
 
     @ranged
-    def __init__(self, share: Probability = 0.02) -> None:
+    def __init__(self, share: NonNegativeFloat = 0.02) -> None:
         self.budget = Budget(share, guess=1.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
