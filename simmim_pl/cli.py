@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +194,15 @@ def main(args: ArgsType = None) -> None:
             parser_kwargs={"prog": "python -m simmim_pl", "description": DESCRIPTION},
             args=args,
         )
+        durable.flush_output()
     except Exception as error:
         sentence = mendable(error)
         lost.leave()
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
+        with suppress(OSError):
+            durable.flush_output()
         sys.exit(2)
     finally:
         wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials

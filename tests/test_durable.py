@@ -282,3 +282,24 @@ def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert done.stdout.startswith(f"{file} cannot be written (file too large): make room on the disk"), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device of Linux that is always full")
+def test_output_to_a_full_disk() -> None:
+    script = """if True:
+        import sys
+        from contextlib import suppress
+        from simmim_pl import durable
+        try:
+            print("table")  # fails here where Python does not buffer it
+            durable.flush_output()
+        except OSError as error:
+            with suppress(OSError):
+                durable.flush_output()
+            sys.exit(durable.explain(error))
+    """
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert "\n" not in done.stderr.strip()
+    assert done.stderr.endswith(" cannot be written (no space left on device): make room on the disk.\n")
+    assert done.returncode == 1  # and not 120, which Python gives when it fails at its end
