@@ -1,14 +1,13 @@
 """A disk that fills at any write ends a run in one sentence; from the checkpoint that is kept it goes on to the bit.
 
-The disk is a fake one, of which a test knows every write; a tmpfs where this process may mount one; and a limit on the
-size of files, which any process may set for itself.
+The disk is a fake one, of which a test knows every write; a tmpfs where this process may mount one. A limit on
+the size of files, which any process may set for itself, is in ``test_failures.py``.
 """
 
 import builtins
 import errno
 import io
 import os
-import resource
 import shutil
 import stat
 import subprocess
@@ -204,18 +203,6 @@ def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple
         assert_same(whole[0], ending(only_run(str(runs))))
     finally:
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
-
-
-def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path, whole: tuple[dict[str, Any], list[str]]) -> None:
-    def tight() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    args = [*FIT, f"--runs={tmp_path}/runs"]
-    done = subprocess.run(**command(args), preexec_fn=tight)
-    assert done.returncode == 2, done.stderr
-    assert "last.ckpt cannot be written (file too large): make room on the disk, or raise the limit" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
