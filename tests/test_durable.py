@@ -1,7 +1,7 @@
 """A disk that fills at any write ends a run in one sentence; from the checkpoint that is kept it goes on to the bit.
 
-The disk is a fake one, of which a test knows every write; a tmpfs where this process may mount one. A limit on
-the size of files, which any process may set for itself, is in ``test_failures.py``.
+The disk is a fake one, of which a test knows every write, and a tmpfs where this process may mount one. A limit on the
+size of files, which any process may set for itself, is in ``test_failures.py``.
 """
 
 import builtins
