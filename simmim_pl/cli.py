@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,7 @@ def main(args: ArgsType = None) -> None:
                 args=args,
                 held=held,
             )
+        durable.flush_output()
     except Exception as error:
         sentence = mendable(error)
         lost.leave()
@@ -183,6 +184,8 @@ def main(args: ArgsType = None) -> None:
             raise
         if said.first(sentence):
             print(f"error: {sentence}", file=sys.stderr)
+        with suppress(OSError):
+            durable.flush_output()
         sys.exit(2)
     finally:
         wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -94,6 +95,20 @@ def naming(path: Path) -> Iterator[None]:
         if reason is None or isinstance(error, WriteError) or not (isinstance(error, OSError) or by_torch(error)):
             raise
         raise WriteError(reason.errno, reason.strerror or str(reason), str(path)) from error
+
+
+def flush_output() -> None:
+    """Have what is printed written now: at its end Python would only give exit code 120.
+
+    Raises:
+        WriteError: standard output is a file on a full disk, or closed.
+    """
+    with naming(Path("standard output")):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else it is tried again
+            raise
 
 
 @contextmanager

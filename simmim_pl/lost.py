@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 
@@ -55,27 +56,28 @@ def leave() -> None:
 def note(rank: int, text: str) -> None:
     """Leave a note of a rank where there is none."""
     store = distributed.store()
-    if store is not None and not store.check([f"left/{rank}"]):
-        store.set(f"left/{rank}", text)
+    with suppress(RuntimeError):  # its host has gone just now
+        if store is not None and not store.check([f"left/{rank}"]):
+            store.set(f"left/{rank}", text)
 
 
 def heard() -> tuple[dict[int, str], list[int]]:
     """The notes of the ranks that have left, and which gave no sign of life; none of either without a store."""
     mine, began = distributed.rank(), time.monotonic()
     others = set(range(distributed.world_size())) - {mine}
-    store = distributed.store()
-    if store is None:
-        return {}, []
-    store.set(f"left/{mine}", NOTICED)
-    while True:
-        notes = {other: store.get(f"left/{other}").decode() for other in others if store.check([f"left/{other}"])}
-        left, silent = {other: text for other, text in notes.items() if text != NOTICED}, sorted(others - notes.keys())
-        waited = time.monotonic() - began
-        known = left or (len(silent) == 1 and waited > NOTED)
-        # The store may be rank zero's, which therefore waits until all have noticed.
-        if waited > PATIENCE or (known and (mine > 0 or len(silent) <= (0 if left else 1))):
-            return left, silent
+    note(mine, NOTICED)
+    while (waited := time.monotonic() - began) < 2 * PATIENCE and (store := distributed.store()):
+        with suppress(RuntimeError):  # its host has gone just now: the next turn finds that
+            there = [other for other in others if store.check([f"left/{other}"])]
+            notes = {other: store.get(f"left/{other}").decode() for other in there}
+            left = {other: text for other, text in notes.items() if text != NOTICED}
+            silent = sorted(others - notes.keys())
+            known = left or (len(silent) == 1 and waited > NOTED)
+            # The store may be rank zero's, which therefore waits until all have noticed.
+            if waited > PATIENCE or (known and (mine > 0 or len(silent) <= (0 if left else 1))):
+                return left, silent
         time.sleep(0.05)
+    return {}, []
 
 
 def told(left: dict[int, str], silent: Sequence[int]) -> str:

@@ -33,7 +33,7 @@ class Fails(Callback):
             raise InputError("This device is out of luck.") if self.mendable else OSError("a cable was pulled")
 
 
-def ended(processes: list[subprocess.Popen], seconds: float = 60) -> list[tuple[int, str]]:
+def ended(processes: list[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str]]:
     """Exit code and stderr of each, all within some seconds."""
     until = time.monotonic() + seconds
     try:

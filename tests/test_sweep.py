@@ -1,6 +1,7 @@
 """A sweep as W&B's agent starts it, and the same grid run here."""
 
 import csv
+import errno
 import os
 import shlex
 import signal
@@ -275,3 +276,21 @@ def test_without_an_agent_an_id_in_the_environment_is_no_runs(
     monkeypatch.setenv("WANDB_RUN_ID", "agent1")
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
     assert cli([*TINY, "--trainer.max_epochs=1"]).name != "agent1"
+
+
+def test_a_full_disk_is_one_sentence(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", full)
+        assert code([write()]) == 2
+    printed = capsys.readouterr().err
+    assert printed.endswith(
+        "/done cannot be written (no space left on device): make room on the disk. "
+        "The same command goes on from here.\n"
+    )
+    (here / "mended").touch()
+    assert code(["sweep.yaml"]) == 0

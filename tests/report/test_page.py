@@ -1,7 +1,9 @@
 """The page says what the run's files say, to those who see it and to those who do not, and needs nothing else."""
 
 import base64
+import errno
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -304,6 +306,25 @@ def contrast(page: Page, selector: str) -> float:
 
     dark, light = sorted(map(luminance, colours))
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = whole(tmp_path / "some/1")
+    monkeypatch.setattr(os, "fsync", full)
+    for more, file in (
+        ([], folder / "report.html"),
+        (["--output", str(tmp_path / "page.html")], tmp_path / "page.html"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main([str(folder), *more])
+        assert exit_.value.code == 2
+        said = f"error: {file} cannot be written (no space left on device): make room on the disk.\n"
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
