@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from simmim_pl.callbacks import Alarm
 from simmim_pl.losses import Loss
+from simmim_pl.metrics import verdict
 from simmim_pl.report.run import read
 from tests.conftest import CONFIGS, QUIET, TINY
 from tests.metrics.test_diagnosis import HEALTHY, NOTHING
@@ -99,9 +100,14 @@ def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
-def test_it_says_what_the_report_says(cli: Cli, sent: Run, more: list[str]) -> None:
+def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    judged: list[list[dict[str, float]]] = []
+    monkeypatch.setattr("simmim_pl.callbacks.alarm.verdict", lambda found: judged.append([*found]) or verdict(found))
     run = read(cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=2", *more]))
-    assert len(run.validations()) >= 2
+    assert len(judged[-1]) == 2
+    for mine, theirs in zip(judged[-1], run.validations()[-2:], strict=True):
+        assert mine == pytest.approx({name: theirs[name] for name in mine})
+        assert set(mine) >= {"train/loss", "train/progress", "information/infonce_untrained", "val/knn_untrained"}
     assert "loss" in str(run.verdict())
     assert sent.summary == {"verdict": run.verdict().state, "verdict_evidence": str(run.verdict())}
 
