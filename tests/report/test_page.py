@@ -29,7 +29,7 @@ from tests.report.test_tables import rows_of
 
 Cli = Callable[[list[Any]], Path]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "link", "img", "br", "input"}
+VOID = {"meta", "link", "img", "br", "wbr", "input"}
 pytestmark = pytest.mark.drawn
 
 
