@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import EngFormatter, LogFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, ScalarFormatter
 
 from simmim_pl.report import fonts
 
@@ -49,12 +49,13 @@ def canvas(width: float = 4.2, height: float = 2.4) -> tuple[Figure, Axes]:
 def fit(figure: Figure, axes: Axes) -> None:
     """Leave the room that the numbers on the left need, by their length: drawing them first takes as long again."""
     axes.xaxis.set_major_formatter(EngFormatter(sep="") if axes.get_xlim()[1] >= 10_000 else ScalarFormatter())
-    marks: list[str] = []
     if axes.get_yscale() == "log":
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-        marks += axes.yaxis.get_minor_formatter().format_ticks(axes.get_yticks(minor=True).tolist())
-    marks += axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks().tolist())
+        low, high = axes.get_ylim()
+        said = "1" if high > 30 * low else "1234" if high > 3 * low else "123456789"  # digits that a number begins with
+        plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in said else "")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(plain)
+    marks = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks().tolist())
     em = SIZE / 72 / figure.get_figwidth()
     left = em * (0.68 * max(map(len, marks), default=0) + 1 + (1.5 if axes.get_ylabel() else 0))
     figure.subplots_adjust(left=left, right=0.95, bottom=0.2, top=0.91)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +80,8 @@ def legend(curves: Sequence[Curve], colours: Sequence[int], nothing: dict[float,
     rows = [["", "last", "best", "at step"]]
     for number, (run, metric, name) in zip(colours, curves, strict=True):
         sample = line(colour(number), dash(number))
-        rows.append([Markup("{} {}").format(sample, name), charts.number(run.last(metric)), *best(run, metric)])
+        parts = Markup("<wbr>").join(re.split(r"(?<=[/_])", name))  # where a long name may be broken
+        rows.append([Markup("{} {}").format(sample, parts), charts.number(run.last(metric)), *best(run, metric)])
     for value, names in nothing.items():
         named = "chance" if len(nothing) == 1 else f"chance, {', '.join(names)}"
         rows.append([Markup("{} {}").format(line("currentColor", "2 4"), named), charts.number(value), "", ""])

@@ -31,7 +31,7 @@ from tests.report.test_tables import rows_of
 
 Cli = Callable[[list[Any]], Path]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "link", "img", "br", "input"}
+VOID = {"meta", "link", "img", "br", "wbr", "input"}
 pytestmark = pytest.mark.drawn
 
 
@@ -228,6 +228,20 @@ def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
     assert {"val/knn", "chance"} <= {row[0] for row in rows_of((folder / "report.html").read_text()) if row}
 
 
+def test_a_run_that_goes_on_counts_its_time_on_and_keeps_both_starts(cli: Cli) -> None:
+    often = [*TINY, "--trainer.log_every_n_steps=1"]
+    folder = cli([*often, "--trainer.callbacks+=tests.test_cli.StopAfterOne"])
+    before = read(folder)
+    assert cli([*often, "--ckpt_path=last"]) == folder
+    run = read(folder)
+    assert [start.get("ended") for start in run.starts] == [5, 10]
+    steps, seconds = run.history["train/seconds"]
+    assert steps.tolist() == list(range(10))
+    np.testing.assert_array_equal(seconds[:5], before.history["train/seconds"][1])
+    assert (np.diff(seconds) > 0).all()
+    assert run.epoch == 5
+
+
 def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> None:
     run = read(cli([*TINY, "--trainer.log_every_n_steps=1"]))
     spec = yaml.safe_load(Path(pages.__file__).with_name("panels.yaml").read_text())
@@ -368,6 +382,7 @@ def two(tmp_path: Path) -> Path:
     folders = [tmp_path / name / "1" for name in ("short", "名前 " + "a-name-that-does-not-end-" * 4)]
     for folder, scale in zip(folders, (1.0, -1e6), strict=True):
         whole(folder)
+        keep(folder, observations() | {"classes": ["猫", "a_class_that_does_not_end_" * 8]})
         rows = [f"{step // 20},{step},{(100 - step) * abs(scale) + 1},{scale * step},{6 * step}" for step in range(100)]
         head = "epoch,step,train/loss,representation/uniformity,train/seconds"
         (folder / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
@@ -375,8 +390,9 @@ def two(tmp_path: Path) -> Path:
     return tmp_path / "two.html"
 
 
-CUT = """() => [...document.querySelectorAll("svg[role=img] text")].filter((text) => {
-  const [own, box] = [text, text.closest("svg[role=img]").parentElement].map((node) => node.getBoundingClientRect());
+CUT = """() => [...document.querySelectorAll("svg[role=img] text, .legend li, h4, figcaption")].filter((text) => {
+  const around = (text.closest("svg[role=img]") || text.closest("figure, .pictures > div")).parentElement;
+  const [own, box] = [text, around].map((node) => node.getBoundingClientRect());
   return own.left < box.left - 1 || own.right > box.right + 1 || own.top < box.top - 1 || own.bottom > box.bottom + 1;
 }).map((text) => text.textContent)"""
 
