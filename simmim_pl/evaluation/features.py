@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,12 +59,18 @@ def varies(features: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:
 
 
 def read_cache(path: Path) -> Labelled | None:
-    """Cached features, or nothing when there are none or the file is damaged."""
+    """Cached features, or nothing when there are none or the file is not what was written."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return saved["features"], saved["label"]
+        known = saved["features"], saved["label"]
+        return known if saved["checksum"] == checksum(known) else None
     except Exception:  # whatever a damaged file raises: the features are simply extracted again
         return None
+
+
+def checksum(known: Labelled) -> list[int]:
+    """CRC-32 of the numbers of each part."""
+    return [zlib.crc32(part.contiguous().numpy().data) for part in known]
 
 
 def write_cache(path: Path, known: Labelled) -> None:
@@ -71,7 +78,8 @@ def write_cache(path: Path, known: Labelled) -> None:
     half = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"features": known[0].cpu(), "label": known[1].cpu()}, half)
+        features, label = (part.cpu() for part in known)
+        torch.save({"features": features, "label": label, "checksum": checksum((features, label))}, half)
         half.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         rank_zero_warn(f"Features are not kept in {path.parent} ({error}); the next evaluation extracts them again.")
