@@ -17,8 +17,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from simmim_pl.records import InputError
 
 CHUNK = 256  # images a thread decodes at a time
-# What Pillow reads by itself; of the others some start programs, as EPS does Ghostscript. TGA, whose files begin with no
-# mark, is tried last.
+# What Pillow reads by itself; of the others some start programs, as EPS does Ghostscript. TGA, whose files begin with
+# no mark, is tried last.
 FORMATS = [
     *("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM"),
     *("JPEG2000", "QOI", "SGI", "PCX", "DDS", "PSD", "ICO", "TGA"),

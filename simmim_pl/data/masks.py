@@ -55,6 +55,10 @@ class MaskFolder(Source):
         if (self.root / "test").is_dir():
             pairs(self.root / "test")
 
+    def has_test(self) -> bool:
+        """Whether there is a folder ``test``."""
+        return (self.root / "test").is_dir()
+
     def load(self, split: Split) -> InMemory:
         """Decode one split.
 
