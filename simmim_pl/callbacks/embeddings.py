@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from torch import Tensor
 from simmim_pl import distributed, durable
 from simmim_pl.records import Batch
 
+UNKNOWN = -1  # label of an image that has none
+
 
 class Embeddings(Callback):
-    """Writes ``embeddings.parquet`` to the run directory: a row an image, in the data set's order.
+    """Writes ``embeddings.parquet`` to the run directory: a row an image, in the data set's order, train before test.
 
-    Columns: ``index``, the image's place in its split of the source; ``label``, of a labelled set; ``path``, of a set
-    of files; ``features``, a list of D float32. pandas, polars and DuckDB read it.
+    Columns: ``split``, of which validation is held out of train; ``index``, the image's place in the source's train or
+    test; ``label``, of a labelled set; ``path``, of a set of files; ``features``, a list of D float32. pandas, polars
+    and DuckDB read it.
     """
 
     def __init__(self) -> None:
@@ -35,39 +39,44 @@ class Embeddings(Callback):
         outputs: Any,
         batch: Batch,
         batch_idx: int,
-        *_: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        part = {"index": outputs["index"].cpu(), "features": outputs["features"].float().cpu()}
-        self.parts.append(part | ({"label": batch["label"].cpu()} if "label" in batch else {}))
+        index = outputs["index"].cpu()
+        known = {"index": index, "part": torch.full_like(index, dataloader_idx)}
+        known["label"] = batch["label"].cpu() if "label" in batch else torch.full_like(index, UNKNOWN)
+        self.parts.append(known | {"features": outputs["features"].float().cpu()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         device = pl_module.device
         whole = {name: torch.cat([part[name] for part in self.parts]).to(device) for name in self.parts[0]}
         rows = {name: distributed.gather_uneven(column).cpu() for name, column in whole.items()}
-        order = rows["index"].argsort()
-        index, features = rows["index"][order], rows["features"][order]
-        label = rows["label"][order] if "label" in rows else None
-        folder = trainer.log_dir  # asks all ranks
+        order = rows["index"].argsort(stable=True)
+        order = order[rows["part"][order].argsort(stable=True)]
+        rows = {name: column[order] for name, column in rows.items()}
+        folder, data = trainer.log_dir, trainer.datamodule  # type: ignore[attr-defined]  # the first asks all ranks
         if trainer.is_global_zero and folder is not None:
             path = Path(folder, "embeddings.parquet")
-            write(path, index, features, label, trainer.datamodule.paths(index))  # type: ignore[attr-defined]
-            rank_zero_info(f"Wrote {len(order)} embeddings of width {features.shape[1]} to {path}")
+            split, files = data.origin(rows["part"], rows["index"])
+            write(path, split, rows["index"], rows["features"], rows["label"], files)
+            counts = ", ".join(f"{number} of {name}" for name, number in Counter(split).items())
+            rank_zero_info(f"Wrote {len(order)} embeddings of width {rows['features'].shape[1]} to {path}: {counts}")
 
 
 def write(
     path: Path,
+    split: list[str],
     index: Int64[Tensor, " N"],
     features: Float[Tensor, "N D"],
-    label: Int64[Tensor, " N"] | None,
+    label: Int64[Tensor, " N"],
     paths: list[str] | None,
 ) -> None:
     """Write a table whole. Raises :class:`OSError` when the disk is full or cannot be written."""
     import pyarrow as pa  # a third of a second, for what only predict needs
     from pyarrow import parquet
 
-    columns = {"index": pa.array(index.numpy())}
-    if label is not None:
-        columns["label"] = pa.array(label.numpy())
+    columns = {"split": pa.array(split), "index": pa.array(index.numpy())}
+    if (label != UNKNOWN).any():
+        columns["label"] = pa.array(label.numpy(), mask=(label == UNKNOWN).numpy())
     if paths is not None:
         columns["path"] = pa.array(paths)
     columns["features"] = pa.FixedSizeListArray.from_arrays(features.flatten().numpy(), features.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,6 +17,12 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from simmim_pl.records import InputError
 
 CHUNK = 256  # images a thread decodes at a time
+# What Pillow reads by itself; of the others some start programs, as EPS does Ghostscript. TGA, whose files begin with
+# no mark, is tried last.
+FORMATS = [
+    *("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM"),
+    *("JPEG2000", "QOI", "SGI", "PCX", "DDS", "PSD", "ICO", "TGA"),
+]
 
 
 def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
@@ -81,15 +88,33 @@ def decode(file: str, size: int) -> Image.Image:
     scale that is still at least twice ``size``, which is several times faster.
 
     Raises:
-        InputError: the file is not an image, is damaged, or is greyscale outside the ranges above.
+        InputError: the file is none of :data:`FORMATS`, is damaged, or is greyscale outside the ranges above.
     """
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.draft(None, (2 * size, 2 * size))
             return fit(rgb(image), size)
     except Exception as error:  # Pillow's decoders raise whatever they stumble on: OSError, SyntaxError, struct.error
-        reason = "its format is not recognised" if isinstance(error, UnidentifiedImageError) else error
+        unknown = f"its format is none of {', '.join(formats())}"
+        reason = unknown if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{file} cannot be read as an image ({reason}): replace it or remove it.") from error
+
+
+def open_image(file: str) -> Image.Image:
+    """An image file of one of :data:`FORMATS`, whatever its name ends with; the pixels are read later."""
+    return Image.open(file, formats=formats())
+
+
+@cache
+def formats() -> list[str]:
+    """Those of :data:`FORMATS` that this build of Pillow has."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def endings() -> set[str]:
+    """Of the names of such files, in lower case, with the dot."""
+    return {ending for ending, name in Image.registered_extensions().items() if name in formats()}
 
 
 def fit(image: Image.Image, size: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,15 +21,17 @@ from simmim_pl.data.digest import digest, stamps
 from simmim_pl.records import InputError
 
 # Of the files here, and of what decodes images: of another version nothing kept is found.
-VERSION = f"1, Pillow {PIL.__version__}"
+VERSION = f"2, Pillow {PIL.__version__}"
+CHECKSUM = 4  # bytes
 
 
 def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
     """All images of a split, from ``folder`` when they have been decoded before.
 
-    The file's name depends on name, size and time of change of every image. It is memory-mapped, so processes share
-    what is read of it, and written once: whoever comes while another process decodes waits for it. A folder that cannot
-    be written costs time only, with a warning.
+    The file's name depends on name, size and times of change of every image, see
+    :func:`simmim_pl.data.digest.stamps`; it ends with a checksum, and is decoded anew when that is wrong. It is
+    memory-mapped, so processes share what is read of it, and written once: whoever comes while another process decodes
+    waits for it. A folder that cannot be written costs time only, with a warning.
 
     Raises:
         OSError: the disk is full.
@@ -43,7 +46,7 @@ def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S
         images = decode_all(files, size)
         if stamps(files) != before:
             raise InputError(f"Images changed while they were decoded ({files[0]}, …): start again when all are there.")
-        kept = keep(path, lambda file: file.write(images.numpy().data))
+        kept = keep(path, lambda file: file.write(images.numpy().data) and file.write(checksum(images)))
         known = read(path, len(files), size) if kept else None
     return images if known is None else known
 
@@ -70,20 +73,31 @@ def known_unreadable(files: list[str], size: int, folder: Path) -> list[int]:
     """:func:`unreadable`, from ``folder`` when these files have been tried before."""
     path = folder / f"{digest('unreadable', VERSION, stamps(files), size)}.json"
     with alone(path):
-        try:
-            return [int(position) for position in json.loads(path.read_text())]
-        except (OSError, ValueError, TypeError):
-            bad = unreadable(files, size)
-            keep(path, lambda file: file.write(json.dumps(bad).encode()))
+        with suppress(OSError, ValueError, TypeError):
+            known, said = json.loads(path.read_text())
+            if said == digest(known):
+                return list(known)
+        bad = unreadable(files, size)
+        keep(path, lambda file: file.write(json.dumps([bad, digest(bad)]).encode()))
     return bad
 
 
 def read(path: Path, number: int, size: int) -> UInt8[Tensor, "N 3 S S"] | None:
-    """Images kept before, mapped and not loaded; nothing when there are none, or the file has another length."""
+    """Images kept before, mapped; nothing when there are none, or the file has another length or checksum.
+
+    All is read for the checksum, at several 10⁹ bytes a second, as the first epoch would from a slower disk.
+    """
     length = number * 3 * size * size
-    if not path.is_file() or path.stat().st_size != length:
+    if not path.is_file() or path.stat().st_size != length + CHECKSUM:
         return None
-    return torch.from_file(str(path), size=length, dtype=torch.uint8).view(number, 3, size, size)
+    whole = torch.from_file(str(path), size=length + CHECKSUM, dtype=torch.uint8)
+    images = whole[:length].view(number, 3, size, size)
+    return images if checksum(images) == whole[length:].numpy().tobytes() else None
+
+
+def checksum(images: UInt8[Tensor, "N 3 S S"]) -> bytes:
+    """Of every pixel."""
+    return zlib.crc32(images.numpy().data).to_bytes(CHECKSUM, "little")
 
 
 def keep(path: Path, content: durable.Content) -> bool:

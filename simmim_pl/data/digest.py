@@ -28,18 +28,22 @@ def digest(*parts: object) -> str:
     return state.hexdigest()[:16]
 
 
-def stamps(files: Iterable[str]) -> list[tuple[str, int, int]]:
-    """Path, bytes and time of the last change (ns) of each file: a digest that opens none of them.
+def stamps(files: Iterable[str]) -> list[tuple[str, int, int, int]]:
+    """Path, bytes, and times of the last change (ns) of content and of anything: a digest that opens none of them.
 
-    A file that is not there, or a link to one, has −1 for both.
+    The second time is the system's own (ctime): whoever writes other content of the same size and sets the first time
+    back, as ``rsync --times`` and ``cp -p`` do, cannot set it. Other content goes unseen only when it is written within
+    the clock's step, some milliseconds, or where there is no such time (Windows).
+
+    A file that is not there, or a link to one, has −1 for all three.
     """
     return [(os.path.abspath(file), *stamp(file)) for file in files]
 
 
-def stamp(file: str) -> tuple[int, int]:
-    """Bytes and time of the last change (ns)."""
+def stamp(file: str) -> tuple[int, int, int]:
+    """Bytes, and times of the last change (ns) of content and of anything."""
     try:
         stat = os.stat(file)
     except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+        return -1, -1, -1
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -71,6 +71,10 @@ class Folder(Source):
             if self.folder("test").is_dir():
                 labelled(self.root, "test", IMAGES, self.folder("test"))
 
+    def has_test(self) -> bool:
+        """Whether images have labels, and there is a folder ``test`` or ``val``."""
+        return self.folder("test").is_dir() and bool(train_layout(self.root)[1])
+
     def load(self, split: Split) -> ImageSet:
         """Open one split.
 

@@ -55,6 +55,10 @@ class FrameFolder(Source):
         if (self.root / "test").is_dir():
             self.clips("test")
 
+    def has_test(self) -> bool:
+        """Whether there is a folder ``test``."""
+        return (self.root / "test").is_dir()
+
     def load(self, split: Split) -> ImageSet:
         """Open one split.
 

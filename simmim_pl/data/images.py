@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.data.late import check, is_late
 from simmim_pl.data.order import Order
+from simmim_pl.data.predicted import Wanted, left_out, origin, parts
+from simmim_pl.data.sound import load
 from simmim_pl.data.source import ImageSet, Source, whole
 from simmim_pl.data.split import hold_out
 from simmim_pl.data.workers import as_it_is, leave_signals
@@ -41,7 +43,7 @@ class Images(LightningDataModule):
         split_seed: seed of the held-out split; leave it alone to compare runs.
         seed: seed of the order of the training images and of their views.
         workers: processes that decode images; sets that live in memory use none.
-        predict_split: which split ``predict`` embeds.
+        predict_split: what ``predict`` embeds: ``all`` images, validation's and test's included; or those of one split.
     """
 
     @ranged
@@ -57,7 +59,7 @@ class Images(LightningDataModule):
         split_seed: Seed = 0,
         seed: Seed = 0,
         workers: NonNegativeInt = 2,
-        predict_split: Literal["train", "validation", "test"] = "test",
+        predict_split: Wanted = "all",
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
@@ -102,12 +104,12 @@ class Images(LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str) -> None:
-        testing = stage == "test" or (stage == "predict" and self.predict_split == "test")
-        if testing and "test" not in self.splits:
-            test = self.source.load("test")
+        wanted = self.predict_split if stage == "predict" else "test" if stage == "test" else "train"
+        if wanted != "test" and "train" not in self.splits:
+            self.splits |= self.divide(load(self.source, "train"))
+        if "test" not in self.splits and (wanted == "test" or (wanted == "all" and self.source.has_test())):
+            test = load(self.source, "test")
             self.splits["test"] = Subset(test, range(len(test)))
-        if not testing and "train" not in self.splits:
-            self.splits |= self.divide(self.source.load("train"))
 
     def divide(self, images: ImageSet) -> dict[str, Subset]:
         """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
@@ -151,13 +153,14 @@ class Images(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.loader(self.splits["test"])
 
-    def predict_dataloader(self) -> DataLoader:
-        return self.loader(self.splits[self.predict_split])
+    def predict_dataloader(self) -> list[DataLoader]:
+        if self.predict_split != "all":
+            rank_zero_info(left_out(self.splits, self.predict_split))
+        return [self.loader(part) for part in parts(self.splits, self.predict_split)]
 
-    def paths(self, index: Int64[Tensor, " N"]) -> list[str] | None:
-        """Where the images that are predicted came from; nothing for sets that are no files of images."""
-        files = whole(self.splits[self.predict_split]).files
-        return None if files is None else [files[i] for i in index.tolist()]
+    def origin(self, part: Tensor, index: Tensor) -> tuple[list[str], list[str] | None]:
+        """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.origin`."""
+        return origin(self.splits, self.predict_split, part, index)
 
     def place(self) -> tuple[int, int]:
         """This process's rank, and the number of ranks."""

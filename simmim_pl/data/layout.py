@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64
-from PIL import Image
 from torch import Tensor
 
+from simmim_pl.data.decode import endings
 from simmim_pl.data.source import Split
 from simmim_pl.records import InputError
 
@@ -71,24 +71,35 @@ def require_folder(root: Path, kind: Kind) -> None:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted, hidden ones left out; none when it does not exist."""
+    """Names of the folders in ``folder``, sorted; none when it does not exist.
+
+    Left out are hidden ones, and links to the folder itself or to one that it lies in, which would hold all over again.
+    """
     if not folder.is_dir():
         return []
-    return sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
+    real = folder.resolve()
+    around = {str(real), *map(str, real.parents)}
+    shown = (item for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
+    return sorted(item.name for item in shown if os.path.realpath(item.path) not in around)
 
 
 def images_in(folder: Path, deep: bool = True) -> list[str]:
     """Images in ``folder``, and below it when ``deep``, by their extension: sorted, hidden ones left out."""
-    Image.preinit()  # puts the common formats first among those a file is tried for
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return files_in(folder, endings, deep)
+    return files_in(folder, endings(), deep)
 
 
 def files_in(folder: Path, endings: set[str], deep: bool) -> list[str]:
-    """Files with one of these extensions in ``folder``, and below it when ``deep``: sorted, hidden ones left out."""
+    """Files with one of these extensions in ``folder``, and below it when ``deep``: sorted, hidden ones left out.
+
+    Links to folders are followed; a folder that several paths lead to is read once, by the first of them in order.
+    """
     found: list[Path] = []
+    seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        # Editing the list in place is how os.walk is told where not to go.
-        folders[:] = [name for name in folders if deep and not name.startswith(".")]
-        found += [Path(parent, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in endings]
+        real = os.path.realpath(parent)
+        # Editing the list in place is how os.walk is told where not to go, and in which order.
+        folders[:] = sorted(name for name in folders if deep and name[0] != "." and real not in seen)
+        if real not in seen:
+            found += [Path(parent, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in endings]
+        seen.add(real)
     return [str(path) for path in sorted(found)]

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from simmim_pl.data.decode import fit, in_threads, stack
+from simmim_pl.data.decode import fit, in_threads, open_image, stack
 from simmim_pl.data.layout import images_in
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.ranges import PositiveInt, ranged
@@ -54,6 +54,10 @@ class MaskFolder(Source):
         pairs(self.root / "train")
         if (self.root / "test").is_dir():
             pairs(self.root / "test")
+
+    def has_test(self) -> bool:
+        """Whether there is a folder ``test``."""
+        return (self.root / "test").is_dir()
 
     def load(self, split: Split) -> InMemory:
         """Decode one split.
@@ -116,9 +120,9 @@ def decode_mask(file: str, image: str, size: int, classes: int, first: int = 0) 
         InputError: the file cannot be read, has several channels, another size than ``image``, or other ids.
     """
     try:
-        with Image.open(image) as opened:
+        with open_image(image) as opened:
             wanted = opened.size
-        with Image.open(file) as mask:
+        with open_image(file) as mask:
             mode, ids = mask.mode, np.asarray(mask)
     except Exception as error:  # Pillow's decoders raise whatever they stumble on
         raise InputError(

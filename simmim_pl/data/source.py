@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from simmim_pl.data.digest import digest
+from simmim_pl.data.sound import require_pixels
 from simmim_pl.records import Batch
 
 Split = Literal["train", "test"]
@@ -20,10 +21,10 @@ class ImageSet(Dataset):
     """Contract of one split: length, labels (``None`` when there are none), whole batches by index, and a digest.
 
     Args:
-        labels: class of each image, ``[N]``, or ``None``.
+        labels: class of each image, int64 ``[N]``, or ``None``.
         workers: whether reading a batch is slow enough to be worth worker processes.
         clips: whether the set holds clips; its batches then have ``clip`` in place of ``image``.
-        masks: class of each pixel, ``[N, H, W]``, 255 ignored, or ``None``.
+        masks: class of each pixel, uint8 ``[N, H, W]``, 255 ignored, or ``None``.
 
     Attributes:
         files: where each image came from, or ``None``.
@@ -33,10 +34,10 @@ class ImageSet(Dataset):
 
     def __init__(
         self,
-        labels: Int64[Tensor, " N"] | None,
+        labels: Tensor | None,
         workers: bool,
         clips: bool = False,
-        masks: UInt8[Tensor, "N H W"] | None = None,
+        masks: Tensor | None = None,
     ) -> None:
         self.labels, self.masks = labels, masks
         self.workers, self.clips = workers, clips
@@ -57,10 +58,16 @@ class ImageSet(Dataset):
         raise TypeError(f"{type(self).__name__} must define digest()")
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch at once: the DataLoader calls this instead of one call an image."""
+        """A whole batch at once: the DataLoader calls this instead of one call an image.
+
+        Raises:
+            InputError: ``read`` gave something else than it has to.
+        """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch: Batch = {"index": index}
-        batch["clip" if self.clips else "image"] = self.read(index)
+        pixels = self.read(index)
+        require_pixels(pixels, len(index), self.clips, type(self).__name__)
+        batch["clip" if self.clips else "image"] = pixels
         if self.labels is not None:
             batch["label"] = self.labels[index]
         if self.masks is not None:
@@ -69,14 +76,14 @@ class ImageSet(Dataset):
 
 
 class InMemory(ImageSet):
-    """A split held as one uint8 tensor: images ``[N, 3, H, W]`` or clips ``[N, T, 3, H, W]``, perhaps with masks."""
+    """A split held as one uint8 tensor: images ``[N, 3, H, W]`` or clips ``[N, T, 3, H, W]``, perhaps with masks.
 
-    def __init__(
-        self,
-        images: UInt8[Tensor, "N *T 3 H W"],
-        labels: Int64[Tensor, " N"] | None,
-        masks: UInt8[Tensor, "N H W"] | None = None,
-    ) -> None:
+    Raises:
+        InputError: the images are of another type or shape.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None, masks: Tensor | None = None) -> None:
+        require_pixels(images, len(images), images.ndim == 5, type(self).__name__)
         super().__init__(labels, workers=False, clips=images.ndim == 5, masks=masks)
         self.images = images
 
@@ -109,6 +116,10 @@ class Source:
 
     def prepare(self) -> None:
         """Make the files be there. Called by one process a node; must not set state."""
+
+    def has_test(self) -> bool:
+        """Whether there is a test split; called after :meth:`prepare`."""
+        return True
 
     def load(self, split: Split) -> ImageSet:
         """Open one split. Called by every process, after :meth:`prepare`.

@@ -63,6 +63,10 @@ class VideoFolder(Source):
             labelled(self.root, "test", VIDEOS)
         decode_video(files[0], self.frames, self.size)
 
+    def has_test(self) -> bool:
+        """Whether there is a folder ``test``."""
+        return (self.root / "test").is_dir()
+
     def load(self, split: Split) -> VideoFiles:
         """Open one split. Raises :class:`InputError` when the folder is missing, empty or laid out in another way."""
         self.classes = class_names(self.root, VIDEOS)

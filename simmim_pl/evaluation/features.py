@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,12 +58,18 @@ def varies(features: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:
 
 
 def read_cache(path: Path) -> Labelled | None:
-    """Cached features, or nothing when there are none or the file is damaged."""
+    """Cached features, or nothing when there are none or the file is not what was written."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return saved["features"], saved["label"]
+        known = saved["features"], saved["label"]
+        return known if saved["checksum"] == checksum(known) else None
     except Exception:  # whatever a damaged file raises: the features are simply extracted again
         return None
+
+
+def checksum(known: Labelled) -> list[int]:
+    """CRC-32 of the numbers of each part."""
+    return [zlib.crc32(part.contiguous().numpy().data) for part in known]
 
 
 def write_cache(path: Path, known: Labelled) -> None:
@@ -71,7 +78,8 @@ def write_cache(path: Path, known: Labelled) -> None:
     Raises:
         OSError: the disk is full.
     """
-    saved = {"features": known[0].cpu(), "label": known[1].cpu()}
+    features, label = (part.cpu() for part in known)
+    saved = {"features": features, "label": label, "checksum": checksum((features, label))}
     try:
         durable.write(path, lambda file: torch.save(saved, file))
     except OSError as error:

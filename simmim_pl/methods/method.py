@@ -119,7 +119,7 @@ class Method(LightningModule):
             output["label"] = batch["label"]
         return output
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Embeddings with the index of their image."""
         return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
 

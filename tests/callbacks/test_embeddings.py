@@ -31,7 +31,8 @@ def predict(checkpoint: Path, *more: str) -> list[str]:
 
 def load(folder: Path) -> dict[str, Tensor]:
     table = parquet.read_table(folder / "embeddings.parquet")
-    return {name: torch.tensor(table[name].to_pylist()) for name in table.column_names if name != "path"}
+    rows = {name: table[name].to_pylist() for name in table.column_names}
+    return {name: torch.tensor(row) for name, row in rows.items() if name not in ("path", "split")}
 
 
 def encode(checkpoint: Path, split: str) -> Tensor:
@@ -41,8 +42,31 @@ def encode(checkpoint: Path, split: str) -> Tensor:
         return load_encoder(str(checkpoint), trained=True).eval()(images / 255).pooled
 
 
+def splits(folder: Path) -> list[str]:
+    """The split of every row."""
+    found: list[str] = parquet.read_table(folder / "embeddings.parquet")["split"].to_pylist()
+    return found
+
+
+def test_every_image_is_embedded_by_default(cli: Command, pretrained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = cli(predict(pretrained, ODD))
+    rows, split = load(run), splits(run)
+    assert rows["index"].tolist() == [*range(200), *range(101)]
+    assert split[200:] == ["test"] * 101
+    assert (split.count("train"), split.count("validation")) == (180, 20)
+    held_out = cli(predict(pretrained, ODD, "--data.predict_split=validation"))
+    assert [i for i, name in enumerate(split) if name == "validation"] == load(held_out)["index"].tolist()
+    expected = torch.cat([encode(pretrained, "train"), encode(pretrained, "test")])
+    torch.testing.assert_close(rows["features"], expected, atol=1e-5, rtol=1e-5)
+    labels = [Shapes(train=200, test=101, size=16, copies=1).load(name).labels.tolist() for name in ("train", "test")]
+    assert rows["label"].tolist() == labels[0] + labels[1]
+    assert "Wrote 301 embeddings" in caplog.text
+
+
 def test_all_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrained: Path) -> None:
-    rows = load(cli(predict(pretrained, ODD)))
+    run = cli(predict(pretrained, ODD, "--data.predict_split=test"))
+    rows = load(run)
+    assert splits(run) == ["test"] * 101
     assert rows.keys() == {"index", "label", "features"}
     assert rows["label"].tolist() == Shapes(train=200, test=101, size=16, copies=1).load("test").labels.tolist()
     assert rows["index"].tolist() == list(range(101))
@@ -52,8 +76,14 @@ def test_all_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrai
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 180), ("validation", 20)])
-def test_the_index_is_the_place_in_the_training_set(cli: Command, pretrained: Path, split: str, size: int) -> None:
-    rows = load(cli(predict(pretrained, ODD, f"--data.predict_split={split}")))
+def test_the_index_is_the_place_in_the_training_set(
+    cli: Command, pretrained: Path, split: str, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = cli(predict(pretrained, ODD, f"--data.predict_split={split}"))
+    rows = load(run)
+    assert splits(run) == [split] * size
+    other = "validation" if split == "train" else "train"
+    assert f"Embedding {size} images of {split}; left out are {200 - size} of {other} and all of test" in caplog.text
     assert len(rows["index"]) == size
     assert rows["index"].tolist() == sorted(set(rows["index"].tolist()))
     expected = encode(pretrained, "train")[rows["index"]]
@@ -78,6 +108,7 @@ def test_two_ranks_write_the_file_of_one(cli: Command, pretrained: Path) -> None
     two = load(folder)
     assert torch.equal(two["index"], one["index"])
     assert torch.equal(two["label"], one["label"])
+    assert splits(folder).count("validation") == 20
     torch.testing.assert_close(two["features"], one["features"], atol=1e-5, rtol=1e-5)
 
 
@@ -93,23 +124,45 @@ def test_the_path_of_every_image_is_written(
             Image.new("RGB", (16, 16), (6 * number, 0, 0)).save(file)
     args = [arg for arg in predict(pretrained) if "shapes.yaml" not in arg and "data.source" not in arg]
     source = ["--data.source=simmim_pl.data.Folder", "--data.source.root=images", "--data.source.size=16"]
-    split = "test" if labelled else "validation"
-    run = cli([*args, *source, f"--data.source.memory_gb={memory_gb}", f"--data.predict_split={split}"])
+    run = cli([*args, *source, f"--data.source.memory_gb={memory_gb}"])
     table = parquet.read_table(run / "embeddings.parquet")
-    assert table.column_names == ["index", *(["label"] if labelled else []), "path", "features"]
+    assert table.column_names == ["split", "index", *(["label"] if labelled else []), "path", "features"]
     for row in table.to_pylist():
         image = torch.tensor(list(Image.open(row["path"]).getdata()), dtype=torch.uint8)[0]
         assert Path(row["path"]).name == f"{image[0].item() // 6}.png"
         assert Path(row["path"]).parent.name == ("ab"[row["label"]] if labelled else "train")
-    if labelled:
-        assert [row["index"] for row in table.to_pylist()] == list(range(40))
+        assert Path(row["path"]).is_relative_to(Path("images", "test" if row["split"] == "test" else "train"))
+    assert sorted(row["index"] for row in table.to_pylist()) == sorted([*range(40)] * (2 if labelled else 1))
+    assert table["split"].to_pylist().count("validation") == 4
+
+
+def test_a_flat_folder_of_images_without_labels_is_embedded_whole(
+    cli: Command, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(30):
+        Image.new("RGB", (16, 16), (6 * number, 0, 0)).save(tmp_path / f"photos/{number:02}.png")
+    args = [arg for arg in predict(pretrained) if "shapes.yaml" not in arg and "data.source" not in arg]
+    source = ["--data.source=simmim_pl.data.Folder", "--data.source.root=photos", "--data.source.size=16"]
+    rows = parquet.read_table(cli([*args, *source]) / "embeddings.parquet").to_pylist()
+    assert [Path(row["path"]).name for row in rows] == [f"{number:02}.png" for number in range(30)]
+    assert "Wrote 30 embeddings" in caplog.text
+    assert "27 of train" in caplog.text
+    assert "3 of validation" in caplog.text
+
+
+def test_images_without_a_label_beside_images_with_one_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "embeddings.parquet"
+    write(path, ["train", "test"], torch.arange(2), torch.rand(2, 4), torch.tensor([-1, 7]), None)
+    assert parquet.read_table(path)["label"].to_pylist() == [None, 7]
 
 
 def test_a_disk_that_is_full_leaves_the_table_before_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, index = tmp_path / "embeddings.parquet", torch.arange(3)
-    write(path, index, torch.rand(3, 4), None, None)
+    rows = (path, ["test"] * 3, index, torch.rand(3, 4), torch.full((3,), -1), None)
+    write(*rows)
     before = path.read_bytes()
 
     def full(*_: object) -> None:
@@ -117,5 +170,5 @@ def test_a_disk_that_is_full_leaves_the_table_before_and_says_so(
 
     monkeypatch.setattr(parquet, "write_table", full)
     with pytest.raises(WriteError, match=r"No space left on device.*embeddings\.parquet"):
-        write(path, index, torch.rand(3, 4), None, None)
+        write(*rows)
     assert path.read_bytes() == before

@@ -1,11 +1,14 @@
 """Every mode in which an image can be stored, every kind of damage, and the resizing."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from simmim_pl.data.decode import decode, decode_all, stack
+from simmim_pl.data.decode import FORMATS, decode, decode_all, endings, formats, stack
+from simmim_pl.data.masks import decode_mask
 from simmim_pl.records import InputError
 
 RGB = (200, 100, 40)
@@ -155,3 +158,51 @@ def test_greyscale_of_unknown_range_is_named(tmp_path, value):
     Image.new("F", (32, 32), value).save(tmp_path / "far.tif")
     with pytest.raises(InputError, match=r"far\.tif .* of unknown range"):
         decode(str(tmp_path / "far.tif"), 32)
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program of that name, found first, and the mark that it leaves when it is started."""
+    (tmp_path / "bin").mkdir()
+    program, mark = tmp_path / "bin/gs", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once a process
+    return mark
+
+
+def started(ghostscript, path):
+    """Whether Pillow, left to itself, starts it."""
+    with Image.open(path) as image, suppress(OSError):
+        image.load()
+    return ghostscript.exists()
+
+
+@pytest.mark.parametrize("ending", ["eps", "png", "jpg"])
+def test_no_program_is_started_whatever_the_name_says(tmp_path, ghostscript, ending):
+    path, good = tmp_path / f"image.{ending}", tmp_path / "good.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    Image.new("L", (8, 8)).save(good)
+    with pytest.raises(InputError, match=rf"image\.{ending} cannot be read as an image \(its format is none of JPEG,"):
+        decode(str(path), 8)
+    for mask, image in ((path, good), (good, path)):
+        with pytest.raises(InputError, match="cannot be read as the mask"):
+            decode_mask(str(mask), str(image), 8, 2)
+    assert not ghostscript.exists()
+    assert started(ghostscript, path)  # so the mark would have been there
+
+
+def test_files_are_looked_for_by_the_endings_of_what_is_read():
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".bmp"} <= endings()
+    assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".fpx", ".mpg", ".hdf", ".grib"} & endings()
+    assert set(formats()) <= set(FORMATS)
+    assert formats()[-1] == "TGA"
+
+
+@pytest.mark.parametrize("name", [name for name in formats() if name in Image.SAVE])
+def test_each_of_the_formats_is_read_under_a_name_of_another(tmp_path, name):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (32, 32), RGB).save(path, name)
+    read = np.asarray(decode(str(path), 32)).astype(int)
+    assert np.abs(read - RGB).max() <= 6

@@ -91,7 +91,33 @@ def test_files_that_changed_are_decoded_again(folder: Path, opened: list[str], c
     assert torch.equal(again, pixels(Folder(str(folder), size=size, cache=False)))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "too long", "empty"])
+def test_other_pixels_of_the_same_size_with_their_old_time_are_decoded(folder: Path, opened: list[str]) -> None:
+    file = folder / "train/class0/0.bmp"  # whose bytes are as many, whatever it shows
+    Image.new("RGB", (20, 24), (1, 2, 3)).save(file)
+    pixels(Folder(str(folder), size=16))
+    before = file.stat()
+    Image.new("RGB", (20, 24), (200, 100, 50)).save(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = pixels(Folder(str(folder), size=16))
+    assert again[0, :, 8, 8].tolist() == [200, 100, 50]
+
+
+def test_a_list_of_unreadable_images_that_is_not_what_was_written_is_made_anew(folder: Path) -> None:
+    (folder / "train/class0/0.png").write_text("no image")
+    source = Folder(str(folder), size=16, skip_corrupt=True)
+    with pytest.warns(UserWarning, match="1 of 12 images cannot be read"):
+        source.load("train")
+    (path,) = Path(os.environ["SIMMIM_DATA_DIR"], ".decoded").glob("*.json")
+    whole = path.read_text()
+    for wrong in ("[1, 2]", "[[5, 900], 3]", "{}", whole.replace("[0]", "[4]")):
+        path.write_text(wrong)
+        with pytest.warns(UserWarning, match="1 of 12 images cannot be read"):
+            assert len(source.load("train")) == 11
+        assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("damage", ["truncated", "too long", "empty", "other pixels", "zeros"])
 def test_a_damaged_file_is_decoded_again_and_mended(folder: Path, opened: list[str], damage: str) -> None:
     good = pixels(Folder(str(folder), size=16))
     (path,) = kept()
@@ -99,6 +125,12 @@ def test_a_damaged_file_is_decoded_again_and_mended(folder: Path, opened: list[s
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "too long":
         path.write_bytes(path.read_bytes() + b"more")
+    elif damage == "other pixels":
+        content = bytearray(path.read_bytes())
+        content[1000] ^= 1
+        path.write_bytes(content)
+    elif damage == "zeros":
+        path.write_bytes(bytes(path.stat().st_size))
     else:
         path.write_bytes(b"")
     assert torch.equal(pixels(Folder(str(folder), size=16)), good)
@@ -109,7 +141,7 @@ def test_a_damaged_file_is_decoded_again_and_mended(folder: Path, opened: list[s
 
 def test_another_version_finds_nothing_kept(folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pixels(Folder(str(folder), size=16))
-    monkeypatch.setattr(decoded, "VERSION", "2")
+    monkeypatch.setattr(decoded, "VERSION", "another")
     pixels(Folder(str(folder), size=16))
     assert (len(opened), len(kept())) == (24, 2)
 

@@ -49,7 +49,7 @@ def test_another_process_agrees() -> None:
     assert len(said) == 16
 
 
-@pytest.mark.parametrize("change", ["size", "time", "name", "folder"])
+@pytest.mark.parametrize("change", ["size", "time", "name", "folder", "content"])
 def test_files_are_told_apart_without_reading_them(tmp_path, monkeypatch, change) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -61,6 +61,9 @@ def test_files_are_told_apart_without_reading_them(tmp_path, monkeypatch, change
     name = "x"
     if change == "size":
         (tmp_path / "a/x").write_text("three")
+        os.utime("x", ns=(5, 5))
+    elif change == "content":
+        (tmp_path / "a/x").write_text("two")
         os.utime("x", ns=(5, 5))
     elif change == "time":
         os.utime("x", ns=(5, 6))

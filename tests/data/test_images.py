@@ -84,7 +84,7 @@ class Recorder(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.batches["test"].append(batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.batches["predict"].append(batch)
 
     def configure_optimizers(self) -> Any:
@@ -216,8 +216,10 @@ def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) 
 def test_whole_batches_are_read_in_one_call_each(tmp_path: Path) -> None:
     source = Tiny()
     recorder = fit(tmp_path, Images(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
-    assert source.reads == recorder.order("train") + recorder.order("validation")
-    assert [len(read) for read in source.reads] == [4] * 5 + [4]
+    first, *reads = source.reads  # some images are looked at before
+    assert first == [0, 8, 16, 25]
+    assert reads == recorder.order("train") + recorder.order("validation")
+    assert [len(read) for read in reads] == [4] * 5 + [4]
 
 
 def test_sources_in_memory_are_read_without_workers_and_others_with_them() -> None:
@@ -267,6 +269,24 @@ def test_predict_reads_the_split_that_is_asked_for_and_no_other(tmp_path: Path, 
     )
     assert sum(map(len, recorder.order("predict"))) == size
     assert source.loaded == ["test" if split == "test" else "train"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_predict_reads_all_images_by_default_once_and_in_order(tmp_path: Path, labelled: bool) -> None:
+    class Flat(Tiny):
+        def has_test(self) -> bool:
+            return labelled
+
+    recorder, images = Recorder(), Images(Flat(labelled=labelled), 4, views=Noisy(), validation=4)
+    trainer(tmp_path).predict(recorder, datamodule=images)
+    order = functools.reduce(operator.iadd, recorder.order("predict"), [])
+    assert order == [*range(26), *(range(10) if labelled else [])]
+    part = torch.tensor([0] * 26 + [1] * (len(order) - 26))
+    splits, files = images.origin(part, torch.tensor(order))
+    assert [i for i, split in enumerate(splits) if split == "validation"] == images.splits["validation"].indices
+    assert splits.count("train") == 22
+    assert splits[26:] == ["test"] * 10 * labelled
+    assert files is None
 
 
 def test_an_unlabelled_source_gives_batches_without_labels(tmp_path: Path) -> None:

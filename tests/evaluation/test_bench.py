@@ -192,6 +192,8 @@ def test_the_cache_key_depends_on_nothing_else() -> None:
         lambda path: path.write_text("not a tensor"),
         lambda path: torch.save([1, 2], path),
         lambda path: torch.save({"features": torch.zeros(20, 16)}, path),
+        lambda path: torch.save(torch.load(path) | {"features": torch.zeros(20, 16)}, path),
+        lambda path: torch.save(torch.load(path) | {"label": torch.zeros(20, dtype=torch.int64)}, path),
     ],
 )
 def test_a_damaged_cache_file_is_ignored_and_replaced(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
