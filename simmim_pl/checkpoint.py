@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from simmim_pl.records import Encoder, InputError
 from simmim_pl.specs import MOST
 from simmim_pl.trust import parts, require_ours
 from simmim_pl.unpickle import unpickle
+from simmim_pl.weights import needed, same_network, tables
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
 FORMAT = 3
@@ -128,64 +129,74 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
     return encoder
 
 
-def without_downloads(config: Namespace) -> None:
+def without_downloads(config: Any) -> None:
     """Have no encoder of ours within a parsed config fetch weights, whichever way it is told to."""
-    for part in list(vars(config).values()):
-        if isinstance(part, Namespace):
-            without_downloads(part)
-    if str(getattr(config, "class_path", "")).startswith("simmim_pl."):
-        for given in (config.get("init_args"), config.get("dict_kwargs")):
-            for key in DOWNLOADS.keys() & (vars(given).keys() if isinstance(given, Namespace) else given or {}):
+    parts = vars(config) if isinstance(config, Namespace) else config
+    for part in parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (list, tuple)) else ():
+        without_downloads(part)
+    if isinstance(parts, dict) and str(parts.get("class_path")).startswith("simmim_pl."):
+        for given in (parts.get("init_args") or {}, parts.get("dict_kwargs") or {}):
+            for key in DOWNLOADS.keys() & (vars(given) if isinstance(given, Namespace) else given).keys():
                 given[key] = DOWNLOADS[key]
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
     """Load the weights that another tool saved, a mapping from names to tensors, into an encoder.
 
-    The mapping may lie under ``state_dict`` or ``model``. Where all their names begin with something that ours do not
-    (``module.``, ``backbone.``, ``module.encoder_q.``), or ours with something that theirs do not (``net.``), the
-    prefix is exchanged; of two networks in one file that both fit, the first is taken. The encoder's own ``mean`` and
-    ``std`` stay if the file has none, and so do BatchNorm's counts of batches, which only training uses.
+    The mapping may lie under any key, or under the one that ``path`` ends with: ``FILE:teacher``. The names may be the
+    encoder's, or those that :func:`simmim_pl.weights.dialects` knows, behind a prefix (``module.``, ``backbone.``,
+    ``module.encoder_q.``); of two networks in one mapping that both fit, the first is taken. The encoder's own ``mean``
+    and ``std`` stay if the file has none, and so do BatchNorm's counts of batches, which only training uses.
 
     Returns:
-        The names in the file, in its order, of the tensors that are not the encoder's: a classifier, a head.
+        The names in the mapping, in its order, of the tensors that are not the encoder's: a classifier, a head.
 
     Raises:
-        InputError: the file cannot be read, or lacks a tensor of the encoder or has it in another shape.
+        InputError: the file cannot be read, lacks a tensor of the encoder, has it in another shape or further layers of
+            the same kind, or holds several mappings that fit.
     """
-    state = unpickle(path)
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    entries = state.items() if isinstance(state, Mapping) else ()
-    theirs = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
-    own = encoder.state_dict()
-    needed = [name for name in own if name not in ("mean", "std") and not name.endswith(".num_batches_tracked")]
-    before, ours = prefixes(list(theirs), needed)
-    source = {name: before + name.removeprefix(ours) for name in own if name.startswith(ours)}
-    for name in needed:
-        has = tuple(theirs[source[name]].shape) if source[name] in theirs else "no such tensor"
-        if has != (wanted := tuple(own[name].shape)):
-            raise InputError(
-                f"{path} does not fit the encoder: at {source[name]} it has {has}, the encoder's {name} is {wanted}. "
-                "Give the encoder that these weights were trained with."
-            )
-    fits = {name for name, key in source.items() if key in theirs and theirs[key].shape == own[name].shape}
-    encoder.load_state_dict({name: theirs[source[name]] if name in fits else own[name] for name in own})
-    taken = {source[name] for name in fits}
+    file, key = str(path), ""
+    if not Path(file).exists() and Path(file.rpartition(":")[0]).is_file():
+        file, _, key = file.rpartition(":")
+    found = tables(unpickle(file))
+    theirs = found[fitting(found, encoder, file, key)]
+    own, (names, _) = encoder.state_dict(), same_network(theirs, encoder)
+    fits = {name for name, key in names.items() if key in theirs and theirs[key].shape == own[name].shape}
+    encoder.load_state_dict({name: theirs[names[name]] if name in fits else own[name] for name in own})
+    taken = {names[name] for name in fits}
     return [name for name in theirs if name not in taken]
 
 
-def prefixes(theirs: list[str], ours: list[str]) -> tuple[str, str]:
-    """The beginnings of their names and of ours without which most of ours are among theirs."""
-    first = ours[0].split(".") if ours else []
-    starts = [".".join([*first[:depth], ""]) if depth else "" for depth in range(len(first))]
-    votes = Counter(
-        (name.removesuffix(rest), start)
-        for start in starts
-        if all(each.startswith(start) for each in ours)
-        for rest in (each.removeprefix(start) for each in ours)
-        for name in theirs
-        if name == rest or name.endswith(f".{rest}")
+def fitting(found: Mapping[str, Mapping[str, Tensor]], encoder: Encoder, path: str, key: str) -> str:
+    """The key of the one mapping in a file that holds the encoder, which may be given; the file's own is empty.
+
+    Raises:
+        InputError: none fits, or several do and none of them is where weights usually are.
+    """
+    asked = {place: theirs for place, theirs in found.items() if not key or place == key}
+    fits = [place for place, theirs in asked.items() if same_network(theirs, encoder)[1] is None]
+    usual = [place for place in ("", "state_dict", "model") if place in fits]
+    if usual or len(fits) == 1:
+        return (usual or fits)[0]
+    if fits:
+        raise InputError(
+            f"{path} holds several networks that fit the encoder, under {', '.join(fits)}: choose one, as with "
+            f"--model.weights {path}:{fits[0]}"
+        )
+    theirs = max(asked.values(), key=len, default={})
+    names, found_at = same_network(theirs, encoder)
+    at = str(found_at)
+    own = encoder.state_dict()
+    ours = next((name for name in own if names[name] == at), "")
+    has = tuple(theirs[at].shape) if at in theirs else "no such tensor"
+    needs = f"the encoder's {ours} is {tuple(own[ours].shape)}" if ours else "the encoder has no such layer"
+    under = f"; its keys with tensors are {', '.join(filter(None, found))}" if [*found] not in ([], [""]) else ""
+    raise InputError(
+        f"{path} does not fit the encoder: at {at} it has {has}, {needs}. It holds {few(list(theirs))}{under}; "
+        f"the encoder needs {few(needed(encoder))}. Give the encoder that these weights were trained with."
     )
-    return max(votes, key=lambda pair: votes[pair], default=("", ""))
+
+
+def few(names: list[str]) -> str:
+    """The first names of many."""
+    return ", ".join([*names[:4], *(["…"] if len(names) > 4 else [])]) or "no tensors by name"

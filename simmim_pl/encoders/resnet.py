@@ -29,6 +29,9 @@ class ResNet(Encoder):
         std: per-channel standard deviation of the images.
     """
 
+    # What torchvision calls the parts of ``net``: its own names are their numbers.
+    published = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
     @ranged
     def __init__(
         self,
