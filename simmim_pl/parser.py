@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -37,6 +38,12 @@ class Parser(LightningArgumentParser):
             if action.dest in hints:
                 shown = ", ".join(dict.fromkeys(ranges.intervals(hints[action.dest])))
                 action.help = f"{action.help or ''} Range: {shown}.".lstrip()
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Have null stay null: on its way to a parser inside another, jsonargparse makes it the word None."""
+        if args and not self.exit_on_error:
+            args = [re.sub(r"(=|\[|, |: )None(?=$|[],}])", r"\1null", arg) for arg in args]
+        return super().parse_args(args, *more, **kwargs)
 
     def validate(self, namespace: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse numbers out of their range too. Raises TypeError, as for another type."""

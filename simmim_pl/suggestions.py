@@ -53,9 +53,7 @@ def add(message: str, actions: list[argparse.Action]) -> str:
     if choice := re.search(r"invalid choice: '?(\w+)'? \(choose from (.+)\)", message):
         options = choice[2].replace("'", "").split(", ")
         return f"there is no subcommand {choice[1]}{closest(choice[1], options) or f', only {options}'}"
-    if option := re.match(
-        r"(?:Group '(.+)' .+ )?.*(?:[oO]ption '|arguments: --)([\w.+]+)\S*(?: is not accepted.*)?$", message
-    ):
+    if option := re.match(r"(?:Group '(.+)' .+ )?.*(?:[oO]ption '|arguments: --)([\w.+]+)\S*(?: .*)?$", message):
         keys = [action.dest for action in actions if action.dest not in NO_KEYS and not action.dest.endswith(".help")]
         return unknown(".".join(filter(None, option.groups())), keys)
     if inside := re.match(r'Parser key "([\w.]+)"', message):
