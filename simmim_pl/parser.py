@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from simmim_pl import ranges, suggestions
+from simmim_pl import ranges, sentences, suggestions
 from simmim_pl.records import InputError
 
 
@@ -61,6 +61,6 @@ class Parser(LightningArgumentParser):
         message = suggestions.add(message, getattr(ex, "subcommand_parser", self)._actions)
         if not self.exit_on_error:  # a parser inside another, which says it
             super().error(message, ex)
-        line = suggestions.sentence(message)
+        line = sentences.sentence(message)
         end = "" if line.endswith("?") else "."
         raise InputError(f"{line}{end} See {self.prog.replace(' [options]', '')} --help.") from ex

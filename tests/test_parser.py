@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.suggestions import sentence
+from simmim_pl.sentences import sentence
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
 Command = Callable[[list[str]], Path]
