@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,7 +10,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from simmim_pl import durable, ranges, suggestions
+from simmim_pl import durable, ranges, sentences, suggestions
 from simmim_pl.records import InputError
 from simmim_pl.specs import require_small
 
@@ -53,6 +54,12 @@ class Parser(LightningArgumentParser):
                 shown = ", ".join(dict.fromkeys(ranges.intervals(hints[action.dest])))
                 action.help = f"{action.help or ''} Range: {shown}.".lstrip()
 
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Have null stay null: on its way to a parser inside another, jsonargparse makes it the word None."""
+        if args and not self.exit_on_error:
+            args = [re.sub(r"(=|\[|, |: )None(?=$|[],}])", r"\1null", arg) for arg in args]
+        return super().parse_args(args, *more, **kwargs)
+
     def validate(self, namespace: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse numbers out of their range too. Raises TypeError, as for another type."""
         for key, hint in self.ranges.items():
@@ -69,7 +76,7 @@ class Parser(LightningArgumentParser):
         message = suggestions.add(message, getattr(ex, "subcommand_parser", self)._actions)
         if not self.exit_on_error:  # a parser inside another, which says it
             super().error(message, ex)
-        line = suggestions.sentence(message)
+        line = sentences.sentence(message)
         end = "" if line.endswith("?") else "."
         raise InputError(f"{line}{end} See {self.prog.replace(' [options]', '')} --help.") from ex
 

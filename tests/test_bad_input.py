@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,6 +94,221 @@ def test_arguments(refusal: Callable[[list[Any]], str], args: list[str], says: s
     assert says in refusal([*TINY, *args])
 
 
+JUDGE = ["validate", f"--config={CONFIGS / 'evaluate/all.yaml'}", *SHAPES, *QUIET]
+CALLBACK = "--trainer.callbacks=[{class_path: simmim_pl.callbacks.%s, init_args: {%s}}]"
+PROTOCOL = "--model.protocols=[{class_path: simmim_pl.evaluation.%s, init_args: {%s}}]"
+OUTSIDE = {
+    "--model.encoder.width=0": "--model.encoder.width has to be 1 or more, and is 0",
+    "--model.encoder.width=-3": "--model.encoder.width has to be 1 or more, and is -3",
+    "--model.encoder.std=[0,0,0]": "--model.encoder.std has to be above 0",
+    "--model.encoder.mean=[2,0,0]": "--model.encoder.mean has to be within [0, 1]",
+    "--model.head.hidden=0": "--model.head.hidden has to be 1 or more",
+    "--model.head.out=-1": "--model.head.out has to be 1 or more",
+    "--model.head.layers=0": "--model.head.layers has to be 1 or more",
+    "--model.loss.temperature=.nan": "--model.loss.temperature has to be finite, and is nan",
+    "--model.loss.temperature=.inf": "--model.loss.temperature has to be finite, and is inf",
+    "--model.warmup_epochs=-1": "--model.warmup_epochs has to be 0 or more",
+    "--model.gradient_cache=0": "--model.gradient_cache has to be 1 or more",
+    "--model.optimizer.lr=-1": "Invalid learning rate: -1",
+    "--model.optimizer.lr=.inf": "lr has to be a finite number",
+    "--model.optimizer.betas=[2,3]": "Invalid beta parameter",
+    "--data.batch_size=0": "--data.batch_size has to be 1 or more",
+    "--data.batch_size=true": "--data.batch_size has to be a whole number, and is True",
+    "--data.workers=-1": "--data.workers has to be 0 or more",
+    "--data.validation=1.0": "--data.validation has to be within [0, 1), and is 1.0",
+    "--data.validation=1.5": "--data.validation has to be within [0, 1), and is 1.5",
+    "--data.validation=.nan": "--data.validation has to be finite",
+    "--data.validation=-1": "--data.validation has to be 0 or more",
+    "--data.split_seed=99999999999999999999": "--data.split_seed has to be within",
+    "--data.source.noise=.nan": "--data.source.noise has to be finite",
+    "--data.source.deform=-1": "--data.source.deform has to be 0 or more",
+    "--data.source.seed=-1": "--data.source.seed has to be within",
+    "--data.views.flip=1.5": "--data.views.flip has to be within [0, 1]",
+    "--data.views.scale=[0,2]": "--data.views.scale has to be within (0, 1]",
+    "--data.views.scale=[0.9,0.2]": "scale has to be a least and a greatest",
+    "--data.views.hue=0.7": "--data.views.hue has to be within [0, 0.5]",
+    "--data.views.brightness=.inf": "--data.views.brightness has to be finite",
+    "--seed_everything=-1": "--seed_everything has to be within [0, 4294967295], and is -1",
+    "--seed_everything=4294967296": "--seed_everything has to be within",
+    "--seed_everything=1.5": "--seed_everything has to be",
+    "--seed_everything=true": "--seed_everything has to be a number, and is True",
+    "--seed_everything=false": "--seed_everything has to be a number, and is False",
+    "--trainer.max_epochs=-5": "--trainer.max_epochs has to be -1 or more",
+    "--trainer.accumulate_grad_batches=0": "--trainer.accumulate_grad_batches has to be 1 or more",
+    "--trainer.check_val_every_n_epoch=0": "--trainer.check_val_every_n_epoch has to be 1 or more",
+    "--trainer.val_check_interval=0": "--trainer.val_check_interval has to be above 0",
+    "--trainer.val_check_interval=100000": "`val_check_interval` (100000) must be less than or equal",
+    "--trainer.limit_train_batches=0": "there is nothing to fit",
+    "--trainer.limit_train_batches=1.5": "limit_train_batches",
+    "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val has to be 0 or more",
+    "--trainer.num_nodes=0": "--trainer.num_nodes has to be 1 or more",
+    CALLBACK % ("Online", "lr: -1"): "--trainer.callbacks.lr has to be above 0",
+    CALLBACK % ("Vitals", "every: 0"): "--trainer.callbacks.every has to be 1 or more",
+    CALLBACK % ("Representation", "images: 0"): "--trainer.callbacks.images has to be 2 or more",
+    CALLBACK % ("Dashboard", "images: 0"): "--trainer.callbacks.images has to be 1 or more",
+    CALLBACK % ("Checkpoint", "every_n_epochs: 0"): "--trainer.callbacks.every_n_epochs has to be 1 or more",
+}
+
+
+@pytest.mark.parametrize("arg", OUTSIDE)
+def test_a_number_out_of_its_range_is_named(refusal: Callable[[list[Any]], str], arg: str) -> None:
+    assert OUTSIDE[arg] in refusal([*TINY, arg])
+
+
+@pytest.mark.parametrize(
+    ("arg", "says"),
+    [
+        ("--model.seed=-1", "--model.seed has to be within"),
+        ("--trainer.limit_val_batches=0", "there is nothing to validate"),
+        (PROTOCOL % ("KNN", "k: [0]"), "--model.protocols.k has to be 1 or more"),
+        (PROTOCOL % ("KNN", "temperature: [null, 0]"), "--model.protocols.temperature has to be above 0"),
+        (PROTOCOL % ("LinearProbe", "l2: [1, -1]"), "--model.protocols.l2 has to be above 0"),
+        (PROTOCOL % ("FewLabels", "shares: [1.5]"), "--model.protocols.shares has to be within (0, 1]"),
+        (PROTOCOL % ("FewLabels", "per_class: [0]"), "--model.protocols.per_class has to be 1 or more"),
+        (PROTOCOL % ("DenseProbe", "sweep: {lr: [.nan]}"), "lr has to be"),
+        (PROTOCOL % ("DenseProbe", "sweep: {lr: [1], epochs: 0}"), "epochs has to be 1 or more"),
+        (PROTOCOL % ("VideoProbe", "hidden: 0"), "--model.protocols.hidden has to be 1 or more"),
+    ],
+)
+def test_a_number_of_an_evaluation_out_of_its_range_is_named(
+    refusal: Callable[[list[Any]], str], arg: str, says: str
+) -> None:
+    assert says in refusal([*JUDGE, arg])
+
+
+@pytest.mark.parametrize("arg", ["--data.batch_size=0", "--trainer.limit_predict_batches=0", "--data.workers=-1"])
+def test_a_number_of_a_prediction_out_of_its_range_is_named(refusal: Callable[[list[Any]], str], arg: str) -> None:
+    assert any(says in refusal(["predict", *TINY[1:], arg]) for says in ("has to be", "nothing to predict"))
+
+
+LIGHTNING = "lightning.pytorch.callbacks."
+MEANINGLESS = {
+    "--trainer.barebones=true": "barebones",
+    "--trainer.strategy=fsdp": "set it to ddp",
+    "--trainer.strategy=deepspeed": "set it to ddp",
+    "--trainer.strategy=foo": "invalid strategy name",
+    "--trainer.devices=0": "devices",
+    "--trainer.devices=[0,0]": "`devices`",
+    "--trainer.devices=1.5": "`devices`",
+    "--trainer.accelerator=gpux": "invalid accelerator name",
+    "--trainer.precision=16-true": "set it to 16-mixed",
+    "--trainer.precision=bf16-true": "set it to bf16-mixed",
+    "--trainer.profiler=foo": "profiler",
+    "--trainer.max_time=soon": "not a valid duration",
+    f"--trainer.callbacks+={LIGHTNING}LearningRateFinder": "set --model.optimizer.lr",
+    f"--trainer.callbacks+={LIGHTNING}BatchSizeFinder": "set --data.batch_size",
+    f"--trainer.callbacks+={LIGHTNING}BackboneFinetuning": "backbone",
+    f"--trainer.callbacks={{class_path: {LIGHTNING}ModelPruning, init_args: {{pruning_fn: ln_structured}}}}": "masks",
+    f"--trainer.callbacks=[{{class_path: {LIGHTNING}ModelCheckpoint, init_args: {{save_top_k: -5}}}}]": "save_top_k=-5",
+    "--model.optimizer=torch.optim.LBFGS": "LBFGS cannot be built",
+}
+
+
+@pytest.mark.parametrize("arg", MEANINGLESS)
+def test_an_option_that_means_nothing_here_is_refused(refusal: Callable[[list[Any]], str], arg: str) -> None:
+    assert MEANINGLESS[arg] in refusal([*TINY, arg])
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("arg", ["--trainer.accelerator=gpu", f"--trainer={CONFIGS / 'trainer/ddp.yaml'}"])
+def test_without_a_gpu_the_way_out_is_named(refusal: Callable[[list[Any]], str], arg: str) -> None:
+    assert "set --trainer.accelerator cpu" in refusal([*TINY, arg])
+
+
+@pytest.mark.parametrize(
+    ("package", "arg"),
+    [
+        ("rich", f"--trainer.callbacks+={LIGHTNING}RichProgressBar"),
+        ("tensorboard", "--trainer.logger={class_path: TensorBoardLogger, init_args: {save_dir: tb}}"),
+        ("comet_ml", "--trainer.logger={class_path: CometLogger}"),
+    ],
+)
+def test_a_package_that_a_class_needs_is_named(refusal: Callable[[list[Any]], str], package: str, arg: str) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    said = refusal([*TINY, arg])
+    assert "cannot be built" in said
+    assert "pip install" in said
+    assert package.replace("_", "-") in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("WANDB_MODE", "nonsense"), ("WANDB_SILENT", "maybe"), ("WANDB_RESUME", "perhaps")),
+        *(("WANDB_CONSOLE", "blue"), ("WANDB_INIT_TIMEOUT", "soon"), ("WANDB_BASE_URL", "nowhere")),
+    ],
+)
+def test_an_environment_that_wandb_refuses_is_named(
+    refusal: Callable[[list[Any]], str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"{name} is {value}" in refusal(TINY)
+
+
+def test_a_name_that_wandb_refuses_is_named(
+    refusal: Callable[[list[Any]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    assert "Invalid project name 'a/b'" in refusal(TINY)
+
+
+@pytest.mark.parametrize("name", ["limit_train_batches", "limit_val_batches", "val_check_interval"])
+def test_one_that_is_read_as_all_is_said(cli: Cli, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    with pytest.raises(SystemExit):  # before anything is built
+        cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks.images=0", "--data.batch_size=500"])
+    cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks=null", "--trainer.max_epochs=1"])
+    assert f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2" in caplog.text
+
+
+def test_warnings_that_are_made_errors_end_in_a_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "simmim_pl", *TINY],
+        cwd=tmp_path,
+        env={**os.environ, "WANDB_MODE": "disabled", "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: A warning was made an error" in done.stderr.splitlines()[-1]
+
+
+NULL = {
+    "model.encoder.weights": [*TINY, "--model.encoder=simmim_pl.encoders.Torchvision", "--model.encoder.name=resnet18"],
+    "data.source.root": [*WITHOUT_SHAPES, "--data.source=simmim_pl.data.CIFAR10"],
+    "data.source.fold": [*WITHOUT_SHAPES, "--data.source=simmim_pl.data.STL10"],
+    "data.local_views.size": [*TINY, "--data.local_views=simmim_pl.views.CropFlip"],
+    "model.checkpoint": [*JUDGE, "--model.encoder=simmim_pl.encoders.FastCNN"],
+    "model.weights": [*JUDGE, "--model.encoder=simmim_pl.encoders.FastCNN"],
+    "ckpt_path": TINY,
+}
+
+
+@pytest.mark.parametrize("key", NULL)
+@pytest.mark.parametrize("between", ["=", " "])
+def test_null_is_null_for_every_optional_argument(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str, between: str
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("simmim_pl.cli.CLI.instantiate_classes", lambda self: seen.append(self.config))
+    monkeypatch.setattr("simmim_pl.cli.CLI._run_subcommand", lambda self, subcommand: None)
+    cli([*NULL[key], *f"--{key}{between}null".split(" ")])
+    value = seen[0][NULL[key][0]]
+    for part in key.split("."):
+        value = value[part] if part in value else value.init_args[part]
+    assert value is None
+
+
+def test_null_is_null_in_a_list_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("simmim_pl.cli.CLI.instantiate_classes", lambda self: seen.append(self.config))
+    monkeypatch.setattr("simmim_pl.cli.CLI._run_subcommand", lambda self, subcommand: None)
+    cli([*JUDGE, PROTOCOL % ("KNN", ""), "--model.protocols.temperature=[null,0.1]"])
+    assert seen[0].validate.model.init_args.protocols[0].init_args.temperature == [None, 0.1]
+
+
 def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=25"]
     environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
@@ -100,7 +316,8 @@ def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: P
         [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "A batch of 25 images cannot be divided among 2 devices: set --data.batch_size to 24" in done.stderr
+    said = "error: A batch of 25 images cannot be divided among 2 devices: set --data.batch_size to 24"
+    assert done.stderr.count(said) == 1
     assert "Traceback" not in done.stderr
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.suggestions import sentence
+from simmim_pl.sentences import sentence
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
 Command = Callable[[list[str]], Path]
@@ -39,6 +39,7 @@ def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]
     ("args", "named"),
     [
         ([*TINY, "--trainer.max_epoch=3"], ["--trainer.max_epoch ", "did you mean --trainer.max_epochs?"]),
+        ([*TINY, "--trainer.max_epoch", "3"], ["did you mean --trainer.max_epochs?"]),
         ([*TINY, "--trainr.max_epochs=3"], ["did you mean --trainer.max_epochs?"]),
         ([*TINY, "--seed=3"], ["did you mean --seed_everything?"]),
         ([*TINY, "--conf=x"], ["--conf"]),
