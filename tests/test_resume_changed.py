@@ -13,8 +13,8 @@ import yaml
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from simmim_pl.methods.method import warmup_cosine
 from simmim_pl.resume import carry_over, changes, hyperparameters
+from simmim_pl.schedule import warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
 Cli = Callable[[list[Any]], Path]

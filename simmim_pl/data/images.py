@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.data.late import check, is_late
+from simmim_pl.data.local import require_smaller
 from simmim_pl.data.order import Order
 from simmim_pl.data.predicted import Wanted, left_out, origin, parts
 from simmim_pl.data.sound import load
@@ -209,13 +210,3 @@ class Images(LightningDataModule):
             batch["local"] = self.local_views(batch["image"], generator)
             require_smaller(batch)
         return batch
-
-
-def require_smaller(batch: Batch) -> None:
-    """Refuse local views of more pixels than the image has: they would be enlarged, and show nothing more closely."""
-    size, height, width = batch["local"].shape[-1], *batch["image"].shape[-2:]
-    if size > min(height, width):
-        raise InputError(
-            f"Local views of {size} pixels are larger than the images of {height}×{width}: set "
-            f"--data.local_views.size to {min(height, width)} or less, or bring larger images."
-        )

@@ -22,9 +22,9 @@ from simmim_pl.evaluation.training import (
     require_some,
     train,
 )
-from simmim_pl.methods.method import REFERENCE_BATCH
 from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ranged
 from simmim_pl.records import Encoder, Views
+from simmim_pl.schedule import REFERENCE_BATCH
 from simmim_pl.seeding import place
 from simmim_pl.synchronise import synchronise
 

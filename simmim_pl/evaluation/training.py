@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from simmim_pl import distributed
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.protocol import best
-from simmim_pl.methods.method import REFERENCE_BATCH, warmup_cosine
 from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, ranged
 from simmim_pl.records import InputError
+from simmim_pl.schedule import REFERENCE_BATCH, warmup_cosine
 
 Solver = Literal["sgd", "adam"]
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # epoch → (inputs, targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypedDict
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float, Int64
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl import distributed
@@ -18,12 +17,11 @@ from simmim_pl.checkpoint import require_same
 from simmim_pl.ranges import NonNegativeFloat, ranged
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.resume import carry_over, hyperparameters
+from simmim_pl.schedule import REFERENCE_BATCH, parameter_groups, require_possible, warmup_cosine
 from simmim_pl.seeding import place
 from simmim_pl.small_grids import small_grids
 from simmim_pl.synchronise import synchronise
 from simmim_pl.version import fingerprint
-
-REFERENCE_BATCH = 256
 
 
 class Output(TypedDict, total=False):
@@ -187,36 +185,3 @@ class Method(LightningModule):
         """Images that one optimizer step sees, over all accumulated batches."""
         batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return batch_size * self.trainer.accumulate_grad_batches
-
-
-def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    """Factor on the learning rate: linear from 1/warmup to 1, then half a cosine to 0 at ``steps``.
-
-    >>> [round(warmup_cosine(step, warmup=2, steps=6), 3) for step in range(7)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(steps - warmup, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def require_possible(optimizer: OptimizerCallable, groups: list[dict[str, Any]]) -> None:
-    """Have an optimizer refuse its settings before training: torch's raise ValueError, where they look.
-
-    Raises:
-        InputError: a learning rate is negative or not finite.
-    """
-    if any(group["params"] for group in groups):
-        for group in optimizer(groups).param_groups:
-            if not 0 <= group["lr"] < math.inf:
-                raise InputError(f"The optimizer's lr has to be a finite number, 0 or more, and is {group['lr']}.")
-
-
-def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """Split parameters so that weight decay spares biases and normalisation: the tensors of fewer than two axes."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
-    spared = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from simmim_pl.callbacks import Checkpoint
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.methods.method import Method, Output, parameter_groups, warmup_cosine
+from simmim_pl.methods.method import Method, Output
 from simmim_pl.records import Batch, InputError
+from simmim_pl.schedule import parameter_groups, warmup_cosine
 
 
 class Smallest(Method):
