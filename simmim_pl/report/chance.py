@@ -14,6 +14,8 @@ def chance(run: Run) -> dict[str, float]:
     - Accuracy of kNN and probe: one of the classes.
     - Contrastive accuracy: with V views of N images, V − 1 of the V·N − 1 other rows are of the same image.
     - Loss: when all similarities are the same, NT-Xent is log(V·N − 1), decoupled log(V·N − V); others are not known.
+
+    What a run has logged itself, as ``METRIC_at_chance``, is left out: it has a curve of its own.
     """
     settings = flat(run.config)
     found: dict[str, float] = {}
@@ -27,4 +29,4 @@ def chance(run: Run) -> dict[str, float]:
         found["train/contrastive_accuracy"] = (views - 1) / (views * images - 1)
         if settings.get("model.loss") == "simmim_pl.losses.NTXent":
             found["train/loss"] = math.log(views * images - (views if settings.get("model.loss.decoupled") else 1))
-    return found
+    return {metric: value for metric, value in found.items() if f"{metric}_at_chance" not in run.history}

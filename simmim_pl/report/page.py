@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def write(folders: Sequence[Path], path: Path) -> None:
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The whole page as HTML."""
+    """The whole page as HTML. Runs of one name and id, in folders of their own, go by their paths."""
+    if len({run.name for run in runs}) < len(runs):
+        runs = [replace(run, name=str(run.folder)) for run in runs]
     pages = Environment(loader=PackageLoader("simmim_pl.report", ""), autoescape=True, undefined=StrictUndefined)
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     sections = [(name, [panel for panel in panels if panel[2]]) for name, panels in filled(runs)]

@@ -76,3 +76,9 @@ def test_another_loss_has_another_chance(tmp_path: Path) -> None:
     path = tmp_path / "run/config.yaml"
     path.write_text(path.read_text().replace("simmim_pl.losses.NTXent", "mine.Loss"))
     assert "train/loss" not in chance(read(tmp_path / "run"))
+
+
+def test_what_the_run_logs_itself_is_not_told_twice(tmp_path: Path) -> None:
+    assert "train/loss" in made(tmp_path / "run")
+    (tmp_path / "run/metrics.csv").write_text("step,train/loss_at_chance\n1,6.2\n")
+    assert chance(read(tmp_path / "run")).keys() == {"train/contrastive_accuracy"}

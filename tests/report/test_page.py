@@ -216,6 +216,12 @@ def test_what_differs_between_runs_comes_first(tmp_path: Path) -> None:
     assert "What differs" not in pages.page([read(runs[0])])
 
 
+def test_runs_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
+    runs = [whole(tmp_path / place / "some/1") for place in ("here", "there")]
+    heads = re.findall("<h4>(.*?)</h4>", pages.page([read(run) for run in runs]))
+    assert set(heads) == set(map(str, runs))
+
+
 def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
     folder = cli([*TINY, "--trainer.log_every_n_steps=1"])
     told = dict(row for row in rows_of((folder / "report.html").read_text()) if len(row) == 2)
