@@ -27,8 +27,8 @@ class Read(ImageSet):
     """A user's own set, whose ``read`` gives rows of whatever it holds."""
 
     def __init__(self, held: Any, labels: Any = None, masks: Any = None, clips: bool = False) -> None:
-        super().__init__(labels, workers=False, clips=clips, masks=masks)
-        self.held = held
+        super().__init__(None, workers=False, clips=clips, masks=masks)
+        self.held, self.labels = held, labels
 
     def __len__(self) -> int:
         return 6
