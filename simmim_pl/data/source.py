@@ -83,7 +83,7 @@ class InMemory(ImageSet):
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, masks: Tensor | None = None) -> None:
-        require_pixels(images, len(images), images.ndim == 5, type(self).__name__)
+        require_pixels(images, len(images), getattr(images, "ndim", 4) == 5, type(self).__name__)
         super().__init__(labels, workers=False, clips=images.ndim == 5, masks=masks)
         self.images = images
 

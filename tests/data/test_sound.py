@@ -1,0 +1,201 @@
+"""What any source may give, and the sentence for everything else: what was found and what is due."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import simmim_pl
+from simmim_pl.data import CIFAR10, Folder, Images, Shapes
+from simmim_pl.data.sound import load
+from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.records import InputError
+from tests.conftest import QUIET, TINY
+
+GOOD = torch.arange(6 * 3 * 4 * 5).view(6, 3, 4, 5).remainder(256).to(torch.uint8)
+LABELS = torch.arange(6) % 3
+MASKS = torch.zeros(6, 4, 5, dtype=torch.uint8)
+
+
+class Read(ImageSet):
+    """A user's own set, whose ``read`` gives rows of whatever it holds."""
+
+    def __init__(self, held: Any, labels: Any = None, masks: Any = None, clips: bool = False) -> None:
+        super().__init__(None, workers=False, clips=clips, masks=masks)
+        self.held, self.labels = held, labels
+
+    def __len__(self) -> int:
+        return 6
+
+    def read(self, index: Tensor) -> Any:
+        return self.held[index]
+
+
+class Own(Source):
+    """A user's own source."""
+
+    def __init__(self, images: ImageSet, classes: Any = ("a", "b", "c"), mask_classes: Any = ("x", "y")) -> None:
+        self.images, self.classes, self.mask_classes = images, classes, mask_classes
+
+    def load(self, split: Split) -> ImageSet:
+        return self.images
+
+
+PIXELS = {
+    "floats in [0, 1]": (GOOD / 255, r"float32 \[4, 3, 4, 5\], and uint8 \[4, 3, H, W\] is due.*multiply floats"),
+    "whole numbers": (GOOD.long(), r"int64 \[4, 3, 4, 5\], and uint8"),
+    "four channels": (GOOD.repeat(1, 2, 1, 1)[:, :4], r"uint8 \[4, 4, 4, 5\].* three channels"),
+    "one channel": (GOOD[:, :1], r"uint8 \[4, 1, 4, 5\].* three channels"),
+    "channels last": (GOOD.movedim(1, 3), r"uint8 \[4, 4, 5, 3\].* in front of height and width"),
+    "no channel": (GOOD[:, 0], r"uint8 \[4, 4, 5\]"),
+    "an array": (GOOD.numpy(), "as ndarray, and a torch.Tensor is due"),
+    "pixels of 0 and 1": ((GOOD / 255).round().to(torch.uint8), "pixels of 0 and 1 only, and 0 to 255 is due"),
+    "no pixels": (GOOD[..., :0], r"uint8 \[4, 3, 4, 0\]"),
+}
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_pixels_of_another_kind_are_refused_before_a_batch_is_made(name: str) -> None:
+    held, says = PIXELS[name]
+    with pytest.raises(InputError, match=says):
+        Images(Own(Read(held, LABELS)), batch_size=2).setup("fit")
+
+
+@pytest.mark.parametrize("name", [name for name, (held, _) in PIXELS.items() if isinstance(held, Tensor)])
+def test_a_tensor_in_memory_is_refused_when_it_is_given_or_opened(name: str) -> None:
+    with pytest.raises(InputError, match=r"InMemory gave pixels as .* is due|0 and 1 only"):
+        load(Own(InMemory(PIXELS[name][0], LABELS)), "train")
+
+
+def test_another_number_of_images_than_was_asked_for_is_refused() -> None:
+    class Short(Read):
+        def read(self, index: Tensor) -> Any:
+            return self.held[index[:-1]]
+
+    with pytest.raises(InputError, match=r"Short gave pixels as uint8 \[3, 3, 4, 5\], and uint8 \[4, 3, H, W\]"):
+        load(Own(Short(GOOD)), "train")
+
+
+def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
+    with pytest.raises(InputError, match=r"uint8 \[4, T, 3, H, W\] of clips is due"):
+        load(Own(Read(GOOD, clips=True)), "train")
+    with pytest.raises(InputError, match=r"uint8 \[4, 2, 3, 4, 5\]"):
+        load(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1))), "train")
+    load(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1), clips=True)), "train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (LABELS.float(), r"labels as float32 \[6\], and int64 \[6\] is due"),
+        (LABELS.int(), r"labels as int32 \[6\], and int64"),
+        (LABELS[:5], r"labels as int64 \[5\], and int64 \[6\]"),
+        (LABELS[:, None], r"labels as int64 \[6, 1\]"),
+        (LABELS.tolist(), "labels as list, and a torch.Tensor is due"),
+        (LABELS + 1, "labels from 1 to 3, and its source names 3 classes"),
+        (LABELS - 1, "labels from -1 to 1"),
+    ],
+)
+def test_labels_of_another_kind_are_refused(labels: Any, says: str) -> None:
+    with pytest.raises(InputError, match=f"The train split of Own has {says}"):
+        load(Own(Read(GOOD, labels)), "train")
+
+
+def test_labels_need_names() -> None:
+    source = Own(Read(GOOD, LABELS))
+    del source.classes
+    with pytest.raises(InputError, match="set classes to the list of their names"):
+        load(source, "train")
+    source.images.labels = None
+    load(source, "train")
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        (MASKS.long(), r"masks as int64 \[6, 4, 5\], and uint8 \[6, 4, 5\] is due"),
+        (MASKS[:3], r"masks as uint8 \[3, 4, 5\]"),
+        (MASKS[:, None], r"masks as uint8 \[6, 1, 4, 5\], and uint8 \[6, H, W\]"),
+        (MASKS + 2, "masks with the id 2, and its source names 2 mask_classes"),
+        (MASKS.repeat(1, 2, 2), r"masks of \[8, 10\] and images of \[4, 5\] pixels"),
+    ],
+)
+def test_masks_of_another_kind_are_refused(masks: Tensor, says: str) -> None:
+    with pytest.raises(InputError, match=f"The train split of Own has {says}"):
+        load(Own(Read(GOOD, None, masks)), "train")
+
+
+def test_what_is_due_passes() -> None:
+    masks = MASKS.clone()
+    masks[0, 0] = torch.tensor([0, 1, 255, 1, 0])
+    for images in (
+        Read(GOOD, LABELS, masks),
+        InMemory(GOOD, LABELS, masks),
+        InMemory(GOOD, None),
+        Read(GOOD[:, :, :1]),
+    ):
+        assert load(Own(images), "train") is images
+    assert len(load(Shapes(train=20, test=10, size=16), "test")) == 10
+    black = InMemory(torch.zeros_like(GOOD), None)
+    assert load(Own(black), "train") is black  # dull, and no mistake of scale
+
+
+def test_a_later_batch_that_is_wrong_is_refused_too() -> None:
+    class Late(Read):
+        def read(self, index: Tensor) -> Any:
+            return self.held[index] / (255 if len(index) == 1 else 1)
+
+    with pytest.raises(InputError, match="Late gave pixels as float32"):
+        Late(GOOD).__getitems__([1])
+
+
+def test_own_images_in_0_to_1_end_the_command_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from simmim_pl.data.source import InMemory, Source
+
+        class Mine(Source):
+            classes = []
+
+            def load(self, split):
+                return InMemory(torch.rand(64, 3, 16, 16), None)
+        """)
+    )
+    args = [arg for arg in TINY if "shapes.yaml" not in arg and "data.source" not in arg]
+    command = [*args, *QUIET, "--data.source=mine.Mine", "--data.batch_size=16"]
+    package = Path(simmim_pl.__file__).parents[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{package}:{tmp_path}",
+        "WANDB_MODE": "disabled",
+        "OMP_NUM_THREADS": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "simmim_pl", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    said = ended.stderr + ended.stdout
+    assert "InMemory gave pixels as float32 [64, 3, 16, 16], and uint8 [64, 3, H, W] is due, from 0 to 255" in said
+
+
+def test_whether_there_is_a_test_split(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / name).mkdir(parents=True)
+        torch.save(0, tmp_path / name / "x.png")
+    assert Folder(str(tmp_path)).has_test()
+    assert not Folder(str(tmp_path / "train/a")).has_test()
+    assert CIFAR10().has_test()
