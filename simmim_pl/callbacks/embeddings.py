@@ -50,7 +50,8 @@ class Embeddings(Callback):
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and folder is not None:
             path = Path(folder, "embeddings.parquet")
-            write(path, index, features, label, trainer.datamodule.paths(index))  # type: ignore[attr-defined]
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            write(path, index, features, label, None if data is None else data.paths(index))
             rank_zero_info(f"Wrote {len(order)} embeddings of width {features.shape[1]} to {path}")
 
 

@@ -51,7 +51,7 @@ class Vitals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self.seen += len(batch["index"]) * trainer.world_size
+        self.seen += (len(batch["index"]) if "index" in batch else batch["views"].shape[1]) * trainer.world_size
         if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
             now = time.perf_counter()
             pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -10,11 +12,13 @@ from jaxtyping import Float, Int64
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl import distributed
-from simmim_pl.checkpoint import require_same
+from simmim_pl.build import build
+from simmim_pl.checkpoint import read, require_same
+from simmim_pl.methods.schedule import parameter_groups, warmup_cosine
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.seeding import place
 from simmim_pl.small_grids import small_grids
@@ -109,6 +113,27 @@ class Method(LightningModule):
         """Embeddings with the index of their image."""
         return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, *, allow: Sequence[str] = (), **given: Any
+    ) -> Any:
+        """The method that a run trained, with its weights, on the CPU.
+
+        Args:
+            checkpoint_path: a checkpoint that ``fit`` wrote.
+            allow: class paths outside this package, and other than torch's optimizers, that it may name.
+            given: arguments of the method to use in place of those that the checkpoint's config describes.
+
+        Raises:
+            InputError: the checkpoint cannot be read, names a class that is not allowed, or does not fit its config.
+        """
+        optimizers = [f"torch.optim.{name}" for name in torch.optim.__all__ if hasattr(torch.optim, name)]
+        saved = read(checkpoint_path)
+        method = build(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
+        require_same(saved["state_dict"], method.state_dict(), checkpoint_path)
+        method.load_state_dict(saved["state_dict"])
+        return method
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
 
@@ -116,14 +141,14 @@ class Method(LightningModule):
         if stage != "fit":
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        facts = {"code": fingerprint(), "seed": data.seed, "batch_size": data.batch_size}
-        images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
+        facts = {"code": fingerprint(), "seed": self.seed, "batch_size": getattr(data, "batch_size", None)}
+        images = {f"number of {split} images": len(part) for split, part in getattr(data, "splits", {}).items()}
         distributed.require_alike(facts | images)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
-        step, seed = self.trainer.fit_loop.total_batch_idx, self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        torch.manual_seed(place(seed, step, f"network {self.trainer.global_rank}"))
+        step = self.trainer.fit_loop.total_batch_idx
+        torch.manual_seed(place(self.seed, step, f"network {self.trainer.global_rank}"))
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
@@ -155,27 +180,25 @@ class Method(LightningModule):
 
     @property
     def effective_batch(self) -> int:
-        """Images that one optimizer step sees, over all accumulated batches."""
-        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        return batch_size * self.trainer.accumulate_grad_batches
+        """Images that one optimizer step sees, over all accumulated batches and devices.
 
+        Raises:
+            InputError: neither the datamodule nor the DataLoader says how many a batch has.
+        """
+        size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if size is None:
+            self.trainer.fit_loop.setup_data()
+            of_device = getattr(self.trainer.train_dataloader, "batch_size", None)
+            if of_device is None:
+                raise InputError(
+                    "The learning rate is for 256 images a step, and the training DataLoader does not say how many a "
+                    "batch has: make it with a batch_size, or pass Trainer.fit a datamodule like simmim_pl.data.Images."
+                )
+            size = of_device * self.trainer.world_size
+        return int(size) * self.trainer.accumulate_grad_batches
 
-def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    """Factor on the learning rate: linear from 1/warmup to 1, then half a cosine to 0 at ``steps``.
-
-    >>> [round(warmup_cosine(step, warmup=2, steps=6), 3) for step in range(7)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(steps - warmup, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """Split parameters so that weight decay spares biases and normalisation: the tensors of fewer than two axes."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
-    spared = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+    @property
+    def seed(self) -> int:
+        """Of what the network draws: the datamodule's, or without one that of ``seed_everything``."""
+        known = getattr(self.trainer.datamodule, "seed", None)  # type: ignore[attr-defined]
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if known is None else known
