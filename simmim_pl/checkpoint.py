@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from simmim_pl.from_config import described, instantiate
 from simmim_pl.intact import require_intact
 from simmim_pl.records import Encoder, InputError
 from simmim_pl.specs import MOST
-from simmim_pl.trust import parts, require_ours
+from simmim_pl.trust import parts
 from simmim_pl.unpickle import unpickle
 from simmim_pl.weights import needed, same_network, tables
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
 FORMAT = 3
 MOST_VALUES = 1_000_000  # in a checkpoint; a network of a thousand tensors and its optimizer's state have ten thousand
-# What an encoder of ours would download at its start, and how to say that it should not.
-DOWNLOADS = {"weights": None, "pretrained": False}
 
 
 def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
@@ -90,8 +89,8 @@ def require_same(state: dict[str, Any], own: dict[str, Any], path: str | Path) -
             )
 
 
-def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder:
-    """Build the encoder that a checkpoint's config describes, with its weights or freshly initialised.
+def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = ()) -> Encoder:
+    """Build the encoder that a checkpoint's config describes, with its weights or freshly initialised, in eval mode.
 
     Only classes of this package, and those that the user allows by name, are imported because a checkpoint names them;
     a config can name anything. An encoder of ours downloads nothing: its weights are in the checkpoint.
@@ -106,38 +105,18 @@ def load_encoder(path: str, trained: bool, allow: Sequence[str] = ()) -> Encoder
             own config.
     """
     saved = read(path)
-    spec: Any = saved["config"]
-    for key in ("model", "init_args", "encoder"):
-        spec = spec.get(key) if isinstance(spec, dict) else None
+    spec = described(saved, path).get("encoder")
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
-    require_ours(spec, path, frozenset(allow))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
-    try:
-        parsed = parser.parse_object({"encoder": spec})
-        without_downloads(parsed)
-        encoder: Encoder = parser.instantiate_classes(parsed).encoder
-    except Exception as error:  # jsonargparse's ArgumentError, or whatever the class raises at such arguments
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
+    encoder: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow)).encoder
     if trained:
         prefix = "encoder."
         state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
         require_same(state, encoder.state_dict(), path)
         encoder.load_state_dict(state)
-    return encoder
-
-
-def without_downloads(config: Any) -> None:
-    """Have no encoder of ours within a parsed config fetch weights, whichever way it is told to."""
-    parts = vars(config) if isinstance(config, Namespace) else config
-    for part in parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (list, tuple)) else ():
-        without_downloads(part)
-    if isinstance(parts, dict) and str(parts.get("class_path")).startswith("simmim_pl."):
-        for given in (parts.get("init_args") or {}, parts.get("dict_kwargs") or {}):
-            for key in DOWNLOADS.keys() & (vars(given) if isinstance(given, Namespace) else given).keys():
-                given[key] = DOWNLOADS[key]
+    return encoder.eval()
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:

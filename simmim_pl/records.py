@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -30,9 +29,10 @@ class Batch(TypedDict, total=False):
     local: Float[Tensor, "L B 3 s s"]  # further views, of smaller regions, at a size of their own
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(NamedTuple):
     """What an encoder returns: one vector an image, and the grid of vectors it was pooled from.
+
+    A tuple with names, which ``torch.export`` and ``torch.jit.trace`` take as they take tensors.
 
     G is D unless something between grid and pooling changes it, such as the head of a MobileNet.
     """

@@ -5,12 +5,32 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from simmim_pl.records import InputError
 
 REFERENCE_BATCH = 256  # images a step, for which learning rates are given
+
+
+def effective_batch(trainer: Trainer) -> int:
+    """Images that one optimizer step sees, over all accumulated batches and devices.
+
+    Raises:
+        InputError: neither the datamodule nor the DataLoader says how many a batch has.
+    """
+    size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+    if size is None:
+        trainer.fit_loop.setup_data()
+        of_device = getattr(trainer.train_dataloader, "batch_size", None)
+        if of_device is None:
+            raise InputError(
+                "The learning rate is for 256 images a step, and the training DataLoader does not say how many a "
+                "batch has: make it with a batch_size, or pass Trainer.fit a datamodule like simmim_pl.data.Images."
+            )
+        size = of_device * trainer.world_size
+    return int(size) * trainer.accumulate_grad_batches
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:

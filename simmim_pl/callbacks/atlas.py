@@ -43,6 +43,8 @@ class Atlas(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
+        if "index" not in batch:  # of a DataLoader that is not ours
+            return
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
         part: dict[str, Tensor] = {"index": batch["index"], "features": outputs["features"].float()}
         part |= {"label": batch["label"]} if "label" in batch else {}
@@ -57,7 +59,8 @@ class Atlas(Callback):
         rows = {name: distributed.gather_uneven(column) for name, column in columns.items()}
         if trainer.is_global_zero:
             self.found = self.draw(*evenly(once(rows), self.images)) | {"step": trainer.global_step}
-            self.found["classes"] = list(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            self.found["classes"] = [] if data is None else list(data.source.classes)
 
     def draw(self, features: Float[Tensor, "N D"], image: Tensor, label: Int64[Tensor, " N"]) -> dict[str, Any]:
         """Neighbours and map, on the CPU; nothing where there are too few images, or features are not finite."""

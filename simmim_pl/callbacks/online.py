@@ -49,7 +49,8 @@ class Online(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module.encoder, Encoder)
-        classes = len(trainer.datamodule.source.classes)  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        classes = 0 if data is None else len(data.source.classes)  # of plain DataLoaders nothing is known
         self.probe = None
         if classes > 1:
             with torch.random.fork_rng(devices=[]):  # leaves the run's randomness alone; the same probe on every rank

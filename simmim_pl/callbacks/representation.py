@@ -85,7 +85,8 @@ class Representation(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
-        if trainer.datamodule.views is None:  # type: ignore[attr-defined]  # a checkpoint is judged on bare images
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "views", None) is None:  # a checkpoint is judged on bare images; plain DataLoaders have none
             return
         features = outputs["features"].float()
         self.update(features, "features", partial(Spectrum, features.shape[1]))

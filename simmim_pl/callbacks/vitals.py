@@ -66,7 +66,7 @@ class Vitals(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0:  # or it would not be logged
             pl_module.log("train/seconds", self.before + time.perf_counter() - self.began)
-        self.seen += len(batch["index"]) * trainer.world_size
+        self.seen += (len(batch["index"]) if "index" in batch else batch["views"].shape[1]) * trainer.world_size
         if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
             now = time.perf_counter()
             pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)

@@ -128,6 +128,6 @@ def listen(net: nn.Module, record: Callable[[Tensor], None]) -> RemovableHandle:
 
 def places(tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B D h w"]:
     """A VisionTransformer's patch tokens in their places, without the class token before them."""
-    side = round((tokens.shape[1] - 1) ** 0.5)
+    side = round((int(tokens.shape[1]) - 1) ** 0.5)  # torch.jit.trace makes a size a tensor
     grid: Tensor = tokens[:, 1:].mT.unflatten(2, (side, side))
     return grid

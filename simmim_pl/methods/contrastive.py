@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -50,7 +50,8 @@ class Contrastive(Method):
         self.pieces = gradient_cache
 
     def on_fit_start(self) -> None:
-        if getattr(self.trainer.datamodule, "views", None) is None:  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None and getattr(data, "views", None) is None:
             raise InputError("Contrastive pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
 
     def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
@@ -64,6 +65,7 @@ class Contrastive(Method):
         return in_pieces(self.project, views, self.pieces, self) if self.pieces > 1 else self.project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        require_views(batch)
         pooled, z = self.embed(batch["views"])  # [V, B, 3, S, S]: V random regions of every image, recoloured
         if "local" in batch:  # smaller regions at their own size: they too have to agree with all views of their image
             z = torch.cat([z, self.embed(batch["local"])[1]])
@@ -73,3 +75,14 @@ class Contrastive(Method):
         if chance is not None:
             self.log("train/loss_at_chance", chance)
         return self.finish(loss, pooled.flatten(0, 1), batch)
+
+
+def require_views(batch: Any) -> None:
+    """Raises :class:`InputError` where a batch, as a DataLoader without our datamodule gives it, has no views."""
+    views = batch.get("views") if isinstance(batch, Mapping) else None
+    if not isinstance(views, Tensor) or views.ndim != 5 or len(views) < 2 or not views.is_floating_point():
+        raise InputError(
+            'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], V views of every '
+            "image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
+            "simmim_pl.data.Images(source, views=simmim_pl.views.ContrastiveViews(...))."
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -13,11 +16,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl import distributed
-from simmim_pl.checkpoint import require_same
+from simmim_pl.checkpoint import read, require_same
+from simmim_pl.from_config import build
 from simmim_pl.ranges import NonNegativeFloat, ranged
 from simmim_pl.records import Batch, Encoder, Features, InputError
 from simmim_pl.resume import carry_over, hyperparameters
-from simmim_pl.schedule import REFERENCE_BATCH, parameter_groups, require_possible, warmup_cosine
+from simmim_pl.schedule import REFERENCE_BATCH, effective_batch, parameter_groups, require_possible, warmup_cosine
 from simmim_pl.seeding import place
 from simmim_pl.small_grids import small_grids
 from simmim_pl.synchronise import synchronise
@@ -121,6 +125,27 @@ class Method(LightningModule):
         """Embeddings with the index of their image."""
         return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, *, allow: Sequence[str] = (), **given: Any
+    ) -> Any:
+        """The method that a run trained, with its weights, on the CPU.
+
+        Args:
+            checkpoint_path: a checkpoint that ``fit`` wrote.
+            allow: class paths outside this package, and other than torch's optimizers, that it may name.
+            given: arguments of the method to use in place of those that the checkpoint's config describes.
+
+        Raises:
+            InputError: the checkpoint cannot be read, names a class that is not allowed, or does not fit its config.
+        """
+        optimizers = [f"torch.optim.{name}" for name in torch.optim.__all__ if hasattr(torch.optim, name)]
+        saved = read(checkpoint_path)
+        method = build(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
+        require_same(saved["state_dict"], method.state_dict(), checkpoint_path)
+        method.load_state_dict(saved["state_dict"])
+        return method
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
         self.configured_before = checkpoint.get("hyperparameters", [])
@@ -139,17 +164,17 @@ class Method(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         facts = {
             "code": fingerprint(),
-            "seed": data.seed,
-            "batch_size": data.batch_size,
+            "seed": self.seed,
+            "batch_size": getattr(data, "batch_size", None),
             "precision": self.trainer.precision,
         }
-        images = {f"number of {split} images": len(part) for split, part in data.splits.items()}
+        images = {f"number of {split} images": len(part) for split, part in getattr(data, "splits", {}).items()}
         distributed.require_alike(facts | images)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
-        step, seed = self.trainer.fit_loop.total_batch_idx, self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        torch.manual_seed(place(seed, step, f"network {self.trainer.global_rank}"))
+        step = self.trainer.fit_loop.total_batch_idx
+        torch.manual_seed(place(self.seed, step, f"network {self.trainer.global_rank}"))
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
@@ -162,7 +187,8 @@ class Method(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise InputError("A cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps.")
-        scale = self.effective_batch / REFERENCE_BATCH
+        batch = effective_batch(self.trainer)
+        scale = batch / REFERENCE_BATCH
         optimizer = self.optimizer(parameter_groups(self, self.decay_norm_and_bias))
         for group in optimizer.param_groups:
             group["lr"] *= scale
@@ -175,13 +201,13 @@ class Method(LightningModule):
             warmup = round(self.warmup_epochs * batches)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, int(steps)))
         rank_zero_info(
-            f"Effective batch {self.effective_batch} = batch_size × accumulation, whatever the devices: "
+            f"Effective batch {batch} = batch_size × accumulation, whatever the devices: "
             f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
-    def effective_batch(self) -> int:
-        """Images that one optimizer step sees, over all accumulated batches."""
-        batch_size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        return batch_size * self.trainer.accumulate_grad_batches
+    def seed(self) -> int:
+        """Of what the network draws: the datamodule's, or without one that of ``seed_everything``."""
+        known = getattr(self.trainer.datamodule, "seed", None)  # type: ignore[attr-defined]
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if known is None else known

@@ -20,7 +20,7 @@ from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.records import Batch, InputError
-from simmim_pl.schedule import parameter_groups, warmup_cosine
+from simmim_pl.schedule import effective_batch, parameter_groups, warmup_cosine
 
 
 class Smallest(Method):
@@ -183,7 +183,7 @@ def test_the_effective_batch_counts_accumulation_and_not_devices(batch: int, dev
         max_epochs=1,
     )
     optimizer = module.configure_optimizers()["optimizer"]
-    assert module.effective_batch == batch * accumulation
+    assert effective_batch(trainer) == batch * accumulation
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates == pytest.approx([0.1 * batch * accumulation / 256] * 2)
     assert trainer.world_size == devices

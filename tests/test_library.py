@@ -1,0 +1,123 @@
+"""As a library: a checkpoint opened in a line, an encoder exported, a method trained on plain DataLoaders."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import simmim_pl
+from simmim_pl.callbacks import Alarm, Checkpoint, Online, Representation, Vitals
+from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
+from simmim_pl.heads import ProjectionHead
+from simmim_pl.losses import NTXent
+from simmim_pl.methods import Contrastive
+from simmim_pl.records import Encoder, InputError
+from simmim_pl.schedule import effective_batch
+
+ENCODERS: dict[str, tuple[Any, int]] = {
+    "FastCNN": (lambda: FastCNN(2), 16),
+    "ResNet": (lambda: ResNet(18), 32),
+    "a CNN of torchvision's": (lambda: Torchvision("mobilenet_v3_small"), 64),
+    "a ViT of torchvision's": (lambda: Torchvision("vit_b_32"), 224),
+    "a CNN of timm's": (lambda: Timm("resnet18"), 64),
+}
+
+
+def test_the_package_is_imported_at_once_and_opens_a_checkpoint_in_a_line(pretrained: Path) -> None:
+    quick = "import sys, simmim_pl; assert 'torch' not in sys.modules; from simmim_pl import load_encoder; load_encoder"
+    subprocess.run([sys.executable, "-c", quick], check=True)
+    encoder = simmim_pl.load_encoder(pretrained)
+    assert isinstance(encoder, FastCNN)
+    assert not encoder.training
+    saved = torch.load(pretrained, weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in encoder.state_dict().items())
+    with pytest.raises(AttributeError, match="no attribute 'open_encoder'"):
+        simmim_pl.open_encoder  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ENCODERS)
+def test_an_exported_and_a_traced_encoder_give_what_it_gives(case: str) -> None:
+    make, size = ENCODERS[case]
+    encoder: Encoder = make().eval()
+    image, other = torch.rand(2, 3, size, size), torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        exported = torch.export.export(encoder, (image,), dynamic_shapes=({0: torch.export.Dim("B")},), strict=False)
+        for run in (exported.module(), torch.jit.trace(encoder, image)):
+            for batch in (image, other):
+                for found, expected in zip(run(batch), encoder(batch), strict=True):
+                    assert torch.allclose(found, expected, atol=1e-5)
+        assert exported.module()(image).pooled.shape == (2, encoder.width)
+
+
+def test_a_method_is_opened_with_what_its_config_says_or_what_is_given(pretrained: Path, tmp_path: Path) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    method = Contrastive.load_from_checkpoint(pretrained)
+    assert all(torch.equal(tensor, saved["state_dict"][name]) for name, tensor in method.state_dict().items())
+    assert method.loss.temperature == saved["config"]["model"]["init_args"]["loss"]["init_args"]["temperature"]
+    assert isinstance(method.optimizer([torch.nn.Parameter(torch.ones(1))]), torch.optim.AdamW)
+    assert Contrastive.load_from_checkpoint(pretrained, loss=NTXent(temperature=0.7)).loss.temperature == 0.7
+    with pytest.raises(InputError, match=r"of another architecture: at head.mlp"):
+        Contrastive.load_from_checkpoint(str(pretrained), head=lambda width: ProjectionHead(width, 3, 3))
+    saved["config"]["model"]["init_args"]["optimizer"]["class_path"] = "evil.Optimizer"
+    torch.save(saved, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"asks to import evil.Optimizer"):
+        Contrastive.load_from_checkpoint(tmp_path / "x.ckpt")
+
+
+def method() -> Contrastive:
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=0.01)
+
+    return Contrastive(FastCNN(2), lambda width: ProjectionHead(width, 8, 4), NTXent(), optimizer=optimizer)
+
+
+def fit(module: Contrastive, loader: Any, folder: Path, **settings: Any) -> Trainer:
+    callbacks = [Checkpoint(), Online(), Representation(), Alarm(), Vitals()]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    trainer = Trainer(max_epochs=2, logger=False, callbacks=callbacks, default_root_dir=folder, **quiet, **settings)
+    trainer.fit(module, train_dataloaders=loader)
+    return trainer
+
+
+def views(rows: list[tuple[Tensor]]) -> dict[str, Tensor]:
+    """Two views of every image: itself and its mirror image."""
+    image = torch.stack([row[0] for row in rows])
+    return {"views": torch.stack([image, image.flip(-1)])}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_method_trains_on_a_plain_dataloader_without_a_datamodule(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, images = method(), TensorDataset(torch.rand(64, 3, 16, 16))
+    before = {name: tensor.clone() for name, tensor in module.named_parameters()}
+    trainer = fit(module, DataLoader(images, 16, collate_fn=views, drop_last=True), tmp_path)
+    assert trainer.global_step == 8
+    assert effective_batch(trainer) == 16
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in module.named_parameters() if tensor.ndim > 1)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("loader", "says"),
+    [
+        (
+            DataLoader([{"image": torch.zeros(3, 16, 16, dtype=torch.uint8)}] * 8, 4),
+            r"mapping with .views., float \[V, B, 3, S, S\]",
+        ),
+        (
+            DataLoader([{"views": torch.rand(2, 4, 3, 16, 16)}] * 8, batch_size=None),
+            "does not say how many a batch has",
+        ),
+    ],
+)
+def test_a_dataloader_that_a_method_cannot_use_is_refused(tmp_path: Path, loader: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        fit(method(), loader, tmp_path)
