@@ -30,7 +30,7 @@ def require_pixels(pixels: Any, number: int, clips: bool, name: str) -> None:
     if found is None:
         raise InputError(f"{name} gave pixels as {type(pixels).__name__}, and a torch.Tensor is due: {due}.")
     shape = tuple(pixels.shape)
-    if len(shape) == 4 + clips and shape[0] == number and shape[-3] == 3 and min(shape) > 0:
+    if len(shape) == 4 + clips and shape[0] == number and shape[-3] == 3 and min(shape[1:]) > 0:
         if pixels.dtype == torch.uint8:
             return
         raise InputError(

@@ -142,6 +142,7 @@ def test_what_is_due_passes() -> None:
     ):
         assert load(Own(images), "train") is images
     assert len(load(Shapes(train=20, test=10, size=16), "test")) == 10
+    assert len(load(Own(InMemory(GOOD[:0], None)), "train")) == 0
     black = InMemory(torch.zeros_like(GOOD), None)
     assert load(Own(black), "train") is black  # dull, and no mistake of scale
 
