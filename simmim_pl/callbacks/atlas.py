@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from simmim_pl import distributed
 from simmim_pl.ranges import PositiveInt, ranged
 from simmim_pl.records import Batch
+from simmim_pl.sphere import unit as on_sphere
 
 THUMBNAIL = 64  # pixels, at most
 ROUNDING = 1e-8  # mean squared distance from the mean, of rows of length one
@@ -67,7 +68,7 @@ class Atlas(Callback):
         features, image, label = features.cpu(), image.cpu(), label.cpu()
         if len(features) < 4 or not features.isfinite().all():
             return {}
-        unit = F.normalize(features, dim=-1)
+        unit = on_sphere(features)
         (query,) = evenly((torch.arange(len(unit)),), self.queries)
         similarity, near = neighbours(unit, query, min(self.neighbours, len(unit) - 1))
         shown = torch.cat([query[:, None], near], dim=1)

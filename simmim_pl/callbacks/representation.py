@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
 
 from simmim_pl.callbacks.projections import projections
@@ -26,6 +25,7 @@ from simmim_pl.metrics import (
 )
 from simmim_pl.ranges import Range, ranged
 from simmim_pl.records import Batch
+from simmim_pl.sphere import unit
 
 OF_PAIRS: dict[str, Callable[[], Metric]] = {
     **{"alignment": Alignment, "similarities": Similarities, "information": MutualInformation},
@@ -94,7 +94,7 @@ class Representation(Callback):
         z = projections(trainer, pl_module, batch["image"][:wanted], batch_idx)
         self.seen += z.shape[1]
         self.update(z[0], "std", partial(Spread, z.shape[-1]))
-        self.update(F.normalize(z[0], dim=-1), "directions", partial(Spectrum, z.shape[-1], centred=True))
+        self.update(unit(z[0]), "directions", partial(Spectrum, z.shape[-1], centred=True))
         self.update(z[0], "uniformity", Uniformity)
         for name, kind in OF_PAIRS.items():
             self.update(z, name, kind)
