@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import simmim_pl
 from simmim_pl import checkpoint, distributed, loggers
+from simmim_pl.records import InputError
 from simmim_pl.runs import RunDirectory
 
 
@@ -53,8 +54,12 @@ class SaveConfig(SaveConfigCallback):
             return
         self.begun = True
         self.directory.claim()
+        try:
+            loggers.begin(trainer, self.directory.folder, self.wandb)
+        except InputError:  # what W&B's environment says is wrong
+            self.directory.discard()
+            raise
         rank_zero_info(f"Run directory: {self.directory.folder}")
-        loggers.begin(trainer, self.directory.folder, self.wandb)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from contextlib import suppress
@@ -63,6 +64,7 @@ class RunDirectory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock: FileLock | None = None
+        self.new = False  # whether claiming has made it
 
     @rank_zero_only
     def claim(self) -> None:
@@ -74,6 +76,7 @@ class RunDirectory:
         if self.lock is not None:
             return
         lock = FileLock(self.folder / LOCK, timeout=PATIENCE)
+        self.new = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(NotImplementedError):  # a file system without locks
@@ -96,3 +99,13 @@ class RunDirectory:
         if self.lock is not None:
             self.lock.release()
             self.lock = None
+
+    @rank_zero_only
+    def discard(self) -> None:
+        """Leave nothing of a directory that was made for a run which could not begin."""
+        self.release()
+        if self.new:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # others' runs lie there
+                self.folder.parent.rmdir()
+                self.folder.parent.parent.rmdir()

@@ -150,6 +150,14 @@ def test_a_mistake_found_before_training_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_environment_that_wandb_refuses_leaves_nothing(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert "WANDB_MODE is nonsense" in refused(cli, ONE, capfd)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_random_weights_are_judged_only_when_that_is_meant(
     cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path, verb: str
