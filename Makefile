@@ -14,7 +14,7 @@ test: lint types ## lint, types, tests with coverage
 
 test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/test_resume.py tests/test_nodes.py tests/test_failures.py \
-		tests/test_precision.py
+		tests/test_precision.py tests/test_durable.py tests/test_lost.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--untrained", type=bool, default=False, help="Judge or embed with random weights, without --ckpt_path."
         )
-        # One that is none is refused under its own name.
+        # An invalid seed is refused as seed_everything, not as the link's target.
         parser.link_arguments("seed_everything", "data.init_args.seed", lambda seed: 0 if outside(Seed, seed) else seed)
         ranges = {f"trainer.{name}": hint for name, hint in options.RANGES.items()}
         parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
