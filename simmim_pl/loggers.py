@@ -47,10 +47,13 @@ class History(CSVLogger):
     def begin(self) -> None:
         """Start writing after what is in the file, as a resumed run has left it: Lightning's writer would delete it."""
         self.begun = True
+        if self.silent:
+            return
         path = Path(self.log_dir, "metrics.csv")
-        if not self.silent and path.is_file():
-            before = path.read_bytes()
-            self.experiment.metrics_keys = before.decode().split("\n", 1)[0].strip().split(",")
+        before = path.read_bytes() if path.is_file() else None
+        writer = self.experiment  # deletes the file when it is made, so never later
+        if before is not None:
+            writer.metrics_keys = before.decode().split("\n", 1)[0].strip().split(",")
             durable.write(path, lambda file: file.write(before))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
@@ -14,13 +13,13 @@ from simmim_pl.records import InputError
 REFERENCE_BATCH = 256  # images a step, for which learning rates are given
 
 
-def effective_batch(trainer: Trainer) -> int:
+def effective_batch(trainer: Any) -> int:
     """Images that one optimizer step sees, over all accumulated batches and devices.
 
     Raises:
         InputError: neither the datamodule nor the DataLoader says how many a batch has.
     """
-    size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+    size = getattr(trainer.datamodule, "batch_size", None)
     if size is None:
         trainer.fit_loop.setup_data()
         of_device = getattr(trainer.train_dataloader, "batch_size", None)

@@ -221,7 +221,7 @@ def test_a_config_without_an_encoder_is_refused(tmp_path: Path, config: Any) -> 
         ({"class_path": "simmim_pl.gone.Encoder"}, "gone"),
         ({"class_path": FASTCNN, "init_args": {"widht": 2}}, "widht"),
         ({"class_path": FASTCNN, "init_args": {"width": "wide"}}, "wide"),
-        ({"class_path": FASTCNN, "init_args": {"width": -1}}, "negative"),
+        ({"class_path": FASTCNN, "init_args": {"width": -1}}, "width has to be 1 or more"),
         ({"class_path": FASTCNN, "init_args": {"mean": [0.5, 0.5]}}, "3 elements"),
         ({"class_path": "simmim_pl.encoders.ResNet", "init_args": {"depth": 7}}, "7"),
     ],

@@ -69,7 +69,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
         images = small.load(split)  # type: ignore[arg-type]
         unlabelled = getattr(self, "train", None) == "unlabelled"
         self.classes = [] if unlabelled else small.classes
-        return InMemory(images.images, None) if unlabelled else images
+        return InMemory(images.images, None if unlabelled else images.labels)
 
     for source in (CIFAR10, CIFAR100, OxfordPets, STL10):  # their files have tests of their own
         monkeypatch.setattr(source, "prepare", lambda self: None)
@@ -84,7 +84,8 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
         for part in ("images", "masks"):
             (tmp_path / "data/masks" / split / part).mkdir(parents=True)
             for number in range(40):
-                Image.new("L", (40, 32), number % 2).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
+                value = number % 2 if part == "masks" else 6 * number
+                Image.new("L", (40, 32), value).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
     extra = SHAPES if path.stem == "shapes" else []
     large = path.stem in ("cifar10", "cifar100", "stl10", "imagenet")
     few = ["--data.validation=10"] if large else []  # the fragments' thousands are not there

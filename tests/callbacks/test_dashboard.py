@@ -201,6 +201,7 @@ def test_a_picture_that_fails_costs_itself_only(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("simmim_pl.callbacks.dashboard.pictures", fail)
     monkeypatch.setattr("simmim_pl.callbacks.dashboard.online", lambda trainer: [SimpleNamespace()])
+    monkeypatch.setattr("simmim_pl.callbacks.dashboard.require_written", lambda run: None)
     with pytest.warns(UserWarning, match=r"no pictures of step 5 \(ValueError: odd"):
         fit(tmp_path, Dashboard(checkpoint=False), views=None)
 

@@ -221,7 +221,7 @@ def test_two_writers_at_a_time_do_not_mix(tmp_path: Path) -> None:
         durable.write(path, lambda other: other.write(b"quick"))
         file.write(b"and late")
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(durable.WriteError, match="No such file"):
         durable.write(path, slow)
     assert path.read_bytes() == b"quick"
     assert list(tmp_path.iterdir()) == [path]
