@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -65,13 +66,14 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(self.nested())
+                logger.experiment.config.update(self.nested)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
-        saved |= {"config": self.nested(), "format": checkpoint.FORMAT, "version": simmim_pl.__version__}
+        saved |= {"config": self.nested, "format": checkpoint.FORMAT, "version": simmim_pl.__version__}
         saved["changes"] = self.changes  # what was changed when the run went on, with the step
 
+    @cached_property
     def nested(self) -> dict[str, Any]:
-        """The config as plain nested values."""
+        """The config as plain nested values, once: dumping it takes longer than writing a small checkpoint."""
         config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         return config

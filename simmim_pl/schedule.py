@@ -29,7 +29,7 @@ def effective_batch(trainer: Any) -> int:
                 "batch has: make it with a batch_size, or pass Trainer.fit a datamodule like simmim_pl.data.Images."
             )
         size = of_device * trainer.world_size
-    return int(size) * trainer.accumulate_grad_batches
+    return int(size * trainer.accumulate_grad_batches)
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
