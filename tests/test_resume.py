@@ -277,12 +277,9 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (
-            "--data.batch_size=30",
-            "of a run whose batch size was 32, and now it is 30: a run can only go on with the same",
-        ),
+        ("--data.batch_size=30", "data.batch_size is 32 in the checkpoint and 30 now, and a run can only go on with"),
         ("--data.source.train=300", "of a run whose number of training images was 180, and now it is 270"),
-        ("--seed_everything=1", "of a run whose seed was 0, and now it is 1"),
+        ("--seed_everything=1", "seed_everything is 0 in the checkpoint and 1 now"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_batches(

@@ -18,7 +18,7 @@ from simmim_pl.data.predicted import Wanted, left_out, origin, parts
 from simmim_pl.data.sound import load
 from simmim_pl.data.source import ImageSet, Source, whole
 from simmim_pl.data.split import hold_out
-from simmim_pl.data.workers import as_it_is, leave_signals
+from simmim_pl.data.workers import as_it_is, end_with_process, leave_signals
 from simmim_pl.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
 from simmim_pl.records import Batch, InputError, Views
 from simmim_pl.seeding import seeded
@@ -184,7 +184,7 @@ class Images(LightningDataModule):
         - ``batch_size``: of this device; by default about its share, for what need not be divided evenly.
         """
         workers = self.workers if whole(images).workers else 0
-        return DataLoader(
+        loader = DataLoader(
             images,
             batch_size=batch_size or -(-self.batch_size // self.place()[1]),
             num_workers=workers,
@@ -194,6 +194,8 @@ class Images(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **order,
         )
+        end_with_process(loader)
+        return loader
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Add the training views, made on the device the batch is on."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from typing import Any
+
+from torch.utils.data import DataLoader
 
 
 def leave_signals(worker: int) -> None:
@@ -16,6 +20,17 @@ def leave_signals(worker: int) -> None:
     for number in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(0) if heard else heard.append(number))
+
+
+def end_with_process(loader: DataLoader) -> None:
+    """End a loader's persistent processes before multiprocessing does, at exit, which waits for them after one SIGTERM."""
+    atexit.register(end, weakref.ref(loader))
+
+
+def end(loader: weakref.ref[DataLoader]) -> None:
+    """End the processes of a loader that is still there and has started some."""
+    if iterator := getattr(loader(), "_iterator", None):
+        iterator._shutdown_workers()
 
 
 def as_it_is(batch: Any) -> Any:

@@ -116,7 +116,7 @@ def test_the_random_numbers_of_the_run_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_probe_learns(tmp_path: Path) -> None:
-    first, second = Online(lr=0.0), Online(lr=0.01)
+    first, second = Online(lr=1e-12), Online(lr=0.01)
     fit(tmp_path, first)
     fit(tmp_path, second)
     assert first.probe is not None
