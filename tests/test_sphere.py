@@ -105,7 +105,7 @@ def test_a_temperature_that_is_no_positive_number_is_refused_wherever_it_is_take
         lambda: votes(torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.int64), 2, 1, temperature),
         lambda: next(similarities(z[0], z[1], temperature)),
     ):
-        with pytest.raises(InputError, match="temperature (has to be|must be a positive number)"):
+        with pytest.raises(InputError, match=r"temperature (has to be|must be a positive number)"):
             attempt()
     with pytest.raises(InputError, match="t must be a positive number"):
         uniformity(z[0], temperature)

@@ -23,7 +23,7 @@ def leave_signals(worker: int) -> None:
 
 
 def end_with_process(loader: DataLoader) -> None:
-    """End a loader's persistent processes before multiprocessing does, at exit, which waits for them after one SIGTERM."""
+    """End a loader's persistent processes before multiprocessing does, which at exit sends one SIGTERM and waits."""
     atexit.register(end, weakref.ref(loader))
 
 

@@ -121,7 +121,7 @@ def test_the_probe_learns(tmp_path: Path) -> None:
     fit(tmp_path, second)
     assert first.probe is not None
     assert second.probe is not None
-    assert not torch.equal(first.probe.linear.weight, second.probe.linear.weight)
+    assert not torch.allclose(first.probe.linear.weight, second.probe.linear.weight, atol=1e-3)
     assert torch.equal(first.probe.standardise.running_mean, second.probe.standardise.running_mean)
 
 
