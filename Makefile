@@ -2,15 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-long lint types gate clean
+.PHONY: quickstart test coverage test-long lint types gate clean
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
 	$(BIN)/python -m simmim_pl validate --config configs/evaluate/linear.yaml --data configs/data/shapes.yaml \
 		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
 
-test: lint types ## lint, types, tests with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+test: lint types ## lint, types, tests
+	$(PYTEST)
+
+coverage: .venv/dev ## the tests, half as long again, and what of the package they reach
+	$(PYTEST) --cov --cov-report=term
 
 test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/test_resume.py tests/test_nodes.py tests/test_failures.py \
