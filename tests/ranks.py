@@ -5,6 +5,7 @@ As a program: ``python -m tests.ranks JSON`` runs a list of command lines, one a
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,6 +47,18 @@ class Dies(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.fit_loop.total_batch_idx + 1 == self.batch:
             raise Killed
+
+
+class Snapshots(Callback):
+    """Copies the runs as they lie on the disk when those batches are done: what a kill just then would leave."""
+
+    def __init__(self, batches: list[int], folder: Path) -> None:
+        self.batches, self.folder = batches, folder
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        batch = trainer.fit_loop.total_batch_idx + 1
+        if batch in self.batches and trainer.log_dir:
+            shutil.copytree(Path(trainer.log_dir).parents[1], self.folder / f"stopped{batch}")
 
 
 class Killed(BaseException):
