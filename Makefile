@@ -17,8 +17,8 @@ coverage: .venv/dev ## the tests, half as long again, and what of the package th
 	$(PYTEST) --cov --cov-report=term
 
 test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
-	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/test_resume.py tests/test_nodes.py tests/test_failures.py \
-		tests/test_precision.py tests/test_durable.py tests/test_lost.py
+	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/runtime/test_resume.py tests/test_nodes.py tests/test_failures.py \
+		tests/runtime/test_precision.py tests/runtime/test_atomic.py tests/runtime/test_lost_ranks.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

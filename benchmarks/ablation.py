@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from flops import step
 
-from simmim_pl.version import fingerprint
+from simmim_pl.runtime.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/cifar10_fast.yaml"

@@ -22,7 +22,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from simmim_pl.schedule import parameter_groups
+from simmim_pl.runtime.schedule import parameter_groups
 
 IMAGES = 45_000  # of CIFAR-10, without the held-out ones
 SIMCLR_EPOCH = 3.3e14  # of ResNet-18, 50,000 images, two views: what the recipes below are counted by

@@ -22,9 +22,9 @@ import torch
 
 def measure(batch: int, pieces: int, steps: int) -> None:
     """Print seconds a step and the growth of this process's peak memory in MB, forward and backward."""
-    from simmim_pl.allocator import freed_memory
+    from simmim_pl.cpu.malloc import freed_memory
     from simmim_pl.encoders import FastCNN
-    from simmim_pl.heads import ProjectionHead
+    from simmim_pl.encoders.heads import ProjectionHead
     from simmim_pl.losses import NTXent
     from simmim_pl.methods import Contrastive
     from simmim_pl.methods.gradient_cache import in_pieces

@@ -60,7 +60,7 @@ def run(config: str, *more: str) -> list[float]:
 
 def main() -> int:
     if "fit" in sys.argv:
-        from simmim_pl.cli import main as train
+        from simmim_pl.command.cli import main as train
 
         train()
         return 0

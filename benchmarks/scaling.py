@@ -162,8 +162,8 @@ def check(model: Cost) -> bool:
 
 def checkpoint_seconds() -> dict[str, tuple[float, float]]:
     """Megabytes and median seconds of writing a checkpoint's weights and Adam's two moments, by network."""
-    from simmim_pl.durable import DurableIO
     from simmim_pl.encoders import FastCNN, ResNet
+    from simmim_pl.runtime.atomic import DurableIO
 
     found = {}
     for name, network in {"FastCNN 32": FastCNN(32), "ResNet-18": ResNet(18), "ResNet-50": ResNet(50)}.items():

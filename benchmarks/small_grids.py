@@ -1,4 +1,4 @@
-"""What simmim_pl/small_grids.py is worth: a training step's forward and backward pass with it and without.
+"""What simmim_pl/cpu/small_grids.py is worth: a training step's forward and backward pass with it and without.
 
     python benchmarks/small_grids.py            # two minutes on two cores
 
@@ -16,9 +16,9 @@ import time
 import torch
 from torch import nn
 
-from simmim_pl.allocator import freed_memory
+from simmim_pl.cpu.malloc import freed_memory
+from simmim_pl.cpu.small_grids import small_grids
 from simmim_pl.encoders import FastCNN, ResNet
-from simmim_pl.small_grids import small_grids
 
 ENCODERS = {
     "FastCNN, width 64, 2048 features, 512 views of 20×20": (FastCNN(64, features=2048), 512, 20),

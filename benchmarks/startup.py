@@ -27,9 +27,9 @@ BARE = """
 import torch, torchvision, lightning, torchmetrics, wandb, jsonargparse
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
-from simmim_pl.data.shapes import Shapes
+from simmim_pl.data.sources.shapes import Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import nt_xent
 from simmim_pl.views import ContrastiveViews
 from startup import Stamp

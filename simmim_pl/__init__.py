@@ -1,6 +1,7 @@
 """Pretrain image encoders without labels, and judge them honestly. Start at ``methods/contrastive.py``.
 
-``from simmim_pl import load_encoder`` opens the encoder of a checkpoint, see :func:`simmim_pl.checkpoint.load_encoder`.
+``from simmim_pl import load_encoder`` opens the encoder of a checkpoint; what it takes stands at
+:func:`simmim_pl.runtime.checkpoint.load_encoder`.
 """
 
 from typing import Any
@@ -13,6 +14,6 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for: torch, which takes seconds, not for a version."""
     if name != "load_encoder":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from simmim_pl.checkpoint import load_encoder
+    from simmim_pl.runtime.checkpoint import load_encoder
 
     return load_encoder

@@ -2,12 +2,12 @@
 
 import sys
 
-from simmim_pl import said
+from simmim_pl.command import say_once
 
 try:
-    from simmim_pl.cli import main
+    from simmim_pl.command.cli import main
 except Warning as warning:  # of some package that is imported
-    print(f"error: {said.of_warning(warning)}", file=sys.stderr)
+    print(f"error: {say_once.of_warning(warning)}", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":

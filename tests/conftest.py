@@ -48,7 +48,7 @@ def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def newest_run(args: list[str]) -> Path:
     """Run the command line here; the run directory that it made or went on in, or this folder when there is none."""
-    from simmim_pl.cli import main
+    from simmim_pl.command.cli import main
 
     before = set(Path.cwd().glob("runs/[!.]*/*"))
     main([str(arg) for arg in args])

@@ -106,7 +106,7 @@ def run(ranks: int, lines: list[list[str]], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    import simmim_pl.cli
+    import simmim_pl.command.cli
 
     for each in json.loads(sys.argv[1]):
-        simmim_pl.cli.main(each)
+        simmim_pl.command.cli.main(each)

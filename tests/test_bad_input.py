@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simmim_pl import durable
+from simmim_pl.runtime import atomic
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -292,8 +292,8 @@ def test_null_is_null_for_every_optional_argument(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str, between: str
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("simmim_pl.cli.CLI.instantiate_classes", lambda self: seen.append(self.config))
-    monkeypatch.setattr("simmim_pl.cli.CLI._run_subcommand", lambda self, subcommand: None)
+    monkeypatch.setattr("simmim_pl.command.cli.CLI.instantiate_classes", lambda self: seen.append(self.config))
+    monkeypatch.setattr("simmim_pl.command.cli.CLI._run_subcommand", lambda self, subcommand: None)
     cli([*NULL[key], *f"--{key}{between}null".split(" ")])
     value = seen[0][NULL[key][0]]
     for part in key.split("."):
@@ -303,8 +303,8 @@ def test_null_is_null_for_every_optional_argument(
 
 def test_null_is_null_in_a_list_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("simmim_pl.cli.CLI.instantiate_classes", lambda self: seen.append(self.config))
-    monkeypatch.setattr("simmim_pl.cli.CLI._run_subcommand", lambda self, subcommand: None)
+    monkeypatch.setattr("simmim_pl.command.cli.CLI.instantiate_classes", lambda self: seen.append(self.config))
+    monkeypatch.setattr("simmim_pl.command.cli.CLI._run_subcommand", lambda self, subcommand: None)
     cli([*JUDGE, PROTOCOL % ("KNN", ""), "--model.protocols.temperature=[null,0.1]"])
     assert seen[0].validate.model.init_args.protocols[0].init_args.temperature == [None, 0.1]
 
@@ -361,16 +361,16 @@ def test_animated_and_wrongly_named_images_are_read(cli: Cli, tmp_path: Path) ->
 def test_a_full_disk_while_images_are_kept(
     refusal: Callable[[list[Any]], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = durable.write
+    real = atomic.write
 
-    def full(path: Path, content: durable.Content) -> None:
+    def full(path: Path, content: atomic.Content) -> None:
         def overflow(file: IO[bytes]) -> None:
             file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
         real(path, overflow if path.suffix == ".uint8" else content)
 
-    monkeypatch.setattr(durable, "write", full)
+    monkeypatch.setattr(atomic, "write", full)
     write_images(tmp_path / "images")
     said = refusal([*WITHOUT_SHAPES, *FOLDER, "--data.batch_size=8", "--trainer.max_epochs=1"])
     assert ".uint8 cannot be written (no space left on device): make room on the disk." in said

@@ -101,7 +101,9 @@ def test_a_fragment_of_clips_serves_them_without_views(
     monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("simmim_pl.data.video.read_frames", lambda file, frames: torch.zeros(frames, 3, 9, 8).byte())
+    monkeypatch.setattr(
+        "simmim_pl.data.sources.video.read_frames", lambda file, frames: torch.zeros(frames, 3, 9, 8).byte()
+    )
     for clip in (f"{split}/{label}/{number}" for split in ("train", "test") for label in "ab" for number in range(5)):
         (tmp_path / "data/frames" / clip).mkdir(parents=True)
         (tmp_path / "data/videos" / clip).parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from simmim_pl.durable import WriteError, write
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.atomic import WriteError, write
 from tests.conftest import TINY
 from tests.ranks import ROOT, free_port, start
 
@@ -113,7 +113,7 @@ def test_ranks_of_another_code_are_refused(tmp_path: Path, monkeypatch: pytest.M
     copy, port = tmp_path / "copy", free_port()
     for name in ("simmim_pl", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "simmim_pl/heads.py").open("a") as file:
+    with (copy / "simmim_pl/encoders/heads.py").open("a") as file:
         file.write("\n# edited on one node only\n")
     first = start(2, [TINY], tmp_path, port)
     first[1].kill()

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import simmim_pl
 from simmim_pl.callbacks import Alarm, Checkpoint, Online, Representation, Vitals
+from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
-from simmim_pl.records import Encoder, InputError
-from simmim_pl.schedule import effective_batch
+from simmim_pl.runtime.schedule import effective_batch
 
 ENCODERS: dict[str, tuple[Any, int]] = {
     "FastCNN": (lambda: FastCNN(2), 16),

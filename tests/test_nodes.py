@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.ranks import ROOT, free_port, run
+from tests.runtime.test_resume import LONGER, assert_same, ending, only_run
 from tests.test_parity import BASE, DOUBLE, difference
-from tests.test_resume import LONGER, assert_same, ending, only_run
 
 
 def agent(port: int, host: bool, args: list[str], folder: Path) -> subprocess.Popen:

@@ -13,8 +13,8 @@ import yaml
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from simmim_pl.resume import carry_over, changes, hyperparameters
-from simmim_pl.schedule import warmup_cosine
+from simmim_pl.runtime.resume import carry_over, changes, hyperparameters
+from simmim_pl.runtime.schedule import warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -25,7 +25,7 @@ RUN = [
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.num_sanity_val_steps=0",
 ]
-STOPS = ["--trainer.callbacks+=tests.test_cli.StopAfterOne"]
+STOPS = ["--trainer.callbacks+=tests.command.test_cli.StopAfterOne"]
 
 
 def last(run: Path) -> dict[str, Any]:
@@ -137,9 +137,9 @@ def test_what_cannot_be_taken_is_refused_and_nothing_is_touched(
 
 def test_a_run_goes_on_in_its_own_precision_whatever_the_processor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     unsaid = [arg for arg in RUN if "precision" not in arg]
-    monkeypatch.setattr("simmim_pl.precision.bfloat16_in_hardware", lambda device: False)
+    monkeypatch.setattr("simmim_pl.runtime.precision.bfloat16_in_hardware", lambda device: False)
     run = cli([*unsaid, *STOPS])
-    monkeypatch.setattr("simmim_pl.precision.bfloat16_in_hardware", lambda device: True)
+    monkeypatch.setattr("simmim_pl.runtime.precision.bfloat16_in_hardware", lambda device: True)
     cli([*unsaid, "--ckpt_path=last"])
     assert last(run)["config"]["trainer"]["precision"] == "32-true"
 

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from simmim_pl.callbacks.dashboard import online
+from simmim_pl.contracts import Batch
 from simmim_pl.metrics import verdict
-from simmim_pl.records import Batch
 
 OF_STEPS = ("train/loss", "train/loss_at_chance", "train/progress")
 OF_VALIDATIONS = ("representation/", "information/", "val/")

@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from simmim_pl import distributed
-from simmim_pl.ranges import PositiveInt, ranged
-from simmim_pl.records import Batch
-from simmim_pl.sphere import unit as on_sphere
+from simmim_pl.contracts import Batch
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.ranges import PositiveInt, ranged
+from simmim_pl.runtime.unit_norm import unit as on_sphere
 
 THUMBNAIL = 64  # pixels, at most
 ROUNDING = 1e-8  # mean squared distance from the mean, of rows of length one

@@ -17,11 +17,11 @@ from lightning.pytorch.callbacks import Checkpoint as Base
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from simmim_pl import distributed, lost
-from simmim_pl.durable import DurableIO, write
-from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
-from simmim_pl.records import Batch, InputError
-from simmim_pl.storable import storable
+from simmim_pl.contracts import Batch, InputError
+from simmim_pl.runtime import distributed, lost_ranks
+from simmim_pl.runtime.atomic import DurableIO, write
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
+from simmim_pl.runtime.storable import storable
 
 # The keyboard, a scheduler, and SLURM before its time limit; Windows has no USR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -106,7 +106,7 @@ class Checkpoint(Base):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.deafen()
         if distributed.broken(exception):
-            lost.see_it_out()
+            lost_ranks.see_it_out()
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""

@@ -16,12 +16,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
-from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
+from simmim_pl.contracts import Batch
 from simmim_pl.evaluation import Evaluation
-from simmim_pl.ranges import NonNegativeFloat, PositiveInt, ranged
-from simmim_pl.records import Batch
+from simmim_pl.runtime import atomic
+from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 MANY = 50  # classes; W&B's chart is a table of their square, which it cuts without a word
 
@@ -64,7 +64,7 @@ class Dashboard(Callback):
         folder = run_directory(trainer)
         if folder is None:
             return
-        durable.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
+        atomic.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
         # Of the file, not of the tensor: one value above 1 by rounding, and W&B would take all for shades of 0 to 255.
         picture = Image.open(folder / "views.png")
         send(trainer, {"data/views": wandb.Image(picture, caption="one image a row, one view a column")})
@@ -86,7 +86,7 @@ class Dashboard(Callback):
                 with self.budget:
                     send(trainer, pictures(found))
             except Exception as error:  # whatever else it is, a picture is not worth the run
-                if durable.full(error):
+                if atomic.full(error):
                     raise
                 rank_zero_warn(f"W&B gets no pictures of step {trainer.global_step} ({type(error).__name__}: {error}).")
             self.drawn = found.get("step", trainer.global_step)
@@ -134,9 +134,9 @@ def require_written(run: Any) -> None:
     """
     log = Path(run.settings.log_internal)
     said = log.read_text(encoding="utf-8", errors="replace").lower() if log.is_file() else ""
-    for code in durable.FULL:
+    for code in atomic.FULL:
         if os.strerror(code).lower() in said:
-            raise durable.WriteError(code, os.strerror(code), run.settings.sync_file)
+            raise atomic.WriteError(code, os.strerror(code), run.settings.sync_file)
 
 
 def add(artifact: Any, checkpoint: Path, step: int) -> None:

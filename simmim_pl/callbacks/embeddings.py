@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from simmim_pl import distributed, durable
-from simmim_pl.records import Batch
+from simmim_pl.contracts import Batch
+from simmim_pl.runtime import atomic, distributed
 
 UNKNOWN = -1  # label of an image that has none
 
@@ -80,4 +80,4 @@ def write(
     if paths is not None:
         columns["path"] = pa.array(paths)
     columns["features"] = pa.FixedSizeListArray.from_arrays(features.flatten().numpy(), features.shape[1])
-    durable.write(path, lambda file: parquet.write_table(pa.table(columns), file))
+    atomic.write(path, lambda file: parquet.write_table(pa.table(columns), file))

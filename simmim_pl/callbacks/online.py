@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from simmim_pl import distributed
 from simmim_pl.callbacks.untrained import untrained
-from simmim_pl.evaluation.knn import knn_scores
-from simmim_pl.heads import Classifier
-from simmim_pl.ranges import PositiveFloat, PositiveInt, ranged
-from simmim_pl.records import Batch, Encoder
+from simmim_pl.contracts import Batch, Encoder
+from simmim_pl.encoders.heads import Classifier
+from simmim_pl.evaluation.protocols.knn import knn_scores
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 
 
 class Online(Callback):
@@ -36,7 +36,7 @@ class Online(Callback):
     Args:
         lr: learning rate of the probe's Adam.
         k: neighbours that vote.
-        temperature: of the vote, see :func:`simmim_pl.evaluation.knn.knn_scores`.
+        temperature: of the vote, see :func:`simmim_pl.evaluation.protocols.knn.knn_scores`.
     """
 
     @ranged

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from simmim_pl.seeding import seeded
+from simmim_pl.runtime.seeding import seeded
 
 
 def projections(

@@ -13,13 +13,13 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from simmim_pl import durable
 from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.evaluation.card import code_version, versions
-from simmim_pl.ranges import NonNegativeFloat, ranged
 from simmim_pl.report import starts
 from simmim_pl.report.observed import keep
+from simmim_pl.runtime import atomic
+from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
 
 
 class Report(Callback):
@@ -81,7 +81,7 @@ class Report(Callback):
         try:
             write()
         except Exception as error:  # whatever else it is, a picture is not worth the run
-            if durable.full(error):
+            if atomic.full(error):
                 raise
             rank_zero_warn(f"{path} is not written ({type(error).__name__}: {error}).")
             return None

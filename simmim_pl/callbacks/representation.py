@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from simmim_pl.callbacks.projections import projections
 from simmim_pl.callbacks.untrained import untrained
+from simmim_pl.contracts import Batch
 from simmim_pl.metrics import (
     Alignment,
     ContrastiveAccuracy,
@@ -23,9 +24,8 @@ from simmim_pl.metrics import (
     Uniformity,
     rankme,
 )
-from simmim_pl.ranges import Range, ranged
-from simmim_pl.records import Batch
-from simmim_pl.sphere import unit
+from simmim_pl.runtime.ranges import Range, ranged
+from simmim_pl.runtime.unit_norm import unit
 
 OF_PAIRS: dict[str, Callable[[], Metric]] = {
     **{"alignment": Alignment, "similarities": Similarities, "information": MutualInformation},

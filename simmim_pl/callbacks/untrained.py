@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from simmim_pl.callbacks.projections import projections
-from simmim_pl.records import Batch
+from simmim_pl.contracts import Batch
 
 Step = tuple[Any, Batch, int]  # a validation batch's outputs, the batch, its number
 

@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from simmim_pl.ranges import PositiveInt, ranged
-from simmim_pl.records import Batch
+from simmim_pl.contracts import Batch
+from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
 class Vitals(Callback):

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.late import check, is_late
 from simmim_pl.data.local import require_smaller
 from simmim_pl.data.order import Order
@@ -19,9 +20,8 @@ from simmim_pl.data.sound import load
 from simmim_pl.data.source import ImageSet, Source, whole
 from simmim_pl.data.split import hold_out
 from simmim_pl.data.workers import as_it_is, end_with_process, leave_signals
-from simmim_pl.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
-from simmim_pl.records import Batch, InputError, Views
-from simmim_pl.seeding import seeded
+from simmim_pl.runtime.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
+from simmim_pl.runtime.seeding import seeded
 
 
 class Images(LightningDataModule):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from simmim_pl.records import InputError, Views
+from simmim_pl.contracts import InputError, Views
 
 
 def check(views: Views | None, late_views: Views | None) -> None:

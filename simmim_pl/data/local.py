@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simmim_pl.records import Batch, InputError
+from simmim_pl.contracts import Batch, InputError
 
 
 def require_smaller(batch: Batch) -> None:

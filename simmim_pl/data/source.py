@@ -10,9 +10,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from simmim_pl.data.digest import digest
-from simmim_pl.data.sound import require_pixels
-from simmim_pl.records import Batch
+from simmim_pl.contracts import Batch
+from simmim_pl.data.files.digest import digest
+from simmim_pl.data.pixels import require_pixels
 
 Split = Literal["train", "test"]
 
@@ -53,7 +53,7 @@ class ImageSet(Dataset):
     def digest(self) -> str:
         """16 hex digits: equal for the same set in every process, different for different sets.
 
-        It is the key under which features of the set are kept; see :func:`simmim_pl.data.digest.digest`.
+        It is the key under which features of the set are kept; see :func:`simmim_pl.data.files.digest.digest`.
         """
         raise TypeError(f"{type(self).__name__} must define digest()")
 

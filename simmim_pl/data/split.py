@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 
 
 def hold_out(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from simmim_pl.contracts import Encoder, Features
 from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
-from simmim_pl.ranges import PositiveFloat, PositiveInt, Probability, ranged
-from simmim_pl.records import Encoder, Features
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
 class FastCNN(Encoder):

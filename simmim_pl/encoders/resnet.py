@@ -8,8 +8,8 @@ import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from simmim_pl.ranges import PositiveFloat, Probability, ranged
-from simmim_pl.records import Encoder, Features
+from simmim_pl.contracts import Encoder, Features
+from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
 # Channel statistics of CIFAR-10's training set, in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)

@@ -9,9 +9,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.encoders.unfit import explain
-from simmim_pl.ranges import PositiveFloat, Probability, ranged
-from simmim_pl.records import Encoder, Features, InputError
+from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
 
 class Timm(Encoder):

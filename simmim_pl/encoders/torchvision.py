@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 
+from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.encoders.unfit import explain
-from simmim_pl.ranges import PositiveFloat, Probability, ranged
-from simmim_pl.records import Encoder, Features, InputError
+from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
 # Channel statistics of ImageNet's training set, in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

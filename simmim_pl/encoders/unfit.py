@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 
 
 def explain(name: str, image: Tensor, error: Exception) -> None:

@@ -17,11 +17,11 @@ from torch.utils.data import Subset
 from torch.utils.data.distributed import DistributedSampler
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from simmim_pl import distributed
+from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.evaluation.features import Labelled, collect, read_cache, together, write_cache
 from simmim_pl.evaluation.frozen import RawPixels, Watch, attributes, digest, require_frozen, source_code
-from simmim_pl.records import Batch, Encoder, Features, InputError
-from simmim_pl.seeding import seeded
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.seeding import seeded
 
 Item = TypeVar("Item")
 

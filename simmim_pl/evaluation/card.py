@@ -20,13 +20,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 import simmim_pl
-from simmim_pl import durable
-from simmim_pl.checkpoint import read
+from simmim_pl.contracts import Encoder
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Protocol, Result
 from simmim_pl.evaluation.table import table
-from simmim_pl.records import Encoder
+from simmim_pl.runtime import atomic
+from simmim_pl.runtime.checkpoint import read
 
 TIMES = "wall_time_seconds"  # the one key in which two cards of the same command differ
 
@@ -116,7 +116,7 @@ def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
         write(card, beside)
         print(f"and, beside the checkpoint, to {beside}.json and .md")
     except OSError as error:
-        if durable.full(error):
+        if atomic.full(error):
             raise
         rank_zero_warn(f"There is no copy of the result beside {checkpoint} ({error.strerror}).")
 
@@ -124,7 +124,7 @@ def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
 def write(card: dict[str, Any], path: Path) -> None:
     """Write the card as JSON and as a table, each file whole or not at all. Raises :class:`OSError` when it cannot."""
     for ending, text in (("json", json.dumps(card, indent=2, allow_nan=False)), ("md", table(card))):
-        durable.write(path.with_name(f"{path.name}.{ending}"), methodcaller("write", f"{text}\n".encode()))
+        atomic.write(path.with_name(f"{path.name}.{ending}"), methodcaller("write", f"{text}\n".encode()))
 
 
 def described(data: Any) -> dict[str, Any]:

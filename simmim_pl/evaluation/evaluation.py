@@ -13,12 +13,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.evaluation import card
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
-from simmim_pl.ranges import Seed, ranged
-from simmim_pl.records import Encoder, InputError
+from simmim_pl.runtime.ranges import Seed, ranged
 
 
 class Evaluation(LightningModule):

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int64
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from simmim_pl import distributed, durable
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime import atomic, distributed
 
 # Features [N, D] of images, or [N, T, D] of clips, with their labels.
 Labelled = tuple[Float[Tensor, "_ *T D"], Int64[Tensor, " _"]]
@@ -81,8 +81,8 @@ def write_cache(path: Path, known: Labelled) -> None:
     features, label = (part.cpu() for part in known)
     saved = {"features": features, "label": label, "checksum": checksum((features, label))}
     try:
-        durable.write(path, lambda file: torch.save(saved, file))
+        atomic.write(path, lambda file: torch.save(saved, file))
     except OSError as error:
-        if durable.full(error):
+        if atomic.full(error):
             raise
         rank_zero_warn(f"Features are not kept in {path.parent} ({error}); the next evaluation extracts them again.")

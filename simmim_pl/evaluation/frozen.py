@@ -15,8 +15,8 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from simmim_pl.checkpoint import load_encoder, load_weights
-from simmim_pl.records import Encoder, Features, InputError
+from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.runtime.checkpoint import load_encoder, load_weights
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from simmim_pl import distributed
+from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.protocol import best
-from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, ranged
-from simmim_pl.records import InputError
-from simmim_pl.schedule import REFERENCE_BATCH, warmup_cosine
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, ranged
+from simmim_pl.runtime.schedule import REFERENCE_BATCH, warmup_cosine
 
 Solver = Literal["sgd", "adam"]
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # epoch → (inputs, targets)

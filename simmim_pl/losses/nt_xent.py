@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simmim_pl import distributed
-from simmim_pl.derivative import first_only
+from simmim_pl.contracts import InputError
 from simmim_pl.losses.loss import Loss
-from simmim_pl.ranges import PositiveFloat, ranged
-from simmim_pl.records import InputError
-from simmim_pl.sphere import unit as on_sphere
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.once_differentiable import first_only
+from simmim_pl.runtime.ranges import PositiveFloat, ranged
+from simmim_pl.runtime.unit_norm import unit as on_sphere
 
 BLOCK = 2**22  # similarities in memory at a time: 16 MB, about what a CPU's cache holds; 16 times that on a GPU
 

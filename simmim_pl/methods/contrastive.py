@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simmim_pl import distributed
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.contracts import Batch, Encoder, InputError
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.methods.gradient_cache import in_pieces
 from simmim_pl.methods.method import Method, Output
-from simmim_pl.ranges import PositiveInt, ranged
-from simmim_pl.records import Batch, Encoder, InputError
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
 class Contrastive(Method):

@@ -15,17 +15,23 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from simmim_pl import distributed
-from simmim_pl.checkpoint import read, require_same
-from simmim_pl.from_config import build
-from simmim_pl.ranges import NonNegativeFloat, ranged
-from simmim_pl.records import Batch, Encoder, Features, InputError
-from simmim_pl.resume import carry_over, hyperparameters
-from simmim_pl.schedule import REFERENCE_BATCH, effective_batch, parameter_groups, require_possible, warmup_cosine
-from simmim_pl.seeding import place
-from simmim_pl.small_grids import small_grids
-from simmim_pl.synchronise import synchronise
-from simmim_pl.version import fingerprint
+from simmim_pl.contracts import Batch, Encoder, Features, InputError
+from simmim_pl.cpu.small_grids import small_grids
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.checkpoint import read, require_same
+from simmim_pl.runtime.fingerprint import fingerprint
+from simmim_pl.runtime.from_config import build
+from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
+from simmim_pl.runtime.resume import carry_over, hyperparameters
+from simmim_pl.runtime.schedule import (
+    REFERENCE_BATCH,
+    effective_batch,
+    parameter_groups,
+    require_possible,
+    warmup_cosine,
+)
+from simmim_pl.runtime.seeding import place
+from simmim_pl.runtime.sync_batchnorm import synchronise
 
 
 class Output(TypedDict, total=False):

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from simmim_pl.records import InputError
-from simmim_pl.sphere import unit
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.unit_norm import unit
 
 
 def alignment(z: Float[Tensor, "V B P"]) -> Float[Tensor, " B"]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.metrics.rows import Rows
-from simmim_pl.sphere import unit
+from simmim_pl.runtime.unit_norm import unit
 
 BLOCK = 2**22  # similarities in memory at a time
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics.rows import Rows
-from simmim_pl.records import InputError
-from simmim_pl.sphere import unit
+from simmim_pl.runtime.unit_norm import unit
 
 BLOCK = 2**22  # scores in memory at a time
 TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # of the critic: similarity over temperature

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from simmim_pl.sphere import unit
+from simmim_pl.runtime.unit_norm import unit
 
 
 def spread(z: Float[Tensor, "N P"]) -> Float[Tensor, " P"]:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics.rows import Rows
-from simmim_pl.records import InputError
-from simmim_pl.sphere import unit
+from simmim_pl.runtime.unit_norm import unit
 
 BLOCK = 2**22  # pairs in memory at a time
 

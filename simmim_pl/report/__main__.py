@@ -8,18 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from simmim_pl import durable
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 from simmim_pl.report.charts import png
 from simmim_pl.report.figures import figures
 from simmim_pl.report.observed import observed
 from simmim_pl.report.page import write
+from simmim_pl.runtime import atomic
 
 
 def export(run: Path, folder: Path) -> None:
     """Write the charts of what a run observed, each as a file of its own."""
     for name, figure in figures(observed(run)).items():
-        durable.write(folder / f"{name}.png", partial(put, png(figure)))
+        atomic.write(folder / f"{name}.png", partial(put, png(figure)))
 
 
 def put(picture: bytes, file: IO[bytes]) -> None:
@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> None:
         if options.pictures:
             export(options.runs[0], options.pictures)
     except (InputError, OSError) as error:
-        reason = durable.explain(error) or error
+        reason = atomic.explain(error) or error
         print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
     print(f"Written to {path}")

@@ -10,8 +10,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from simmim_pl import durable
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime import atomic
 
 NAME = "observed.npz"
 
@@ -24,7 +24,7 @@ Observed = dict[str, np.ndarray]
 def keep(folder: Path, found: Mapping[str, Any]) -> None:
     """Replace what the run directory holds by what was found now."""
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in found.items()}
-    durable.write(folder / NAME, lambda file: np.savez(file, **arrays))
+    atomic.write(folder / NAME, lambda file: np.savez(file, **arrays))
 
 
 def observed(folder: Path) -> Observed:

@@ -15,13 +15,13 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from simmim_pl import durable
 from simmim_pl.report import charts, curves
 from simmim_pl.report.about import about, apart
 from simmim_pl.report.pictures import PICTURES
 from simmim_pl.report.run import Run, read
 from simmim_pl.report.svg import colour, dash, line
 from simmim_pl.report.tables import table
+from simmim_pl.runtime import atomic
 
 
 def write(folders: Sequence[Path], path: Path) -> None:
@@ -32,7 +32,7 @@ def write(folders: Sequence[Path], path: Path) -> None:
         OSError: the file cannot be written.
     """
     text = page([read(folder) for folder in folders])
-    durable.write(path, lambda file: file.write(text.encode()))
+    atomic.write(path, lambda file: file.write(text.encode()))
 
 
 def page(runs: Sequence[Run]) -> str:

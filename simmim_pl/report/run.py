@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from simmim_pl import specs
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics import Verdict, verdict
-from simmim_pl.records import InputError
 from simmim_pl.report.observed import Observed, observed
 from simmim_pl.report.starts import Start, starts
+from simmim_pl.runtime import yaml_schema
 
 MEASURED = ("representation/std", "val/knn")  # at validations
 History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and values
@@ -82,7 +82,7 @@ def read(folder: Path) -> Run:
         return Run(
             name=f"{folder.resolve().parent.name}/{folder.resolve().name}",
             folder=folder,
-            config=specs.parse(config.read_text(encoding="utf-8")) if config.is_file() else {},
+            config=yaml_schema.parse(config.read_text(encoding="utf-8")) if config.is_file() else {},
             history=history(table) if table.is_file() else {},
             observed=observed(folder),
             cards=[json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()],

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from simmim_pl import durable
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime import atomic
 
 NAME = "run.json"
 
@@ -30,7 +30,7 @@ def end(folder: Path, step: int) -> None:
 def write(folder: Path, found: list[Start]) -> None:
     """Replace all starts."""
     text = json.dumps(found, indent=2)
-    durable.write(folder / NAME, lambda file: file.write(f"{text}\n".encode()))
+    atomic.write(folder / NAME, lambda file: file.write(f"{text}\n".encode()))
 
 
 def starts(folder: Path) -> list[Start]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from simmim_pl.seeding import uniform
+from simmim_pl.runtime.seeding import uniform
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 IDLE = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from simmim_pl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
-from simmim_pl.records import InputError, Views
-from simmim_pl.seeding import uniform
+from simmim_pl.contracts import InputError, Views
+from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
+from simmim_pl.runtime.seeding import uniform
 from simmim_pl.views.blur import gaussian_blur, kernel_size
 from simmim_pl.views.colour import Jitter, greyscale, jitter, sample_jitter, solarise
 from simmim_pl.views.crop import crop_resize, sample_crop

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from simmim_pl.seeding import uniform
+from simmim_pl.runtime.seeding import uniform
 
 ATTEMPTS = 10  # torchvision's: how many boxes an image may try before it takes the central one
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from simmim_pl.ranges import PositiveFloat, PositiveInt, Probability, Share, ranged
-from simmim_pl.records import Views
-from simmim_pl.seeding import uniform
+from simmim_pl.contracts import Views
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, Share, ranged
+from simmim_pl.runtime.seeding import uniform
 from simmim_pl.views.contrastive import check_order
 from simmim_pl.views.crop import crop_resize, sample_crop
 

@@ -13,10 +13,10 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 
 from simmim_pl.callbacks import Checkpoint
+from simmim_pl.contracts import Batch, InputError
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
-from simmim_pl.records import Batch, InputError
 
 
 class Smallest(Method):

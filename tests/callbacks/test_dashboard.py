@@ -21,15 +21,15 @@ from torchvision.utils import make_grid
 
 from simmim_pl.callbacks import Dashboard
 from simmim_pl.callbacks.dashboard import panels
+from simmim_pl.contracts import Batch, Views
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
-from simmim_pl.records import Batch, Views
 from simmim_pl.report.observed import observed
 from simmim_pl.report.run import read
 from simmim_pl.views import ContrastiveViews
+from tests.command.test_cli import records
 from tests.conftest import CONFIGS, TINY
-from tests.test_cli import records
 
 GAP = 2  # pixels between two views of the grid
 

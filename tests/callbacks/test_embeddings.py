@@ -15,9 +15,9 @@ from torch import Tensor
 
 import simmim_pl
 from simmim_pl.callbacks.embeddings import write
-from simmim_pl.checkpoint import load_encoder
 from simmim_pl.data import Shapes
-from simmim_pl.durable import WriteError
+from simmim_pl.runtime.atomic import WriteError
+from simmim_pl.runtime.checkpoint import load_encoder
 from tests.conftest import TINY
 
 Command = Callable[[list[str]], Path]

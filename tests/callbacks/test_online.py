@@ -13,14 +13,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from simmim_pl.callbacks import Checkpoint, Online
+from simmim_pl.contracts import Features
 from simmim_pl.data import Images, Shapes
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.encoders import FastCNN
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
-from simmim_pl.records import Features
-from simmim_pl.seeding import seeded
+from simmim_pl.runtime.seeding import seeded
 from simmim_pl.views import ContrastiveViews
 
 METRICS = {"val/knn", "val/probe"}

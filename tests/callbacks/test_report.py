@@ -13,10 +13,10 @@ from lightning.pytorch.loggers import CSVLogger
 
 from simmim_pl.callbacks import Atlas, Report
 from simmim_pl.callbacks.report import began
-from simmim_pl.durable import WriteError
 from simmim_pl.evaluation.card import code_version, versions
 from simmim_pl.report.observed import observed
 from simmim_pl.report.starts import NAME, starts
+from simmim_pl.runtime.atomic import WriteError
 from tests.callbacks.test_online import fit, method
 from tests.conftest import TINY
 from tests.ranks import run
@@ -80,7 +80,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full(path: Path, content: Any) -> None:
         raise WriteError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("simmim_pl.durable.write", full)
+    monkeypatch.setattr("simmim_pl.runtime.atomic.write", full)
     with pytest.raises(WriteError, match="No space left"):
         fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
 
@@ -112,7 +112,7 @@ def test_what_fails_costs_the_report_and_not_the_run(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("simmim_pl.durable.write", fail)
+    monkeypatch.setattr("simmim_pl.runtime.atomic.write", fail)
     with pytest.warns(UserWarning, match=rf"report.html is not written \({type(error).__name__}"):
         trainer = fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
     assert trainer.global_step == 10

@@ -15,7 +15,7 @@ from simmim_pl.callbacks import Representation
 from simmim_pl.callbacks.projections import projections
 from simmim_pl.methods import Contrastive
 from simmim_pl.metrics import MutualInformation
-from simmim_pl.seeding import seeded
+from simmim_pl.runtime.seeding import seeded
 from simmim_pl.views import ContrastiveViews
 from tests.callbacks.test_online import Dropping, FastCNN, Gradients, Unlabelled, fit, method
 from tests.conftest import TINY

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from simmim_pl.callbacks.untrained import untrained
 from simmim_pl.encoders import FastCNN
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
-from simmim_pl.seeding import seeded
+from simmim_pl.runtime.seeding import seeded
 from tests.callbacks.test_online import Dropping, fit
 
 

@@ -16,9 +16,9 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data import Images, Shapes
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
-from simmim_pl.records import Batch, InputError, Views
 from simmim_pl.views import ContrastiveViews
 
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import simmim_pl
+from simmim_pl.contracts import InputError
 from simmim_pl.data import CIFAR10, Folder, Images, Shapes
 from simmim_pl.data.sound import load
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
-from simmim_pl.records import InputError
 from tests.conftest import QUIET, TINY
 
 GOOD = torch.arange(6 * 3 * 4 * 5).view(6, 3, 4, 5).remainder(256).to(torch.uint8)

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from simmim_pl.contracts import InputError
 from simmim_pl.data.split import hold_out
-from simmim_pl.records import InputError
 
 
 @st.composite

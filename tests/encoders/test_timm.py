@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from simmim_pl.contracts import InputError
 from simmim_pl.encoders import Timm, Torchvision
-from simmim_pl.records import InputError
 
 timm = pytest.importorskip("timm")
 
@@ -158,5 +158,5 @@ def test_without_timm_the_sentence_says_how_to_install_it(monkeypatch: pytest.Mo
 
 
 def test_the_package_does_not_import_timm() -> None:
-    code = "import sys; sys.modules['timm'] = None; from simmim_pl.encoders import Timm; import simmim_pl.cli"
+    code = "import sys; sys.modules['timm'] = None; from simmim_pl.encoders import Timm; import simmim_pl.command.cli"
     subprocess.run([sys.executable, "-c", code], check=True)

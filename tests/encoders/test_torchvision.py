@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, VisionTransformer, get_model
 
+from simmim_pl.contracts import InputError
 from simmim_pl.encoders import Torchvision
 from simmim_pl.encoders import torchvision as page
-from simmim_pl.records import InputError
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 # Name, size of the images, width of pooled, channels and side of the grid.

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Subset
 
-from simmim_pl import distributed, durable
+from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import Images, Shapes, ShapesClips
 from simmim_pl.data.source import ImageSet, InMemory, Source, Split
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation.bench import Bench, collect
 from simmim_pl.evaluation.frozen import RawPixels
-from simmim_pl.records import Encoder, Features, InputError
-from simmim_pl.seeding import uniform
+from simmim_pl.runtime import atomic, distributed
+from simmim_pl.runtime.seeding import uniform
 
 
 class Held(Source):
@@ -223,7 +223,7 @@ def test_a_cache_file_is_written_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fails)
         if code == errno.ENOSPC:
-            with pytest.raises(durable.WriteError, match="No space left"):
+            with pytest.raises(atomic.WriteError, match="No space left"):
                 judged.features("test")
         else:  # a folder that cannot be written costs time, and no result
             with pytest.warns(UserWarning, match=r"not kept in .*Read-only"):

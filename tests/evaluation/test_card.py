@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 import simmim_pl
-from simmim_pl.checkpoint import load_encoder
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import KNN, Evaluation
@@ -26,6 +25,7 @@ from simmim_pl.evaluation import card as page
 from simmim_pl.evaluation.card import code_version, copy_beside, number_alike, scalars, write
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.table import aligned, shown, table
+from simmim_pl.runtime.checkpoint import load_encoder
 from tests.conftest import CONFIGS, QUIET, SHAPES
 
 Command = Callable[[list[str]], Path]

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 import simmim_pl
-from simmim_pl.checkpoint import load_encoder
+from simmim_pl.contracts import Features, InputError
 from simmim_pl.encoders import FastCNN, Torchvision
 from simmim_pl.evaluation import KNN, Evaluation
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Result
-from simmim_pl.records import Features, InputError
+from simmim_pl.runtime.checkpoint import load_encoder
 from tests.conftest import CONFIGS, QUIET, SHAPES
 
 Command = Callable[[list[str]], Path]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simmim_pl.checkpoint import load_encoder
+from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import RawPixels, Watch, attributes, digest, require_frozen, subjects
-from simmim_pl.records import Encoder, Features, InputError
+from simmim_pl.runtime.checkpoint import load_encoder
 
 
 def asked(

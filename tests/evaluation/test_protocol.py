@@ -16,7 +16,7 @@ from simmim_pl.evaluation import KNN, AugmentedProbe, DenseProbe, FewLabels, Fin
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name, plain
 from simmim_pl.evaluation.training import Sweep
 from simmim_pl.views import ContrastiveViews, CropFlip
-from tests.evaluation.test_linear import bench_of, clusters
+from tests.evaluation.protocols.test_linear import bench_of, clusters
 
 
 def arguments(kind: type) -> set[str]:

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from simmim_pl.data import Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.evaluation.linear import LinearProbe, moments
+from simmim_pl.evaluation.protocols.linear import LinearProbe, moments
 from simmim_pl.evaluation.regression import LogisticRegression, Weights, principal_axes
 from simmim_pl.losses import nt_xent
 from simmim_pl.views import ContrastiveViews
-from tests.evaluation.test_linear import Labelled, clusters
+from tests.evaluation.protocols.test_linear import Labelled, clusters
 
 TIGHT: Any = {"tolerance": 1e-15}
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simmim_pl.contracts import InputError
 from simmim_pl.data import Images
 from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import RawPixels
@@ -21,7 +22,6 @@ from simmim_pl.evaluation.training import (
     make_solver,
     train,
 )
-from simmim_pl.records import InputError
 
 STEPS, WIDTH, CLASSES = 3, 5, 4
 

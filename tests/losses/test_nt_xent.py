@@ -14,9 +14,9 @@ from pytorch_metric_learning.losses import NTXentLoss as MetricNTXent
 from pytorch_metric_learning.losses import SupConLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from simmim_pl.contracts import InputError
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.losses.nt_xent import contrastive_accuracy
-from simmim_pl.records import InputError
 
 page = import_module("simmim_pl.losses.nt_xent")  # the package's attribute of that name is the function
 

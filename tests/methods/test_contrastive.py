@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.methods import Contrastive

@@ -12,14 +12,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import Images, Shapes
-from simmim_pl.heads import ProjectionHead
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.methods import Contrastive
 from simmim_pl.methods.gradient_cache import in_pieces
-from simmim_pl.records import Encoder, Features, InputError
 from simmim_pl.views import ContrastiveViews
-from tests.test_distributed import on_ranks
+from tests.runtime.test_distributed import on_ranks
 
 
 class Net(Encoder):

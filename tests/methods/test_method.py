@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torch.utils.data import DataLoader
 
 from simmim_pl.callbacks import Checkpoint
+from simmim_pl.contracts import Batch, InputError
 from simmim_pl.data import Images, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
-from simmim_pl.records import Batch, InputError
-from simmim_pl.schedule import effective_batch, parameter_groups, warmup_cosine
+from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
 
 
 class Smallest(Method):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics import alignment
-from simmim_pl.records import InputError
 
 seeds = st.integers(0, 2**31)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics import mutual_information as module
-from simmim_pl.records import InputError
 
 
 def gaussians(number: int, information: float, dimensions: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, float]:

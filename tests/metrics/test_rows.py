@@ -4,7 +4,7 @@ import torch
 
 from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Spread, Uniformity
 from tests.metrics.test_alignment import normal
-from tests.test_distributed import on_ranks
+from tests.runtime.test_distributed import on_ranks
 
 PAIRS = torch.stack([normal(24, 5), normal(24, 5) + normal(24, 5, seed=1) / 2])
 

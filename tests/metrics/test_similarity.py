@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics import Similarities, histogram
-from simmim_pl.records import InputError
 from tests.metrics.test_alignment import normal
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
+from simmim_pl.contracts import InputError
 from simmim_pl.metrics import uniformity
-from simmim_pl.records import InputError
 from tests.metrics.test_alignment import normal, unit
 
 module = sys.modules["simmim_pl.metrics.uniformity"]  # its name in the package is the function's

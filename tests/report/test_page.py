@@ -236,7 +236,7 @@ def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
 
 def test_a_run_that_goes_on_counts_its_time_on_and_keeps_both_starts(cli: Cli) -> None:
     often = [*TINY, "--trainer.log_every_n_steps=1"]
-    folder = cli([*often, "--trainer.callbacks+=tests.test_cli.StopAfterOne"])
+    folder = cli([*often, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"])
     before = read(folder)
     assert cli([*often, "--ckpt_path=last"]) == folder
     run = read(folder)

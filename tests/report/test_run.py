@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 from simmim_pl.report.observed import keep, observed
 from simmim_pl.report.run import read
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 from simmim_pl.report.starts import NAME, add, end, starts
 
 

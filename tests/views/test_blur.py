@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from torchvision.transforms.v2 import functional as tv
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 from simmim_pl.views import ContrastiveViews
 from simmim_pl.views.blur import gaussian, gaussian_blur, kernel_size
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 from simmim_pl.views import ContrastiveViews, contrastive
 
 

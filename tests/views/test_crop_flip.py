@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from simmim_pl.records import InputError
+from simmim_pl.contracts import InputError
 from simmim_pl.views import CropFlip
 from simmim_pl.views.crop import sample_crop
 

@@ -1,0 +1,1 @@
+"""The command lines: of training and evaluation, of sweeps, of the W&B workspace."""

@@ -1,0 +1,205 @@
+"""``python -m simmim_pl``: LightningCLI with a run directory of its own, `.env`, and W&B that never blocks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import wandb
+import yaml
+from dotenv import dotenv_values, find_dotenv
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from simmim_pl.command import loggers, quiet, say_once, trainer_options
+from simmim_pl.command.instantiation import build, explained, refusal
+from simmim_pl.command.parser import Parser
+from simmim_pl.command.run_directory import RunDirectory, check_name, newest, run_id
+from simmim_pl.command.run_start import SaveConfig
+from simmim_pl.contracts import InputError
+from simmim_pl.cpu import malloc
+from simmim_pl.runtime import atomic, checkpoint, integrity, lost_ranks, precision, resume
+from simmim_pl.runtime.ranges import Seed, outside
+
+DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
+
+
+class CLI(LightningCLI):
+    """LightningCLI whose every run writes to a new ``runs/NAME/ID/``, which is its own until ``held`` is closed."""
+
+    def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
+        self.held = held
+        self.saved: dict[str, Any] = {}  # the checkpoint to go on from
+        super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--untrained", type=bool, default=False, help="Judge or embed with random weights, without --ckpt_path."
+        )
+        # An invalid seed is refused as seed_everything, not as the link's target.
+        parser.link_arguments("seed_everything", "data.init_args.seed", lambda seed: 0 if outside(Seed, seed) else seed)
+        ranges = {f"trainer.{name}": hint for name, hint in trainer_options.RANGES.items()}
+        parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
+
+    def _parse_ckpt_path(self) -> None:
+        """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
+        config = self.config[self.config.subcommand]
+        check_name(config.name)
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = newest(config.runs, config.name, self.config.subcommand)
+        if config.get("ckpt_path"):
+            self.saved = checkpoint.read(config.ckpt_path, weights_only=config.get("weights_only") is not False)
+            if self.config.subcommand == "fit":
+                checkpoint.require_resumable(self.saved, config.ckpt_path)
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the trainer's options. Choose what becomes of freed memory.
+
+        A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time.
+        """
+        trainer_options.look_at(self.config[self.subcommand], str(self.subcommand))
+        self.parser.add_instantiator(build, object)
+        model = self.config[self.subcommand].model
+        malloc.freed_memory(keep=getattr(model.init_args, "gradient_cache", 1) == 1)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand]
+        self.require_weights()
+        resumed = config.ckpt_path if self.subcommand == "fit" else None
+        directory = RunDirectory(Path(config.runs, config.name, run_id(resumed, config.runs, config.name)))
+        self.held.callback(directory.release)
+        if directory.folder.is_dir():  # a run that goes on: before anything of it is touched
+            directory.claim()
+        self.choose_precision()
+        given = config.trainer.logger
+        self.save_config_kwargs |= {"directory": directory, "wandb": given in (None, True)}
+        self.save_config_kwargs["changes"] = self.changes() if resumed else []
+        others = [] if given in (None, True, False) else list(given) if isinstance(given, list) else [given]
+        if not config.trainer.fast_dev_run:
+            kwargs["logger"] = [loggers.History(directory.folder, silent=given is False), *others]
+        with explained("The trainer", Exception):
+            trainer = super().instantiate_trainer(precision=self.config[self.subcommand].trainer.precision, **kwargs)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
+        return trainer
+
+    def require_weights(self) -> None:
+        """Refuse to judge or embed with a method's random weights, unless that is meant."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" and config.untrained:
+            raise InputError(
+                "--untrained is for validate, test and predict: leave it out, fit starts from random weights."
+            )
+        if self.subcommand != "fit" and self.pretrains and not (config.ckpt_path or config.untrained):
+            raise InputError(
+                f"{self.subcommand} without weights would use random ones: name a checkpoint with --ckpt_path, such as "
+                "last for the newest of --name, or say that random ones are meant with --untrained true."
+            )
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the model is a method, as its own class says: no method is imported here."""
+        return getattr(self.model, "pretrains", False)
+
+    def choose_precision(self) -> None:
+        """The user's, or that of the checkpoint to go on from, or in pretraining what the processor computes fast."""
+        asked = self.config[self.subcommand].trainer  # which also the run's config.yaml and checkpoints record
+        if not isinstance(asked.accelerator, str) or asked.plugins:
+            return
+        if self.subcommand == "fit" and self.pretrains:
+            wanted = asked.precision or self.saved.get("config", {}).get("trainer", {}).get("precision")
+        else:
+            wanted = asked.precision or "32-true"
+        asked.precision, sentence = precision.choose(wanted, asked.accelerator)
+        if sentence:
+            rank_zero_info(sentence)
+
+    def changes(self) -> list[dict[str, Any]]:
+        """What was and is changed when the run went on, with the step; refuses what cannot be, and says what is."""
+        parser = self._parser(self.subcommand)
+        now = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
+        changed = list(resume.changes(self.saved["config"], now))
+        resume.require_possible(changed)
+        for key, before, after in changed:
+            rank_zero_info(f"Changed since the checkpoint: {key}, {resume.short(before)} → {resume.short(after)}")
+        step = {"step": self.saved.get("global_step")} | {key: [before, after] for key, before, after in changed}
+        return [*self.saved.get("changes", []), *([step] if changed else [])]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with atomic.going_on(self.kept):
+            super()._run_subcommand(subcommand)
+
+    def kept(self) -> Any:
+        """The checkpoint from which a training can go on; nothing of anything else."""
+        trainer = getattr(self, "trainer", None)  # or else it is being made
+        last = getattr(trainer and trainer.checkpoint_callback, "path", None)
+        return last if last and last.is_file() else self.subcommand == "fit" and self.config.fit.ckpt_path
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Load checkpoints as tensors and plain values unless the user says otherwise."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
+
+
+def read_dotenv() -> None:
+    """Take what ``.env`` of this folder or one above sets. The environment wins; an empty value sets nothing."""
+    for key, value in dotenv_values(find_dotenv(usecwd=True)).items():
+        if value:
+            os.environ.setdefault(key, value)
+
+
+@say_once.job()
+def main(args: ArgsType = None) -> None:
+    """Run the command line. What the user can mend ends in one sentence and exit code 2."""
+    read_dotenv()
+    quiet.silence()
+    lost_ranks.watch()
+    try:
+        with ExitStack() as held:
+            CLI(
+                LightningModule,
+                LightningDataModule,
+                parser_class=Parser,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},  # when a run goes on; a new run has a new directory
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={"max_epochs": 100},
+                parser_kwargs={"prog": "python -m simmim_pl", "description": DESCRIPTION},
+                args=args,
+                held=held,
+            )
+        atomic.flush_output()
+    except Exception as error:
+        sentence = mendable(error)
+        lost_ranks.leave()
+        if sentence is None:
+            raise
+        if say_once.first(sentence):
+            print(f"error: {sentence}", file=sys.stderr)
+        with suppress(OSError):
+            atomic.flush_output()
+        sys.exit(2)
+    finally:
+        wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials
+
+
+def mendable(error: BaseException | None) -> str | None:
+    """What the user can mend, also where jsonargparse has wrapped it: it does so to errors of an optional part."""
+    while error is not None:
+        if isinstance(error, (InputError, MisconfigurationException)):
+            # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.
+            return str(error).rsplit("InputError: ", 1)[-1].strip()
+        if sentence := lost_ranks.explain(error) or atomic.explain(error) or integrity.explain(error) or refusal(error):
+            return sentence
+        error = error.__cause__
+    return None

@@ -1,0 +1,58 @@
+"""Building what a config names: an argument that a class refuses, or a package that it lacks, is one sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from simmim_pl.command.suggestions import advised
+from simmim_pl.contracts import InputError
+
+REFUSALS = (ValueError, ImportError, MisconfigurationException)  # what classes, ours or not, refuse arguments with
+
+
+def build(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a class path names. Raises :class:`InputError` where it refuses its arguments."""
+    with explained(getattr(kind, "__name__", str(kind))):
+        return kind(*args, **kwargs)
+
+
+@contextmanager
+def explained(name: str, *further: type[Exception]) -> Iterator[None]:
+    """Within, refusals of arguments become one sentence that names what is built; other errors are bugs, and pass."""
+    refusals: tuple[type[Exception], ...] = (*REFUSALS, *further)
+    try:
+        yield
+    except InputError:
+        raise
+    except refusals as error:
+        raise InputError(f"{name} cannot be built: {advised(reason(error))}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line; of pydantic's, which W&B's settings raise, without its page of details."""
+    details = getattr(error, "errors", None)
+    if not callable(details):
+        return " ".join(str(error).split()).rstrip(".")
+    first = details()[0]
+    names = [name for name, value in os.environ.items() if value and value in (first["input"], str(first["input"]))]
+    where = names[0] if names else ".".join(map(str, first["loc"]))
+    return f"{where} is {first['input']}. {first['msg'].rstrip('.')}"
+
+
+def refusal(error: BaseException) -> str | None:
+    """One sentence for what Lightning refuses once it runs, and for a warning that was made an error."""
+    if isinstance(error, Warning):
+        return (
+            f"A warning was made an error ({reason(error)}): start without PYTHONWARNINGS=error and without -W error."
+        )
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    by_lightning = raised_in.startswith("lightning.") and isinstance(error, (ValueError, RuntimeError))
+    return f"The trainer cannot go on: {reason(error)}." if by_lightning else None

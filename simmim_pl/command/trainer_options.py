@@ -1,0 +1,92 @@
+"""Options of the trainer: which mean nothing here, or mean something else than they seem to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+
+BATCHES = {
+    "fit": "limit_train_batches",
+    "validate": "limit_val_batches",
+    "test": "limit_test_batches",
+    "predict": "limit_predict_batches",
+}
+SHARES = (*BATCHES.values(), "overfit_batches", "val_check_interval")  # shares, or numbers of batches
+RANGES: dict[str, Any] = {
+    "max_epochs": Annotated[int, Range("[-1, inf)")],
+    "max_steps": Annotated[int, Range("[-1, inf)")],
+    "num_sanity_val_steps": Annotated[int, Range("[-1, inf)")],
+    "fast_dev_run": bool | NonNegativeInt,
+    **dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps"), NonNegativeInt),
+    **dict.fromkeys(("check_val_every_n_epoch", "accumulate_grad_batches", "num_nodes"), PositiveInt),
+    "reload_dataloaders_every_n_epochs": NonNegativeInt,
+    "gradient_clip_val": NonNegativeFloat,
+    **dict.fromkeys(SHARES, NonNegativeFloat),
+    "val_check_interval": PositiveFloat,
+}
+# Callbacks of Lightning's that cannot work here, and what to do.
+CALLBACKS = {
+    "LearningRateFinder": "looks for an attribute lr that methods do not have: set --model.optimizer.lr",
+    "BatchSizeFinder": "changes the batch size, of which learning rate and resuming depend: set --data.batch_size",
+    "GradientAccumulationScheduler": "changes the effective batch, by which the learning rate is scaled: set "
+    "--trainer.accumulate_grad_batches",
+    "ModelPruning": "keeps masks that no checkpoint holds, so that the run could not go on: leave it out",
+    "BackboneFinetuning": "looks for an attribute backbone that methods do not have: set --model.optimizer.lr",
+}
+SHARDED = ("fsdp", "deepspeed", "modelparallel", "model_parallel", "xla")
+
+
+def look_at(config: Any, verb: str) -> None:
+    """Refuse options that this package or this machine can do nothing with; explain those that are easily misread.
+
+    - ``config``: a subcommand's, parsed; nothing of it is built yet.
+
+    Raises:
+        InputError: an option is refused.
+    """
+    for sentence in refusals(config.trainer, verb):
+        raise InputError(sentence)
+    for name in SHARES:
+        if config.trainer[name] == 1:
+            rank_zero_info(
+                f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2 for two of them, or "
+                "--trainer.fast_dev_run 1 for a trial of one."
+            )
+
+
+def refusals(trainer: Any, verb: str) -> Iterator[str]:
+    """A sentence for each option that is refused."""
+    if trainer.barebones:
+        yield "--trainer.barebones true switches off what a run is made of, such as its log: leave it out."
+    if trainer.precision in ("16-true", "bf16-true"):
+        mixed = trainer.precision.replace("true", "mixed")
+        yield f"--trainer.precision {trainer.precision} would keep weights too in half precision: set it to {mixed}."
+    if trainer.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        yield (
+            f"--trainer.accelerator is {trainer.accelerator}, and this machine has no GPU that torch can use: set "
+            "--trainer.accelerator cpu."
+        )
+    strategy = class_name(trainer.strategy)
+    if any(word in strategy.lower() for word in SHARDED):
+        yield f"--trainer.strategy {strategy} divides a network among devices, which is not supported: set it to ddp."
+    for name in map(class_name, as_list(trainer.callbacks)):
+        if name in CALLBACKS:
+            yield f"The callback {name} {CALLBACKS[name]}."
+    if trainer[BATCHES[verb]] == 0:
+        yield f"With --trainer.{BATCHES[verb]} 0 there is nothing to {verb}: set a number of batches, or leave it out."
+
+
+def class_name(spec: Any) -> str:
+    """The short name of a class in a config; of a string, itself."""
+    return str(getattr(spec, "class_path", spec)).rpartition(".")[2]
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list, also of one thing or of nothing."""
+    return value if isinstance(value, list) else [] if value is None else [value]

@@ -1,0 +1,1 @@
+"""What makes a CPU fast, and touches nothing on another processor."""

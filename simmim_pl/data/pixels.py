@@ -1,0 +1,36 @@
+"""What the pixels of a batch have to be, whoever's source they came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from simmim_pl.contracts import InputError
+
+
+def require_pixels(pixels: Any, number: int, clips: bool, name: str) -> None:
+    """Refuse pixels that are not uint8 ``[B, 3, H, W]``, or of clips ``[B, T, 3, H, W]``; the values are not read.
+
+    - ``number``: B.
+    - ``name``: whose they are.
+
+    Raises:
+        InputError: with what was found and what is due.
+    """
+    due = f"uint8 [{number}, T, 3, H, W] of clips" if clips else f"uint8 [{number}, 3, H, W]"
+    found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}" if torch.is_tensor(pixels) else None
+    if found is None:
+        raise InputError(f"{name} gave pixels as {type(pixels).__name__}, and a torch.Tensor is due: {due}.")
+    shape = tuple(pixels.shape)
+    if len(shape) == 4 + clips and shape[0] == number and shape[-3] == 3 and min(shape[1:]) > 0:
+        if pixels.dtype == torch.uint8:
+            return
+        raise InputError(
+            f"{name} gave pixels as {found}, and {due} is due, from 0 to 255: multiply floats in [0, 1] by 255, round "
+            "them, and convert them by .to(torch.uint8)."
+        )
+    raise InputError(
+        f"{name} gave pixels as {found}, and {due} is due: three channels, in front of height and width, and one item "
+        "for each index that was asked for."
+    )

@@ -1,0 +1,1 @@
+"""Where images, masks and clips come from; one source a file."""

@@ -1,0 +1,141 @@
+"""Any folder of images, labelled or not: decoded once and kept, or in workers when too large for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from simmim_pl.contracts import InputError
+from simmim_pl.data.files.cache import decoded, readable
+from simmim_pl.data.files.decode import decode_all, stack
+from simmim_pl.data.files.digest import digest, stamps
+from simmim_pl.data.files.download import data_folder
+from simmim_pl.data.files.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
+from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
+
+LAYOUTS = (
+    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), at least two classes; "
+    "to train without labels, put them into train/ or directly into the folder."
+)
+IMAGES = Kind("images", find=images_in, loose=lambda folder: images_in(folder, deep=False), ways=LAYOUTS)
+
+
+class Folder(Source):
+    """Images on disk: ``train/<class>/*`` and ``test/<class>/*``, or without labels ``train/*``, or ``*``.
+
+    Without a folder ``test``, ``val`` is taken for it, as ImageNet has it. Class folders are read recursively; names
+    are sorted, so labels and order are the same everywhere; hidden files are ignored. Without labels there is no test
+    split. ``classes`` is known after ``load``. How a file becomes RGB is said in
+    :func:`simmim_pl.data.files.decode.decode`.
+
+    Args:
+        root: the folder.
+        size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
+        memory_gb: a split of at most this many 10⁹ bytes as uint8 is decoded once for all epochs; a larger one
+            batch by batch, every epoch anew, in the DataLoader's workers.
+        cache: keep what is decoded once, for later runs and other processes, in the folder ``.decoded`` of
+            SIMMIM_DATA_DIR (else of ``data``); see :func:`simmim_pl.data.files.cache.decoded`. What is kept of folders
+            that have changed since stays there too: delete it when no run uses it.
+        skip_corrupt: leave out images that cannot be read, and say how many; by default the first ends the run. All
+            are tried before the first run begins.
+    """
+
+    @ranged
+    def __init__(
+        self,
+        root: str,
+        size: PositiveInt = 32,
+        memory_gb: NonNegativeFloat = 4.0,
+        cache: bool = True,
+        skip_corrupt: bool = False,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.size = size
+        self.memory_gb = memory_gb
+        self.cache = cache
+        self.skip_corrupt = skip_corrupt
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
+    def prepare(self) -> None:
+        """Check the layout of both splits; no image is opened. Raises :class:`InputError` as ``load``."""
+        _, classes = train_layout(self.root)
+        if classes:
+            labelled(self.root, "train", IMAGES)
+            if self.folder("test").is_dir():
+                labelled(self.root, "test", IMAGES, self.folder("test"))
+
+    def has_test(self) -> bool:
+        """Whether images have labels, and there is a folder ``test`` or ``val``."""
+        return self.folder("test").is_dir() and bool(train_layout(self.root)[1])
+
+    def load(self, split: Split) -> ImageSet:
+        """Open one split.
+
+        Raises:
+            InputError: the folder is missing, empty or laid out in another way; the split does not exist; an
+                image cannot be read (when the split fits into memory, else when its batch is read).
+        """
+        files, self.classes = train_layout(self.root)
+        labels = None
+        if not files:
+            files, labels = labelled(self.root, split, IMAGES, self.folder(split))
+        elif split == "test":
+            raise InputError(f"{self.root} holds images without labels, so it has no test split: {LAYOUTS}")
+        cache = data_folder(None) / ".decoded" if self.cache else None
+        if self.skip_corrupt:
+            kept = readable(files, self.size, cache)
+            files, labels = [files[i] for i in kept], None if labels is None else labels[kept]
+        if len(files) * 3 * self.size**2 > self.memory_gb * 1e9:
+            return OnDisk(files, self.size, labels)
+        pixels = decoded(files, self.size, cache) if cache else decode_all(files, self.size)
+        images = InMemory(pixels, labels)
+        images.files = files
+        return images
+
+    def folder(self, split: Split) -> Path:
+        """Where a split lies: ImageNet calls its test split ``val``."""
+        named, val = self.root / split, self.root / "val"
+        return val if split == "test" and not named.is_dir() and subfolders(val) else named
+
+
+class OnDisk(ImageSet):
+    """A split that is decoded when it is read."""
+
+    def __init__(self, files: list[str], size: int, labels: Int64[Tensor, " N"] | None) -> None:
+        super().__init__(labels, workers=True)
+        self.files: list[str] = files
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
+        return stack([self.files[i] for i in index.tolist()], self.size)
+
+    def digest(self) -> str:
+        """Of the files' names, sizes and times; no image is opened."""
+        return digest(stamps(self.files), self.size, self.labels)
+
+
+def train_layout(root: Path) -> tuple[list[str], list[str]]:
+    """The unlabelled training images, or else the names of the classes: one of the two is empty."""
+    require_folder(root, IMAGES)
+    folder = root / "train" if (root / "train").is_dir() else root
+    loose, names = images_in(folder, deep=False), subfolders(folder)
+    nested = [name for name in names if images_in(folder / name)]
+    if loose and nested:
+        raise InputError(f"{folder} holds images beside a folder of images, {nested[0]}: {LAYOUTS}")
+    if loose:
+        return loose, []
+    if not nested:
+        raise InputError(f"{folder} holds no images: {LAYOUTS}")
+    if folder == root:
+        raise InputError(f"{folder} holds folders of images, but no folder named train: {LAYOUTS}")
+    return [], class_names(root, IMAGES)

@@ -1,0 +1,144 @@
+"""Clips as video files, decoded by torchcodec, or by a torchvision that still reads videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from simmim_pl.contracts import InputError
+from simmim_pl.data.files.decode import fit
+from simmim_pl.data.files.digest import digest, stamps
+from simmim_pl.data.files.layout import Kind, class_names, files_in, labelled
+from simmim_pl.data.source import ImageSet, Source, Split
+from simmim_pl.data.sources.frames import evenly
+from simmim_pl.runtime.ranges import PositiveInt, ranged
+
+ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"}
+LAYOUT = "sort the videos into train/CLASS/ and test/CLASS/, at least two classes, as mp4, avi, mov, mkv, webm or gif."
+VIDEOS = Kind(
+    "videos",
+    find=lambda folder: files_in(folder, ENDINGS, deep=True),
+    loose=lambda folder: files_in(folder, ENDINGS, deep=False),
+    ways=LAYOUT,
+)
+
+
+class VideoFolder(Source):
+    """Videos on disk: ``train/<class>/*`` and ``test/<class>/*``; class folders are read recursively.
+
+    Frames are taken evenly over the video; see :func:`simmim_pl.data.sources.frames.evenly`. ``classes`` is known after
+    ``load``. Needs ``pip install 'simmim_pl[video]'`` and FFmpeg.
+
+    Args:
+        root: the folder.
+        size: height and width of the frames: the shorter side is resized to it, then the centre is cropped.
+        frames: frames taken of each video.
+    """
+
+    @ranged
+    def __init__(self, root: str, size: PositiveInt = 32, frames: PositiveInt = 8) -> None:
+        self.root = Path(root).expanduser()
+        self.size, self.frames = size, frames
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
+    def prepare(self) -> None:
+        """Check the layout of both splits, and that videos can be decoded, on the first.
+
+        Raises:
+            InputError: as ``load``, and when no decoder is installed.
+        """
+        class_names(self.root, VIDEOS)
+        files, _ = labelled(self.root, "train", VIDEOS)
+        if (self.root / "test").is_dir():
+            labelled(self.root, "test", VIDEOS)
+        decode_video(files[0], self.frames, self.size)
+
+    def has_test(self) -> bool:
+        """Whether there is a folder ``test``."""
+        return (self.root / "test").is_dir()
+
+    def load(self, split: Split) -> VideoFiles:
+        """Open one split. Raises :class:`InputError` when the folder is missing, empty or laid out in another way."""
+        self.classes = class_names(self.root, VIDEOS)
+        files, labels = labelled(self.root, split, VIDEOS)
+        return VideoFiles(files, self.frames, self.size, labels)
+
+
+class VideoFiles(ImageSet):
+    """A split of clips ``uint8 [T, 3, S, S]``, decoded when they are read: a video is slow, so always in workers."""
+
+    def __init__(self, files: list[str], frames: int, size: int, labels: Int64[Tensor, " N"]) -> None:
+        super().__init__(labels, workers=True, clips=True)
+        self.files: list[str] = files
+        self.frames, self.size = frames, size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B T 3 S S"]:
+        return torch.stack([decode_video(self.files[i], self.frames, self.size) for i in index.tolist()])
+
+    def digest(self) -> str:
+        """Of the files' names, sizes and times; no video is opened."""
+        return digest("videos", stamps(self.files), self.frames, self.size, self.labels)
+
+
+def decode_video(file: str, frames: int, size: int) -> UInt8[Tensor, "T 3 S S"]:
+    """Frames taken evenly over a video, resized and cropped as images are.
+
+    Raises:
+        InputError: no decoder is installed; the file is damaged or no video, or has too few frames.
+    """
+    try:
+        pixels = read_frames(file, frames)
+    except InputError:
+        raise
+    except Exception as error:  # the decoders raise whatever they stumble on
+        if "libtorchcodec" in str(error):
+            raise InputError(
+                "torchcodec is installed but cannot be loaded: install FFmpeg's shared libraries, as by apt install "
+                "ffmpeg or conda install ffmpeg, and the torchcodec made for your version of torch."
+            ) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{file} cannot be read as a video ({reason}): replace it or remove it.") from error
+    fitted = [np.asarray(fit(Image.fromarray(frame), size)) for frame in pixels.permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).contiguous()
+
+
+def read_frames(file: str, frames: int) -> UInt8[Tensor, "T 3 H W"]:
+    """The frames, of the video's own size. Raises :class:`InputError`, and whatever the decoder raises."""
+    try:
+        from torchcodec.decoders import VideoDecoder  # optional, and slow to import
+    except ImportError:
+        return read_by_torchvision(file, frames)
+    video = VideoDecoder(file)
+    pixels: Tensor = video.get_frames_at(chosen(file, len(video), frames)).data
+    return pixels
+
+
+def read_by_torchvision(file: str, frames: int) -> UInt8[Tensor, "T 3 H W"]:
+    """As :func:`read_frames`, with the reader that older versions of torchvision have."""
+    try:
+        video: Tensor = torchvision.io.read_video(file, pts_unit="sec", output_format="TCHW")[0]
+    except (AttributeError, ImportError) as error:  # a torchvision without the reader, or without PyAV
+        raise InputError("To read videos, install a decoder: pip install 'simmim_pl[video]'.") from error
+    return video[chosen(file, len(video), frames)]
+
+
+def chosen(file: str, total: int, frames: int) -> list[int]:
+    """Positions of the frames to read. Raises :class:`InputError` when the video is too short."""
+    if total < frames:
+        raise InputError(
+            f"{file} holds {total} frames, and {frames} are wanted of every clip: lower frames, or remove it."
+        )
+    return evenly(total, frames)

@@ -1,0 +1,1 @@
+"""The protocols that judge a frozen encoder; one a file."""

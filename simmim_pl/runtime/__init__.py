@@ -1,0 +1,1 @@
+"""What every run needs, and nobody who reads about learning has to know first."""

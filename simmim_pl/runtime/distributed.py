@@ -1,0 +1,144 @@
+"""The only file that knows ranks. With one process every function is the identity."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.once_differentiable import first_only
+
+
+def world_size() -> int:
+    """Number of ranks that train together; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among the ranks; 0 outside a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
+    """Concatenate every rank's rows in rank order, ``[B, ...]`` → ``[world size · B, ...]``, with gradient.
+
+    The backward pass sums what every rank's loss says about the local rows. DDP then averages parameter gradients over
+    ranks, so the mean of the ranks' losses is what is minimised: exactly the one-process loss of the whole batch.
+    All ranks must hold the same number of rows.
+    """
+    if world_size() == 1:
+        return local
+    gathered: Tensor = Gather.apply(local)
+    return gathered
+
+
+def total(local: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Sum a tensor over ranks, without gradient."""
+    if world_size() == 1:
+        return local
+    result = local.detach().clone()
+    dist.all_reduce(result)
+    return result
+
+
+class Gather(torch.autograd.Function):
+    """:func:`gather` on several ranks; torch's own differentiable form is deprecated, or private, by its version."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return torch.cat(every(local.contiguous()))
+
+    @staticmethod
+    @first_only
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return total(grads[0]).chunk(world_size())[rank()]
+
+
+def every(local: Tensor) -> list[Tensor]:
+    """Each rank's tensor of the same shape, without gradient."""
+    parts = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(parts, local)
+    return parts
+
+
+def gather_uneven(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
+    """Concatenate every rank's rows in rank order without gradient; ranks may hold different numbers of rows."""
+    if world_size() == 1:
+        return local
+    counts = torch.cat(every(torch.tensor([len(local)], device=local.device)))
+    padded = local.new_zeros(int(counts.max()), *local.shape[1:])
+    padded[: len(local)] = local.detach()
+    return torch.cat([part[:count] for part, count in zip(every(padded), counts.tolist(), strict=True)])
+
+
+def mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Average a tensor over ranks, without gradient."""
+    return total(local) / world_size() if world_size() > 1 else local
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Give every rank the ranks' mean gradient, for networks that are trained outside DDP."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = mean(parameter.grad)
+
+
+def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Of each flag, whether it is raised on some rank."""
+    return (total(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+
+
+def require_alike(facts: Mapping[str, Any]) -> None:
+    """Refuse to go on when something differs between ranks that has to be the same on all of them.
+
+    Raises:
+        InputError: on every rank, naming the fact and the values of the first two ranks that differ.
+    """
+    everyone: list[Any] = [None] * world_size()
+    if world_size() == 1:
+        return
+    dist.all_gather_object(everyone, dict(facts))
+    for name in facts:
+        for other, theirs in enumerate(everyone):
+            if theirs.get(name) != everyone[0].get(name):
+                raise InputError(
+                    f"The devices do not agree on the {name}: it is {everyone[0].get(name)} on rank 0 and "
+                    f"{theirs.get(name)} on rank {other}. Start all of them with the same code, config and data."
+                )
+
+
+def everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
+    return bool(mean(torch.tensor(float(flag), device=device)) == 1)
+
+
+def broken(error: BaseException) -> bool:
+    """Whether the connection to another rank has closed."""
+    closed = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
+    return world_size() > 1 and isinstance(error, RuntimeError) and any(words in str(error) for words in closed)
+
+
+def port_in_use(error: BaseException) -> bool:
+    """Whether ranks cannot meet at the port that they were told."""
+    return isinstance(error, dist.DistError) and "EADDRINUSE" in str(error)
+
+
+def store() -> dist.Store | None:
+    """What ranks found each other by, which keeps notes for all; nothing on one process, or where its host is gone.
+
+    The host is asked first: torch tells of one that is gone with a page of C++.
+    """
+    if world_size() == 1:
+        return None
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=2).close()
+    except OSError:
+        return None
+    return dist.distributed_c10d._get_default_store()

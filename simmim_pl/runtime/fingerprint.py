@@ -1,0 +1,20 @@
+"""Which code this is."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import simmim_pl
+
+
+@cache
+def fingerprint() -> str:
+    """Version of the package and of torch, with a hash of the package's own files: the same where the code is."""
+    sha = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        sha.update(path.read_bytes())
+    return f"{simmim_pl.__version__}-{sha.hexdigest()[:12]} with torch {torch.__version__}"

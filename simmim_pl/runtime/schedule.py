@@ -1,0 +1,65 @@
+"""Learning rates by batch and step, and weight decay by group of parameters, in pretraining and in evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+
+from simmim_pl.contracts import InputError
+
+REFERENCE_BATCH = 256  # images a step, for which learning rates are given
+
+
+def effective_batch(trainer: Any) -> int:
+    """Images that one optimizer step sees, over all accumulated batches and devices.
+
+    Raises:
+        InputError: neither the datamodule nor the DataLoader says how many a batch has.
+    """
+    size = getattr(trainer.datamodule, "batch_size", None)
+    if size is None:
+        trainer.fit_loop.setup_data()
+        of_device = getattr(trainer.train_dataloader, "batch_size", None)
+        if of_device is None:
+            raise InputError(
+                "The learning rate is for 256 images a step, and the training DataLoader does not say how many a "
+                "batch has: make it with a batch_size, or pass Trainer.fit a datamodule like simmim_pl.data.Images."
+            )
+        size = of_device * trainer.world_size
+    return int(size * trainer.accumulate_grad_batches)
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor on the learning rate: linear from 1/warmup to 1, then half a cosine to 0 at ``steps``.
+
+    >>> [round(warmup_cosine(step, warmup=2, steps=6), 3) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def require_possible(optimizer: OptimizerCallable, groups: list[dict[str, Any]]) -> None:
+    """Have an optimizer refuse its settings before training: torch's raise ValueError, where they look.
+
+    Raises:
+        InputError: a learning rate is negative or not finite.
+    """
+    if any(group["params"] for group in groups):
+        for group in optimizer(groups).param_groups:
+            if not 0 <= group["lr"] < math.inf:
+                raise InputError(f"The optimizer's lr has to be a finite number, 0 or more, and is {group['lr']}.")
+
+
+def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+    """Split parameters so that weight decay spares biases and normalisation: the tensors of fewer than two axes."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
+    spared = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups

@@ -1,0 +1,80 @@
+"""What a checkpoint may hold: what ``torch.load`` reads back without running code."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simmim_pl.contracts import InputError
+
+# By exact type: subclasses are pickled by reference to their class, which torch.load(weights_only=True) refuses.
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
+TENSORS = (Tensor, torch.nn.Parameter)
+
+
+def storable(value: Any, place: str) -> Any:
+    """A value as a checkpoint can hold it: the same, with NumPy's numbers, paths and the like as their plain equals.
+
+    - ``place``: where it stands, for the error, such as ``the state of the callback Online``.
+
+    NumPy arrays become tensors, paths text, enumerations their values, subclasses of containers the container itself.
+
+    Raises:
+        InputError: it holds an object that could not be read back.
+    """
+    if type(value) in PLAIN or type(value) in TENSORS:
+        return value
+    if isinstance(value, np.generic):
+        return storable(value.item(), place)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value, order="C"))
+    if isinstance(value, Tensor):
+        return value.detach().as_subclass(Tensor)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Enum):
+        return storable(value.value, place)
+    for base in (int, float, str):  # subclasses of these
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    if isinstance(value, Mapping):
+        parts = {storable(key, place): storable(part, f"{place}, {key}") for key, part in value.items()}
+        kind: Any = next((kind for kind in (OrderedDict, Counter) if type(value) is kind), dict)
+        return kind(parts)
+    if isinstance(value, tuple):
+        return tuple(storable(part, place) for part in value)
+    if isinstance(value, (set, frozenset)):
+        return {storable(part, place) for part in value}
+    if isinstance(value, Sequence):
+        return [storable(part, place) for part in value]
+    raise InputError(
+        f"{place[0].upper()}{place[1:]}, holds a {type(value).__module__}.{type(value).__qualname__}, which could not "
+        "be read back from a checkpoint: have state_dict() return tensors, numbers, text, and lists and dicts of such."
+    )
+
+
+def storable_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole checkpoint of Lightning's, :func:`storable` section by section, callback by callback."""
+    found = {}
+    for section, state in checkpoint.items():
+        if section == "callbacks":
+            found[section] = {
+                key: storable(each, f"the state of the callback {name(key)}") for key, each in state.items()
+            }
+        else:
+            found[section] = storable(state, f"the checkpoint's section {section}")
+    return found
+
+
+def name(key: str) -> str:
+    """A callback's name from Lightning's key for its state, which may have arguments behind it."""
+    return key.partition("{")[0]

@@ -1,0 +1,82 @@
+"""Memory that was freed is used again without a page fault, where the C library can be told so."""
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from simmim_pl.cpu import malloc
+from tests.conftest import CONFIGS, EVALUATION, TINY
+
+PROGRAM = """
+import resource, sys, torch
+from simmim_pl.cpu.malloc import freed_memory
+told = None if sys.argv[1] == "as it is" else freed_memory(keep=sys.argv[1] == "keep")
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for step in range(30):
+    before = before if step > 20 else faults()
+    torch.ones(2**24)
+print(told, faults() - before)
+"""
+
+
+def faults(how: str, **variables: str) -> tuple[str, int]:
+    """What a fresh process was told, and its page faults in writing 64 MB ten times, when it has done so before."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how],
+        env={**environment, **variables},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told, number = done.stdout.split()
+    return told, int(number)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
+def test_a_process_that_keeps_memory_faults_it_in_once() -> None:
+    usual, kept = faults("as it is"), faults("keep")
+    assert kept[0] == "True"
+    assert kept[1] < 100 < usual[1]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
+def test_the_users_own_settings_are_left_alone() -> None:
+    assert faults("keep", MALLOC_ARENA_MAX="4")[0] == "False"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
+def test_memory_that_is_to_be_returned_is() -> None:
+    assert faults("return")[1] > 10 * 10_000  # ten times 64 MB, in pages of 4 kB
+
+
+def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert malloc.freed_memory(keep=True) is False
+
+
+@pytest.mark.parametrize(("pieces", "keep"), [(1, True), (2, False)])
+def test_memory_is_kept_unless_it_is_short(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, pieces: int, keep: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(malloc, "freed_memory", lambda keep: asked.append(keep))
+    cli([*TINY, f"--model.gradient_cache={pieces}", "--trainer.max_steps=1"])
+    assert asked == [keep]
+
+
+def test_an_evaluation_keeps_it_too(cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(malloc, "freed_memory", lambda keep: asked.append(keep))
+    with pytest.raises(SystemExit):  # there is no such checkpoint
+        cli(["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", "--model.checkpoint=none", *EVALUATION])
+    assert asked == [True]

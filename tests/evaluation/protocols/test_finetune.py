@@ -1,0 +1,288 @@
+"""Fine-tuning trains a copy of the encoder as AdamW would, early layers more slowly, and leaves the encoder alone."""
+
+import copy
+import math
+from contextlib import nullcontext
+from itertools import chain, pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import VisionTransformer
+
+from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.data import Images, ShapesClips
+from simmim_pl.data.source import InMemory, Source
+from simmim_pl.encoders import FastCNN, ResNet
+from simmim_pl.evaluation import FineTune
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import digest
+from simmim_pl.evaluation.protocols.finetune import Tuned, layer_groups, layers, predict
+from simmim_pl.views import CropFlip
+
+STILL = CropFlip(scale=(1, 1), ratio=(1, 1), flip=0)  # views that are the image
+BATCH = 16
+
+
+class Colours(Source):
+    """Noisy images of three colours; the colour is the class. The labels of ``test`` can be false."""
+
+    def __init__(self, truthful: bool = True) -> None:
+        self.classes = ["red", "green", "blue"]
+        self.truthful = truthful
+
+    def load(self, split: str) -> InMemory:
+        number = {"train": 72, "test": 31}[split]
+        labels = torch.arange(number) % 3
+        image = torch.randint(0, 120, (number, 3, 16, 16), generator=torch.Generator().manual_seed(number))
+        image[torch.arange(number), labels] += 100
+        return InMemory(image.to(torch.uint8), labels if split == "train" or self.truthful else (labels + 1) % 3)
+
+
+class Block(nn.Module):
+    """A residual linear layer of each token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.linear(self.norm(tokens)).tanh()
+
+
+class Tokens(Encoder):
+    """What a vision transformer has: a token, an embedding of patches, blocks, a norm."""
+
+    def __init__(self, blocks: int = 3, width: int = 6) -> None:
+        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.patch = nn.Conv2d(3, width, kernel_size=8, stride=8)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, image: Tensor) -> Features:
+        patches = self.patch(self.normalise(image))
+        tokens = self.norm(self.blocks(patches.flatten(2).mT + self.cls_token))
+        return Features(pooled=tokens.mean(1), grid=tokens.mT.reshape(patches.shape))
+
+
+class Wrapped(Encoder):
+    """A network within an encoder, as Torchvision and Timm hold theirs."""
+
+    def __init__(self, net: nn.Module, width: int) -> None:
+        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        self.net = net
+
+
+def seeded(kind: type[Encoder], *args: int) -> Encoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(*args)
+
+
+def bench(encoder: Encoder, validation: int = 12, truthful: bool = True) -> Bench:
+    data = Images(Colours(truthful), batch_size=BATCH, validation=validation)
+    data.setup("fit")
+    data.setup("test")
+    frozen = encoder.requires_grad_(False).eval()
+    return Bench(frozen, data, "given", torch.device("cpu"), nullcontext, seed=1)
+
+
+def names(encoder: Encoder) -> list[list[str]]:
+    """Of the parameters, by layer; every parameter is in exactly one."""
+    known = {id(parameter): name for name, parameter in encoder.named_parameters()}
+    found = [[known[id(parameter)] for parameter in layer] for layer in layers(encoder)]
+    assert sorted(chain.from_iterable(found)) == sorted(known.values())
+    return found
+
+
+def prefixes(encoder: Encoder, *groups: tuple[str, ...]) -> list[list[str]]:
+    """The parameters that lie within the modules of each group, in the order of the groups."""
+    every = [name for name, _ in encoder.named_parameters()]
+    return [
+        [name for place in group for name in every if name == place or name.startswith(f"{place}.")] for group in groups
+    ]
+
+
+def test_the_layers_of_a_small_cnn_are_its_convolutions_and_blocks_in_order() -> None:
+    encoder = FastCNN(2)
+    assert names(encoder) == prefixes(encoder, *((f"net.{place}",) for place in (0, 2, 3, 4, 6, 7, 9)))
+
+
+def test_the_layers_of_a_resnet_are_its_stem_and_its_blocks_in_order() -> None:
+    encoder = ResNet(18)
+    blocks = [(f"net.{stage}.{block}",) for stage in (4, 5, 6, 7) for block in (0, 1)]
+    assert names(encoder) == prefixes(encoder, ("net.0", "net.1"), *blocks)
+
+
+def test_the_layers_of_a_transformer_are_token_embedding_and_blocks_and_its_norm_joins_the_last() -> None:
+    encoder = Tokens(blocks=3)
+    expected = [("cls_token",), ("patch",), ("blocks.0",), ("blocks.1",), ("blocks.2", "norm")]
+    assert names(encoder) == prefixes(encoder, *expected)
+
+
+def test_blocks_are_found_within_the_trunk_that_torchvision_nests_them_in() -> None:
+    net = VisionTransformer(image_size=16, patch_size=8, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=16)
+    net.heads = nn.Identity()
+    encoder, inner = Wrapped(net, 8), "net.encoder"
+    found = names(encoder)
+    blocks = [(f"{inner}.layers.encoder_layer_{block}",) for block in range(3)]
+    expected = prefixes(encoder, ("net.conv_proj",), *blocks[:2], (*blocks[2], f"{inner}.ln"))
+    assert found == [["net.class_token", f"{inner}.pos_embedding"], *expected]
+
+
+def test_blocks_are_found_within_stages() -> None:
+    stages = nn.Sequential(nn.Sequential(Block(4), Block(4)), nn.ModuleList([Block(4), Block(4)]))
+    encoder = Wrapped(nn.ModuleDict({"stem": nn.Linear(3, 4), "stages": stages}), 4)
+    blocks = [(f"net.stages.{stage}.{block}",) for stage in (0, 1) for block in (0, 1)]
+    assert names(encoder) == prefixes(encoder, ("net.stem",), *blocks)
+
+
+def test_an_encoder_of_one_layer_and_one_without_parameters_have_their_layers() -> None:
+    assert names(Wrapped(nn.Linear(3, 4), 4)) == [["net.weight", "net.bias"]]
+    assert layers(Wrapped(nn.Identity(), 4)) == [[]]
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_learning_rate_falls_by_layer_and_weight_decay_spares_norms_and_biases(decay: float) -> None:
+    network = Tuned(Tokens(blocks=2), classes=3)
+    groups = layer_groups(network, decay, lr=0.8, weight_decay=0.05)
+    assert all(group["params"] for group in groups)
+    found = {id(each): (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(network.parameters()))
+    depth = {
+        "encoder.cls_token": 4,
+        "encoder.patch": 3,
+        "encoder.blocks.0": 2,
+        "encoder.blocks.1": 1,
+        "encoder.norm": 1,
+        "classifier": 0,
+    }
+    for name, parameter in network.named_parameters():
+        below = next(below for place, below in depth.items() if name.startswith(place))
+        spared = "norm" in name or name.endswith("bias")
+        assert found[id(parameter)] == (pytest.approx(0.8 * decay**below), 0.0 if spared else 0.05), name
+
+
+def by_hand(on: Bench, peak: float, epochs: int, warmup: int) -> Tuned:
+    """A plain loop of AdamW over all parameters, linear warm-up, then cosine."""
+    network = Tuned(copy.deepcopy(on.encoder).requires_grad_(True), 3)
+    train = on.data.splits["train"]
+    image, label = train.dataset.images[list(train.indices)], train.dataset.labels[list(train.indices)]
+    steps = len(label) // BATCH
+    solver, step = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.0), 0
+    network.train()
+    for epoch in range(epochs):
+        order = torch.randperm(len(label), generator=torch.Generator().manual_seed(on.seed + epoch))
+        for rows in order[: steps * BATCH].split(BATCH):
+            cosine = (1 + math.cos(math.pi * (step - warmup) / (epochs * steps - warmup))) / 2
+            solver.param_groups[0]["lr"] = peak * (min(1, (step + 1) / warmup) if step < warmup else cosine)
+            solver.zero_grad()
+            F.cross_entropy(network(image[rows] / 255), label[rows]).backward()
+            solver.step()
+            step += 1
+    return network.eval()
+
+
+def test_without_decays_it_is_plain_adamw_with_warm_up_and_cosine() -> None:
+    on = bench(seeded(Tokens))
+    before = {name: value.clone() for name, value in on.encoder.state_dict().items()}
+    protocol = FineTune(STILL, lr=(0.16,), layer_decay=1.0, weight_decay=0.0, epochs=3, warmup_epochs=1.5)
+    network = protocol.tuned(on, 0.16, 3)
+    expected = by_hand(on, peak=0.16 * BATCH / 256, epochs=3, warmup=round(1.5 * on.steps("train")))
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, atol=1e-4, rtol=1e-4)
+    moved = [name for name, value in before.items() if not torch.equal(network.encoder.state_dict()[name], value)]
+    assert moved == [name for name, _ in on.encoder.named_parameters()]
+
+
+def test_the_copy_learns_an_easy_set_and_the_encoder_stays_as_it_is() -> None:
+    on = bench(seeded(FastCNN, 4))
+    before = digest(on.encoder)
+    protocol = FineTune(CropFlip(), lr=(0.2,), epochs=6)
+    (result,) = protocol.judge(on)
+    assert result.found["metrics"]["accuracy"]["value"] > 0.95
+    assert result.chosen == {"lr": 0.2}
+    assert digest(on.encoder) == before
+    assert not any(part.training for part in on.encoder.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in on.encoder.parameters())
+
+
+def test_the_copy_updates_its_running_statistics_and_is_handed_over_in_eval_mode() -> None:
+    on = bench(seeded(FastCNN, 2))
+    network = FineTune(STILL, lr=(0.2,), epochs=1).tuned(on, 0.2, 3)
+    statistics = {
+        name: value for name, value in on.encoder.named_buffers() if name.endswith(("running_mean", "running_var"))
+    }
+    assert all(not torch.equal(value, network.encoder.get_buffer(name)) for name, value in statistics.items())
+    assert torch.equal(network.encoder.mean, on.encoder.mean)  # a buffer that no image moves
+    assert not any(part.training for part in network.modules())
+
+
+def test_early_layers_move_less_than_late_ones() -> None:
+    on = bench(seeded(Tokens))
+    network = FineTune(STILL, lr=(0.05,), layer_decay=0.1, weight_decay=0.0, epochs=1).tuned(on, 0.05, 3)
+    moved = [
+        (network.encoder.get_parameter(name) - on.encoder.get_parameter(name)).abs().max().item()
+        for name in ("patch.weight", "blocks.0.linear.weight", "blocks.1.linear.weight", "blocks.2.linear.weight")
+    ]
+    ratios = [late / early for early, late in pairwise(moved)]
+    assert ratios == pytest.approx([10, 10, 10], rel=0.5)
+
+
+def test_the_same_seed_gives_the_same_network_and_global_state_does_not_matter() -> None:
+    networks = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        networks.append(FineTune(CropFlip(), lr=(0.2,), epochs=1).tuned(bench(seeded(FastCNN, 2)), 0.2, 3))
+    assert digest(networks[0]) == digest(networks[1])
+
+
+def test_validation_chooses_among_learning_rates_that_did_not_diverge_and_test_does_not() -> None:
+    protocol = FineTune(STILL, lr=(0.1, 1e30, 1e-6), epochs=3)
+    (one,), (other,) = (protocol.judge(bench(seeded(Tokens), truthful=truthful)) for truthful in (True, False))
+    tried = one.chosen["validation accuracy by lr"]
+    assert list(tried) == ["1e-06", "0.1", "1e+30"]
+    assert tried["0.1"] > tried["1e-06"]
+    assert one.chosen["lr"] == 0.1
+    assert other.chosen == one.chosen
+    assert one.found["metrics"]["accuracy"]["value"] > other.found["metrics"]["accuracy"]["value"]
+
+
+def test_every_image_is_predicted_once_in_the_order_of_the_data_set() -> None:
+    on = bench(seeded(Tokens))
+    network = FineTune(STILL, lr=(0.1,), epochs=1).tuned(on, 0.1, 3)
+    for split, number in {"train": 60, "validation": 12, "test": 31}.items():
+        predicted, labels = predict(network, on, split)
+        whole, index = on.data.splits[split].dataset, list(on.data.splits[split].indices)
+        assert torch.equal(labels, whole.labels[index])
+        assert torch.equal(predicted, network(whole.images[index] / 255).argmax(1))
+        assert len(predicted) == number
+
+
+def test_one_learning_rate_needs_no_validation_images_and_several_do() -> None:
+    on = bench(seeded(Tokens), validation=0)
+    assert FineTune(STILL, lr=(0.1,), epochs=1).judge(on)[0].chosen == {"lr": 0.1}
+    with pytest.raises(InputError, match="The validation split is empty"):
+        FineTune(STILL, lr=(0.1, 0.2), epochs=1).judge(on)
+
+
+def test_clips_are_refused() -> None:
+    data = Images(ShapesClips(train=20, test=20, size=16, copies=1, frames=2), validation=5)
+    data.setup("fit")
+    with pytest.raises(InputError, match="ShapesClips holds clips"):
+        FineTune(STILL).judge(Bench(seeded(Tokens), data, "given", torch.device("cpu"), nullcontext))
+
+
+@pytest.mark.parametrize("layer_decay", [0.0, -0.1, 1.1, math.nan])
+def test_a_layer_decay_out_of_range_is_refused(layer_decay: float) -> None:
+    with pytest.raises(InputError, match="layer_decay has to be"):
+        FineTune(STILL, layer_decay=layer_decay)
+
+
+@pytest.mark.parametrize(("lr", "epochs"), [((), 1), ((0.0,), 1), ((0.1,), 0)])
+def test_a_schedule_that_trains_nothing_is_refused(lr: tuple[float, ...], epochs: int) -> None:
+    with pytest.raises(InputError, match=r"(lr|epochs) has to be|at least one learning rate"):
+        FineTune(STILL, lr=lr, epochs=epochs)

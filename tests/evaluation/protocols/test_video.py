@@ -1,0 +1,153 @@
+"""The video probe: each variant finds what its share of a clip can tell, and no more."""
+
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simmim_pl.contracts import InputError
+from simmim_pl.data import Images, Shapes, ShapesClips
+from simmim_pl.data.source import InMemory, Source
+from simmim_pl.evaluation import LinearProbe, VideoProbe
+from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.frozen import RawPixels
+from simmim_pl.evaluation.protocol import Result
+from simmim_pl.evaluation.protocols.video import TemporalHead
+from simmim_pl.evaluation.training import Sweep
+
+TRAIN, TEST, FRAMES = 96, 80, 4
+SWEEP = Sweep((0.3, 1e-5), "adam", epochs=30)
+VARIANTS = ["one frame", "mean of frames", "temporal head"]
+
+
+class Clips(Source):
+    """Clips of 2×2 pixels in memory, made by a function of the labels and a generator."""
+
+    def __init__(self, falsify: bool = False) -> None:
+        self.classes = ["one", "other"]
+        self.falsify = falsify
+
+    def load(self, split: str) -> InMemory:
+        generator = torch.Generator().manual_seed(len(split))
+        number = {"train": TRAIN, "test": TEST}[split]
+        labels = torch.arange(number) % 2
+        clips = self.draw(labels, generator) + torch.randint(0, 20, (number, FRAMES, 3, 2, 2), generator=generator)
+        shown = 1 - labels if split == "test" and self.falsify else labels
+        return InMemory(clips.to(torch.uint8), shown)
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        raise AssertionError("a subclass draws the clips")
+
+
+class Brightness(Clips):
+    """Every frame tells: one class is bright, the other dark."""
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        return (60 + 120 * labels)[:, None, None, None, None].expand(-1, FRAMES, 3, 2, 2)
+
+
+class Direction(Clips):
+    """A bright pixel goes around the four, once a clip, from anywhere: the class is which way."""
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        start = torch.randint(4, (len(labels), 1), generator=generator)
+        place = (start + torch.arange(FRAMES) * (2 * labels[:, None] - 1)) % 4
+        return 200 * F.one_hot(place, 4).unflatten(2, (1, 2, 2)).expand(-1, -1, 3, -1, -1)
+
+
+class Middle(Clips):
+    """Only the middle frame tells; the others are alike."""
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        clips = torch.full((len(labels), FRAMES, 3, 2, 2), 100)
+        clips[:, FRAMES // 2] += 120 * labels[:, None, None, None]
+        return clips
+
+
+def bench(source: Source, validation: int = 24) -> Bench:
+    data = Images(source, batch_size=16, validation=validation, workers=0)
+    data.setup("fit")
+    data.setup("test")
+    return Bench(RawPixels().eval(), data, "given", torch.device("cpu"), nullcontext)
+
+
+def judge(on: Bench, sweep: Sweep = SWEEP, hidden: int = 16) -> dict[str, Result]:
+    results = VideoProbe(l2=(1e-1, 1e-3), hidden=hidden, sweep=sweep).judge(on)
+    assert [result.variant for result in results] == VARIANTS
+    return {result.variant: result for result in results}
+
+
+def accuracy(result: Result) -> float:
+    value: float = result.found["metrics"]["accuracy"]["value"]
+    return value
+
+
+def near_chance(result: Result, chance: float, number: int) -> bool:
+    """Within 3.5 standard deviations of what guessing gives."""
+    return abs(accuracy(result) - chance) < 3.5 * math.sqrt(chance * (1 - chance) / number)
+
+
+def test_what_every_frame_tells_all_variants_find() -> None:
+    assert [accuracy(result) for result in judge(bench(Brightness())).values()] == [1, 1, 1]
+
+
+def test_a_direction_is_found_by_the_temporal_head_alone() -> None:
+    found = judge(bench(Direction()))
+    assert accuracy(found["temporal head"]) > 0.95
+    assert near_chance(found["one frame"], 0.5, TEST)
+    assert near_chance(found["mean of frames"], 0.5, TEST)
+
+
+def test_the_one_frame_is_the_middle_one() -> None:
+    assert accuracy(judge(bench(Middle()), Sweep((1e-3,), epochs=1))["one frame"]) == 1
+
+
+def test_the_mean_of_frames_is_the_linear_probe_of_clips() -> None:
+    on = bench(Middle())
+    mean = judge(on, Sweep((1e-3,), epochs=1))["mean of frames"]
+    (probe,) = LinearProbe(l2=(1e-1, 1e-3)).judge(on)
+    assert mean.found == probe.found
+    assert mean.chosen == probe.chosen
+
+
+def test_no_frame_of_procedural_clips_tells_how_they_turn() -> None:
+    on = bench(ShapesClips(train=200, test=150, size=16, copies=1, frames=3), validation=40)
+    assert near_chance(judge(on, Sweep((1e-3,), epochs=1), hidden=2)["one frame"], 0.25, 150)
+
+
+def test_validation_chooses_the_learning_rate_and_test_labels_only_score() -> None:
+    one, other = (judge(bench(Direction(falsify)))["temporal head"] for falsify in (False, True))
+    tried = one.chosen["validation accuracy by lr"]
+    assert list(tried) == ["1e-05", "0.3"]
+    assert tried["0.3"] > tried["1e-05"]
+    assert one.chosen["lr"] == 0.3
+    assert other.chosen == one.chosen
+    assert accuracy(one) + accuracy(other) == pytest.approx(1)
+
+
+def test_the_seed_decides_and_global_state_does_not_matter() -> None:
+    on, found = bench(Direction()), []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(judge(on, Sweep((0.03,), epochs=2)))
+    assert found[0] == found[1]
+
+
+def test_the_temporal_head_sees_order_and_the_number_of_frames_is_free() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head, frames = TemporalHead(3, 8, 2), torch.randn(4, 5, 3)
+    assert head(frames).shape == head(frames[:, :2]).shape == (4, 2)
+    assert not torch.allclose(head(frames), head(frames.flip(1)), atol=1e-3)
+    still = frames[:, :1].expand(-1, 5, -1)
+    torch.testing.assert_close(head(still), head(still.flip(1)))
+
+
+def test_images_and_an_empty_validation_split_are_refused() -> None:
+    with pytest.raises(InputError, match="Shapes holds images, and a video probe needs clips"):
+        judge(bench(Shapes(train=50, test=20, size=16, copies=1)))
+    with pytest.raises(InputError, match="The validation split is empty"):
+        judge(bench(Brightness(), validation=0))

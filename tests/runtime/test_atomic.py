@@ -1,0 +1,292 @@
+"""A disk that fills at any write ends a run in one sentence; from the checkpoint that is kept it goes on to the bit.
+
+The disk is a fake one, of which a test knows every write, and a tmpfs where this process may mount one. A limit on the
+size of files, which any process may set for itself, is in ``test_failures.py``.
+"""
+
+import builtins
+import errno
+import io
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simmim_pl.runtime import atomic
+from tests.conftest import isolate, newest_run
+from tests.ranks import ROOT
+from tests.runtime.test_resume import LONG, assert_same, ending, lines, only_run
+
+Cli = Callable[[list[Any]], Path]
+
+
+class Disk:
+    """A folder that takes a number of writes, and then no more until :attr:`left` is set anew.
+
+    A write is one of Python's to the operating system, or the opening of a file, a new folder, a renaming, an fsync.
+    Of the first that finds no room half the bytes are written.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.left, self.written = folder, sys.maxsize, list[str]()
+        self.open, self.fsync = io.open, os.fsync
+        patch.setattr(io, "open", self.opened)
+        patch.setattr(builtins, "open", self.opened)
+        patch.setattr(Path, "open", lambda path, *args, **kwargs: self.opened(path, *args, **kwargs))
+        patch.setattr(os, "fsync", self.synced)
+        for name in ("mkdir", "replace"):
+            patch.setattr(os, name, self.charging(getattr(os, name)))
+
+    def charge(self, path: Any) -> None:
+        """Count a write; the path stays unknown to the error, as it does when a file is open."""
+        self.written.append(str(path))
+        if len(self.written) > self.left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def here(self, path: Any) -> bool:
+        return isinstance(path, (str, Path)) and Path(os.path.abspath(path)).is_relative_to(self.folder)
+
+    def charging(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.here(path) and not Path(path).is_dir():
+                self.charge(path)
+            return real(path, *args, **kwargs)
+
+        return called
+
+    def synced(self, file: int) -> None:
+        if stat.S_ISREG(os.fstat(file).st_mode):  # a folder's is best effort
+            self.charge("fsync")
+        self.fsync(file)
+
+    def opened(
+        self, file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, *args: Any, **kw: Any
+    ) -> Any:
+        if not self.here(file) or "+" in mode or not set(mode) & set("wax"):
+            return self.open(file, mode, buffering, encoding, *args, **kw)
+        self.charge(file)
+        disk = self
+
+        class Raw(io.FileIO):
+            def write(self, data: Any) -> int:
+                try:
+                    disk.charge(file)
+                except OSError:
+                    super().write(bytes(data)[: len(data) // 2])
+                    raise
+                return super().write(data)
+
+        buffer = io.BufferedWriter(Raw(file, mode.replace("b", "").replace("t", "")))
+        return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding or "utf-8", *args, **kw)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(tmp_path / "runs", monkeypatch)
+
+
+# Ten steps; a checkpoint after every second one, what was observed at the end.
+FIT = lines(2, *(f"--trainer.callbacks+=simmim_pl.callbacks.{name}" for name in ("Atlas", "Dashboard", "Report")))
+FILES = ("config.yaml", "views.png", "metrics.csv", "last.ckpt", "observed.npz")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
+    """How the run ends that finds room for everything, and the files that its writes are of."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("whole"))
+        disk = Disk(Path.cwd() / "runs", patch)
+        end = ending(newest_run(FIT))
+    return end, [next((name for name in FILES if name in path), "") for path in disk.written]
+
+
+def fills(cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, writes: int, args: list[Any]) -> str:
+    """The one sentence of a run on a disk with room for some writes more."""
+    disk.left = len(disk.written) + writes
+    with pytest.raises(SystemExit) as exit_:
+        cli(args)
+    disk.left = sys.maxsize
+    assert exit_.value.code == 2
+    return sentence(capfd.readouterr().err)
+
+
+def sentence(printed: str) -> str:
+    assert "Traceback" not in printed
+    assert ".cc" not in printed
+    (said,) = (line for line in printed.splitlines() if line.startswith("error: "))
+    assert "cannot be written (no space left on device): make room on the disk." in said
+    return said
+
+
+def kept(said: str) -> bool:
+    """Whether there is a checkpoint; it is whole, and the sentence names it."""
+    for path in Path("runs").rglob("last.ckpt"):
+        assert said.endswith(f"The last good checkpoint is kept: --ckpt_path {path}.")
+        assert torch.load(path, weights_only=True)["global_step"] > 0
+        return True
+    assert said.endswith("make room on the disk.")
+    return False
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [(file, tenth / 10) for file in FILES for tenth in range(11)]
+    if LONG
+    else [*((file, 0.6) for file in FILES), ("metrics.csv", 0.0), ("last.ckpt", 0.1)],
+)
+def test_a_run_whose_disk_fills_at_any_write_goes_on_to_the_same_end(
+    cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, whole: tuple[dict[str, Any], list[str]], file: str, place: float
+) -> None:
+    end, writes = whole
+    these = [number for number, name in enumerate(writes) if name == file]
+    said = fills(cli, disk, capfd, these[int(place * (len(these) - 1))], FIT)
+    assert f"/{file} cannot be written" in said
+    kept(said)
+    assert not list(Path("runs").rglob("*.part"))
+    cli([*FIT, "--ckpt_path=last"])
+    assert_same(end, ending(only_run("runs")))
+
+
+def test_a_disk_may_fill_again_and_again(
+    cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, whole: tuple[dict[str, Any], list[str]]
+) -> None:
+    end, writes = whole
+    fills(cli, disk, capfd, len(writes) - 1 - writes[::-1].index("metrics.csv"), FIT)
+    for more in range(0, 14, 1 if LONG else 4):  # the history is put back, the config is written, the run goes on
+        assert kept(fills(cli, disk, capfd, more, [*FIT, "--ckpt_path=last"]))
+    cli([*FIT, "--ckpt_path=last"])
+    assert_same(end, ending(only_run("runs")))
+
+
+def command(args: list[Any], **environment: str) -> dict[str, Any]:
+    """How :func:`subprocess.run` runs the command line."""
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", **environment}
+    return {
+        "args": [sys.executable, "-m", "simmim_pl", *map(str, args)],
+        "env": own,
+        "capture_output": True,
+        "text": True,
+        "timeout": 300,
+    }
+
+
+def mount(folder: Path, options: str) -> bool:
+    """Whether a disk in memory could be mounted, or changed, there: root may, in most containers it may not."""
+    called = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return bool(shutil.which("mount")) and subprocess.run(called, capture_output=True).returncode == 0
+
+
+def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple[dict[str, Any], list[str]]) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    if not mount(runs, "size=280k"):  # room for one checkpoint, and not for a second beside it
+        pytest.skip("this process may not mount a tmpfs")
+    try:
+        args = [*FIT, f"--runs={runs}", "--ckpt_path=last"]
+        done = subprocess.run(**command(args, WANDB_MODE="offline"))
+        assert done.returncode == 2, done.stderr
+        (last,) = runs.rglob("last.ckpt")
+        said = sentence(done.stderr)
+        assert said.startswith(f"error: {last} cannot be written")
+        assert said.endswith(f"The last good checkpoint is kept: --ckpt_path {last}.")
+        assert not list(runs.rglob("*.part"))
+        assert mount(runs, "remount,size=8m")
+        done = subprocess.run(**command(args, WANDB_MODE="offline"))
+        assert done.returncode == 0, done.stderr
+        assert_same(whole[0], ending(only_run(str(runs))))
+    finally:
+        subprocess.run(["umount", "--lazy", str(runs)], check=True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: int) -> None:
+    def fails(file: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(atomic.WriteError) as caught:
+        atomic.write(tmp_path / "file", fails)
+    came = RuntimeError("of what came of it")
+    assert atomic.explain(came) is None
+    came.__context__ = caught.value
+    said = atomic.explain(came)
+    assert atomic.full(came) == (code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+    assert said is not None
+    assert said.startswith(f"{tmp_path}/file cannot be written ({os.strerror(code)[0].lower()}{os.strerror(code)[1:]})")
+    assert said.endswith(f": {atomic.ADVICE[code]}.")
+
+
+def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
+    missing, device = FileNotFoundError(errno.ENOENT, "No such file", "image.png"), RuntimeError("CUDA error")
+    device.__context__ = missing
+    for error in (missing, device, KeyError(1)):
+        assert atomic.explain(error) is None
+        assert not atomic.full(error)
+    with pytest.raises(RuntimeError, match="CUDA error"), atomic.naming(tmp_path):
+        raise device
+
+
+def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
+    """torch.save to a name says only that a position was unexpected."""
+    script = (
+        "import resource, torch; from simmim_pl import durable\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        f"try: torch.save(torch.rand(9999), {str(tmp_path / 'file')!r})\n"
+        "except RuntimeError as error: print(atomic.explain(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "A file cannot be written (no space left on device): make room on the disk.\n", done.stderr
+
+
+def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
+    """Its own process writes, and goes on when it cannot."""
+    script = """if True:
+        import resource, time, wandb
+        from simmim_pl import durable
+        from simmim_pl.callbacks.dashboard import require_written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        run = wandb.init(mode="offline", settings=wandb.Settings(silent=True))
+        require_written(run)
+        for step in range(50):
+            run.log({f"value {number}": step + number / 7 for number in range(200)})
+        until = time.monotonic() + 60
+        said = None
+        while said is None and time.monotonic() < until:
+            time.sleep(0.1)
+            try:
+                require_written(run)
+            except OSError as error:
+                said = atomic.explain(error)
+        print(said)
+        wandb.teardown()
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert done.stdout.startswith(f"{file} cannot be written (file too large): make room on the disk"), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device of Linux that is always full")
+def test_output_to_a_full_disk() -> None:
+    script = """if True:
+        import sys
+        from contextlib import suppress
+        from simmim_pl import durable
+        try:
+            print("table")  # fails here where Python does not buffer it
+            atomic.flush_output()
+        except OSError as error:
+            with suppress(OSError):
+                atomic.flush_output()
+            sys.exit(atomic.explain(error))
+    """
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert "\n" not in done.stderr.strip()
+    assert done.stderr.endswith(" cannot be written (no space left on device): make room on the disk.\n")
+    assert done.returncode == 1  # and not 120, which Python gives when it fails at its end

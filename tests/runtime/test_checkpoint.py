@@ -1,0 +1,577 @@
+"""A checkpoint is data: whatever it holds, reading it runs nothing, and what is wrong with it is one sentence."""
+
+import pickle
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from simmim_pl.contracts import InputError
+from simmim_pl.data import Shapes
+from simmim_pl.encoders import FastCNN, ResNet, Torchvision
+from simmim_pl.runtime.checkpoint import load_encoder, load_weights, read, require_same
+from tests.conftest import TINY
+
+FASTCNN = "simmim_pl.encoders.FastCNN"
+DEFAULT = {"weights": "DEFAULT"}
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Any], str]:
+    """A checkpoint whose config describes this encoder, and which holds no weights."""
+
+    def write(encoder: Any) -> str:
+        path = tmp_path / "any.ckpt"
+        torch.save({"state_dict": {}, "config": {"model": {"init_args": {"encoder": encoder}}}}, path)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that exists once somebody has imported the module ``evil``."""
+    touched = tmp_path / "touched"
+    (tmp_path / "evil.py").write_text(
+        f"open({str(touched)!r}, 'w')\n"
+        "from simmim_pl.encoders import FastCNN\n"
+        "from simmim_pl.contracts import Encoder as Ours\n"
+        "class Encoder(FastCNN): pass\n"
+        "class Around(FastCNN):\n"
+        "    def __init__(self, inner: Ours, kind: type = int, width: int = 2):\n"
+        "        super().__init__(width)\n"
+        "        self.inner = inner\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield touched
+    sys.modules.pop("evil", None)
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    torch.save(Trap(tmp_path / "touched"), tmp_path / "trap")
+    torch.load(tmp_path / "trap", weights_only=False).close()
+    assert (tmp_path / "touched").exists()
+
+
+def test_the_module_works(evil: Path) -> None:
+    __import__("evil")
+    assert evil.exists()
+
+
+def test_reading_gives_the_weights_and_the_config_of_a_run(pretrained: Path) -> None:
+    saved = read(pretrained)
+    assert saved["config"]["model"]["init_args"]["encoder"] == {
+        "class_path": FASTCNN,
+        "init_args": {**saved["config"]["model"]["init_args"]["encoder"]["init_args"], "width": 2},
+    }
+    assert all(isinstance(tensor, Tensor) for tensor in saved["state_dict"].values())
+    assert saved["global_step"] == 10
+
+
+@pytest.mark.parametrize("name", ["nowhere.ckpt", "."])
+def test_a_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="There is no checkpoint") as error:
+        read(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, pretrained: Path, kept: float) -> None:
+    whole = pretrained.read_bytes()
+    short = tmp_path / "short.ckpt"
+    short.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(InputError, match="cannot be read as a checkpoint: it is truncated"):
+        read(short)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 10, 30])
+def test_the_first_bytes_of_a_file_are_refused(tmp_path: Path, pretrained: Path, length: int) -> None:
+    (tmp_path / "short.ckpt").write_bytes(pretrained.read_bytes()[:length])
+    with pytest.raises(InputError, match="truncated"):
+        read(tmp_path / "short.ckpt")
+
+
+def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
+    trap, path = Trap(tmp_path / "touched"), tmp_path / "trap.ckpt"
+    good = {"state_dict": {}, "config": {}}
+    for content in (trap, {**good, "extra": trap}, {**good, "state_dict": {"encoder.mean": trap}}):
+        torch.save(content, path)
+        with pytest.raises(InputError, match="more than tensors and plain values"):
+            read(path)
+        path.write_bytes(pickle.dumps(content))  # torch's format of old
+        with pytest.raises(InputError, match="more than tensors and plain values"):
+            read(path)
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"layer.weight": torch.zeros(2)},  # a bare state dict
+        {"state_dict": {"layer.weight": torch.zeros(2)}, "epoch": 3},  # Lightning's without our config
+        {"model": {}, "config": {}},
+        {"state_dict": None, "config": {}},
+        {"state_dict": {}, "config": "model: x"},
+        [torch.zeros(2)],
+        torch.zeros(2),
+        None,
+    ],
+)
+def test_a_checkpoint_of_another_tool_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="was not written by `python -m simmim_pl fit`"):
+        read(tmp_path / "other.ckpt")
+
+
+def test_the_first_tensor_that_differs_is_named_with_both_shapes() -> None:
+    own = {"a": torch.zeros(2), "b.weight": torch.zeros(3, 4), "c": torch.zeros(1)}
+    require_same(own, {name: torch.ones_like(tensor) for name, tensor in own.items()}, "x.ckpt")
+    with pytest.raises(InputError, match=r"x.ckpt .* at b.weight it has \(3, 5\), the config builds \(3, 4\)"):
+        require_same({**own, "b.weight": torch.zeros(3, 5), "c": torch.zeros(2)}, own, "x.ckpt")
+    with pytest.raises(InputError, match=r"at c it has no such tensor, the config builds \(1,\)"):
+        require_same({name: own[name] for name in ("a", "b.weight")}, own, "x.ckpt")
+    with pytest.raises(InputError, match=r"at d it has \(7,\), the config builds no such tensor"):
+        require_same({**own, "d": torch.zeros(7)}, own, "x.ckpt")
+
+
+def test_the_encoder_that_is_loaded_is_the_one_that_was_trained(pretrained: Path) -> None:
+    state = torch.load(pretrained, weights_only=True)["state_dict"]
+    loaded = load_encoder(str(pretrained), trained=True).state_dict()
+    assert {f"encoder.{name}" for name in loaded} == {name for name in state if name.startswith("encoder.")}
+    assert all(torch.equal(tensor, state[f"encoder.{name}"]) for name, tensor in loaded.items())
+
+
+def test_the_untrained_encoder_has_the_architecture_and_none_of_the_training(pretrained: Path) -> None:
+    trained, fresh = (load_encoder(str(pretrained), trained) for trained in (True, False))
+    require_same(trained.state_dict(), fresh.state_dict(), pretrained)
+    assert all(not torch.equal(p, q) for p, q in zip(trained.parameters(), fresh.parameters(), strict=True))
+    assert all(int(steps) == 0 for name, steps in fresh.named_buffers() if name.endswith("num_batches_tracked"))
+    images = Shapes(train=10, test=10, size=16, copies=1).load("test").images / 255
+    trained.eval(), fresh.eval()
+    assert not torch.allclose(trained(images).pooled, fresh(images).pooled)
+
+
+def test_weights_that_the_config_does_not_describe_are_refused(pretrained: Path, tmp_path: Path) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    saved["config"]["model"]["init_args"]["encoder"]["init_args"]["width"] = 3
+    torch.save(saved, tmp_path / "odd.ckpt")
+    with pytest.raises(InputError, match=r"at net.0.0.weight it has \(2, 3, 3, 3\), the config builds \(3, 3, 3, 3\)"):
+        load_encoder(str(tmp_path / "odd.ckpt"), trained=True)
+    assert load_encoder(str(tmp_path / "odd.ckpt"), trained=False).width == 24
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"class_path": "evil.Encoder"},
+        {"class_path": FASTCNN, "init_args": {"width": {"class_path": "evil.Encoder"}}},
+        {"class_path": FASTCNN, "init_args": {"mean": [0.1, {"a": [{"class_path": "evil.Encoder"}]}, 0.3]}},
+        {"class_path": FASTCNN, "dict_kwargs": {"x": {"y": {"class_path": "evil.Encoder", "init_args": {}}}}},
+        {"class_path": "simmim_pl_evil.Encoder"},
+    ],
+)
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_class_outside_the_package_is_refused_at_any_depth_and_not_imported(
+    write: Callable[[Any], str], evil: Path, encoder: Any, trained: bool
+) -> None:
+    with pytest.raises(InputError, match=r"asks to import (simmim_pl_)?evil.Encoder, which is not part of simmim_pl"):
+        load_encoder(write(encoder), trained)
+    assert not evil.exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("encoder", ["evil.Encoder", ["evil.Encoder"], {"init_args": {"width": 2}}, 3, None, {}])
+def test_what_is_no_description_of_a_class_is_refused_and_not_imported(
+    write: Callable[[Any], str], evil: Path, encoder: Any
+) -> None:
+    with pytest.raises(InputError, match="holds no encoder"):
+        load_encoder(write(encoder), trained=False)
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("config", [{}, {"model": None}, {"model": "x"}, {"model": {"init_args": None}}])
+def test_a_config_without_an_encoder_is_refused(tmp_path: Path, config: Any) -> None:
+    torch.save({"state_dict": {}, "config": config}, tmp_path / "odd.ckpt")
+    with pytest.raises(InputError, match="holds no encoder: give a checkpoint that pretraining wrote"):
+        load_encoder(str(tmp_path / "odd.ckpt"), trained=True)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "says"),
+    [
+        ({"class_path": "simmim_pl.encoders.heads.ProjectionHead", "init_args": {"width": 3}}, "subclass of Encoder"),
+        ({"class_path": "simmim_pl.contracts.InputError"}, "subclass of Encoder"),
+        ({"class_path": "simmim_pl.encoders.Gone"}, "Gone"),
+        ({"class_path": "simmim_pl.gone.Encoder"}, "gone"),
+        ({"class_path": FASTCNN, "init_args": {"widht": 2}}, "widht"),
+        ({"class_path": FASTCNN, "init_args": {"width": "wide"}}, "wide"),
+        ({"class_path": FASTCNN, "init_args": {"width": -1}}, "width has to be 1 or more"),
+        ({"class_path": FASTCNN, "init_args": {"mean": [0.5, 0.5]}}, "3 elements"),
+        ({"class_path": "simmim_pl.encoders.ResNet", "init_args": {"depth": 7}}, "7"),
+    ],
+)
+def test_an_encoder_that_cannot_be_built_is_refused_in_one_sentence(
+    write: Callable[[Any], str], encoder: Any, says: str
+) -> None:
+    path = write(encoder)
+    with pytest.raises(InputError, match="describes an encoder that this version cannot build") as error:
+        load_encoder(path, trained=False)
+    assert says in str(error.value)
+    assert path in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+OURS = {"class_path": FASTCNN, "init_args": {"width": 2}}
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_config_nested_beyond_reason_is_refused_in_one_sentence(write: Callable[[Any], str], text: bool) -> None:
+    nested: Any = "[" * 5000 if text else "evil.Encoder"
+    for _ in range(0 if text else 5000):
+        nested = [nested]
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)  # to write what is to be read under the usual limit
+    try:
+        path = write({**OURS, "init_args": {"width": nested}})
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(InputError, match=r"nested more than 100 deep|cannot build"):
+        load_encoder(path, trained=False)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"class_path": FASTCNN, "init_args": {"width": "evil.Encoder"}},
+        {"class_path": FASTCNN, "init_args": {"width": " evil . Encoder "}},
+        {"class_path": FASTCNN, "init_args": {"width": "int | list[evil.Encoder]"}},
+        {"class_path": FASTCNN, "init_args": {"width": "{class_path: evil.Encoder}"}},
+        {"class_path": FASTCNN, "init_args": {"width": "[{a: evil.Encoder}]"}},
+        {"class_path": FASTCNN, "init_args": {"mean": (0.1, {"a": ({"class_path": "evil.Encoder"},)}, 0.3)}},
+        {"class_path": FASTCNN, "init_args.width.class_path": "evil.Encoder"},
+        {"class_path": FASTCNN, "init_args": {"mean": ["evil.Encoder", 1, 2]}},
+        {"class_path": FASTCNN, "dict_kwargs": {"x": "evil.Encoder"}},
+        {"class_path": "Encoder", "init_args": {"x": "evil.Encoder"}},
+        {"class_path": ["evil.Encoder"]},
+    ],
+)
+@pytest.mark.parametrize("allow", [(), ["evil"], ["evil.Around", "evil.Encoder.x"], "evil.Encoder"])
+def test_what_could_be_taken_for_a_class_path_is_refused_and_not_imported(
+    write: Callable[[Any], str], evil: Path, encoder: Any, allow: Any
+) -> None:
+    with pytest.raises(InputError, match=r"not part of simmim_pl: allow it with --model.allow \[.*\] if you trust"):
+        load_encoder(write(encoder), trained=False, allow=allow)
+    assert not evil.exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["os.system", "json.decoder.JSONDecoder", "__main__.x", "torch.load", "wandb.init", "simmim_pl.command.cli.main"],
+)
+def test_a_string_that_names_something_importable_is_refused(write: Callable[[Any], str], text: str) -> None:
+    with pytest.raises(InputError, match=f"asks to import {text}, "):
+        load_encoder(write({**OURS, "dict_kwargs": {"x": text}}), trained=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k", "", "a.b c", "/tmp/evil.pth"]
+)
+def test_a_string_that_names_nothing_importable_passes(write: Callable[[Any], str], evil: Path, name: str) -> None:
+    spec = {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": name}}
+    if "resnet18" in name:
+        pytest.importorskip("timm")
+        assert load_encoder(write(spec), trained=False).width == 512
+    else:
+        with pytest.raises(InputError, match="cannot build") as error:
+            load_encoder(write({**OURS, "init_args": {"width": name}}), trained=False)
+        assert "asks to import" not in str(error.value)
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("simmim_pl.command.cli.os.system", "there is no class"),
+        ("simmim_pl.runtime.unpickle.torch.load", "there is no class"),
+        ("simmim_pl.contracts.nn.Linear", "there is no class"),
+        ("simmim_pl.runtime.unpickle.torch", "which is not part of simmim_pl"),
+        ("simmim_pl.runtime.checkpoint.ArgumentParser", "which is not part of simmim_pl"),
+        ("simmim_pl.runtime.checkpoint.Path", "which is not part of simmim_pl"),
+        (
+            "simmim_pl.runtime.checkpoint.load_encoder",
+            "which is not part of simmim_pl",
+        ),  # a function that returns an Encoder
+        ("simmim_pl.encoders.torchvision.get_model", "which is not part of simmim_pl"),
+        ("simmim_pl.encoders", "which is not part of simmim_pl"),
+        ("simmim_pl./../evil.Encoder", "which is not part of simmim_pl"),
+        ("simmim_pl..evil.Encoder", "which is not part of simmim_pl"),
+        ("simmim_pl.", "which is not part of simmim_pl"),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_path_that_begins_like_ours_must_lead_to_a_class_of_ours(
+    write: Callable[[Any], str], evil: Path, name: str, says: str, nested: bool
+) -> None:
+    before = {module.partition(".")[0] for module in sys.modules}
+    spec = {"class_path": name}
+    with pytest.raises(InputError, match=says) as error:
+        load_encoder(write({**OURS, "init_args": {"width": [spec]}} if nested else spec), trained=False)
+    assert name in str(error.value)
+    assert not evil.exists()
+    assert {module.partition(".")[0] for module in sys.modules} == before
+
+
+def test_an_allowed_class_is_imported_and_built_with_what_is_ours_inside(
+    write: Callable[[Any], str], evil: Path
+) -> None:
+    spec = {"class_path": "evil.Around", "init_args": {"inner": OURS, "width": 3}}
+    path = write(spec)
+    with pytest.raises(
+        InputError, match=r"evil.Around, which is not part of simmim_pl: .*--model.allow \[evil.Around\]"
+    ):
+        load_encoder(path, trained=False)
+    assert not evil.exists()
+    encoder = load_encoder(path, trained=False, allow=["evil.Around"])
+    assert evil.exists()
+    assert type(encoder).__name__ == "Around"
+    assert encoder.width == 24
+    assert isinstance(encoder.inner, FastCNN)
+
+
+def test_an_allowed_class_does_not_bring_others_with_it(
+    write: Callable[[Any], str], evil: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "inner.yaml").write_text("class_path: evil.Encoder\n")
+    for inner in ({"class_path": "evil.Encoder"}, "evil.Encoder", "{class_path: evil.Encoder}", ["evil.Encoder"]):
+        with pytest.raises(InputError, match=r"asks to import evil.Encoder"):
+            load_encoder(
+                write({"class_path": "evil.Around", "init_args": {"inner": inner}}),
+                trained=False,
+                allow=["evil.Around"],
+            )
+        assert not evil.exists()
+    # A string is never the name of a file to read a config from.
+    spec = {"class_path": "evil.Around", "init_args": {"inner": str(tmp_path / "inner.yaml")}}
+    with pytest.raises(InputError, match="cannot build"):
+        load_encoder(write(spec), trained=False, allow=["evil.Around"])
+    both = ["evil.Around", "evil.Encoder"]
+    spec = {"class_path": "evil.Around", "init_args": {"inner": {"class_path": "evil.Encoder"}, "kind": "evil.Encoder"}}
+    assert type(load_encoder(write(spec), trained=False, allow=both).inner).__name__ == "Encoder"
+
+
+def test_an_allowed_encoder_is_loaded_with_its_weights(evil: Path, tmp_path: Path) -> None:
+    weights = FastCNN(2).state_dict()
+    config = {"model": {"init_args": {"encoder": {**OURS, "class_path": "evil.Encoder"}}}}
+    state = {f"encoder.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": state, "config": config}, tmp_path / "x.ckpt")
+    loaded = load_encoder(str(tmp_path / "x.ckpt"), trained=True, allow=["evil.Encoder"]).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
+
+
+def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
+    write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("download")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setattr("simmim_pl.encoders.timm.build", lambda name, pretrained: fail() if pretrained else resnet())
+    init = {"name": "resnet18", "weights": "DEFAULT"}
+    assert load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).width == 512
+    init = {"name": "resnet18", "pretrained": True}
+    assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).width == 7
+
+
+HIDDEN = [
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "resnet18"}, "dict_kwargs": DEFAULT},
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "resnet18", **DEFAULT}},
+    {"class_path": "simmim_pl.encoders.Torchvision", "init_args.name": "resnet18", "init_args.weights": "DEFAULT"},
+    {"class_path": "simmim_pl.encoders.Torchvision", "dict_kwargs": {"name": "resnet18", **DEFAULT}},
+    {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": "resnet18"}, "dict_kwargs": {"pretrained": True}},
+    {
+        "class_path": "simmim_pl.encoders.Timm",
+        "init_args": {"name": "hf-hub:timm/resnet18.a1_in1k", "pretrained": True},
+    },
+    {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": "hf_hub:timm/resnet18.a1_in1k"}},
+]
+
+
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("spec", HIDDEN)
+def test_no_way_of_writing_it_makes_a_config_start_a_download(
+    write: Callable[[Any], str], evil: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], around: bool
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("socket.socket.connect", lambda *address: asked.append(address))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *url, **more: asked.append(url))
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *net, **more: asked.append(net))
+    whole = {"class_path": "evil.Around", "init_args": {"inner": spec}} if around else spec
+    with suppress(InputError):  # it may also be refused
+        load_encoder(write(whole), trained=False, allow=["evil.Around"])
+    assert asked == []
+
+
+def test_a_weights_only_checkpoint_of_lightnings_is_named(cli: Callable[[list[Any]], Path], tmp_path: Path) -> None:
+    keeps = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    cli(
+        [
+            *TINY,
+            "--trainer.max_epochs=1",
+            keeps,
+            *("--trainer.callbacks.save_weights_only=true", "--trainer.callbacks.save_on_train_epoch_end=true"),
+        ]
+    )
+    (path,) = [path for path in tmp_path.rglob("*.ckpt") if path.name != "last.ckpt"]
+    with pytest.raises(
+        InputError, match=r"weights-only checkpoint of Lightning's, .* --model.encoder and --model.weights"
+    ):
+        read(path)
+    encoder = FastCNN(2)
+    load_weights(encoder, path)
+    assert torch.equal(encoder.net[0][0].weight, torch.load(path)["state_dict"]["encoder.net.0.0.weight"])
+
+
+def resnet() -> nn.Module:
+    """What timm would return, as far as the encoder asks."""
+    net = nn.Identity()
+    net.num_features, net.pretrained_cfg = 7, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return net
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, Tensor]:
+    """The state dict of torchvision's ResNet-18."""
+    torch.manual_seed(0)
+    return resnet18().state_dict()
+
+
+def named(theirs: dict[str, Tensor], prefix: str, head: str = "fc") -> dict[str, Tensor]:
+    """The tensors under other names, with another head."""
+    body = {f"{prefix}{name}": tensor for name, tensor in theirs.items() if not name.startswith("fc")}
+    return {**body, f"{head}.weight": torch.ones(2, 512), f"{head}.bias": torch.ones(2)}
+
+
+# What a file may hold, made of the state dict of a ResNet-18; and the names that are left over.
+WRAPS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], list[str]]] = {
+    "plain": (lambda sd: sd, ["fc.weight", "fc.bias"]),
+    "DataParallel": (
+        lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
+        ["module.fc.weight", "module.fc.bias"],
+    ),
+    "solo-learn": (
+        lambda sd: {"epoch": 3, "state_dict": named(sd, "backbone.", "projector.0"), "lr": [0.1]},
+        ["projector.0.weight", "projector.0.bias"],
+    ),
+    "MoCo": (
+        lambda sd: {"arch": "resnet18", "state_dict": named(sd, "module.encoder_q.", "module.encoder_q.fc.0")},
+        ["module.encoder_q.fc.0.weight", "module.encoder_q.fc.0.bias"],
+    ),
+    "under model": (lambda sd: {"model": named(sd, "encoder.", "head"), "step": 1}, ["head.weight", "head.bias"]),
+    "with ours": (lambda sd: named(sd, "net."), ["fc.weight", "fc.bias"]),
+    "old, without counts of batches": (
+        lambda sd: {name: tensor for name, tensor in sd.items() if not name.endswith("num_batches_tracked")},
+        ["fc.weight", "fc.bias"],
+    ),
+    "half precision": (lambda sd: {n: t.half() for n, t in sd.items()}, ["fc.weight", "fc.bias"]),
+    "numbers among them": (lambda sd: {**sd, "epoch": 3, 4: torch.ones(1)}, ["fc.weight", "fc.bias"]),
+}
+
+
+@pytest.mark.parametrize("case", WRAPS)
+def test_a_strangers_weights_are_found_under_their_names(theirs: dict[str, Tensor], tmp_path: Path, case: str) -> None:
+    wrap, expected = WRAPS[case]
+    torch.save(wrap(theirs), tmp_path / "x.pth")
+    encoder = Torchvision("resnet18", mean=(0.1, 0.2, 0.3))
+    assert load_weights(encoder, tmp_path / "x.pth") == expected
+    for name, tensor in encoder.net.state_dict().items():
+        wanted = theirs[name].half().float() if case == "half precision" else theirs[name]
+        assert tensor.dtype == theirs[name].dtype
+        assert torch.equal(tensor, wanted), name
+    assert encoder.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_of_two_networks_in_a_file_the_first_is_taken(theirs: dict[str, Tensor], tmp_path: Path) -> None:
+    online, momentum = named(theirs, "encoder_q."), {f"encoder_k.{n}": torch.zeros_like(t) for n, t in theirs.items()}
+    torch.save({**online, **momentum}, tmp_path / "x.pth")
+    encoder = Torchvision("resnet18")
+    left = load_weights(encoder, tmp_path / "x.pth")
+    assert torch.equal(encoder.net.conv1.weight, theirs["conv1.weight"])
+    assert left == ["fc.weight", "fc.bias", *momentum]
+
+
+def test_mean_and_std_are_loaded_when_the_file_has_them(tmp_path: Path) -> None:
+    source, encoder = FastCNN(2, mean=(0.1, 0.2, 0.3)), FastCNN(2)
+    state = {f"encoder.{name}": tensor for name, tensor in source.state_dict().items()}
+    torch.save({"state_dict": {**state, "head.weight": torch.ones(1)}}, tmp_path / "x.ckpt")
+    assert load_weights(encoder, tmp_path / "x.ckpt") == ["head.weight"]
+    assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in source.state_dict().items())
+    state["encoder.mean"] = torch.ones(5)  # somebody else's
+    torch.save(state, tmp_path / "x.ckpt")
+    encoder = FastCNN(2)
+    assert load_weights(encoder, tmp_path / "x.ckpt") == ["encoder.mean"]
+    assert torch.equal(encoder.mean, FastCNN(2).mean)
+
+
+def test_a_checkpoint_of_ours_gives_its_encoder(pretrained: Path) -> None:
+    encoder = FastCNN(2)
+    left = load_weights(encoder, pretrained)
+    expected = load_encoder(str(pretrained), trained=True).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
+    assert left
+    assert all(name.startswith("head.") for name in left)
+
+
+def test_a_missing_tensor_and_another_shape_are_named_and_nothing_is_loaded(
+    theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    encoder, path = Torchvision("resnet18"), tmp_path / "x.pth"
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    some = named(theirs, "backbone.")
+    for name in ("conv1.weight", "layer4.1.bn2.running_var"):
+        torch.save({key: tensor for key, tensor in some.items() if key != f"backbone.{name}"}, path)
+        with pytest.raises(InputError, match=f"at backbone.{name} it has no such tensor, the encoder's net.{name} is"):
+            load_weights(encoder, path)
+    torch.save({**some, "backbone.conv1.weight": torch.ones(64, 3, 3, 3)}, path)
+    with pytest.raises(InputError, match=r"at backbone.conv1.weight it has \(64, 3, 3, 3\), .* is \(64, 3, 7, 7\)"):
+        load_weights(encoder, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [{}, {"a": torch.ones(1)}, [torch.ones(1)], torch.ones(1), None, {"model": 3}])
+def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"x.pth does not fit the encoder: at .* it has no such tensor"):
+        load_weights(ResNet(), tmp_path / "x.pth")
+
+
+def test_a_file_of_weights_that_cannot_be_read_is_refused_and_runs_nothing(
+    theirs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    encoder, path = Torchvision("resnet18"), tmp_path / "x.pth"
+    with pytest.raises(InputError, match=r"There is no checkpoint .*x.pth"):
+        load_weights(encoder, path)
+    torch.save({"state_dict": theirs, "args": Trap(tmp_path / "touched")}, path)
+    with pytest.raises(InputError, match=r"more than tensors and plain values.* save its state_dict alone"):
+        load_weights(encoder, path)
+    assert not (tmp_path / "touched").exists()
+    torch.save(theirs, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="truncated"):
+        load_weights(encoder, str(path))

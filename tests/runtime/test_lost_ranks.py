@@ -1,0 +1,206 @@
+"""A rank that is killed is named by the others, with the signal where one can know it; all leave soon, with code 2."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from simmim_pl.runtime import lost_ranks
+from tests.conftest import TINY
+from tests.ranks import ROOT, free_port, start
+from tests.runtime.test_resume import LONG
+
+AGAIN = "Start all ranks again; with --ckpt_path last they go on."
+# As long as it takes; a checkpoint after the first epoch says that it trains.
+FOREVER = [*TINY, "--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000", "--data.batch_size=30"]
+# A rank that writes down its exit code.
+RANK = """
+import os, pathlib, sys
+from simmim_pl.command.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    pathlib.Path(f"code{os.environ['RANK']}").write_text(str(end.code))
+    raise
+"""
+
+
+def trains(folder: Path, process: subprocess.Popen) -> None:
+    """Wait until a run has left a checkpoint."""
+    until = time.monotonic() + 180
+    while not list(folder.rglob("last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Of a process those that run Python, the oldest first."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "python"], capture_output=True, text=True).stdout
+    return sorted(map(int, found.split()))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, or only waits to be asked for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def sentences(text: str) -> list[str]:
+    assert "Traceback" not in text, text
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
+    args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment(), stdout=log, stderr=log
+        )
+    try:
+        trains(tmp_path, first)
+        (second,) = children(first)
+        os.kill(second if victim else first.pid, signal.SIGKILL)
+        assert first.wait(30) == (2 if victim else -signal.SIGKILL)
+        until = time.monotonic() + 30
+        while not gone(second):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        first.kill()
+    said = {
+        1: f"error: Rank 1 was killed by SIGKILL, and rank 0 stops with it. {AGAIN}",
+        0: f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. {AGAIN}",
+    }
+    assert sentences((tmp_path / "log").read_text()) == [said[victim]]
+
+
+@pytest.mark.parametrize("victim", [1, 0] if LONG else [1])
+def test_under_torchrun(tmp_path: Path, victim: int) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    agent = ["--nproc-per-node=2", f"--master-port={free_port()}", "--redirects=3", f"--log-dir={tmp_path}/logs"]
+    args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
+    command = [sys.executable, "-m", "torch.distributed.run", *agent, "rank.py", *args]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment(), start_new_session=True, **quiet)
+    try:
+        trains(tmp_path, first)
+        os.kill(children(first)[victim], signal.SIGKILL)
+        assert first.wait(60) != 0
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+    (log,) = tmp_path.glob(f"logs/*/*/{1 - victim}/stderr.log")
+    how = "killed without a word, as by SIGKILL when memory runs out"
+    assert sentences(log.read_text()) == [
+        f"error: Rank {victim} is lost ({how}), and rank {1 - victim} stops with it. {AGAIN}"
+    ]
+    assert (tmp_path / f"code{1 - victim}").read_text() == "2"
+
+
+@pytest.mark.skipif(not LONG, reason="three processes: make test-long")
+def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
+    ranks = start(3, [FOREVER], tmp_path)
+    trains(tmp_path, ranks[0])
+    ranks[1].kill()
+    try:
+        said = [process.communicate(timeout=30)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [2, -signal.SIGKILL, 2]
+    for mine in (0, 2):
+        (sentence,) = sentences(said[mine])
+        assert sentence.startswith("error: Rank 1 is lost (killed without a word")
+        assert sentence.endswith(f"and rank {mine} stops with it. {AGAIN}")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "mine", "notes", "says"),
+    [
+        (2, 0, {1: "was killed by SIGSEGV"}, "Rank 1 was killed by SIGSEGV, and rank 0 stops with it. "),
+        (2, 1, {0: "stopped"}, "Rank 0 has stopped, and rank 1 with it: what rank 0 has said tells why."),
+        (3, 1, {0: "noticed", 2: "stopped"}, "Rank 2 has stopped, and rank 1 with it: what rank 2 has said tells why."),
+        (3, 2, {0: "noticed"}, "Rank 1 is lost (killed without a word"),
+        (3, 2, {1: "was killed by SIGBUS"}, "Rank 1 was killed by SIGBUS, and rank 2 stops with it. "),
+        (3, 2, {}, "Rank 0 and rank 1 are lost (killed without a word"),
+        (2, 1, None, "Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. "),
+    ],
+)
+def test_what_a_rank_says_of_the_notes_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, mine: int, notes: dict[int, str] | None, says: str
+) -> None:
+    store = None if notes is None else dist.HashStore()
+    for rank, text in (notes or {}).items():
+        store.set(f"left/{rank}", text)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.rank", lambda: mine)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.world_size", lambda: ranks)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.store", lambda: store)
+    monkeypatch.setattr(lost_ranks, "NOTED", 0.1)
+    monkeypatch.setattr(lost_ranks, "PATIENCE", 0.5)
+    assert lost_ranks.told(*lost_ranks.heard()).startswith(says)
+    if store is not None:
+        lost_ranks.leave()
+        assert store.get(f"left/{mine}") == b"noticed"  # which stays
+
+
+def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.HashStore()
+    store.set("left/1", "was killed by SIGKILL")
+    monkeypatch.setattr("simmim_pl.runtime.distributed.rank", lambda: 0)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.world_size", lambda: 3)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.store", lambda: store)
+    later = threading.Timer(0.4, store.set, ("left/2", "noticed"))
+    since = time.monotonic()
+    later.start()
+    assert lost_ranks.heard() == ({1: "was killed by SIGKILL"}, [])
+    assert 0.4 <= time.monotonic() - since < lost_ranks.PATIENCE
+    later.join()
+
+
+def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> None:
+    """As one does whose GPU waits for a rank that is gone: neither raises anything."""
+    script = """if True:
+        import os, signal, subprocess, sys, time
+        from simmim_pl import lost
+        lost_ranks.PATIENCE = 0.2
+        if sys.argv[1:]:
+            lost_ranks.watch()
+            print(os.getpid(), flush=True)
+            time.sleep(60)
+        os.environ[lost_ranks.PARENT] = str(os.getpid())
+        me = [sys.executable, "-c", os.environ["SCRIPT"], "child"]
+        first = subprocess.Popen(me, stdout=subprocess.PIPE)
+        first.stdout.readline()
+        other = subprocess.Popen(["sleep", "60"])
+        print(other.pid, flush=True)
+        lost_ranks.in_background(lost_ranks.watch_children, [subprocess.Popen(["sleep", "60"]), other])
+        other.send_signal(signal.SIGSEGV)
+        time.sleep(60)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**environment(), "SCRIPT": script},
+        timeout=50,
+    )
+    assert done.returncode == 2
+    assert sorted(done.stderr.splitlines()) == [
+        f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 0 stops with it. {AGAIN}",  # the child
+        f"error: Rank 2 was killed by SIGSEGV, and rank 0 stops with it. {AGAIN}",
+    ]

@@ -1,0 +1,142 @@
+"""Lower precision learns the same curve within what another seed changes; compiling is done once or twice."""
+
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from simmim_pl.runtime import precision
+from tests.conftest import CONFIGS, QUIET, TINY
+from tests.ranks import ROOT
+
+Cli = Callable[[list[Any]], Path]
+UNSAID = [arg for arg in TINY if "precision" not in arg]
+
+# The quickstart's own training on fewer images, for three epochs of 28 steps.
+FIT = ["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.max_epochs=3"]
+FIT += ["--data.source.train=4000", "--data.batch_size=128"]
+FIT += ["--trainer.limit_val_batches=0", "--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1"]
+
+
+def curve(run: Path) -> list[float]:
+    """Loss of every step, averaged over ten."""
+    with (run / "metrics.csv").open(newline="") as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    return [statistics.mean(losses[start : start + 10]) for start in range(0, len(losses) - 9, 10)]
+
+
+def distance(one: list[float], other: list[float]) -> float:
+    """Mean absolute difference of two curves."""
+    assert len(one) == len(other) >= 8
+    return statistics.mean(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def curves(cli: Callable[[list[Any]], Path], precision: str, *more: str) -> list[list[float]]:
+    """Of three seeds."""
+    line = [*FIT, f"--trainer.precision={precision}", *more]
+    return [curve(cli([*line, f"--seed_everything={seed}"])) for seed in range(3)]
+
+
+def assert_same_within_seed_noise(exact: list[list[float]], lower: list[list[float]]) -> None:
+    """A seed's curves in both precisions are closer than the curves of two seeds."""
+    noise = statistics.mean(distance(*pair) for pair in combinations(exact, 2))
+    assert all(each[-1] < each[0] - 0.3 for each in exact)  # it learns
+    assert 0 < statistics.mean(distance(*pair) for pair in zip(exact, lower, strict=True)) < noise
+
+
+@pytest.mark.skipif(
+    not precision.bfloat16_in_hardware("cpu") and os.environ.get("LONG") != "1",
+    reason="nine epochs in bfloat16, which this processor emulates",
+)
+def test_bfloat16_learns_the_curve_of_float32_within_seed_noise(cli: Callable[[list[Any]], Path]) -> None:
+    assert_same_within_seed_noise(curves(cli, "32-true"), curves(cli, "bf16-mixed"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 is for GPUs")
+def test_float16_learns_the_curve_of_float32_within_seed_noise(cli: Callable[[list[Any]], Path]) -> None:
+    gpu = "--trainer.accelerator=gpu"
+    assert_same_within_seed_noise(curves(cli, "32-true", gpu), curves(cli, "16-mixed", gpu))
+
+
+def test_float16_on_a_cpu_is_bfloat16_and_says_so(cli: Callable[[list[Any]], Path]) -> None:
+    with pytest.warns(UserWarning, match="AMP with fp16 is not supported on CPU. Using `precision='bf16-mixed'`"):
+        run = cli([*TINY, "--trainer.precision=16-mixed"])
+    assert (run / "checkpoints/last.ckpt").is_file()
+
+
+CHOICES = [
+    ({"avx512_bf16": True}, True, "bf16-mixed", "this cpu computes bfloat16 in hardware"),
+    ({"amx_bf16": True}, True, "bf16-mixed", "this cpu computes bfloat16 in hardware"),
+    ({"avx512_bf16": True}, False, "32-true", "this cpu does not compute bfloat16 in hardware"),  # held to AVX2
+    ({}, True, "32-true", "this cpu does not compute bfloat16 in hardware"),  # AVX-512 without it, and AVX2
+]
+
+
+@pytest.mark.parametrize(("has", "kernels", "chosen", "said"), CHOICES)
+def test_pretraining_takes_the_precision_of_the_processor_and_says_so(
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has: dict[str, bool],
+    kernels: bool,
+    chosen: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr(precision, "capabilities", lambda: has)
+    monkeypatch.setattr(precision, "onednn_has_bfloat16", lambda: kernels)
+    run = cli([*UNSAID, "--trainer.max_steps=1"])
+    assert f"Precision {chosen}: {said}" in caplog.text
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == chosen
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["config"]["trainer"]["precision"] == chosen
+
+
+@pytest.mark.parametrize(("asked", "emulated"), [("32-true", False), ("bf16-mixed", True), ("64-true", False)])
+def test_the_precision_that_a_user_sets_is_taken_and_its_emulation_told(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str, emulated: bool
+) -> None:
+    monkeypatch.setattr(precision, "capabilities", dict)
+    run = cli([*UNSAID, "--trainer.max_steps=1", f"--trainer.precision={asked}"])
+    assert (f"This cpu emulates {asked}, which is several times slower" in caplog.text) == emulated
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == asked
+
+
+def test_evaluations_and_predictions_stay_in_float32(cli: Cli, pretrained: Path) -> None:
+    args = [arg for arg in UNSAID if arg != "fit"]
+    for line in (["validate", *args], ["predict", *args]):
+        run = cli([*line, f"--ckpt_path={pretrained}"])
+        assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
+
+
+def test_what_torch_tells_of_this_processor_is_understood() -> None:
+    for kind in ("cpu", "cuda"):
+        assert isinstance(precision.bfloat16_in_hardware(kind), bool)
+    assert not precision.bfloat16_in_hardware("mps")
+    assert precision.choose(None, "mps") == ("32-true", "")
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    if "flags" in flags:  # Linux on x86 tells it too
+        assert any(precision.capabilities().values()) == ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("more", [["--model.gradient_cache=2"], *([[]] if os.environ.get("LONG") == "1" else [])])
+def test_a_compiled_run_compiles_no_more_than_twice_again(tmp_path: Path, more: list[str]) -> None:
+    # In a process of its own: the checks of shapes in these tests would be compiled too.
+    line = [*TINY, "--model.compile=true", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", *more]
+    environment = {**os.environ, "WANDB_MODE": "disabled", "TORCH_LOGS": "recompiles", "PYTHONPATH": str(ROOT)}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    done = subprocess.run(
+        [sys.executable, "-m", "simmim_pl", *line], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "compiled").rglob("*.py"))  # it was compiled
+    assert done.stderr.count("Recompiling function") <= 2

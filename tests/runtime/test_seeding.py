@@ -1,0 +1,50 @@
+"""Randomness is a function of seed, step and the image's place in the batch, and of nothing else."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simmim_pl.runtime.seeding import seeded, uniform
+
+CPU = torch.device("cpu")
+
+
+def draw(seed: int, step: int) -> list[float]:
+    return torch.rand(4, generator=seeded(seed, step, CPU)).tolist()
+
+
+@settings(deadline=None, max_examples=30)
+@given(place=st.tuples(*[st.integers(0, 10**6)] * 2), other=st.tuples(*[st.integers(0, 10**6)] * 2))
+def test_a_place_decides_what_is_drawn_and_another_draws_something_else(
+    place: tuple[int, int], other: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    first = draw(*place)
+    torch.manual_seed(1)
+    assert draw(*place) == first
+    assert (draw(*other) == first) == (other == place)
+
+
+def test_digits_do_not_run_together_and_global_state_is_left_alone() -> None:
+    assert draw(1, 11) != draw(11, 1)
+    before = torch.get_rng_state()
+    draw(0, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_neighbouring_steps_and_seeds_are_uncorrelated() -> None:
+    draws = torch.stack([torch.rand(2000, generator=seeded(seed, step, CPU)) for step in range(4) for seed in range(4)])
+    correlation = torch.corrcoef(draws) - torch.eye(16)
+    assert correlation.abs().max() < 5 / 2000**0.5
+
+
+@given(ranks=st.integers(1, 5), share=st.integers(1, 4), along=st.integers(0, 2))
+@settings(deadline=None, max_examples=30)
+def test_ranks_draw_together_what_one_process_draws(ranks: int, share: int, along: int) -> None:
+    shape = [2, 3, 2]
+    shape[along] = share * ranks
+    whole = uniform(torch.Generator().manual_seed(seeded(3, 5, CPU).initial_seed()), *shape, along=along)
+    shape[along] = share
+    parts = [uniform(seeded(3, 5, CPU, rank, ranks), *shape, along=along) for rank in range(ranks)]
+    dealt = torch.stack(parts, along + 1).flatten(along, along + 1)  # image j of rank r is the batch's j · ranks + r
+    assert torch.equal(dealt, whole)

@@ -1,0 +1,135 @@
+"""Whatever callbacks put into a checkpoint, it can be read back; what could not be is refused when it is saved."""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import Callback
+
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.integrity import sealed
+from simmim_pl.runtime.storable import storable
+from simmim_pl.runtime.unpickle import unpickle
+from tests.conftest import TINY
+
+Cli = Callable[[list[Any]], Path]
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Point(NamedTuple):
+    x: int
+    y: float
+
+
+class Keeps(Callback):
+    """A user's callback, whose state is not plain; of a kind that can be stored, or not."""
+
+    def __init__(self, stored: bool = True) -> None:
+        self.stored = stored
+        self.restored: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"best": np.float32(0.5), "count": np.int64(3), "folder": Path("a/b"), "curve": np.arange(3.0)}
+        return state if self.stored else state | {"model": {"net": object()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.restored = state_dict
+
+
+def read_back(value: Any) -> Any:
+    with TemporaryDirectory() as folder:
+        torch.save(value, Path(folder, "state.pt"))
+        return unpickle(Path(folder, "state.pt"))
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float64(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+        (np.array([[1, 2]], dtype=np.int32), torch.tensor([[1, 2]], dtype=torch.int32)),
+        (np.arange(6.0)[::-2], torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64)),
+        (Path("a/b"), "a/b"),
+        (Colour.RED, "red"),
+        (Point(1, 2.0), (1, 2.0)),
+        (frozenset({1}), {1}),
+        (deque([1, 2]), [1, 2]),
+        (range(2), [0, 1]),
+        (Counter("aab"), Counter("aab")),
+        (OrderedDict(b=1, a=2), OrderedDict(b=1, a=2)),
+        ({"a": [np.int8(1), (Path("c"),)]}, {"a": [1, ("c",)]}),
+        (torch.nn.Parameter(torch.ones(2)), torch.ones(2)),
+        (b"bytes", b"bytes"),
+        (bytearray(b"bytes"), b"bytes"),
+    ],
+    ids=str,
+)
+def test_it_is_read_back_as_its_plain_equal(value: Any, plain: Any) -> None:
+    found = read_back(storable(value, "a state"))
+    if isinstance(plain, torch.Tensor):
+        assert found.dtype == plain.dtype
+        assert torch.equal(found, plain)
+    else:
+        assert type(found) is type(plain)
+        assert found == plain
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4)
+nested = st.recursive(
+    leaves, lambda part: st.lists(part) | st.dictionaries(st.text(max_size=3), part) | st.tuples(part), max_leaves=12
+)
+
+
+@given(nested)
+def test_what_is_plain_stays_as_it_is(value: Any) -> None:
+    assert storable(value, "a state") == value == read_back(storable(value, "a state"))
+
+
+@pytest.mark.parametrize("value", [object(), lambda: 0, {"a": [1, object()]}, np.array(["a", None], dtype=object)])
+def test_what_could_not_be_read_back_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r"The state of X.* which could not be read back from a checkpoint"):
+        storable(value, "the state of X")
+
+
+def test_a_run_with_any_such_callback_goes_on(cli: Cli) -> None:
+    keeps = "--trainer.callbacks+=tests.runtime.test_storable.Keeps"
+    run = cli([*TINY, "--trainer.max_steps=1", keeps])
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["Keeps"]
+    assert (state["best"], state["count"], state["folder"]) == (0.5, 3, "a/b")
+    assert state["curve"].tolist() == [0.0, 1.0, 2.0]
+    assert cli([*TINY, "--trainer.max_steps=2", keeps, "--ckpt_path=last"]) == run
+
+
+def test_one_that_could_not_go_on_is_refused_before_it_trains(
+    cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    keeps = ["--trainer.callbacks+=tests.runtime.test_storable.Keeps", "--trainer.callbacks.stored=false"]
+    with pytest.raises(SystemExit) as exit_:
+        cli([*TINY, *keeps])
+    assert exit_.value.code == 2
+    assert "error: The state of the callback Keeps, model, net, holds a builtins.object" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_trusted_may_hold_anything(cli: Cli, capfd: pytest.CaptureFixture) -> None:
+    path = cli([*TINY, "--trainer.max_steps=1"]) / "checkpoints/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    torch.save(sealed(saved | {"extra": Path("a")}), path)  # as an earlier version may have left it
+    line = [*TINY, "--trainer.max_steps=2", f"--ckpt_path={path}"]
+    with pytest.raises(SystemExit):
+        cli(line)
+    assert "holds more than tensors and plain values" in capfd.readouterr().err
+    cli([*line, "--weights_only=false"])
+    assert torch.load(path, weights_only=True)["global_step"] == 2

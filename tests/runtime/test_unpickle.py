@@ -1,0 +1,162 @@
+"""A file can ask for more memory than it has bytes. It is refused before anything is made of it."""
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.unpickle import unpickle
+
+ROW = torch.arange(12.0)
+GOOD: dict[str, Any] = {
+    "views": {"row": ROW, "part": ROW[3:7].view(2, 2).t(), "none": torch.zeros(0, 3), "one": torch.zeros(())},
+    "repeated, as large as the rest": {"all": torch.zeros(1000), "two": ROW[:2].expand(50, 2)},
+    "tied": [ROW, ROW],
+    "a parameter": torch.nn.Parameter(ROW),
+    "types": [ROW.half(), ROW.bfloat16(), ROW.double(), ROW.long(), ROW > 3, ROW.to(torch.complex64)],
+    "plain": {"a": None, "b": True, "c": -5, "d": 2**70, "e": 0.5, "f": "é", 7: (1, ("x", 2)), (1, (2, 3)): []},
+    "what schedules and optimizers keep": [Counter("aab"), OrderedDict(a=1), {1, 2}, b"a\xff", 1j, torch.Size([2])],
+    "names of torch": [torch.bfloat16, torch.device("cpu"), torch.Size([2, 3])],
+}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether values are equal, tensors within them too."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("case", GOOD)
+@pytest.mark.parametrize("archive", [True, False])
+def test_what_is_written_is_read(tmp_path: Path, case: str, archive: bool) -> None:
+    torch.save(GOOD[case], tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
+    assert same(unpickle(tmp_path / "x.pt"), GOOD[case])
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_network_and_the_state_of_its_optimizer_are_read(tmp_path: Path, archive: bool) -> None:
+    net = resnet18()
+    optimizer = torch.optim.AdamW(net.parameters())
+    sum(parameter.sum() for parameter in net.parameters()).backward()
+    optimizer.step()
+    saved = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(saved, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
+    assert same(unpickle(tmp_path / "x.pt"), saved)
+
+
+def repack(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """Write an archive anew, entry by entry."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, change(name, content))
+
+
+def archive(path: Path, instructions: bytes) -> None:
+    """An archive of torch's with these instructions between a pickle's beginning and its end."""
+    torch.save(ROW, path)
+    repack(path, lambda name, content: b"\x80\x02" + instructions + b"." if name.endswith("data.pkl") else content)
+
+
+def test_an_archive_that_is_compressed_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"state_dict": {"x": torch.zeros(5_000_000)}}, path)
+    repack(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    assert torch.load(path, weights_only=True)["state_dict"]["x"].shape == (5_000_000,)  # torch itself would unpack it
+    with pytest.raises(InputError, match=r"x.pt is not read, since it is compressed, .* may unpack to any size"):
+        unpickle(path)
+
+
+def test_entries_that_share_bytes_are_counted_each(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({str(i): torch.zeros(1000) for i in range(2)}, path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as whole:
+        offsets = [entry.header_offset for entry in whole.infolist() if entry.filename.endswith(("data/0", "data/1"))]
+        grown = len(content) + 1
+    # The second entry's place is that of the first, and both are said to be as large as the file.
+    content = content.replace(struct.pack("<I", offsets[1]), struct.pack("<I", offsets[0]))
+    content = content.replace(struct.pack("<II", 4000, 4000), struct.pack("<II", grown, grown))
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not read, since what it holds is larger than the file"):
+        unpickle(path)
+
+
+INT = b"\x8a\x05" + (2 * 10**9).to_bytes(5, "little")
+TEXT = b"X" + struct.pack("<I", 10_000) + b"x" * 10_000 + b"q\x01X\x06\x00\x00\x00latin1q\x02"
+DOUBLED = b"K\x01\x85q\x00" + b"".join(bytes([104, i, 104, i, 0x86, 113, i + 1]) for i in range(60))
+BOMBS = {
+    "memory by a number": (b"cbuiltins\nbytearray\n" + INT + b"\x85R", "more than tensors and plain values"),
+    "a tensor by a number": (b"ctorch\nTensor\n" + INT + b"\x85R", "more than tensors and plain values"),
+    "a storage by a number": (b"ctorch.storage\nUntypedStorage\n" + INT + b"\x85R", "more than tensors"),
+    "a call within a call": (b"ctorch._tensor\n_rebuild_from_type_v2\n" + INT + b"\x85R", "more than tensors"),
+    "a text, copied": (
+        b"c_codecs\nencode\nq\x00" + TEXT + b"".join(b"h\x00h\x01h\x02\x86R" for _ in range(100)),
+        "asks for .* bytes of memory",
+    ),
+    "a key of 2 to the 60 values": (b"}" + DOUBLED + b"K\x01s", "a key in it is of tuples within tuples"),
+    "a set of such": (DOUBLED + b"cbuiltins\nset\n]h<a\x85R", "a key in it is of tuples within tuples"),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_an_instruction_that_takes_memory_or_time_without_end_is_not_followed(tmp_path: Path, case: str) -> None:
+    instructions, says = BOMBS[case]
+    archive(tmp_path / "x.pt", instructions)
+    with pytest.raises(InputError, match=says):
+        unpickle(tmp_path / "x.pt")
+
+
+def test_the_old_formats_storages_are_no_larger_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"x": torch.zeros(10)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"K\nNt", INT + b"Nt"))  # how many numbers the storage holds
+    with pytest.raises(InputError, match="asks for 8000000000 bytes of memory and has"):
+        unpickle(path)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_few_numbers_repeated_to_many_are_refused(tmp_path: Path, archive: bool) -> None:
+    torch.save({"x": ROW[:1].expand(10**9)}, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
+    with pytest.raises(InputError, match="repeats few numbers to more bytes than the file has"):
+        unpickle(tmp_path / "x.pt")
+
+
+def test_a_tensor_reaches_no_further_than_its_storage(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(torch.zeros(10), path)
+    repack(path, lambda name, content: content.replace(b"K\n\x85", b"K\x0b\x85"))  # its shape
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        unpickle(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"[" * 1000, pickle.dumps({}, 2), b"\x80\x02X\xff\xff\xff\xffx", b"PK"])
+def test_what_torch_did_not_write_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        unpickle(tmp_path / "x.pt")
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as whole:
+        whole.writestr("readme.txt", "hello")
+    (tmp_path / "x.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        unpickle(tmp_path / "x.pt")

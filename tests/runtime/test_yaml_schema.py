@@ -1,0 +1,90 @@
+"""YAML whose aliases make much of little is refused before it is built, wherever it comes from."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simmim_pl.contracts import InputError
+from simmim_pl.report.run import read
+from simmim_pl.runtime.yaml_schema import MOST, load, parse
+from tests.conftest import TINY
+from tests.test_bad_input import refusal  # noqa: F401, a fixture
+
+LAUGHS = "a: &a [x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 4)}]\n" for before, name in pairwise("abcdefghijklm")
+)
+assert len(LAUGHS) < 400
+
+
+def test_a_short_text_of_many_values_is_refused() -> None:
+    with pytest.raises(InputError, match="more than 10000 values once its aliases are written out"):
+        parse(LAUGHS)
+    with pytest.raises(InputError, match="levels"):
+        parse("[" * 101 + "]" * 101)
+    with pytest.raises(yaml.YAMLError):
+        parse("a: [*nowhere]" + " " * 100)
+
+
+def test_aliases_that_people_write_are_fine() -> None:
+    text = "common: &common {lr: 0.1, betas: [0.9, 0.99]}\n" + "".join(f"run{i}: {{<<: *common}}\n" for i in range(99))
+    assert parse(text) == yaml.safe_load(text)
+
+
+@given(
+    st.recursive(st.integers() | st.text("ab"), lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner))
+)
+def test_yaml_without_aliases_is_read_as_ever(value: Any) -> None:
+    text = yaml.safe_dump({"padding": "x" * 100, "value": value})
+    assert parse(text)["value"] == value
+
+
+@given(st.integers(1, 30), st.integers(1, 6))
+def test_values_are_counted_as_often_as_they_stand_there(width: int, levels: int) -> None:
+    text = f"- &a0 [{', '.join('x' * width)}]\n"
+    text += "".join(f"- &a{i + 1} [{', '.join([f'*a{i}'] * width)}]\n" for i in range(levels)) + " " * 100
+    sizes = [1 + width]
+    for _ in range(levels):
+        sizes.append(1 + width * sizes[-1])
+    if 1 + sum(sizes) <= MOST:
+        assert len(parse(text)) == 1 + levels
+    else:
+        with pytest.raises(InputError):
+            parse(text)
+
+
+@pytest.mark.parametrize("how", ["config", "part", "value"])
+def test_the_command_line_refuses_it_in_a_sentence(
+    refusal: Callable[[list[Any]], str],  # noqa: F811
+    tmp_path: Path,
+    how: str,
+) -> None:
+    (tmp_path / "laughs.yaml").write_text(LAUGHS)
+    path = tmp_path / "laughs.yaml"
+    more = {"config": f"--config={path}", "part": f"--model.encoder={path}", "value": f"--data.source={LAUGHS}"}[how]
+    assert "more than 10000 values" in refusal([*TINY, more])
+
+
+def test_so_do_the_sweep_and_the_report(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(LAUGHS)
+    for reader in (load, lambda path: read(Path(path).parent)):
+        with pytest.raises(InputError, match="more than 10000 values"):
+            reader(str(tmp_path / "config.yaml"))
+
+
+def test_a_card_nested_without_end_and_arrays_that_unpack_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1")
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="cannot be read"):
+        read(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({}))
+    np.savez_compressed(tmp_path / "observed.npz", singular=np.zeros(10**6))
+    with pytest.raises(InputError, match="unpacks to more bytes than it has"):
+        read(tmp_path)
