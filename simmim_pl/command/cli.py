@@ -60,14 +60,9 @@ class CLI(LightningCLI):
                 checkpoint.require_resumable(self.saved, config.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
-        """Look at the trainer's options. Choose what becomes of freed memory.
-
-        A batch that is encoded in pieces is one for which memory is short; otherwise keeping it saves time.
-        """
+        """Look at the trainer's options."""
         trainer_options.look_at(self.config[self.subcommand], str(self.subcommand))
         self.parser.add_instantiator(build, object)
-        model = self.config[self.subcommand].model
-        malloc.freed_memory(keep=getattr(model.init_args, "gradient_cache", 1) == 1)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]
@@ -88,6 +83,8 @@ class CLI(LightningCLI):
             trainer = super().instantiate_trainer(precision=self.config[self.subcommand].trainer.precision, **kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
+        if trainer.strategy.root_device.type == "cpu":
+            malloc.freed_memory(keep=not getattr(self.model, "saves_memory", False))
         return trainer
 
     def require_weights(self) -> None:

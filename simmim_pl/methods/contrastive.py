@@ -47,7 +47,7 @@ class Contrastive(Method):
         super().__init__(encoder, **kwargs)
         self.head = head(encoder.width)
         self.loss = loss
-        self.pieces = gradient_cache
+        self.pieces, self.saves_memory = gradient_cache, gradient_cache > 1
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -67,6 +67,7 @@ class Method(LightningModule):
     """
 
     pretrains = True
+    saves_memory = False  # true of a run for which memory is short, so that time may be spent on it
 
     @ranged
     def __init__(
@@ -88,7 +89,6 @@ class Method(LightningModule):
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
         require_possible(optimizer, parameter_groups(encoder, decay_norm_and_bias))
-        small_grids(self.encoder)
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         if compile:
@@ -186,6 +186,8 @@ class Method(LightningModule):
         strategy = self.trainer.strategy
         if self.synchronise:
             synchronise(self, strategy.root_device)
+        if strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
+            small_grids(self.encoder)
         # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
         strategy.precision_plugin.convert_module(self)
 

@@ -18,10 +18,10 @@ class Rows(Metric):
         super().__init__()
         self.add_state("rows", [], dist_reduce_fx="cat")
 
-    def update(self, z: Float[Tensor, B * P]) -> None:
+    def update(self, z: Float[Tensor, " B *shape"]) -> None:
         """Keep some rows."""
         self.rows.append(z.detach())
 
-    def gathered(self) -> Float[Tensor, N * P]:
+    def gathered(self) -> Float[Tensor, " N *shape"]:
         """All rows so far."""
         return torch.as_tensor(dim_zero_cat(self.rows))

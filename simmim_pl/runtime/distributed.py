@@ -26,7 +26,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
+def gather(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
     """Concatenate every rank's rows in rank order, ``[B, ...]`` → ``[world size · B, ...]``, with gradient.
 
     The backward pass sums what every rank's loss says about the local rows. DDP then averages parameter gradients over
@@ -68,7 +68,7 @@ def every(local: Tensor) -> list[Tensor]:
     return parts
 
 
-def gather_uneven(local: Shaped[Tensor, B * shape]) -> Shaped[Tensor, N * shape]:
+def gather_uneven(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
     """Concatenate every rank's rows in rank order without gradient; ranks may hold different numbers of rows."""
     if world_size() == 1:
         return local

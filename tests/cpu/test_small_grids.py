@@ -1,9 +1,10 @@
 """Convolutions on small grids: the same layer, the same gradients as torch's own."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -18,9 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from simmim_pl.cpu import small_grids as page
 from simmim_pl.cpu.small_grids import SmallGrid, convolution, small_grids, widest, widest_gradient
 from simmim_pl.encoders import FastCNN
-from simmim_pl.encoders.heads import ProjectionHead
-from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
+from tests.conftest import TINY
 
 
 @st.composite
@@ -140,12 +140,6 @@ def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken:
         assert taken == [small, small]
 
 
-def test_a_methods_encoder_has_them() -> None:
-    method = Contrastive(FastCNN(4), ProjectionHead, NTXent(), optimizer=torch.optim.SGD)
-    kinds = {type(layer) for layer in method.encoder.modules() if isinstance(layer, nn.Conv2d)}
-    assert kinds == {SmallGrid}
-
-
 def test_layers_of_another_kind_are_left_alone() -> None:
     layers = nn.ModuleList(
         [
@@ -161,3 +155,14 @@ def test_layers_of_another_kind_are_left_alone() -> None:
     before = [type(layer) for layer in layers]
     small_grids(layers)
     assert [type(layer) for layer in layers] == before
+
+
+@pytest.mark.parametrize(("precision", "taken"), [("32-true", 0), ("64-true", 0), ("bf16-mixed", 10)])
+def test_layers_change_their_class_only_where_a_cpu_trains_in_bfloat16(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, precision: str, taken: int
+) -> None:
+    seen: list[nn.Module] = []
+    monkeypatch.setattr(Contrastive, "on_train_end", lambda self: seen.extend(self.modules()))
+    cli([*TINY, f"--trainer.precision={precision}", "--trainer.max_steps=1"])
+    assert sum(isinstance(layer, nn.Conv2d) for layer in seen) > 9
+    assert sum(isinstance(layer, SmallGrid) for layer in seen) == taken

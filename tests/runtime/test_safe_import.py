@@ -1,5 +1,6 @@
 """A config that a file brings is walked in a time that its writer cannot choose."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
