@@ -78,11 +78,11 @@ def method() -> Contrastive:
     return Contrastive(FastCNN(2), lambda width: ProjectionHead(width, 8, 4), NTXent(), optimizer=optimizer)
 
 
-def fit(module: Contrastive, loader: Any, folder: Path, **settings: Any) -> Trainer:
+def fit(module: Contrastive, loader: Any, folder: Path, validation: Any = None, **settings: Any) -> Trainer:
     callbacks = [Checkpoint(), Online(), Representation(), Alarm(), Vitals()]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     trainer = Trainer(max_epochs=2, logger=False, callbacks=callbacks, default_root_dir=folder, **quiet, **settings)
-    trainer.fit(module, train_dataloaders=loader)
+    trainer.fit(module, train_dataloaders=loader, val_dataloaders=validation)
     return trainer
 
 
@@ -97,7 +97,8 @@ def test_a_method_trains_on_a_plain_dataloader_without_a_datamodule(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     module, images = method(), TensorDataset(torch.rand(64, 3, 16, 16))
     before = {name: tensor.clone() for name, tensor in module.named_parameters()}
-    trainer = fit(module, DataLoader(images, 16, collate_fn=views, drop_last=True), tmp_path)
+    bare = DataLoader([{"image": torch.randint(256, (3, 16, 16)).to(torch.uint8)} for _ in range(8)], 4)
+    trainer = fit(module, DataLoader(images, 16, collate_fn=views, drop_last=True), tmp_path, bare)
     assert trainer.global_step == 8
     assert effective_batch(trainer) == 16
     assert all(not torch.equal(tensor, before[name]) for name, tensor in module.named_parameters() if tensor.ndim > 1)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from simmim_pl.callbacks.dashboard import online
 from simmim_pl.contracts import Batch
-from simmim_pl.metrics import verdict
+from simmim_pl.metrics import MEASURED, verdict
 
-OF_STEPS = ("train/loss", "train/loss_at_chance", "train/progress")
+OF_STEPS = ("train/loss", "train/loss_at_chance")
 OF_VALIDATIONS = ("representation/", "information/", "val/")
 
 
@@ -23,6 +23,7 @@ class Alarm(Callback):
 
     :func:`simmim_pl.metrics.verdict` finds the state from what :class:`simmim_pl.callbacks.Representation` and
     :class:`simmim_pl.callbacks.Online` log. It is ``verdict`` in the summary of the W&B run; the report says the same.
+    Of a run that measured nothing it says nothing.
     """
 
     def __init__(self) -> None:
@@ -40,8 +41,10 @@ class Alarm(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        measured = select(trainer.callback_metrics, OF_VALIDATIONS)
-        self.judge(trainer, self.logged | measured | {"step": trainer.global_step})
+        measured, step = select(trainer.callback_metrics, OF_VALIDATIONS), trainer.global_step
+        if any(name in measured for name in MEASURED):
+            progress = step / trainer.estimated_stepping_batches
+            self.judge(trainer, self.logged | measured | {"step": step, "train/progress": progress})
 
     def judge(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Find the verdict after a validation that measured these, and tell it."""
@@ -60,8 +63,9 @@ class Alarm(Callback):
             run.alert(title=title, text=sentence, level="WARN")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = verdict(self.validations)
-        rank_zero_info(f"Is it learning? Verdict: {found.state}. {found}")
+        if self.validations:
+            found = verdict(self.validations)
+            rank_zero_info(f"Is it learning? Verdict: {found.state}. {found}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"raised": self.raised, "validations": self.validations, "logged": self.logged}

@@ -54,7 +54,7 @@ def settle(trainer: Any, module: Any, batch: Batch) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    if trainer.datamodule.views is None:
+    if getattr(trainer.datamodule, "views", None) is None:  # plain DataLoaders have no data module
         module.validation_step(batch, 0)
     else:
         projections(trainer, module, batch["image"], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -70,7 +71,7 @@ def publish(
         "data": [described(each) for each in data],
         "results": entries,
         "seed": seed,
-        "command": " ".join(["python -m simmim_pl", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "simmim_pl", *sys.argv[1:]]),
         "code": code_version(),
         "versions": versions(),
         "device": f"{trainer.strategy.root_device.type} × {trainer.world_size}",

@@ -28,7 +28,7 @@ def bootstrap(statistics: Shaped[Tensor, "N S"], metric: Metric, seed: int = 0) 
     >>> bootstrap(torch.tensor([[1.0]] * 90 + [[0.0]] * 10), lambda mean: mean[:, 0])
     {'value': 0.9, 'interval': [0.83975, 0.96]}
     """
-    statistics = statistics.double().cpu()
+    statistics = statistics.cpu().double()  # in this order: not every device has float64
     number = len(statistics)
     generator = torch.Generator().manual_seed(seed)
     means = []
@@ -49,6 +49,7 @@ def classification(predicted: Int64[Tensor, "R N"], labels: Int64[Tensor, " N"],
     An item's statistic is its mean correctness over the repeats; the standard deviation of the repeats' accuracies
     (with Bessel's correction) is given when there are several.
     """
+    predicted, labels = predicted.cpu(), labels.cpu()
     correct = (predicted == labels).double()
     accuracy = bootstrap(correct.mean(0)[:, None], lambda mean: mean[:, 0])
     if len(predicted) > 1:
@@ -68,8 +69,8 @@ def segmentation(confusions: Int64[Tensor, "N C C"], classes: list[str]) -> dict
     The mean is over the classes that occur or are predicted. Mean IoU is that of the whole test set's confusion matrix
     (Long et al. 2015, section 5), not a mean over images.
     """
-    flat = confusions.flatten(1)
-    shape = confusions.shape[1:]
+    confusions = confusions.cpu()
+    flat, shape = confusions.flatten(1), confusions.shape[1:]
 
     def pixel_accuracy(mean: Float[Tensor, "R S"]) -> Float[Tensor, " R"]:
         right = mean.unflatten(1, shape).diagonal(dim1=1, dim2=2).sum(1)

@@ -2,7 +2,7 @@
 
 from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy
-from simmim_pl.metrics.diagnosis import Verdict, diagnose, verdict
+from simmim_pl.metrics.diagnosis import MEASURED, Verdict, diagnose, verdict
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
 from simmim_pl.metrics.spectrum import Spectrum, rankme
@@ -10,6 +10,7 @@ from simmim_pl.metrics.spread import Spread, spread
 from simmim_pl.metrics.uniformity import Uniformity, uniformity
 
 __all__ = [
+    "MEASURED",
     "Alignment",
     "ContrastiveAccuracy",
     "MutualInformation",

@@ -12,6 +12,7 @@ SAME = 0.03  # of representation/std, near 1 when images spread over the sphere:
 FEW = 1.7  # directions: with fewer, more than three quarters of the projections' variance are along one line
 FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
 
+MEASURED = ("representation/std", "val/knn")  # a validation that has neither of them measured nothing
 EARLY = "too early to tell"
 PIECES = 3  # of evidence that "learning" needs
 SHARE, STEPS = 0.25, 5000  # of the run: after the sooner of both it is no longer too early

@@ -43,13 +43,14 @@ def information(metrics: Mapping[str, float]) -> Evidence:
     """The InfoNCE bound is above what it was before training, and above 0, by :data:`NATS` and by its own noise.
 
     The bound is a mean of N log-ratios of densities, where N is the exponential of its ceiling. A small information is
-    about half the variance of that logarithm, so its standard error is about the root of 2 · bound / N.
+    about half the variance of that logarithm, so its standard error is about the root of 2 · information / N. A bound
+    that is near 0, or below, is no exact one: the information is taken for at least half way to a gain that counts.
     """
     value, ceiling = metrics.get("information/infonce"), metrics.get("information/ceiling")
     if value is None or ceiling is None:
         return Evidence("information", None, "information that two views share (add the callback Representation)")
-    noise = Z * math.sqrt(2 * max(value, 0.0) / math.exp(ceiling))
     before = metrics.get("information/infonce_untrained")
+    noise = Z * math.sqrt(2 * max(value, max(before or 0.0, 0.0) + NATS / 2) / math.exp(ceiling))
     words = f"two views share {value:.2f} ± {noise:.2f} nats" + ("" if before is None else f", untrained {before:.2f}")
     return gain("information", words, (value - max(noise, NATS), value + noise), before, 0.0, NATS)
 
@@ -57,7 +58,8 @@ def information(metrics: Mapping[str, float]) -> Evidence:
 def matching(metrics: Mapping[str, float]) -> Evidence:
     """More views than by chance, and than before training, are most similar to a view of their own image.
 
-    Of two views of n images each, chance is 1 / (2n - 1). n is twice the exponential of the information's ceiling.
+    Of two views of n images each, chance is 1 / (2n - 1). n is twice the exponential of the information's ceiling. The
+    2n views count as independent trials, though the two of an image tend to succeed together.
     """
     value, ceiling = metrics.get("representation/contrastive_accuracy"), metrics.get("information/ceiling")
     if value is None or ceiling is None:
@@ -65,7 +67,8 @@ def matching(metrics: Mapping[str, float]) -> Evidence:
     views = round(4 * math.exp(ceiling))
     chance, before = 1 / (views - 1), metrics.get("representation/contrastive_accuracy_untrained")
     words = f"contrastive accuracy {share(value, views, before)}, by chance {percent(chance)}"
-    return gain("matching", words, interval(value, views), before, chance, max(before or 0.0, chance))
+    base = max(before or 0.0, chance)
+    return gain("matching", words, interval(value, views), before, chance, worth(base, base, views))
 
 
 def spread(metrics: Mapping[str, float]) -> Evidence:
@@ -78,24 +81,41 @@ def spread(metrics: Mapping[str, float]) -> Evidence:
 
 
 def neighbours(metrics: Mapping[str, float]) -> Evidence:
-    """kNN accuracy on validation is above that of the encoder before training."""
+    """kNN accuracy on validation is above that of the encoder before training.
+
+    Against it speaks that no :data:`POINTS` more are possible, nor as much again where the accuracy was below them.
+    """
     value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
     if value is None or images is None:
         return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback Online)")
-    words = f"kNN accuracy {share(value, round(images), before)}"
-    return gain("neighbours", words, interval(value, round(images)), before, 0.0, POINTS)
+    words, base, trials = f"kNN accuracy {share(value, round(images), before)}", before or 0.0, round(images)
+    return gain("neighbours", words, interval(value, trials), before, 0.0, worth(min(POINTS, base), base, trials))
 
 
 def gain(
     kind: str, words: str, ends: tuple[float, float], before: float | None, chance: float, worth: float
 ) -> Evidence:
-    """For learning where all of an interval is above what was before; against it where a gain of worth is ruled out."""
+    """For learning where all of an interval is above what was before; against it where a gain of worth is ruled out.
+
+    What was before is taken as exact, though it has a noise of its own.
+    """
     if before is None:
         return Evidence(kind, None, f"{words}, and nobody measured the untrained network")
     (low, high), base = ends, max(before, chance)
     if low > base or high < base + worth:
         return Evidence(kind, low > base, words)
-    return Evidence(kind, None, f"{words}, which is within its noise")
+    return Evidence(kind, None, f"{words}, which {'is within its noise' if worth >= 0 else 'leaves no room to tell'}")
+
+
+def worth(wanted: float, base: float, trials: int) -> float:
+    """A gain over a share whose absence counts: the wanted one, but at most half of what is missing to all.
+
+    Where even all would be within the noise there is no room to tell a gain, and only a loss of :data:`POINTS` counts.
+
+    >>> [round(worth(0.05, base, 1000), 3) for base in (0.5, 0.96, 0.995)]
+    [0.05, 0.02, -0.05]
+    """
+    return min(wanted, (1 - base) / 2) if interval(1.0, trials)[0] > base else -POINTS
 
 
 def interval(share: float, trials: int) -> tuple[float, float]:

@@ -44,7 +44,8 @@ def matrix(result: dict[str, Any], run: str) -> Markup:
     shown = labelled(share, names, title) if few else pixels(share, title)
     head = Markup("<figcaption>{}</figcaption>").format(title)
     said = "Numbers" if few else "Most often mistaken"
-    numbers = numbered(confused(counts, names), f"{run}: confusion, {title}", said)
+    rows = confused(counts, names)
+    numbers = numbered(rows, f"{run}: confusion, {title}", said) if len(rows) > 1 else Markup()
     return Markup('<figure class="confusion">{}{}{}</figure>').format(head, shown, numbers)
 
 
@@ -80,7 +81,7 @@ def confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
         return [["true class", *names], *rows]
     wrong = counts - np.diag(np.diag(counts))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:20]
-    places = zip(*np.unravel_index(worst, wrong.shape), strict=True)
+    places = zip(*np.unravel_index(worst[wrong.flat[worst] > 0], wrong.shape), strict=True)
     return [
         ["true class", "taken for", "times"],
         *([names[i], names[j], number(wrong[i, j])] for i, j in places),

@@ -154,13 +154,13 @@ def spectrum(singular: np.ndarray) -> Figure:
 def scatter(
     place: np.ndarray, label: np.ndarray, classes: Sequence[str], explained: Sequence[float], legend: bool = True
 ) -> Figure:
-    """The map of images, a colour and a mark a class; of more than ten classes, the first ten are told apart."""
+    """The map of images, a colour and a mark a class; of more than ten classes, the others are faint."""
     figure, axes = canvas(4.2 + legend, 3.6)
     figure.set_layout_engine("constrained")  # which finds the margin that long names need
     told = min(len(classes), len(COLOURS))
     others = place[(label < 0) | (label >= told)]
     if len(others):
-        axes.scatter(others[:, 0], others[:, 1], color=COLOURS[8], marker=".", **DOTS)
+        axes.scatter(others[:, 0], others[:, 1], color=INK, marker=".", **DOTS | {"alpha": 0.2})
     for number in range(told):
         x, y = place[label == number].T
         name = plain(classes[number], f"class {number}")
@@ -183,9 +183,9 @@ def png(figure: Figure) -> bytes:
 def number(value: float) -> str:
     """A value as text of about four digits, of whatever size.
 
-    >>> [number(value) for value in (0.75314, 1234.5, 3e-5, 14.0, math.nan)]
-    ['0.753', '1234', '3e-05', '14', '–']
+    >>> [number(value) for value in (0.75314, 999.6, 1234.5, 3e-5, 14.0, math.nan)]
+    ['0.753', '1000', '1234', '3e-05', '14', '–']
     """
     if not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 999.5 or value == round(value) else f"{value:.3g}"

@@ -13,12 +13,11 @@ import numpy as np
 import yaml
 
 from simmim_pl.contracts import InputError
-from simmim_pl.metrics import Verdict, verdict
+from simmim_pl.metrics import MEASURED, Verdict, verdict
 from simmim_pl.report.observed import Observed, observed
 from simmim_pl.report.starts import Start, starts
 from simmim_pl.runtime import yaml_schema
 
-MEASURED = ("representation/std", "val/knn")  # at validations
 History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and values
 
 
@@ -54,11 +53,13 @@ class Run:
         return float(self.history[metric][1][0]) if metric in self.history else math.nan
 
     def validations(self) -> list[dict[str, float]]:
-        """Of each validation the metrics as they were last logged by then, and its step."""
+        """Of each validation the metrics as they were last logged by then, its step, and its share of all if known."""
         steps = {x for metric in MEASURED if metric in self.history for x in self.history[metric][0]}
+        whole = self.starts[-1].get("steps") if self.starts else None
         return [
             {name: float(y[x <= step][-1]) for name, (x, y) in self.history.items() if x[0] <= step}
             | {"step": float(step) + 1}
+            | ({"train/progress": (float(step) + 1) / whole} if whole else {})
             for step in sorted(steps)
         ]
 
@@ -85,12 +86,20 @@ def read(folder: Path) -> Run:
             config=yaml_schema.parse(config.read_text(encoding="utf-8")) if config.is_file() else {},
             history=history(table) if table.is_file() else {},
             observed=observed(folder),
-            cards=[json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()],
+            cards=[card(path) for path in cards if path.is_file()],
             views=views.read_bytes() if views.is_file() else None,
             starts=starts(folder),
         )
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error, yaml.YAMLError) as error:
         raise InputError(f"The run in {folder} cannot be read ({' '.join(str(error).split())}).") from error
+
+
+def card(path: Path) -> dict[str, Any]:
+    """A result card. Raises :class:`ValueError` when the file holds something else."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not {"command", "results"} <= found.keys():
+        raise ValueError(f"{path.name} holds no result card")
+    return found
 
 
 def history(table: Path) -> History:

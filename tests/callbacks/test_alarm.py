@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F
 
 from simmim_pl.callbacks import Alarm
@@ -97,6 +98,24 @@ def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
     with pytest.warns(UserWarning, match="Saturation at step 40: too easy"):
         Alarm().alert(trainer, "saturation at step 40", "too easy")
     assert sent.sent == [{"title": "saturation at step 40", "text": "too easy", "level": "WARN"}]
+
+
+@pytest.mark.parametrize("measured", ["", "val/knn", "representation/std"])
+def test_it_says_nothing_of_a_run_that_measured_nothing(
+    sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("simmim_pl.callbacks.alarm.rank_zero_info", said.append)
+    metrics = {"val/some": torch.tensor(0.5)} | ({measured: torch.tensor(0.5)} if measured else {})
+    for name, value in {"callback_metrics": metrics, "global_step": 30, "estimated_stepping_batches": 40}.items():
+        monkeypatch.setattr(Trainer, name, value)
+    trainer = Trainer(logger=False, accelerator="cpu")
+    trainer.state.fn = TrainerFn.FITTING
+    alarm, module = Alarm(), LightningModule()
+    alarm.on_validation_end(trainer, module)
+    alarm.on_train_end(trainer, module)
+    assert len(said) == len(sent.summary.keys() & {"verdict"}) == bool(measured)
+    assert [metrics["train/progress"] for metrics in alarm.validations] == [0.75] * bool(measured)
 
 
 @pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])

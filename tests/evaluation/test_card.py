@@ -74,7 +74,7 @@ def times(part: Any) -> list[float]:
 def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
     cli: Command, moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["simmim_pl", "validate", "--one", "two"])
+    monkeypatch.setattr(sys, "argv", ["simmim_pl", "validate", "--one", "[1, 2]"])
     runs = [cli(command(moved)) for _ in range(2)]  # the second finds the features of the first
     runs.append(cli(command(moved, "--model.cache=false")))
     cards = [strictly((run / "result.json").read_text()) for run in runs]
@@ -86,7 +86,7 @@ def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
     }
     assert (card["checkpoint"], card["seed"], card["device"]) == (str(moved), 0, "cpu × 1")
     assert card["precision"] == "32-true"
-    assert card["command"] == "python -m simmim_pl validate --one two"
+    assert card["command"] == "python -m simmim_pl validate --one '[1, 2]'"
     assert card["code"] == code_version()
     assert card["versions"]["torch"] == version("torch")
     assert card["versions"]["python"] == platform.python_version()

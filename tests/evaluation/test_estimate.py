@@ -16,6 +16,18 @@ from simmim_pl.evaluation.estimate import bootstrap, classification, iou, segmen
 NAMES = ["a", "b", "c", "d"]
 
 
+class OnMps(Tensor):
+    """A tensor that is as one on Apple's GPU, which has no float64."""
+
+    device = torch.device("mps")  # type: ignore[assignment]
+
+    def double(self, *_: object, **__: object) -> Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def cpu(self, *_: object, **__: object) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
 def coins(number: int, chance: float, seed: int = 0) -> Tensor:
     """Correctness of each of N items, ``[N, 1]``."""
     return (torch.rand(number, 1, generator=torch.Generator().manual_seed(seed)) < chance).double()
@@ -183,6 +195,16 @@ def test_mean_iou_and_pixel_accuracy_are_scikit_learns_on_all_pixels(seed: int, 
     assert found["per_class"]["d"] is None
     assert found["confusion"] == confusion_matrix(true, guess, labels=range(4)).tolist()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_device_without_float64_gives_the_same() -> None:
+    predicted, labels = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 1]]), torch.tensor([0, 1, 0, 1])
+    apple = classification(predicted.as_subclass(OnMps), labels.as_subclass(OnMps), ["a", "b"])
+    assert apple == classification(predicted, labels, ["a", "b"])
+    confusions = counted(*pixels(3))
+    assert segmentation(confusions.as_subclass(OnMps), NAMES) == segmentation(confusions, NAMES)
+    items = coins(9, 0.5).float()
+    assert bootstrap(items.as_subclass(OnMps), first) == bootstrap(items, first)
 
 
 def test_mean_iou_is_of_the_whole_set_and_not_a_mean_over_images() -> None:

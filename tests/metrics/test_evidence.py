@@ -43,6 +43,16 @@ def holds(metrics: dict[str, float]) -> dict[str, bool | None]:
     return {piece.kind: piece.holds for piece in evidence(metrics)}
 
 
+def knn(value: float, before: float, images: float) -> dict[str, float]:
+    return {"val/knn": value, "val/knn_untrained": before, "val/images": images}
+
+
+def matched(value: float, before: float, images: float) -> dict[str, float]:
+    accuracy = "representation/contrastive_accuracy"
+    found = {accuracy: value, f"{accuracy}_untrained": before, "information/ceiling": math.log(images / 2)}
+    return found | {"information/infonce": math.log(images / 2) - 1}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -60,6 +70,10 @@ def holds(metrics: dict[str, float]) -> dict[str, bool | None]:
         ({"information/infonce_untrained": 1.0}, {"information": False}),  # a random network keeps as much
         ({"information/infonce_untrained": -3.0}, {}),
         ({"information/ceiling": math.log(10)}, {"information": None, "matching": None}),  # of ten pairs: ± 1.3 nats
+        (
+            {"information/ceiling": math.log(10), "information/infonce": -0.05},
+            {"information": None, "matching": None},
+        ),  # no exact nothing
         ({"representation/contrastive_accuracy": 0.0}, {"matching": None}),
         ({"representation/contrastive_accuracy": 0.001}, {"matching": None}),
         ({"representation/contrastive_accuracy_untrained": 0.0124}, {"matching": False}),
@@ -69,6 +83,19 @@ def holds(metrics: dict[str, float]) -> dict[str, bool | None]:
         ({"val/knn": 0.2, "val/images": 1e5}, {}),  # and of many more
         ({"val/knn": 0.1}, {"neighbours": False}),
         ({"val/images": 40.0}, {"neighbours": None}),
+        (knn(0.98, 0.96, 100), {"neighbours": None}),
+        (knn(0.965, 0.955, 1000), {"neighbours": None}),
+        (knn(0.96, 0.96, 1e4), {"neighbours": False}),
+        (knn(0.99, 0.96, 1e4), {}),
+        (knn(1.0, 1.0, 5000), {"neighbours": None}),
+        (knn(0.998, 1.0, 5000), {"neighbours": None}),
+        (knn(0.9, 1.0, 5000), {"neighbours": False}),  # a loss can be told where a gain cannot
+        (knn(0.033, 0.02, 1000), {"neighbours": None}),
+        (knn(0.02, 0.02, 1e4), {"neighbours": False}),
+        (knn(0.04, 0.02, 1e4), {}),
+        (matched(0.95, 0.9, 100), {"matching": None}),
+        (matched(0.96, 0.96, 5000), {"matching": False}),
+        (matched(1.0, 1.0, 5000), {"matching": None}),
         ({"val/images": 40.0, "val/knn": 0.9}, {}),
         (UNCHANGED, {"loss": False, "information": False, "matching": None, "neighbours": False}),
     ],
@@ -107,6 +134,7 @@ def test_the_words_hold_the_numbers() -> None:
         "spread": "projections spread by 0.74, where 1 is even",
         "neighbours": "kNN accuracy 27.3 % [23.3–31.7], untrained 17.0 %",
     }
+    assert evidence(knn(1.0, 1.0, 5000))[-1].words.endswith("untrained 100.0 %, which leaves no room to tell")
 
 
 @given(hits=st.integers(0, 60), misses=st.integers(0, 60).filter(bool))

@@ -48,13 +48,19 @@ def test_a_matrix_says_whose_it_is_and_has_every_share_and_count(tmp_path: Path)
 
 def test_of_many_classes_a_pixel_a_pair_and_the_worst_by_name(tmp_path: Path) -> None:
     counts = 50 * np.eye(40, dtype=int)
-    counts[3, 7] = 50
+    counts[3, 7], counts[9, 2] = 50, 1
     html = confusion(judged(tmp_path / "some/1", [f"c{n}" for n in range(40)], counts.tolist()))
     assert "encoder: pretrained</figcaption>" in html
     (picture,) = re.findall(r"base64,([^\"]+)", html)
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
     np.testing.assert_array_equal(image[..., 3], np.round(255 * counts / counts.sum(1, keepdims=True)))
-    assert rows_of(html)[1] == ["c3", "c7", "50"]
+    assert rows_of(html) == [["true class", "taken for", "times"], ["c3", "c7", "50"], ["c9", "c2", "1"]]
+
+
+def test_of_many_classes_that_are_never_mistaken_there_is_no_list(tmp_path: Path) -> None:
+    html = confusion(judged(tmp_path / "some/1", [f"c{n}" for n in range(40)], np.eye(40).tolist()))
+    assert "base64" in html
+    assert rows_of(html) == []
 
 
 @pytest.mark.parametrize("more", [{"confusion": None}, {"confusion": []}])

@@ -72,6 +72,9 @@ def test_a_map_without_labels_has_no_legend_and_one_with_many_classes_is_drawn()
     assert not charts.scatter(PLACE, np.full(40, -1), [], [0.5, 0.25]).legends
     many = charts.scatter(PLACE, np.arange(40), [str(i) for i in range(40)], [0.5, 0.25])
     assert len(many.legends[0].get_texts()) == len(charts.COLOURS)
+    others, *told = (part.get_facecolor()[0] for part in many.axes[0].collections)
+    assert not any(np.array_equal(others[:3], colour[:3]) for colour in told)
+    assert others[3] < told[0][3]
 
 
 def drawn(figure: Figure) -> list[tuple[str, Any]]:

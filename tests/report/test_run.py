@@ -10,6 +10,7 @@ import pytest
 from simmim_pl.contracts import InputError
 from simmim_pl.report.observed import keep, observed
 from simmim_pl.report.run import read
+from simmim_pl.report.starts import add
 
 file = io.BytesIO()
 np.savez_compressed(file, a=np.arange(1000))
@@ -81,6 +82,23 @@ def test_a_validation_has_what_was_logged_by_then(tmp_path: Path) -> None:
     assert read(tmp_path / "some/1").validations() == []
 
 
+@pytest.mark.parametrize(("steps", "shares"), [(40, [0.25, 0.5]), (None, [0.25, 0.75])])
+def test_the_share_of_the_run_is_of_the_steps_it_will_take_or_as_it_was_logged(
+    tmp_path: Path, steps: int | None, shares: list[float]
+) -> None:
+    folder = directory(tmp_path / "some/1")
+    add(folder, {"steps": steps})
+    assert [metrics["train/progress"] for metrics in read(folder).validations()] == shares
+
+
+def test_a_run_that_ended_before_a_step_was_logged_is_not_early(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "some/1")
+    (folder / "metrics.csv").write_text("step,representation/std\n9,0.5\n19,0.5\n")
+    assert read(folder).verdict().state == "too early to tell"
+    add(folder, {"steps": 20})
+    assert read(folder).verdict().state == "cannot tell"
+
+
 def test_a_line_that_is_being_written_is_no_error(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     with (folder / "metrics.csv").open("a") as file:
@@ -92,7 +110,7 @@ def test_cards_are_the_runs_own_and_its_checkpoints(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     (folder / "checkpoints").mkdir()
     for place, command in ((folder / "result.json", "own"), (folder / "checkpoints/last.x.result.json", "beside")):
-        place.write_text(json.dumps({"command": command}))
+        place.write_text(json.dumps({"command": command, "results": []}))
     assert [card["command"] for card in read(folder).cards] == ["own", "beside"]
 
 
@@ -113,7 +131,10 @@ def test_what_was_observed_comes_back(tmp_path: Path) -> None:
         ("observed.npz", ZIP[:40] + b"x" * 40 + ZIP[80:], "observed.npz cannot be read"),
         ("config.yaml", b"a: [", "cannot be read"),
         ("metrics.csv", b"step,train/loss\n1,two\n", "cannot be read"),
+        ("metrics.csv", b"step,train/loss\n1," + b"1" * 200_000, "field larger than field limit"),
         ("result.json", b"{", "cannot be read"),
+        ("result.json", b"{}", r"result\.json holds no result card"),
+        ("result.json", b"[]", r"result\.json holds no result card"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,13 +69,13 @@ class DenseProbe(Protocol):
                     yield torch.stack(counts, 1), batch["index"]
 
         total = torch.stack([counts.sum(0) for counts, _ in confused("validation", list(heads.values()))]).sum(0)
-        tried = iou(distributed.mean(total.double())).nanmean(1)  # IoU is the same of a mean over ranks as of the sum
-        accuracy = dict(zip(heads, tried.tolist(), strict=True))
+        total = distributed.mean(exact(total))  # whose IoU is that of the sum over ranks
+        require_counted(total, "validation")
+        accuracy = dict(zip(heads, iou(total).nanmean(1).tolist(), strict=True))
         chosen = choose(accuracy, heads)
         columns = zip(*confused("test", [heads[chosen]]), strict=True)
         whole, index = (distributed.gather_uneven(torch.cat(column)) for column in columns)
-        if not whole.any():
-            raise InputError("In the masks of test every pixel is ignored: there is nothing to judge.")
+        require_counted(whole, "test")
         found = segmentation(whole[index.argsort(), 0], names)
         return [Result(found, {"lr": chosen, "validation mean IoU by lr": by_name(accuracy)})]
 
@@ -106,19 +106,25 @@ def grid_moments(bench: Bench) -> tuple[Float[Tensor, "D 1 1"], Float[Tensor, "D
     sums: list[Tensor] = []
     number = 0
     for batch in bench.watched(bench.batches("train"), "mean of the grid", bench.passes("train")):
-        grid = bench.encode(batch["image"]).grid.double()
+        grid = exact(bench.encode(batch["image"]).grid)
         if not grid.isfinite().all():
             raise InputError("The encoder gave NaN or infinite features: its training diverged.")
         part = torch.stack([grid.sum((0, 2, 3)), grid.square().sum((0, 2, 3))])
         sums, number = [part if not sums else sums[0] + part], number + grid[:, 0].numel()
-    count = torch.tensor(float(number), dtype=torch.float64, device=bench.device)
+    count = torch.tensor(float(number), dtype=torch.float64, device=sums[0].device)
     mean, square = distributed.mean(sums[0]) / distributed.mean(count)
     variance = square - mean.square()
     std = torch.where(variance > ROUNDING * square, variance, 0.0).sqrt()
     if not std.any():
         raise InputError("The encoder's grid is the same at every place of all images: there is nothing to judge.")
     scale = torch.where(std > 0, std, 1.0)
-    return mean.float()[:, None, None], scale.float()[:, None, None]
+    mean, scale = (each.float().to(bench.device)[:, None, None] for each in (mean, scale))
+    return mean, scale
+
+
+def exact(values: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float64, on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def confusions(predicted: Int64[Tensor, "B H W"], batch: Batch, classes: int) -> Int64[Tensor, "B C C"]:
@@ -127,3 +133,12 @@ def confusions(predicted: Int64[Tensor, "B H W"], batch: Batch, classes: int) ->
     image = torch.arange(len(mask), device=mask.device)[:, None, None]
     cell = ((image * classes + mask) * classes + predicted)[mask != IGNORED]
     return cell.bincount(minlength=len(mask) * classes**2).view(len(mask), classes, classes)
+
+
+def require_counted(counts: Shaped[Tensor, "*shape"], split: str) -> None:
+    """Raises :class:`InputError` when there is no pixel to judge."""
+    if not counts.any():
+        raise InputError(
+            f"In the masks of {split} every pixel is ignored, so there is nothing to judge: give some images of "
+            f"{split} masks with other ids than {IGNORED}."
+        )

@@ -70,7 +70,7 @@ class VideoProbe(Protocol):
         """Train the temporal head on standardised features of the training clips, which every rank holds."""
         mean, scale = moments(splits[0][0].flatten(0, 1))
         (train, labels), validation, test = [((features - mean) / scale, labels) for features, labels in splits]
-        size = bench.data.batch_size
+        size = min(bench.data.batch_size, len(train))  # to which learning rates are scaled
         steps = -(-len(train) // size)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,6 +20,7 @@ from simmim_pl.evaluation.bench import Bench
 from simmim_pl.evaluation.frozen import RawPixels, digest
 from simmim_pl.evaluation.protocols.dense import Pixels, confusions, grid_moments
 from simmim_pl.evaluation.training import Sweep
+from tests.evaluation.test_estimate import OnMps
 
 
 class Coloured(Source):
@@ -176,6 +177,27 @@ def test_a_coarse_grid_is_judged_on_the_mask_at_its_own_size_and_the_encoder_sta
     assert found["per_class"].keys() == {"background", *Shapes().classes}
     assert digest(on.encoder) == before
     assert not any(part.training for part in on.encoder.modules())
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_masks_of_which_every_pixel_is_ignored_are_refused(split: str) -> None:
+    on = bench(RawPixels())
+    images = on.data.splits[split]
+    images.dataset.masks[list(images.indices)] = 255
+    with pytest.raises(InputError, match=f"In the masks of {split} every pixel is ignored"):
+        judge(on, epochs=1)
+
+
+class Apples(RawPixels):
+    """Raw pixels on a device that has no float64."""
+
+    def forward(self, image: Tensor) -> Features:
+        grid = image.as_subclass(OnMps)
+        return Features(pooled=grid.flatten(1), grid=grid)
+
+
+def test_a_device_without_float64_gives_the_same() -> None:
+    assert judge(bench(Apples()), epochs=1) == judge(bench(RawPixels()), epochs=1)
 
 
 def test_data_without_masks_and_an_empty_validation_split_are_refused() -> None:

@@ -128,6 +128,19 @@ def test_validation_chooses_the_learning_rate_and_test_labels_only_score() -> No
     assert accuracy(one) + accuracy(other) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("size", "seen"), [(16, 16), (500, 72)])
+def test_learning_rates_are_for_the_clips_that_a_step_sees(
+    size: int, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    train = Sweep.train
+    monkeypatch.setattr(Sweep, "train", lambda self, *args: asked.append(args[3]) or train(self, *args))
+    on = bench(Brightness())
+    on.data.batch_size = size
+    judge(on, Sweep((1e-3,), epochs=1), hidden=2)
+    assert asked == [seen]
+
+
 def test_the_seed_decides_and_global_state_does_not_matter() -> None:
     on, found = bench(Direction()), []
     for state in (1, 2):
