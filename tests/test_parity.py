@@ -43,7 +43,7 @@ CASES: dict[str, list[str]] = {
     "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
     "local views": [DOUBLE, *LOCAL, *SGD],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
-    "muon": [DOUBLE, "--model.optimizer=timm.optim.Muon"],
+    "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "without synchronised statistics": [DOUBLE, "--model.synchronise=false"],
 }

@@ -17,19 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.small_grids import small_grids
-from simmim_pl.runtime import distributed
+from simmim_pl.runtime import distributed, schedule
 from simmim_pl.runtime.checkpoint import read, require_same
 from simmim_pl.runtime.fingerprint import fingerprint
 from simmim_pl.runtime.from_config import build
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
 from simmim_pl.runtime.resume import carry_over, hyperparameters
-from simmim_pl.runtime.schedule import (
-    REFERENCE_BATCH,
-    effective_batch,
-    parameter_groups,
-    require_possible,
-    warmup_cosine,
-)
 from simmim_pl.runtime.seeding import place
 from simmim_pl.runtime.sync_batchnorm import synchronise
 
@@ -88,7 +81,7 @@ class Method(LightningModule):
         self.synchronise = synchronise
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
-        require_possible(optimizer, parameter_groups(encoder, decay_norm_and_bias))
+        schedule.require_possible(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         if compile:
@@ -161,8 +154,8 @@ class Method(LightningModule):
 
     def on_train_start(self) -> None:
         if self.configured_before:  # the optimizer's own were restored
-            schedule: Any = self.trainer.lr_scheduler_configs[0].scheduler
-            carry_over(self.trainer.optimizers[0], schedule, self.configured_before, self.configured)
+            scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+            carry_over(self.trainer.optimizers[0], scheduler, self.configured_before, self.configured)
 
     def setup(self, stage: str) -> None:
         if stage != "fit":
@@ -195,9 +188,9 @@ class Method(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise InputError("A cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps.")
-        batch = effective_batch(self.trainer)
-        scale = batch / REFERENCE_BATCH
-        optimizer = self.optimizer(parameter_groups(self, self.decay_norm_and_bias))
+        batch = schedule.effective_batch(self.trainer)
+        scale = batch / schedule.REFERENCE_BATCH
+        optimizer = self.optimizer(schedule.parameter_groups(self, self.decay_norm_and_bias))
         for group in optimizer.param_groups:
             group["lr"] *= scale
         peak = optimizer.param_groups[0]["lr"]
@@ -207,12 +200,12 @@ class Method(LightningModule):
             self.trainer.fit_loop.setup_data()  # with max_epochs -1 nothing has asked for the number of batches yet
             batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
             warmup = round(self.warmup_epochs * batches)
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, int(steps)))
+        scheduler = LambdaLR(optimizer, lambda step: schedule.warmup_cosine(step, warmup, int(steps)))
         rank_zero_info(
             f"Effective batch {batch} = batch_size × accumulation, whatever the devices: "
             f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
     def seed(self) -> int:

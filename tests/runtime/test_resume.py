@@ -83,7 +83,7 @@ CASES: dict[str, list[str]] = {
         "--data.late=0.5",
     ],
     "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
-    "muon": ["--model.optimizer=timm.optim.Muon", "--model.optimizer.nesterov=true"],
+    "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
 }
 
 

@@ -1,0 +1,113 @@
+"""Muon against timm's, and what its iteration is for: singular values near one."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.optim
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from simmim_pl.contracts import InputError
+from simmim_pl.optimizers import Muon
+from simmim_pl.optimizers import muon as page
+from simmim_pl.optimizers.muon import is_matrix, orthogonalise
+from tests.conftest import TINY
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 40, 3, padding=1, bias=False), nn.BatchNorm2d(40)]
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(640, 12), nn.Linear(12, 3)).double()
+
+
+def trained(make: Callable[[Any], torch.optim.Optimizer], steps: int = 4) -> list[torch.Tensor]:
+    net = network()
+    parameters = list(net.parameters())
+    groups = [{"params": parameters[:4]}, {"params": parameters[4:], "weight_decay": 0.0}]
+    optimizer = make(groups)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.randn(5, 3, 6, 6, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+SETTINGS = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "betas": (0.8, 0.95)}
+
+
+@pytest.mark.parametrize("changed", [{}, SETTINGS, {"lr": 0.05, "weight_decay": 1.0}])
+def test_it_is_timms_but_for_the_type_of_the_iteration(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    theirs_exactly = timm.optim.muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(
+        "timm.optim.muon.zeropower_via_newtonschulz",
+        lambda *args, **kwargs: theirs_exactly(*args, **kwargs, dtype=torch.float64),
+    )
+    ours = trained(lambda groups: Muon(groups, **changed))
+    theirs = trained(lambda groups: timm.optim.Muon(groups, nesterov=True, **changed))
+    before = list(network().parameters())
+    for mine, yours, old in zip(ours, theirs, before, strict=True):
+        torch.testing.assert_close(mine, yours, atol=1e-12, rtol=1e-12)
+        assert not torch.equal(mine, old)
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_the_iteration_is_in_bfloat16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch, hardware: bool) -> None:
+    monkeypatch.setattr(page, "bfloat16_in_hardware", lambda kind: hardware)
+    assert orthogonalise(torch.randn(8, 20)).dtype == (torch.bfloat16 if hardware else torch.float32)
+    assert orthogonalise(torch.randn(8, 20, dtype=torch.float64)).dtype == torch.float64
+
+
+@given(st.integers(4, 24), st.integers(4, 24), st.integers(0, 1000))
+def test_directions_stay_and_singular_values_come_near_one(rows: int, columns: int, seed: int) -> None:
+    left, values, right = torch.linalg.svd(
+        torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
+        full_matrices=False,
+    )
+    values = values.clamp(min=0.05 * values[0].item())  # what is next to nothing takes more iterations
+    found = left.mT @ orthogonalise(left @ values.diag() @ right) @ right.mT
+    assert (found - found.diagonal().diag()).abs().max() < 1e-10
+    assert 0.6 < found.diagonal().min() <= found.diagonal().max() < 1.3
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(64, 128), (96, 3, 4, 4), (4, 512), (4, 2048), (64,), (1, 8, 8), (8, 1, 3, 3), (3, 64), (5, 3, 2), (64, 3)],
+)
+def test_timm_takes_the_same_for_matrices(shape: tuple[int, ...]) -> None:
+    assert is_matrix(torch.empty(shape)) == timm.optim.muon._is_suitable_for_muon(torch.empty(shape))
+
+
+def test_a_copy_that_loads_its_state_goes_on_the_same() -> None:
+    net = network().float()
+    optimizer = Muon(net.parameters())
+    for _ in range(2):
+        net(torch.randn(5, 3, 6, 6)).sum().backward()
+        optimizer.step()
+    other = copy.deepcopy(net)
+    again = Muon(other.parameters())
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for network_, each in ((net, optimizer), (other, again)):
+        torch.manual_seed(1)
+        each.zero_grad()
+        network_(torch.randn(5, 3, 6, 6)).sum().backward()
+        each.step()
+    assert all(torch.equal(*pair) for pair in zip(net.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"weight_decay": -1.0}, {"momentum": 2.0}])
+def test_settings_outside_their_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Muon(network().parameters(), **wrong)
+
+
+def test_a_run_trains_with_it(cli: Callable[[list[Any]], Path]) -> None:
+    run = cli([*TINY, "--model.optimizer=simmim_pl.optimizers.Muon", "--model.optimizer.lr=0.004"])
+    (state,) = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+    assert any("momentum_buffer" in each for each in state["state"].values())
