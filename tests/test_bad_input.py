@@ -10,10 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from simmim_pl.runtime import atomic
@@ -254,12 +255,33 @@ def test_a_name_that_wandb_refuses_is_named(
     assert "Invalid project name 'a/b'" in refusal(TINY)
 
 
-@pytest.mark.parametrize("name", ["limit_train_batches", "limit_val_batches", "val_check_interval"])
-def test_one_that_is_read_as_all_is_said(cli: Cli, caplog: pytest.LogCaptureFixture, name: str) -> None:
+class Counts(Callback):
+    """Remembers how many batches a trainer takes."""
+
+    seen: ClassVar[list[int]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen.append(int(trainer.num_training_batches))
+
+
+@pytest.mark.parametrize(
+    ("name", "batches", "said"),
+    [
+        ("limit_train_batches", 5, True),
+        ("limit_val_batches", 5, True),
+        ("val_check_interval", 5, False),
+        ("overfit_batches", 1, False),
+    ],
+)
+def test_one_that_is_read_as_all_is_said(
+    cli: Cli, caplog: pytest.LogCaptureFixture, name: str, batches: int, said: bool
+) -> None:
     with pytest.raises(SystemExit):  # before anything is built
         cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks.images=0", "--data.batch_size=500"])
-    cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks=null", "--trainer.max_epochs=1"])
-    assert f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2" in caplog.text
+    cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks=tests.test_bad_input.Counts", "--trainer.max_epochs=1"])
+    assert Counts.seen.pop() == batches
+    assert ("is read as the share 1.0" in caplog.text) == said
+    assert (f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2" in caplog.text) == said
 
 
 def test_warnings_that_are_made_errors_end_in_a_sentence(tmp_path: Path) -> None:

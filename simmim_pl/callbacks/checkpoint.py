@@ -15,6 +15,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as Base
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl.contracts import Batch, InputError
@@ -59,6 +60,12 @@ class Checkpoint(Base):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            other = type(trainer.strategy.checkpoint_io)
+            if other not in (TorchCheckpointIO, DurableIO):
+                raise InputError(
+                    f"The plugin {other.__name__} would write no checkpoint, since the callback Checkpoint does, in "
+                    "a way of its own: leave one of the two out."
+                )
             trainer.strategy.checkpoint_io = DurableIO()
             folder = trainer.log_dir  # asks all ranks
             trial = trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl.command import loggers, quiet, say_once, trainer_options
+from simmim_pl.command.data_seed import data_seed
 from simmim_pl.command.instantiation import build, explained, refusal
 from simmim_pl.command.parser import Parser
 from simmim_pl.command.run_directory import RunDirectory, check_name, newest, run_id
@@ -24,7 +25,7 @@ from simmim_pl.command.run_start import SaveConfig
 from simmim_pl.contracts import InputError
 from simmim_pl.cpu import malloc
 from simmim_pl.runtime import atomic, checkpoint, integrity, lost_ranks, precision, resume
-from simmim_pl.runtime.ranges import Seed, outside
+from simmim_pl.runtime.ranges import Seed
 
 DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
 
@@ -43,8 +44,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--untrained", type=bool, default=False, help="Judge or embed with random weights, without --ckpt_path."
         )
-        # An invalid seed is refused as seed_everything, not as the link's target.
-        parser.link_arguments("seed_everything", "data.init_args.seed", lambda seed: 0 if outside(Seed, seed) else seed)
+        parser.link_arguments(("seed_everything", "data"), "data.init_args.seed", data_seed)
         ranges = {f"trainer.{name}": hint for name, hint in trainer_options.RANGES.items()}
         parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
 
@@ -70,11 +70,12 @@ class CLI(LightningCLI):
         resumed = config.ckpt_path if self.subcommand == "fit" else None
         directory = RunDirectory(Path(config.runs, config.name, run_id(resumed, config.runs, config.name)))
         self.held.callback(directory.release)
-        if directory.folder.is_dir():  # a run that goes on: before anything of it is touched
+        if directory.exists():  # a run that goes on: before anything of it is touched
             directory.claim()
         self.choose_precision()
         given = config.trainer.logger
         self.save_config_kwargs |= {"directory": directory, "wandb": given in (None, True)}
+        self.save_config_kwargs["checkpoint"] = integrity.identity(self.saved) if self.saved else None
         self.save_config_kwargs["changes"] = self.changes() if resumed else []
         others = [] if given in (None, True, False) else list(given) if isinstance(given, list) else [given]
         if not config.trainer.fast_dev_run:
@@ -94,6 +95,10 @@ class CLI(LightningCLI):
             raise InputError(
                 "--untrained is for validate, test and predict: leave it out, fit starts from random weights."
             )
+        if config.untrained and config.ckpt_path:
+            raise InputError("--untrained means random weights, and --ckpt_path others: leave one of the two out.")
+        if config.untrained and not self.pretrains:
+            raise InputError(f"--untrained is for methods, and {type(self.model).__name__} is none: leave it out.")
         if self.subcommand != "fit" and self.pretrains and not (config.ckpt_path or config.untrained):
             raise InputError(
                 f"{self.subcommand} without weights would use random ones: name a checkpoint with --ckpt_path, such as "
@@ -146,19 +151,28 @@ class CLI(LightningCLI):
 
 
 def read_dotenv() -> None:
-    """Take what ``.env`` of this folder or one above sets. The environment wins; an empty value sets nothing."""
-    for key, value in dotenv_values(find_dotenv(usecwd=True)).items():
+    """Take what ``.env`` of this folder or one above sets. The environment wins; an empty value sets nothing.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = find_dotenv(usecwd=True)
+    try:
+        values = dotenv_values(path)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): save it as text in UTF-8, or remove it.") from error
+    for key, value in values.items():
         if value:
             os.environ.setdefault(key, value)
 
 
 @say_once.job()
+@lost_ranks.watch()
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
-    read_dotenv()
-    quiet.silence()
-    lost_ranks.watch()
     try:
+        read_dotenv()
+        quiet.silence()
         with ExitStack() as held:
             CLI(
                 LightningModule,

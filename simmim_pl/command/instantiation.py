@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from simmim_pl.command import say_once
 from simmim_pl.command.suggestions import advised
 from simmim_pl.contracts import InputError
 
@@ -47,9 +48,7 @@ def reason(error: BaseException) -> str:
 def refusal(error: BaseException) -> str | None:
     """One sentence for what Lightning refuses once it runs, and for a warning that was made an error."""
     if isinstance(error, Warning):
-        return (
-            f"A warning was made an error ({reason(error)}): start without PYTHONWARNINGS=error and without -W error."
-        )
+        return say_once.of_warning(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

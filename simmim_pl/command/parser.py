@@ -74,6 +74,8 @@ class Parser(LightningArgumentParser):
         Raises:
             InputError: always.
         """
+        if isinstance(refused := getattr(ex, "__cause__", None), InputError):  # of a link between two arguments
+            raise refused
         message = suggestions.add(message, getattr(ex, "subcommand_parser", self)._actions)
         if not self.exit_on_error:  # a parser inside another, which says it
             super().error(message, ex)

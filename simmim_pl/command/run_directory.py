@@ -6,7 +6,8 @@ import os
 import shutil
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,9 +30,21 @@ def check_name(name: str) -> None:
         )
 
 
+@contextmanager
+def looked_into(folder: Path) -> Iterator[Path]:
+    """A folder, which need not exist; raises :class:`InputError` where the system does not let it be looked into."""
+    try:
+        yield folder
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be looked into ({error.strerror}): choose another folder with --runs, or another --name."
+        ) from error
+
+
 def newest(runs: str, name: str, subcommand: str) -> str | None:
     """The last checkpoint of the newest run of a name that has one; without any, ``fit`` starts at its beginning."""
-    found = sorted(Path(runs, name).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    with looked_into(Path(runs, name)) as folder:
+        found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if found:
         return str(found[-1])
     if subcommand != "fit":
@@ -66,6 +79,11 @@ class RunDirectory:
         self.lock: FileLock | None = None
         self.new = False  # whether claiming has made it
 
+    def exists(self) -> bool:
+        """Whether it is there, on any rank."""
+        with looked_into(self.folder):
+            return self.folder.is_dir()
+
     @rank_zero_only
     def claim(self) -> None:
         """Make the directory where there is none, and keep other processes out of it. Again, it does nothing.
@@ -76,7 +94,7 @@ class RunDirectory:
         if self.lock is not None:
             return
         lock = FileLock(self.folder / LOCK, timeout=PATIENCE)
-        self.new = not self.folder.exists()
+        self.new = not self.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(NotImplementedError):  # a file system without locks

@@ -26,14 +26,21 @@ class SaveConfig(SaveConfigCallback):
     """
 
     def __init__(
-        self, *args: Any, directory: RunDirectory, wandb: bool, changes: list[dict[str, Any]], **kwargs: Any
+        self,
+        *args: Any,
+        directory: RunDirectory,
+        wandb: bool,
+        changes: list[dict[str, Any]],
+        checkpoint: str | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.checkpoint = checkpoint
         self.directory, self.wandb, self.changes, self.begun = directory, wandb, changes, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Where nodes do not share a disk, one may find no checkpoint, and would wait for the others where they do not.
-        distributed.require_alike({"checkpoint to go on from": bool(self.config.get("ckpt_path"))})
+        # Where nodes do not share a disk, one may find another checkpoint than the others, or none.
+        distributed.require_alike({"checkpoint to go on from": self.checkpoint})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.config = self.config.clone()
@@ -67,7 +74,8 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(self.nested)
+                # A run that goes on finds what it was before, some of it since changed.
+                logger.experiment.config.update(self.nested, allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
         saved |= {"config": self.nested, "format": checkpoint.FORMAT, "version": simmim_pl.__version__}

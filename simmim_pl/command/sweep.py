@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from simmim_pl.command.sweep_config import Grid, describe, expand, name, read
@@ -17,6 +18,9 @@ from simmim_pl.contracts import InputError
 
 COLUMNS = ("val/knn", "val/probe", "train/loss")
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# What ends the sweep with the run that it ends: of any other signal the run died by itself, as where memory runs out.
+STOPS = [*SIGNALS, *(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))]
+PATIENCE = 60.0  # seconds in which a run ends after Ctrl-C, which the terminal has sent to it too
 DONE = "done"  # an empty file beside the directories of a combination's run
 
 
@@ -27,7 +31,10 @@ def call(command: list[str]) -> int:
         child = subprocess.Popen(command)
         try:
             return child.wait()
-        except BaseException:
+        except BaseException as stop:
+            if isinstance(stop, KeyboardInterrupt):
+                with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                    child.wait(PATIENCE)
             child.terminate()
             child.wait()
             raise
@@ -36,6 +43,22 @@ def call(command: list[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def by_signal(code: int) -> int:
+    """The signal that an exit code tells of, as Python or as a shell writes it; 0 without one."""
+    return -code if code < 0 else max(code - 128, 0)
+
+
+def ending(code: int) -> str:
+    """How a run failed.
+
+    >>> ending(3), ending(137)
+    ('failed with exit code 3', 'was killed by SIGKILL')
+    """
+    names = {number.value: number.name for number in signal.Signals}
+    number = by_signal(code)
+    return f"was killed by {names[number]}" if number in names else f"failed with exit code {code}"
 
 
 def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
@@ -51,10 +74,10 @@ def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
         else:
             print(told, flush=True)
             code = call(command)
-            if code < 0 or code > 128:  # it was stopped by a signal, and so is the sweep
+            if by_signal(code) in STOPS:
                 raise KeyboardInterrupt
             if code:
-                print(f"{told}: failed with exit code {code}", file=sys.stderr, flush=True)
+                print(f"{told}: {ending(code)}", file=sys.stderr, flush=True)
                 failed += 1
             else:
                 run.mkdir(parents=True, exist_ok=True)

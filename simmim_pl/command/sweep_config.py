@@ -43,6 +43,8 @@ def read(path: str) -> Grid:
         raise InputError(f"The metric of {path} has the goal {metric['goal']}: write maximize or minimize.")
     if not isinstance(sweep["parameters"], dict) or not sweep["parameters"]:
         raise InputError(f"{path} has no parameters: name at least one, such as model.optimizer.lr.")
+    for key in sweep["parameters"]:
+        yaml_schema.text(key, f"A parameter's key in {path}")
     axes = {key: choices(key, entry) for key, entry in sweep["parameters"].items()}
     return Grid(
         metric=yaml_schema.text(metric["name"], f"The metric's name in {path}"),

@@ -52,8 +52,8 @@ def look_at(config: Any, verb: str) -> None:
     """
     for sentence in refusals(config.trainer, verb):
         raise InputError(sentence)
-    for name in SHARES:
-        if config.trainer[name] == 1:
+    for name in BATCHES.values():
+        if isinstance(config.trainer[name], float) and config.trainer[name] == 1:
             rank_zero_info(
                 f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2 for two of them, or "
                 "--trainer.fast_dev_run 1 for a trial of one."

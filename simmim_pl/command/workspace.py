@@ -78,16 +78,21 @@ def save(workspace: Any) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; what the user can mend ends in one sentence and exit code 2."""
-    read_dotenv()
     parser = argparse.ArgumentParser(prog="python -m simmim_pl.workspace", description=__doc__, allow_abbrev=False)
-    parser.add_argument("spec", help="YAML of the layout, such as configs/workspace.yaml")
-    parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="W&B user or team [WANDB_ENTITY]")
-    project = os.environ.get("WANDB_PROJECT") or "simmim_pl"
-    parser.add_argument("--project", default=project, help="W&B project [WANDB_PROJECT, or simmim_pl]")
-    options = parser.parse_args(args)
     try:
+        read_dotenv()
+        options = parsed(parser, args)
         if not options.entity:
             raise InputError("Nobody is named whose project this is: add --entity USER_OR_TEAM, or set WANDB_ENTITY.")
         print(save(build(yaml_schema.load(options.spec), options.spec, options.entity, options.project)))
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
+
+
+def parsed(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; what it does not say, the environment does."""
+    parser.add_argument("spec", help="YAML of the layout, such as configs/workspace.yaml")
+    parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="W&B user or team [WANDB_ENTITY]")
+    project = os.environ.get("WANDB_PROJECT") or "simmim_pl"
+    parser.add_argument("--project", default=project, help="W&B project [WANDB_PROJECT, or simmim_pl]")
+    return parser.parse_args(args)

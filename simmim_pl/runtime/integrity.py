@@ -49,11 +49,17 @@ SECTIONS: dict[str, Any] = {
         "predict_loop": {"state_dict": dict, "batch_progress": PROGRESS},
     },
 }
+MAY_BE_NONE = ("lr_schedulers", "optimizer_states")  # of a user's module, where the digests say so
 
 
 def sealed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint with the digest of each of its sections."""
     return {**checkpoint, SEALS: {name: digest(value) for name, value in checkpoint.items() if name != SEALS}}
+
+
+def identity(saved: Mapping[str, Any]) -> str:
+    """What tells a checkpoint from others: its step, and a digest of what it holds."""
+    return f"step {saved.get('global_step')} ({digest(saved.get(SEALS) or saved)[:12]})"
 
 
 def require_intact(saved: Mapping[str, Any], path: str | Path) -> None:
@@ -82,9 +88,13 @@ def unlike(saved: Mapping[str, Any], seals: Any) -> Iterator[str]:
 
 def unfit(saved: Mapping[str, Any]) -> Iterator[str]:
     """Where something that Lightning restores is missing or of another type."""
+    seals = saved.get(SEALS)
     for name, kind in SECTIONS.items():
+        none = isinstance(value := saved.get(name), list) and not value
+        if none and name in MAY_BE_NONE and isinstance(seals, Mapping) and name in seals:
+            continue
         if name in saved or name != "Images":
-            yield from faults(saved.get(name), kind, name)
+            yield from faults(value, kind, name)
 
 
 def faults(value: Any, wanted: Any, where: str) -> Iterator[str]:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 
@@ -97,8 +97,9 @@ def told(left: dict[int, str], silent: Sequence[int]) -> str:
     return f"{who[0].upper()}{who[1:]} {verb} lost ({how}), and rank {mine} stops with it. {AGAIN}"
 
 
-def watch() -> None:
-    """Have the processes that Lightning starts watched here, and this one watch the process that started it.
+@contextmanager
+def watch() -> Iterator[None]:
+    """Within, have the processes that Lightning starts watched here, and this one watch the process that started it.
 
     Lightning's own observer kills all of them, itself too, before any has said what it knows.
     """
@@ -108,9 +109,16 @@ def watch() -> None:
 
     leaving.clear()
     subprocess_script._launch_process_observer = observe
-    if os.environ.get(PARENT) == str(os.getppid()):
+    before = os.environ.get(PARENT)
+    if before == str(os.getppid()) and os.environ.get("LOCAL_RANK", "0") != "0":  # which Lightning sets in those
         in_background(watch_parent, os.getppid())
     os.environ[PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[PARENT]
+        if before is not None:
+            os.environ[PARENT] = before
 
 
 def in_background(work: Callable[..., None], *args: object) -> None:

@@ -42,7 +42,7 @@ def device_of(accelerator: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose(asked: str | None, accelerator: str) -> tuple[str, str]:
+def choose(asked: str | int | None, accelerator: str) -> tuple[str | int, str]:
     """The precision to train in, and a sentence on it for the user, empty where there is nothing to say.
 
     - ``asked``: the user's ``--trainer.precision``, which is always obeyed; ``None`` leaves it to the processor.
@@ -56,6 +56,6 @@ def choose(asked: str | None, accelerator: str) -> tuple[str, str]:
         has, other = ("computes", "32-true") if fast else ("does not compute", "bf16-mixed")
         chosen = "bf16-mixed" if fast else "32-true"
         return chosen, f"Precision {chosen}: this {device} {has} bfloat16 in hardware (or --trainer.precision {other})."
-    if device == "cpu" and not fast and asked in ("bf16-mixed", "16-mixed", "bf16-true"):
+    if device == "cpu" and not fast and str(asked) in ("bf16-mixed", "16-mixed", "bf16", "16"):
         return asked, f"This cpu emulates {asked}, which is several times slower than --trainer.precision 32-true."
     return asked, ""

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 
 from simmim_pl.callbacks import Checkpoint
 from simmim_pl.contracts import Batch, InputError
@@ -220,6 +221,15 @@ def test_the_checkpoint_of_the_command_line_holds_the_config(pretrained: Path) -
     assert saved["config"] == written
     assert saved["config"]["data"]["init_args"]["source"]["init_args"]["train"] == 200
     assert saved["config"]["seed_everything"] == 0
+
+
+@pytest.mark.parametrize("theirs", [AsyncCheckpointIO(), type("Theirs", (TorchCheckpointIO,), {})()])
+def test_a_plugin_that_would_be_replaced_in_silence_is_refused(tmp_path: Path, theirs: CheckpointIO) -> None:
+    name = type(theirs).__name__
+    with pytest.raises(InputError, match=f"The plugin {name} would write no checkpoint"):
+        fit(tmp_path, Checkpoint(), max_epochs=1, plugins=[theirs])
+    fit(tmp_path, Checkpoint(), max_epochs=1, plugins=[TorchCheckpointIO()])
+    assert step(tmp_path) == 5
 
 
 def test_a_validation_after_every_step_leaves_no_place_for_checkpoints(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from pyarrow import parquet
 from wandb.proto.wandb_internal_pb2 import Record
 
 from simmim_pl.command import cli as command_line
-from tests.conftest import CONFIGS, EVALUATION, TINY
+from tests.conftest import CONFIGS, EVALUATION, QUIET, TINY
+from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
 Cli = Callable[[list[Any]], Path]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -124,6 +125,57 @@ def test_dotenv_sets_what_the_environment_does_not(monkeypatch: pytest.MonkeyPat
     assert os.environ["WANDB_ENTITY"] == "file"
     assert os.environ["SIMMIM_DATA_DIR"] == "a b"
     assert "WANDB_MODE" not in os.environ
+
+
+def test_a_dotenv_that_is_no_text_is_one_sentence(
+    refusal: Callable[[list[Any]], str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".env").write_bytes(b"WANDB_PROJECT=\xff\n")
+    assert "/.env cannot be read ('utf-8' codec" in refusal(TINY)
+
+
+def test_untrained_is_refused_where_it_means_nothing(
+    refusal: Callable[[list[Any]], str],  # noqa: F811
+    pretrained: Path,
+) -> None:
+    line = ["validate", *TINY[1:], "--untrained=true", f"--ckpt_path={pretrained}"]
+    assert "--untrained means random weights, and --ckpt_path others" in refusal(line)
+    line = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION]
+    assert "--untrained is for methods, and Evaluation is none: leave it out." in refusal([*line, "--untrained=true"])
+
+
+class Plain(LightningModule):
+    """A user's module without arguments, and with an optimizer only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(3, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.net(batch["image"] / 255).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Rows(LightningDataModule):
+    """A user's data without arguments."""
+
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader([{"image": torch.ones(3, 8, 3, dtype=torch.uint8)}] * 12, 4)
+
+
+def test_classes_without_arguments_are_trained_and_go_on(cli: Cli) -> None:
+    line = [
+        "fit",
+        *(f"--{part}=tests.command.test_cli.{name}" for part, name in (("model", "Plain"), ("data", "Rows"))),
+    ]
+    line += [*QUIET, "--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.enable_model_summary=false"]
+    run = cli([*line, "--trainer.max_epochs=1"])
+    assert cli([*line, "--trainer.max_epochs=2", "--ckpt_path=last"]) == run
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert (saved["global_step"], saved["lr_schedulers"]) == (6, [])
 
 
 def test_the_env_example_names_every_variable_that_is_read() -> None:

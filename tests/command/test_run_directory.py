@@ -1,5 +1,6 @@
 """A run directory: made when a run begins, by every logger, and one process's at a time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -113,6 +114,23 @@ time.sleep(60)
     other.wait()
     mine.claim()
     mine.release()
+
+
+@pytest.mark.parametrize(("asked", "more"), [("is_dir", []), ("glob", ["--ckpt_path=last"])])
+def test_a_folder_that_cannot_be_looked_into_is_one_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, asked: str, more: list[str]
+) -> None:
+    usual = getattr(Path, asked)
+
+    def too_long(path: Path, *args: Any) -> Any:
+        if "endless" in str(path):
+            raise OSError(errno.ENAMETOOLONG, "File name too long", str(path))
+        return usual(path, *args)
+
+    monkeypatch.setattr(Path, asked, too_long)
+    sentence = refused(cli, [*ONE, "--name=endless", *more], capfd)
+    assert sentence.startswith("error: runs/endless")
+    assert "cannot be looked into (File name too long): choose another folder with --runs" in sentence
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/../../b", "", ".", "..", ".features", "a/.b"])

@@ -1,6 +1,8 @@
 """A sentence is said once, whatever the number of processes of a job."""
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,8 @@ from simmim_pl.command import say_once
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """As a process that nothing has started beside others."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("LOCAL_RANK", "TORCHELASTIC_ERROR_FILE", "SLURM_NTASKS", say_once.JOB):
+    slurm = [f"SLURM_{name}" for name in ("NTASKS", "JOB_ID", "STEP_ID", "RESTART_COUNT")]
+    for name in ("LOCAL_RANK", "TORCHELASTIC_ERROR_FILE", *slurm, say_once.JOB):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -51,12 +54,33 @@ def test_of_the_processes_of_a_launcher_one_speaks(monkeypatch: pytest.MonkeyPat
     assert heard == [True, False, False]
 
 
-def test_two_commands_of_an_interactive_slurm_step_both_speak(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}.items():
+@pytest.mark.parametrize(("tasks", "step"), [("1", "0"), ("4", ""), ("4", "4294967290"), ("4", "4294967291")])
+def test_two_commands_of_a_slurm_job_that_no_srun_has_started_both_speak(
+    monkeypatch: pytest.MonkeyPatch, tasks: str, step: str
+) -> None:
+    for name, value in {"SLURM_NTASKS": tasks, "SLURM_JOB_ID": "7", "SLURM_STEP_ID": step}.items():
         monkeypatch.setenv(name, value)
     for _ in range(2):
         with say_once.job():
             assert say_once.first("one")
+
+
+def test_a_slurm_job_that_was_put_into_the_queue_again_speaks_again_and_so_does_a_later_command_of_its_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def heard(restarts: str) -> bool:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        with say_once.job():
+            return say_once.first("one")
+
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert [heard("0"), heard("0"), heard("1"), heard("1")] == [True, False, True, False]
+    (tmp_path / "simmim_pl-notes").touch()
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time(), time.time() - say_once.OLD - 1))
+    assert [heard("1"), heard("1")] == [True, False]
+    assert len(list(tmp_path.iterdir())) == 2  # the notes, and one file of ours
 
 
 def test_where_nothing_can_be_written_it_is_rather_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ import pathlib, signal, sys, time
 given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
 if given["a.x"] == "2" and not pathlib.Path("mended").exists():
     sys.exit(3)
+if given["a.x"] == "killed":
+    signal.raise_signal(signal.SIGKILL)
 run = pathlib.Path(given["runs"], given["name"], str(time.time_ns()))
 run.mkdir(parents=True)
 (run / "metrics.csv").write_text(f"val/knn,train/loss\\n0,9\\n0.{given['a.x']},\\n,1.5\\n")
@@ -141,6 +144,50 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
     assert len(list(here.glob("others/*/*/metrics.csv"))) == 3
 
 
+def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert code([write(parameters={"a.x": {"values": ["killed", 1]}})]) == 1
+    out, err = capfd.readouterr()
+    assert "[1/2] x=killed: was killed by SIGKILL\n" in err
+    assert [row[1] for row in rows(out)] == ["1"]
+
+
+@pytest.mark.parametrize("told", [-15, 143, -2, 130, -1, 129, -10, 138, -9, 137, -11, 255, 3])
+def test_the_sweep_stops_only_where_somebody_has_stopped_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    monkeypatch.setattr(sweep, "call", lambda command: told)
+    assert code([write()]) == (1 if told in (-9, 137, -11, 255, 3) else 130)
+
+
+@pytest.mark.parametrize(
+    ("stop", "calls"),
+    [
+        (KeyboardInterrupt, [None, sweep.PATIENCE, "terminate", None]),
+        (SystemExit, [None, "terminate", None]),
+    ],
+)
+def test_after_ctrl_c_a_run_has_time_to_end_by_itself(
+    here: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException], calls: list[Any]
+) -> None:
+    seen: list[Any] = []
+
+    def wait(timeout: float | None = None) -> int:
+        seen.append(timeout)
+        if len(seen) == 1:
+            raise stop
+        if timeout:
+            raise subprocess.TimeoutExpired("stub", timeout)
+        return 0
+
+    child = SimpleNamespace(wait=wait, terminate=lambda: seen.append("terminate"))
+    monkeypatch.setattr(subprocess, "Popen", lambda command: child)
+    with pytest.raises(stop):
+        sweep.call(["stub"])
+    assert seen == calls
+
+
 def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_not(here: Path) -> None:
     known = sweep_config.read(write())
     for values, scores in zip(known.combinations, ("0.5", "nan", "0.5"), strict=True):
@@ -217,6 +264,8 @@ def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
         ({"parameters": {"lr": [1, 2]}}, "The parameter lr has to be a mapping with the keys values, value."),
         ({"parameters": {"lr": {"values": 1}}}, "values of the parameter lr has to be a list"),
         ({"parameters": {"lr": {"values": [1], "value": 1}}}, "The parameter lr needs either values"),
+        ({"parameters": {1: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a text, not 1."),
+        ({"parameters": {True: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a text, not True."),
         ({"method": "bayes"}, "only a grid is run here"),
         ({"method": "random"}, "wandb sweep sweep.yaml and wandb agent ID"),
         ({"metric": None}, "sweep.yaml has no metric: add it."),

@@ -115,6 +115,14 @@ def test_without_an_account_one_sentence_says_so(capsys: pytest.CaptureFixture[s
     assert "add --entity" in capsys.readouterr().err
 
 
+def test_a_dotenv_that_is_no_text_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"WANDB_ENTITY=\xff\n")
+    with pytest.raises(SystemExit) as exit_:
+        workspace.main([str(CONFIGS / "workspace.yaml")])
+    assert exit_.value.code == 2
+    assert f"error: {tmp_path}/.env cannot be read ('utf-8' codec" in capsys.readouterr().err
+
+
 def test_without_the_extra_the_sentence_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

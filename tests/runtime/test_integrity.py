@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.checkpoint import read, require_resumable
-from simmim_pl.runtime.integrity import SEALS, digest, sealed
+from simmim_pl.runtime.integrity import SEALS, digest, identity, sealed
 from tests.conftest import TINY
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
@@ -89,10 +89,10 @@ def test_what_was_not_changed_passes(saved: dict[str, Any]) -> None:
         (("loops",), {}),
         (("loops", "fit_loop", "epoch_progress", "current", "ready"), "1"),
         (("loops", "fit_loop", "epoch_loop.batch_progress", "is_last_batch"), 1),
-        (("optimizer_states",), []),
         (("optimizer_states", 0, "state"), {"0": {}}),
         (("optimizer_states", 0, "param_groups"), []),
         (("lr_schedulers",), [3]),
+        (("lr_schedulers",), torch.zeros(3)),
         (("callbacks",), [1]),
         (("state_dict", "head.mlp.0.weight"), 3),
         (("Images", "epoch"), 1.0),
@@ -104,6 +104,23 @@ def test_wrong_types_are_found_in_a_file_whose_digests_say_that_they_are_right(
 ) -> None:
     with pytest.raises(InputError, match=r"at " + ".".join(map(str, where[: len(where) - 1 or 1]))):
         require_resumable(sealed(changed(saved, where, "junk", junk)), "x.ckpt")
+
+
+@pytest.mark.parametrize("name", ["lr_schedulers", "optimizer_states"])
+def test_an_empty_list_passes_where_the_digests_say_that_it_was_saved(saved: dict[str, Any], name: str) -> None:
+    none = changed(saved, (name,), "junk", [])
+    require_resumable(sealed(none), "x.ckpt")
+    for seals in ({}, saved[SEALS]):
+        with pytest.raises(InputError, match=f"at {name}"):
+            require_resumable({**none, SEALS: seals}, "x.ckpt")
+
+
+def test_checkpoints_are_told_from_each_other_by_what_they_hold(saved: dict[str, Any]) -> None:
+    other = sealed(changed(saved, ("state_dict", "head.mlp.0.weight"), "value"))
+    without = {name: value for name, value in saved.items() if name != SEALS}
+    assert identity(saved).startswith("step 10 (")
+    assert identity(saved) == identity(copy.deepcopy(saved))
+    assert len({identity(saved), identity(other), identity(without)}) == 3
 
 
 @given(

@@ -54,6 +54,9 @@ def children(process: subprocess.Popen) -> list[int]:
 def gone(pid: int) -> bool:
     """Whether a process has ended, or only waits to be asked for its exit code."""
     try:
+        if not Path("/proc").is_dir():
+            os.kill(pid, 0)
+            return False
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
@@ -172,17 +175,35 @@ def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeyp
     later.join()
 
 
+@pytest.mark.parametrize(("local_rank", "watched"), [("1", True), ("0", False), (None, False)])
+def test_only_a_rank_watches_the_process_that_started_it(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, watched: bool
+) -> None:
+    """Another process may have that name in its environment too: what a run has started to outlive it."""
+    threads: list[Any] = []
+    monkeypatch.setattr(lost_ranks, "in_background", lambda work, *args: threads.append((work, args)))
+    monkeypatch.setenv(lost_ranks.PARENT, str(os.getppid()))
+    monkeypatch.setenv("LOCAL_RANK", local_rank or "")
+    if local_rank is None:
+        monkeypatch.delenv("LOCAL_RANK")
+    with lost_ranks.watch():
+        assert os.environ[lost_ranks.PARENT] == str(os.getpid())
+    assert os.environ[lost_ranks.PARENT] == str(os.getppid())
+    assert threads == ([(lost_ranks.watch_parent, (os.getppid(),))] if watched else [])
+
+
 def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> None:
     """As one does whose GPU waits for a rank that is gone: neither raises anything."""
     script = """if True:
         import os, signal, subprocess, sys, time
-        from simmim_pl import lost
+        from simmim_pl.runtime import lost_ranks
         lost_ranks.PATIENCE = 0.2
         if sys.argv[1:]:
-            lost_ranks.watch()
+            lost_ranks.watch().__enter__()
             print(os.getpid(), flush=True)
             time.sleep(60)
         os.environ[lost_ranks.PARENT] = str(os.getpid())
+        os.environ["LOCAL_RANK"] = "1"
         me = [sys.executable, "-c", os.environ["SCRIPT"], "child"]
         first = subprocess.Popen(me, stdout=subprocess.PIPE)
         first.stdout.readline()

@@ -100,7 +100,9 @@ def test_pretraining_takes_the_precision_of_the_processor_and_says_so(
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["config"]["trainer"]["precision"] == chosen
 
 
-@pytest.mark.parametrize(("asked", "emulated"), [("32-true", False), ("bf16-mixed", True), ("64-true", False)])
+@pytest.mark.parametrize(
+    ("asked", "emulated"), [("32-true", False), ("bf16-mixed", True), ("bf16", True), ("64-true", False)]
+)
 def test_the_precision_that_a_user_sets_is_taken_and_its_emulation_told(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str, emulated: bool
 ) -> None:
@@ -121,6 +123,7 @@ def test_what_torch_tells_of_this_processor_is_understood() -> None:
     for kind in ("cpu", "cuda"):
         assert isinstance(precision.bfloat16_in_hardware(kind), bool)
     assert not precision.bfloat16_in_hardware("mps")
+    assert precision.choose(16, "mps") == (16, "")
     assert precision.choose(None, "mps") == ("32-true", "")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     if "flags" in flags:  # Linux on x86 tells it too

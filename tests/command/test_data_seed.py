@@ -1,0 +1,51 @@
+"""The seed of the data is the run's, and never another in silence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from jsonargparse import Namespace
+
+from simmim_pl.command.data_seed import data_seed
+from simmim_pl.contracts import InputError
+from tests.conftest import TINY
+from tests.test_bad_input import refusal  # noqa: F401, a fixture
+
+OURS = "simmim_pl.data.Images"
+
+
+class Others:
+    """Another's data, with a seed of its own."""
+
+    def __init__(self, seed: int = 42) -> None: ...
+
+
+class Seedless:
+    """Another's data, without any."""
+
+
+@pytest.mark.parametrize(
+    ("data", "becomes"),
+    [
+        (Namespace(class_path=OURS, init_args=Namespace(seed=0)), 3),
+        (Namespace(class_path=OURS, init_args=Namespace(seed=3)), 3),
+        (Namespace(class_path=f"{__name__}.Others", init_args=Namespace(seed=42)), 3),
+        (Namespace(class_path=f"{__name__}.Seedless", init_args=Namespace()), 3),
+        (Namespace(class_path=f"{__name__}.Seedless"), 3),
+        (None, 3),
+        (Namespace(class_path=OURS, init_args=Namespace(seed=5)), None),
+        (Namespace(class_path=f"{__name__}.Others", init_args=Namespace(seed=0)), None),
+    ],
+)
+def test_a_seed_that_somebody_gave_is_told_from_a_default(data: Any, becomes: int | None) -> None:
+    if becomes is not None:
+        assert data_seed(3, data) == becomes
+    else:
+        with pytest.raises(InputError, match=r"--data.seed \d would be replaced by --seed_everything 3"):
+            data_seed(3, data)
+
+
+def test_a_seed_of_the_data_on_the_command_line_is_refused(
+    refusal: Callable[[list[Any]], str],  # noqa: F811
+) -> None:
+    assert refusal([*TINY, "--data.seed=5"]).startswith("error: --data.seed 5 would be replaced by --seed_everything 0")

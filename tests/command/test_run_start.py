@@ -1,0 +1,21 @@
+"""What is done when a run begins."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from wandb.sdk.wandb_config import Config
+
+from simmim_pl.command.run_start import SaveConfig
+
+
+def test_the_config_that_wandb_has_of_a_run_that_goes_on_takes_what_was_changed() -> None:
+    config = Config()
+    config.update({"lr": 1, "of": "before"})  # as the server fills it
+    start: Any = SaveConfig.__new__(SaveConfig)
+    start.nested = {"lr": 2}
+    run: Any = SimpleNamespace(config=config)
+    trainer = Trainer(logger=WandbLogger(experiment=run), accelerator="cpu", enable_checkpointing=False)
+    start.save_config(trainer, LightningModule(), "fit")
+    assert dict(config) == {"lr": 2, "of": "before"}
