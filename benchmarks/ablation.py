@@ -27,7 +27,7 @@ from simmim_pl.runtime.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/cifar10_fast.yaml"
-COLOUR = ("brightness", "contrast", "saturation", "hue", "greyscale")
+COLOUR = ("brightness", "contrast", "saturation", "hue", "grayscale")
 VARIANTS = {
     "the recipe": [],
     "views of 32 pixels of 20 to 100 % of the area": [
@@ -47,7 +47,7 @@ VARIANTS = {
     "width 48": ["model.encoder.width=48"],
     "width 80": ["model.encoder.width=80"],
     "batches of 512": ["data.batch_size=512"],
-    "no colour jitter, no greyscale": [
+    "no colour jitter, no grayscale": [
         *(f"data.{views}.{name}=0.0" for views in ("views", "late_views") for name in COLOUR)
     ],
     "AdamW": ["model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 2.0e-3, weight_decay: 1.0e-2}}"],

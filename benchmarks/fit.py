@@ -121,11 +121,11 @@ def peer(precision: str, compiled: bool) -> None:
 
 def data_path() -> float:
     """Images per second of loading and making views alone."""
-    from simmim_pl.data import Images, Shapes
+    from simmim_pl.data import ImageDataModule, Shapes
     from simmim_pl.runtime.seeding import seeded
     from simmim_pl.views import ContrastiveViews
 
-    data = Images(Shapes(train=20_000, size=32), BATCH, ContrastiveViews(32, scale=(0.2, 1.0), greyscale=0.1))
+    data = ImageDataModule(Shapes(train=20_000, size=32), BATCH, ContrastiveViews(32, scale=(0.2, 1.0), grayscale=0.1))
     data.prepare_data()
     data.setup("fit")
     since = seen = 0.0

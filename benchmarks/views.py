@@ -3,7 +3,7 @@
     python benchmarks/views.py                # pip install -e '.[benchmarks]'; half a minute, one thread
 
 Two views of 32×32 of an image of 32×32, at the same settings: crop of 8 to 100 % of the area, flip, colour jitter of
-half strength, greyscale, normalisation; then with blur. lightly works on PIL images, one at a time, as its data sets
+half strength, grayscale, normalisation; then with blur. lightly works on PIL images, one at a time, as its data sets
 serve them; kornia on a batch, as ours. Rates are medians of rounds by turns. Fails below 10 and 3 times.
 """
 

@@ -156,7 +156,7 @@ def test_an_evaluation_runs(
             data["init_args"]["validation"] = 10  # of 100 images the file's 5,000 cannot be held out
     (tmp_path / "story.yaml").write_text(yaml.safe_dump(story))
     source = {"video": "ShapesClips", "all": None, "transfer": None, "stl10": None}.get(path.stem, "Shapes")
-    data = ["--data=simmim_pl.data.Images", f"--data.source=simmim_pl.data.{source}"] if source else []
+    data = ["--data=simmim_pl.data.ImageDataModule", f"--data.source=simmim_pl.data.{source}"] if source else []
     data += [f"--data.source.{key}" for key in ("train=100", "test=50", "size=16", "copies=1")] if source else []
     run = cli(["validate", "--config=story.yaml", f"--model.checkpoint={pretrained}", *data, *QUIET])
     card = json.loads((run / "result.json").read_text())

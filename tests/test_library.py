@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import simmim_pl
-from simmim_pl.callbacks import Alarm, Checkpoint, Online, Representation, Vitals
+from simmim_pl.callbacks import Checkpoint, CollapseMonitor, OnlineProbe, Representation, TrainingMonitor
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
 from simmim_pl.encoders.heads import ProjectionHead
@@ -79,7 +79,7 @@ def method() -> Contrastive:
 
 
 def fit(module: Contrastive, loader: Any, folder: Path, validation: Any = None, **settings: Any) -> Trainer:
-    callbacks = [Checkpoint(), Online(), Representation(), Alarm(), Vitals()]
+    callbacks = [Checkpoint(), OnlineProbe(), Representation(), CollapseMonitor(), TrainingMonitor()]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     trainer = Trainer(max_epochs=2, logger=False, callbacks=callbacks, default_root_dir=folder, **quiet, **settings)
     trainer.fit(module, train_dataloaders=loader, val_dataloaders=validation)

@@ -66,10 +66,13 @@ def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
 
 
 def test_the_online_probe_takes_another_learning_rate(cli: Cli) -> None:
-    online = ["--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.Online"]
+    online = [
+        "--trainer.callbacks=simmim_pl.callbacks.Checkpoint",
+        "--trainer.callbacks+=simmim_pl.callbacks.OnlineProbe",
+    ]
     half = cli([*RUN, *online, *STOPS])
     cli([*RUN, *online, "--trainer.callbacks.lr=0.5", "--ckpt_path=last"])
-    assert last(half)["callbacks"]["Online"]["optimizer"]["param_groups"][0]["lr"] == 0.5
+    assert last(half)["callbacks"]["OnlineProbe"]["optimizer"]["param_groups"][0]["lr"] == 0.5
 
 
 def test_the_card_tells_what_was_changed_and_when(cli: Cli) -> None:

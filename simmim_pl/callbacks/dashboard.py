@@ -31,7 +31,7 @@ class Dashboard(Callback):
 
     - ``data/views``, also as ``views.png`` in the run directory: the first batch's views, one image a row.
     - After validations and at the end, of what :class:`simmim_pl.callbacks.Representation` and
-      :class:`simmim_pl.callbacks.Atlas` found: ``representation/positive`` and ``negative``, histograms of
+      :class:`simmim_pl.callbacks.EmbeddingMap` found: ``representation/positive`` and ``negative``, histograms of
       similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
       ``representation/map``.
     - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the

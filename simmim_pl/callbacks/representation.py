@@ -17,10 +17,10 @@ from simmim_pl.contracts import Batch
 from simmim_pl.metrics import (
     Alignment,
     ContrastiveAccuracy,
+    EffectiveRank,
+    EmbeddingStd,
     MutualInformation,
     Similarities,
-    Spectrum,
-    Spread,
     Uniformity,
     rankme,
 )
@@ -89,12 +89,12 @@ class Representation(Callback):
         if getattr(data, "views", None) is None:  # a checkpoint is judged on bare images; plain DataLoaders have none
             return
         features = outputs["features"].float()
-        self.update(features, "features", partial(Spectrum, features.shape[1]))
+        self.update(features, "features", partial(EffectiveRank, features.shape[1]))
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
         z = projections(trainer, pl_module, batch["image"][:wanted], batch_idx)
         self.seen += z.shape[1]
-        self.update(z[0], "std", partial(Spread, z.shape[-1]))
-        self.update(unit(z[0]), "directions", partial(Spectrum, z.shape[-1], centred=True))
+        self.update(z[0], "std", partial(EmbeddingStd, z.shape[-1]))
+        self.update(unit(z[0]), "directions", partial(EffectiveRank, z.shape[-1], centred=True))
         self.update(z[0], "uniformity", Uniformity)
         for name, kind in OF_PAIRS.items():
             self.update(z, name, kind)

@@ -1,6 +1,6 @@
 """Data sets, and the one LightningDataModule that serves them all."""
 
-from simmim_pl.data.images import Images
+from simmim_pl.data.datamodule import ImageDataModule
 from simmim_pl.data.sources.cifar import CIFAR10, CIFAR100
 from simmim_pl.data.sources.clips import ShapesClips
 from simmim_pl.data.sources.folder import Folder
@@ -17,7 +17,7 @@ __all__ = [
     "STL10",
     "Folder",
     "FrameFolder",
-    "Images",
+    "ImageDataModule",
     "MaskFolder",
     "OxfordPets",
     "Shapes",

@@ -9,12 +9,17 @@ from simmim_pl.contracts import InputError, Views
 
 
 def check(views: Views | None, late_views: Views | None) -> None:
-    """Refuse late views that are smaller than the others."""
-    usual, late = getattr(views, "size", 0), getattr(late_views, "size", math.inf)
+    """Refuse late views that are smaller than the others, or fewer than two. Some have the size of their images."""
+    usual, late = getattr(views, "size", None) or 0, getattr(late_views, "size", None) or math.inf
     if late < usual:
         raise InputError(
             f"Late views of {late} pixels are smaller than the views of {usual} before: set --data.late_views.size to "
             f"{usual} or more, or --data.late_views null."
+        )
+    if getattr(late_views, "views", 2) < 2 <= getattr(views, "views", 2):
+        raise InputError(
+            f"{type(late_views).__name__} makes one late view of an image, and nothing to compare it with: set "
+            "--data.late_views simmim_pl.views.ContrastiveViews, or null."
         )
 
 

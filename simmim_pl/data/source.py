@@ -17,7 +17,7 @@ from simmim_pl.data.pixels import require_pixels
 Split = Literal["train", "test"]
 
 
-class ImageSet(Dataset):
+class ImageDataset(Dataset):
     """Contract of one split: length, labels (``None`` when there are none), whole batches by index, and a digest.
 
     Args:
@@ -75,7 +75,7 @@ class ImageSet(Dataset):
         return batch
 
 
-class InMemory(ImageSet):
+class InMemory(ImageDataset):
     """A split held as one uint8 tensor: images ``[N, 3, H, W]`` or clips ``[N, T, 3, H, W]``, perhaps with masks.
 
     Raises:
@@ -121,17 +121,17 @@ class Source:
         """Whether there is a test split; called after :meth:`prepare`."""
         return True
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         """Open one split. Called by every process, after :meth:`prepare`.
 
         Raises:
             InputError: the split does not exist or cannot be read.
         """
-        raise TypeError(f"{type(self).__name__} must define load(split) -> ImageSet")
+        raise TypeError(f"{type(self).__name__} must define load(split) -> ImageDataset")
 
 
-def whole(images: Any) -> ImageSet:
+def whole(images: Any) -> ImageDataset:
     """The set of which this is a subset, however deep."""
     while isinstance(images, Subset):
         images = images.dataset
-    return cast(ImageSet, images)
+    return cast(ImageDataset, images)

@@ -9,7 +9,7 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 
 
-def hold_out(
+def train_val_split(
     size: int, labels: Int64[Tensor, " N"] | None, amount: int | float, seed: int
 ) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " held"]]:
     """Positions that are kept and positions held out, both ascending; a function of its arguments only.
@@ -21,7 +21,7 @@ def hold_out(
     Raises:
         InputError: nothing would be left to train on, or the amount is negative.
 
-    >>> kept, held = hold_out(6, torch.tensor([0, 0, 0, 1, 1, 1]), 2, seed=0)
+    >>> kept, held = train_val_split(6, torch.tensor([0, 0, 0, 1, 1, 1]), 2, seed=0)
     >>> len(kept), sorted(held // 3)
     (4, [tensor(0), tensor(1)])
     """

@@ -22,7 +22,7 @@ from torch import nn
 
 import simmim_pl
 from simmim_pl.contracts import Encoder
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Protocol, Result
 from simmim_pl.evaluation.table import table
@@ -32,7 +32,7 @@ from simmim_pl.runtime.checkpoint import read
 TIMES = "wall_time_seconds"  # the one key in which two cards of the same command differ
 
 
-def entry(bench: Bench, protocol: Protocol, result: Result, seconds: float) -> dict[str, Any]:
+def entry(bench: EvaluationContext, protocol: Protocol, result: Result, seconds: float) -> dict[str, Any]:
     """One result of a card."""
     return {
         "task": type(protocol).__name__,

@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.evaluation import card
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.runtime.ranges import Seed, ranged
@@ -145,10 +145,10 @@ class Evaluation(LightningModule):
             self.trainer, self.checkpoint, self.subjects, list(sets.values()), entries, self.seed, started
         )
 
-    def bench(self, data: LightningDataModule, name: str, encoder: Encoder, shown: bool) -> Bench:
+    def bench(self, data: LightningDataModule, name: str, encoder: Encoder, shown: bool) -> EvaluationContext:
         """What protocols work with, for one encoder and one data set."""
         cached = self.cache and self.trainer.loggers and self.trainer.log_dir
-        return Bench(
+        return EvaluationContext(
             encoder=encoder,
             data=data,
             name=name,

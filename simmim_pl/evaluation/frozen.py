@@ -78,7 +78,7 @@ def require_frozen(encoder: Encoder) -> None:
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-class Watch:
+class FrozenGuard:
     """Remembers an encoder's state, to tell afterwards whether being judged changed it."""
 
     def __init__(self, encoder: Encoder) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Protocol:
     def __init__(self, data: LightningDataModule | None = None) -> None:
         self.data = data
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         """Judge one encoder on one data set; test is looked at once, after everything is chosen."""
         raise TypeError(f"{type(self).__name__} must define judge(bench) -> [Result]")
 

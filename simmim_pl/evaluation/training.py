@@ -16,7 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import InputError
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.protocol import best
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, ranged
@@ -46,7 +46,13 @@ class Sweep:
         require_some(self.lr)
 
     def train(
-        self, head: Callable[[], nn.Module], batches: Batches, steps: int, batch: int, bench: Bench, ignore: int = -100
+        self,
+        head: Callable[[], nn.Module],
+        batches: Batches,
+        steps: int,
+        batch: int,
+        bench: EvaluationContext,
+        ignore: int = -100,
     ) -> dict[float, nn.Module]:
         """Trained heads by learning rate, in eval mode; all start from the same weights.
 
@@ -67,7 +73,7 @@ class Sweep:
 Sweep.__init__ = ranged(Sweep.__init__)  # type: ignore[method-assign]
 
 
-def seeded_module(build: Callable[[], nn.Module], bench: Bench) -> nn.Module:
+def seeded_module(build: Callable[[], nn.Module], bench: EvaluationContext) -> nn.Module:
     """A module whose initial weights are a function of the bench's seed, on its device."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(bench.seed)  # the CPU's only: the fork restores no other

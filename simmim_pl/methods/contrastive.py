@@ -84,5 +84,5 @@ def require_views(batch: Any) -> None:
         raise InputError(
             'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], V views of every '
             "image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
-            "simmim_pl.data.Images(source, views=simmim_pl.views.ContrastiveViews(...))."
+            "simmim_pl.data.ImageDataModule(source, views=simmim_pl.views.ContrastiveViews(...))."
         )

@@ -3,20 +3,20 @@
 from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy
 from simmim_pl.metrics.diagnosis import MEASURED, Verdict, diagnose, verdict
+from simmim_pl.metrics.effective_rank import EffectiveRank, rankme
+from simmim_pl.metrics.embedding_std import EmbeddingStd, spread
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
-from simmim_pl.metrics.spectrum import Spectrum, rankme
-from simmim_pl.metrics.spread import Spread, spread
 from simmim_pl.metrics.uniformity import Uniformity, uniformity
 
 __all__ = [
     "MEASURED",
     "Alignment",
     "ContrastiveAccuracy",
+    "EffectiveRank",
+    "EmbeddingStd",
     "MutualInformation",
     "Similarities",
-    "Spectrum",
-    "Spread",
     "Uniformity",
     "Verdict",
     "alignment",

@@ -87,7 +87,7 @@ def neighbours(metrics: Mapping[str, float]) -> Evidence:
     """
     value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
     if value is None or images is None:
-        return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback Online)")
+        return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback OnlineProbe)")
     words, base, trials = f"kNN accuracy {share(value, round(images), before)}", before or 0.0, round(images)
     return gain("neighbours", words, interval(value, trials), before, 0.0, worth(min(POINTS, base), base, trials))
 

@@ -64,7 +64,7 @@ class Run:
         ]
 
     def verdict(self) -> Verdict:
-        """Whether the run learns, as :class:`simmim_pl.callbacks.Alarm` said after the last validation."""
+        """Whether the run learns, as :class:`simmim_pl.callbacks.CollapseMonitor` said after the last validation."""
         return verdict(self.validations())
 
 

@@ -48,6 +48,9 @@ class DurableIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         readable = sealed(storable_checkpoint(checkpoint))
+        if "://" in str(path):  # a bucket, which keeps a file as a whole or not at all
+            super().save_checkpoint(readable, path, storage_options)
+            return
         write(Path(path), lambda file: torch.save(readable, file))
 
 
@@ -67,7 +70,7 @@ def write(path: Path, content: Content) -> None:
             with half.open("wb") as file:
                 content(file)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             half.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -77,8 +80,18 @@ def write(path: Path, content: Content) -> None:
         leftover.unlink(missing_ok=True)
     with suppress(OSError):  # some file systems cannot: then the rename is on the disk a little later
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
+        sync(folder)
         os.close(folder)
+
+
+def sync(file: int) -> None:
+    """Wait until what was written to a file is on the disk; macOS leaves it in the drive's cache if not told twice."""
+    os.fsync(file)
+    with suppress(ImportError, OSError):  # Windows has no such module; some file systems cannot
+        import fcntl
+
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(file, fcntl.F_FULLFSYNC)
 
 
 @contextmanager

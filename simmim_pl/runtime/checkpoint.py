@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
@@ -19,8 +21,9 @@ from simmim_pl.runtime.weight_names import needed, same_network, tables
 from simmim_pl.runtime.yaml_schema import MOST
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
-FORMAT = 3
+FORMAT = 4
 MOST_VALUES = 1_000_000  # in a checkpoint; a network of a thousand tensors and its optimizer's state have ten thousand
+LARGE = 10**9  # bytes of an encoder that is built whatever its file has
 
 
 def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
@@ -110,13 +113,37 @@ def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = 
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
-    encoder: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow)).encoder
+    prefix = "encoder."
+    state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+
+    def build() -> Encoder:
+        found: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow)).encoder
+        return found
+
+    own = {} if spec["class_path"] in [*allow] else shapes(build)
+    if own and trained:
+        require_same(state, own, path)
+    elif sum(tensor.nbytes for tensor in own.values()) > max(LARGE, 2 * Path(path).stat().st_size):
+        raise InputError(f"{path} describes an encoder that is far larger than the file: do not use it.")
+    encoder = build()
     if trained:
-        prefix = "encoder."
-        state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
         require_same(state, encoder.state_dict(), path)
-        encoder.load_state_dict(state)
+        fill(encoder, state)
     return encoder.eval()
+
+
+def shapes(build: Callable[[], Encoder]) -> dict[str, Tensor]:
+    """The tensors of an encoder without their memory; none where it cannot be built so, as some of timm's."""
+    with suppress(InputError), torch.device("meta"):
+        return build().state_dict()
+    return {}
+
+
+def fill(encoder: Encoder, state: Mapping[str, Tensor]) -> None:
+    """Load tensors into an encoder, for which those that it has tell the version of its modules."""
+    own = encoder.state_dict()
+    own.update(state)
+    encoder.load_state_dict(own)
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
@@ -138,11 +165,13 @@ def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
     file, key = str(path), ""
     if not Path(file).exists() and Path(file.rpartition(":")[0]).is_file():
         file, _, key = file.rpartition(":")
-    found = tables(unpickle(file))
+    content = unpickle(file)
+    deque(parts(content, file, MOST_VALUES), maxlen=0)
+    found = tables(content)
     theirs = found[fitting(found, encoder, file, key)]
     own, (names, _) = encoder.state_dict(), same_network(theirs, encoder)
     fits = {name for name, key in names.items() if key in theirs and theirs[key].shape == own[name].shape}
-    encoder.load_state_dict({name: theirs[names[name]] if name in fits else own[name] for name in own})
+    fill(encoder, {name: theirs[names[name]] for name in fits})
     taken = {names[name] for name in fits}
     return [name for name in theirs if name not in taken]
 

@@ -24,7 +24,7 @@ SECTIONS: dict[str, Any] = {
     "global_step": int,
     "state_dict": {str: Tensor},
     "config": {str: object},
-    "Images": {"epoch": int, "batches": int},  # of other data, another name
+    "ImageDataModule": {"epoch": int, "batches": int},  # of other data, another name
     "callbacks": {str: object},
     "lr_schedulers": [{str: object}],
     "optimizer_states": [{"state": {int: {str: object}}, "param_groups": [{"params": [int]}]}],
@@ -93,7 +93,7 @@ def unfit(saved: Mapping[str, Any]) -> Iterator[str]:
         none = isinstance(value := saved.get(name), list) and not value
         if none and name in MAY_BE_NONE and isinstance(seals, Mapping) and name in seals:
             continue
-        if name in saved or name != "Images":
+        if name in saved or name != "ImageDataModule":
             yield from faults(value, kind, name)
 
 

@@ -20,6 +20,7 @@ TENSORS = {f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "
 PARAMETERS = {f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state")}
 PLAIN = {"collections.OrderedDict", "collections.Counter", "torch.Size", "torch.device", "_codecs.encode"}
 PLAIN |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex")}
+TEXTS = {"_codecs.encode", "torch.device"}  # other calls would take a text apart
 NESTED = 1000  # values in a key: of tuples in tuples all are looked at, as often as they stand there
 
 
@@ -44,10 +45,18 @@ class Storage:
 
 @dataclass(eq=False)
 class Group:
-    """A list, tuple, dict or set: its parts, and how many values it is as a key."""
+    """A list, dict, set or what a call made of one: its parts, and how many values it is as a key."""
 
     parts: list[Any] = field(default_factory=list)
     weight: int = 1
+
+    def extend(self, parts: list[Any]) -> None:
+        self.parts.extend(parts)
+        self.weight = min(self.weight + weight(parts) - 1, NESTED + 1)
+
+
+class Tuple(Group):
+    """A tuple that the file writes out."""
 
 
 TENSOR = object()
@@ -64,7 +73,7 @@ class Pickled:
     def __init__(self, size: int, entries: dict[str, int] | None = None) -> None:
         self.size, self.entries = size, entries
         self.storages: dict[str, Storage] = {}
-        self.taken = 0
+        self.taken, self.followed, self.copied = 0, 0, 0
 
     def read(self, file: Any) -> None:
         """Follow one pickle of an open file.
@@ -81,6 +90,7 @@ class Pickled:
 
     def follow(self, instruction: str, argument: Any) -> None:
         """Do one instruction on the stack, of those that ``torch.load(weights_only=True)`` knows."""
+        self.followed += 1
         match instruction:
             case "PROTO" | "STOP":
                 return
@@ -88,29 +98,35 @@ class Pickled:
                 self.outer.append(self.stack)
                 self.stack = []
                 return
-            case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS" | "BUILD":
+            case "BUILD":
+                if self.pop(1)[0].parts[::2] != ["_metadata"]:  # of a state dict; others could replace its methods
+                    raise ValueError("it sets attributes")
+                return
+            case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS":
                 parts = self.marked() if instruction.endswith("S") else self.pop(1 + (instruction == "SETITEM"))
                 if instruction.startswith("SET"):
                     require_keys(parts[::2])
-                self.stack[-1].parts.extend(parts)
+                self.stack[-1].extend(parts)
                 return
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = self.stack[-1]
                 return
-            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_SET":
+            case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_SET":
                 value: Any = Group()
+            case "EMPTY_TUPLE":
+                value = Tuple()
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
                 parts = self.marked() if instruction == "TUPLE" else self.pop(int(instruction[-1]))
-                value = Group(parts, weight(parts))
+                value = Tuple(parts, weight(parts))
             case "BINGET" | "LONG_BINGET":
                 value = self.memo[argument]
             case "GLOBAL":
                 value = Name(known(argument.replace(" ", ".", 1)))
             case "REDUCE":
                 function, arguments = self.pop(2)
-                value = self.call(function.path, arguments.parts)
+                value = self.call(function.path, written(arguments))
             case "BINPERSID":
-                value = self.storage(*self.pop(1)[0].parts)
+                value = self.storage(*written(self.pop(1)[0]))
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINSTRING":
                 value = argument
             case "NONE" | "NEWTRUE" | "NEWFALSE":
@@ -149,24 +165,36 @@ class Pickled:
     def call(self, path: str, given: list[Any]) -> Any:
         """What a call gives: a tensor that lies within its memory, or a plain value no larger than what is given."""
         if path in TENSORS:
-            storage, offset, size, stride = given[:4]
+            (storage, offset), (size, stride) = given[:2], map(written, given[2:4])
             type_ = given[6].path if path.endswith("v3") else ""
             element = getattr(torch, type_.removeprefix("torch.")).itemsize if type_ else storage.element
-            last = offset + sum((n - 1) * step for n, step in zip(size.parts, stride.parts, strict=True))
-            inside = min([offset, *size.parts, *stride.parts], default=0) >= 0
-            if prod(size.parts) and not (inside and (last + 1) * element <= storage.size):
+            last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+            inside = min([offset, *size, *stride]) >= 0
+            if prod(size) and not (inside and (last + 1) * element <= storage.size):
                 raise ValueError("a tensor is larger than its storage")
-            if prod(size.parts) * element > self.size:
+            if prod(size) * element > self.size:
                 raise RefusedError("a tensor in it repeats few numbers to more bytes than the file has")
             return TENSOR
         if path in PARAMETERS and given[0] is TENSOR:
             return TENSOR
-        if path not in PLAIN or TENSOR in given or (path == "_codecs.encode" and given[1] != "latin1"):
+        text = sum(len(part) for part in given if isinstance(part, str))
+        odd = TENSOR in given or (text and path not in TEXTS) or (path == "_codecs.encode" and given[1] != "latin1")
+        if path not in PLAIN or odd:
             raise ValueError(f"it calls {path}")
-        self.take(sum(len(part.parts) if isinstance(part, Group) else len(str(part)) for part in given))
+        self.take(text)
         inner = [part for each in given if isinstance(each, Group) for part in each.parts]
+        self.copied += len(inner)
+        if self.copied > self.followed:  # what is given to a call is written out for it
+            raise RefusedError(f"it copies {self.copied} values: it was made to do harm")
         require_keys(inner)
-        return Group([], weight(inner))
+        return given[0] if text else Group(inner, weight(inner))
+
+
+def written(value: Any) -> list[Any]:
+    """The parts of a tuple that the file writes out: torch takes apart anything, a set in an order of its own."""
+    if not isinstance(value, Tuple):
+        raise ValueError("a call is given no tuple")
+    return value.parts
 
 
 def known(path: str) -> str:
@@ -181,7 +209,7 @@ def known(path: str) -> str:
 
 def weight(parts: list[Any]) -> int:
     """How many values a tuple of these is as a key, as far as it matters."""
-    return min(1 + sum(part.weight for part in parts if isinstance(part, Group)), NESTED + 1)
+    return min(1 + sum(part.weight if isinstance(part, Group) else 1 for part in parts), NESTED + 1)
 
 
 def require_keys(parts: list[Any]) -> None:

@@ -26,7 +26,8 @@ def effective_batch(trainer: Any) -> int:
         if of_device is None:
             raise InputError(
                 "The learning rate is for 256 images a step, and the training DataLoader does not say how many a "
-                "batch has: make it with a batch_size, or pass Trainer.fit a datamodule like simmim_pl.data.Images."
+                "batch has: make it with a batch_size, or pass Trainer.fit a datamodule such as "
+                "simmim_pl.data.ImageDataModule."
             )
         size = of_device * trainer.world_size
     return int(size * trainer.accumulate_grad_batches)

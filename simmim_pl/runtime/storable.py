@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,28 +15,33 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 
 # By exact type: subclasses are pickled by reference to their class, which torch.load(weights_only=True) refuses.
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
+PLAIN = (type(None), bool, int, float, complex, str, torch.Size, torch.dtype, torch.device)
 TENSORS = (Tensor, torch.nn.Parameter)
+LONGEST = 255 * 8 - 1  # bits of a whole number; a longer one is written by an instruction that torch does not read
 
 
 def storable(value: Any, place: str) -> Any:
     """A value as a checkpoint can hold it: the same, with NumPy's numbers, paths and the like as their plain equals.
 
-    - ``place``: where it stands, for the error, such as ``the state of the callback Online``.
+    - ``place``: where it stands, for the error, such as ``the state of the callback OnlineProbe``.
 
     NumPy arrays become tensors, paths text, enumerations their values, subclasses of containers the container itself.
 
     Raises:
         InputError: it holds an object that could not be read back.
     """
-    if type(value) in PLAIN or type(value) in TENSORS:
+    if isinstance(value, Tensor):
+        return plain_tensor(value, place)
+    if isinstance(value, int) and value.bit_length() > LONGEST:
+        refuse(f"a whole number of {value.bit_length()} bits", place)
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value) or refuse("bytes of length 0", place)
+    if type(value) in PLAIN:
         return value
     if isinstance(value, np.generic):
         return storable(value.item(), place)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(np.array(value, order="C"))
-    if isinstance(value, Tensor):
-        return value.detach().as_subclass(Tensor)
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Enum):
@@ -44,21 +49,41 @@ def storable(value: Any, place: str) -> Any:
     for base in (int, float, str):  # subclasses of these
         if isinstance(value, base):
             return base(value)
-    if isinstance(value, (bytes, bytearray)):
-        return bytes(value)
     if isinstance(value, Mapping):
         parts = {storable(key, place): storable(part, f"{place}, {key}") for key, part in value.items()}
         kind: Any = next((kind for kind in (OrderedDict, Counter) if type(value) is kind), dict)
-        return kind(parts)
+        found = kind(parts)
+        if kind is OrderedDict and hasattr(value, "_metadata"):  # of a state dict: of which version each module was
+            found._metadata = storable(value._metadata, place)
+        return found
     if isinstance(value, tuple):
         return tuple(storable(part, place) for part in value)
     if isinstance(value, (set, frozenset)):
         return {storable(part, place) for part in value}
     if isinstance(value, Sequence):
         return [storable(part, place) for part in value]
+    refuse(f"a {type(value).__module__}.{type(value).__qualname__}", place)
+
+
+def plain_tensor(value: Tensor, place: str) -> Tensor:
+    """A tensor as a checkpoint can hold it: without its class and attributes of Python's, which torch would not read.
+
+    Raises:
+        InputError: it has not all its numbers in memory, each at its place.
+    """
+    kind = "quantised" if value.is_quantized else "nested" if value.is_nested else str(value.layout)
+    if kind != "torch.strided" or value.is_meta:
+        refuse(f"a tensor that is {'on meta' if value.is_meta else kind.removeprefix('torch.')}", place)
+    if type(value) in TENSORS and not vars(value):
+        return value
+    return value.detach().as_subclass(Tensor)
+
+
+def refuse(what: str, place: str) -> NoReturn:
+    """Raise the sentence."""
     raise InputError(
-        f"{place[0].upper()}{place[1:]}, holds a {type(value).__module__}.{type(value).__qualname__}, which could not "
-        "be read back from a checkpoint: have state_dict() return tensors, numbers, text, and lists and dicts of such."
+        f"{place[0].upper()}{place[1:]}, holds {what}, which could not be read back from a checkpoint: have "
+        "state_dict() return tensors, numbers, text, and lists and dicts of such."
     )
 
 

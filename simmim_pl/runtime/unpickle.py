@@ -5,7 +5,8 @@ from __future__ import annotations
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from struct import unpack
+from typing import IO, Any
 
 import torch
 
@@ -15,6 +16,8 @@ from simmim_pl.runtime.pickle_size import Pickled, RefusedError
 # torch's format of before 2020: a magic number, versions, the machine, the content and the keys of its storages, each
 # a pickle. The storages follow.
 LEGACY_PICKLES = 5
+# How the records of an archive begin: of an entry, of its end, and the two before that where it is of 64 bits.
+ENTRY, END, LOCATOR, END_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 
 
 def unpickle(path: str | Path, weights_only: bool = True) -> Any:
@@ -44,19 +47,43 @@ def unpickle(path: str | Path, weights_only: bool = True) -> Any:
 def require_modest(path: Path) -> None:
     """Raises :class:`RefusedError` where torch would make much more of a file than it has bytes."""
     size = path.stat().st_size
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            content = Pickled(size)
-            for _ in range(LEGACY_PICKLES):
-                content.read(file)
-        return
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file:
+        if file.read(len(ENTRY)) == ENTRY:  # as torch decides it
+            require_one_list(file, size)
+            require_modest_archive(file, size)
+            return
+        file.seek(0)
+        content = Pickled(size)
+        for _ in range(LEGACY_PICKLES):
+            content.read(file)
+
+
+def require_one_list(file: IO[bytes], size: int) -> None:
+    """Raises ValueError unless an archive ends in its list of entries and the records that point to it.
+
+    torch and zipfile look for the list in ways of their own. In any other file they could find two.
+    """
+    file.seek(max(size - 98, 0))
+    tail = file.read().rjust(98, b"\0")
+    wide, locator, end = tail[:56], tail[56:76], tail[76:]
+    length, start = unpack("<II", end[12:20])
+    records = size - len(end)
+    if locator.startswith(LOCATOR):
+        length, start = unpack("<QQ", wide[40:])
+        records = size - len(tail)
+        if not wide.startswith(END_64) or unpack("<Q", locator[8:16]) != (records,):
+            raise ValueError("its list of entries is not where it ends")
+    if not end.startswith(END) or end[20:] != b"\0\0" or start + length != records:
+        raise ValueError("its list of entries is not where it ends")
+
+
+def require_modest_archive(file: IO[bytes], size: int) -> None:
+    """Raises :class:`RefusedError` where torch would make much more of an archive than it has bytes."""
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise RefusedError("it is compressed, which torch.save never does, and may unpack to any size")
-        # Several entries can share the bytes of one. The first begins the file, or torch and zipfile would differ in
-        # where the list of entries is.
-        if sum(entry.file_size for entry in entries) > size or entries[0].header_offset:
+        if sum(entry.file_size for entry in entries) > size:  # several entries can share the bytes of one
             raise RefusedError("what it holds is larger than the file")
         sizes = {entry.filename: entry.file_size for entry in entries}
         names = [name for name in sizes if name.lower().endswith("/data.pkl")]

@@ -52,7 +52,10 @@ def require_small(text: str) -> None:
 def parse(text: str) -> Any:
     """What YAML text says. Raises as :func:`require_small` does."""
     require_small(text)
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (AttributeError, LookupError, ValueError) as error:  # a scalar that its tag, or its form, does not fit
+        raise yaml.YAMLError(str(error)) from error
 
 
 def load(path: str | Path) -> Any:

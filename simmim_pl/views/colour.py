@@ -1,4 +1,4 @@
-"""Colour jitter, greyscale and solarising of a whole batch, with factors and an order of each image's own."""
+"""Colour jitter, grayscale and solarising of a whole batch, with factors and an order of each image's own."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def turn_hue(pixel: Float[Tensor, "B 3 P"], turn: Float[Tensor, " B"]) -> Float[
     return torch.lerp(low[:, None], high[:, None], ramp)
 
 
-def greyscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
+def grayscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
     """Take the colour out of the images in ``mask``, by torchvision's weights; leave the others."""
     chosen = mask.nonzero().squeeze(1)
     pixel = image.flatten(2)
@@ -128,7 +128,7 @@ def greyscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Floa
     return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)
 
 
-def solarise(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
+def solarize(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
     """Invert what is brighter than half in the images in ``mask``, as torchvision's ``solarize`` at 0.5."""
     bright = mask[:, None, None, None] & (image >= 0.5)
     return torch.where(bright, 1 - image, image)

@@ -1,4 +1,4 @@
-"""The views of contrastive pretraining: crop, flip, colour jitter, greyscale, blur, solarising."""
+"""The views of contrastive pretraining: crop, flip, colour jitter, grayscale, blur, solarising."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simmim_pl.contracts import InputError, Views
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
 from simmim_pl.runtime.seeding import uniform
 from simmim_pl.views.blur import gaussian_blur, kernel_size
-from simmim_pl.views.colour import Jitter, greyscale, jitter, sample_jitter, solarise
+from simmim_pl.views.colour import Jitter, grayscale, jitter, sample_jitter, solarize
 from simmim_pl.views.crop import crop_resize, sample_crop
 
 BLOCK = 1_200_000  # numbers of images and views made at a time: more need fresh memory, fewer need more calls of torch
@@ -38,11 +38,11 @@ class ContrastiveViews(Views):
         contrast: factor is uniform in [max(0, 1 - contrast), 1 + contrast].
         saturation: factor is uniform in [max(0, 1 - saturation), 1 + saturation].
         hue: shift is uniform in [-hue, hue], a fraction of the circle, at most 0.5.
-        greyscale: probability that a view loses its colour.
+        grayscale: probability that a view loses its colour.
         blur: probability that a view is blurred; 0.5 in SimCLR at 224 pixels.
         sigma: least and greatest width of the blur, in pixels; it reaches over a tenth of the view, see
             :func:`simmim_pl.views.blur.kernel_size`.
-        solarise: probability that what is brighter than half is inverted (Grill et al. 2020, arXiv 2006.07733).
+        solarize: probability that what is brighter than half is inverted (Grill et al. 2020, arXiv 2006.07733).
 
     Raises:
         InputError: an argument is out of its range.
@@ -61,10 +61,10 @@ class ContrastiveViews(Views):
         contrast: NonNegativeFloat = 0.4,
         saturation: NonNegativeFloat = 0.4,
         hue: Annotated[float, Range("[0, 0.5]")] = 0.1,
-        greyscale: Probability = 0.2,
+        grayscale: Probability = 0.2,
         blur: Probability = 0.0,
         sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
-        solarise: Probability = 0.0,
+        solarize: Probability = 0.0,
     ) -> None:
         super().__init__()
         check_order(scale=scale, ratio=ratio, sigma=sigma)
@@ -73,9 +73,9 @@ class ContrastiveViews(Views):
                 f"A view of {size} pixels is too small to be blurred: set blur to 0, or size to 20 or more."
             )
         self.size, self.views, self.scale, self.ratio = size, views, scale, ratio
-        self.flip, self.jitter, self.greyscale = flip, jitter, greyscale
+        self.flip, self.jitter, self.grayscale = flip, jitter, grayscale
         self.strength = (brightness, contrast, saturation, hue)
-        self.blur, self.sigma, self.solarise = blur, sigma, solarise
+        self.blur, self.sigma, self.solarize = blur, sigma, solarize
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch; the generator may live on any device."""
@@ -95,18 +95,18 @@ class ContrastiveViews(Views):
         flip, grey = uniform(generator, 2, batch, along=1).to(device)
         never = grey.new_ones(batch)
         blur, place = uniform(generator, 2, batch, along=1).to(device) if self.blur else (never, never)
-        solarised = uniform(generator, batch, along=0).to(device) if self.solarise else never
+        solarised = uniform(generator, batch, along=0).to(device) if self.solarize else never
         sigma = torch.where(blur < self.blur, self.sigma[0] + (self.sigma[1] - self.sigma[0]) * place, 0.0)
-        return Plan(box, flip < self.flip, colours, grey < self.greyscale, sigma, solarised < self.solarise)
+        return Plan(box, flip < self.flip, colours, grey < self.grayscale, sigma, solarised < self.solarize)
 
     def draw(self, image: Float[Tensor, "B 3 H W"], plan: Plan) -> Float[Tensor, "B 3 S S"]:
         """One view of each image in [0, 1]."""
         view = jitter(crop_resize(image, plan.box, plan.flip, self.size), plan.jitter)
-        view = greyscale(view, plan.grey)
+        view = grayscale(view, plan.grey)
         if self.blur:
             blurred = plan.sigma.nonzero().squeeze(1)
             view[blurred] = gaussian_blur(view.index_select(0, blurred), plan.sigma[blurred], kernel_size(self.size))
-        return solarise(view, plan.solarise) if self.solarise else view
+        return solarize(view, plan.solarize) if self.solarize else view
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Plan:
     jitter: Jitter
     grey: Bool[Tensor, " B"]
     sigma: Float[Tensor, " B"]  # of the blur, 0 for none
-    solarise: Bool[Tensor, " B"]
+    solarize: Bool[Tensor, " B"]
 
     def __getitem__(self, rows: slice) -> Plan:
         """Of some of the images."""

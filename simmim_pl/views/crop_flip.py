@@ -28,6 +28,8 @@ class CropFlip(Views):
         InputError: an argument is out of its range.
     """
 
+    views = 1  # of each image
+
     @ranged
     def __init__(
         self,

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchC
 
 from simmim_pl.callbacks import Checkpoint
 from simmim_pl.contracts import Batch, InputError
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 
@@ -85,7 +85,7 @@ def fit(root: Path, *callbacks: Callback, module: Method | None = None, **option
     trainer = Trainer(
         accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), **{**quiet, **options}
     )
-    images = Images(Shapes(train=50, test=10, size=16), batch_size=8, validation=10)
+    images = ImageDataModule(Shapes(train=50, test=10, size=16), batch_size=8, validation=10)
     trainer.fit(module or method(), datamodule=images, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
@@ -243,5 +243,5 @@ def test_the_place_is_the_epoch_to_come_however_it_was_saved(
     tmp_path: Path, epochs: int, every: int, position: tuple[int, int]
 ) -> None:
     fit(tmp_path, Checkpoint(every_n_epochs=every), max_epochs=epochs)
-    place = torch.load(last(tmp_path), weights_only=True)["Images"]
+    place = torch.load(last(tmp_path), weights_only=True)["ImageDataModule"]
     assert (place["epoch"], place["batches"]) == position

@@ -22,7 +22,7 @@ from torchvision.utils import make_grid
 from simmim_pl.callbacks import Dashboard
 from simmim_pl.callbacks.dashboard import panels
 from simmim_pl.contracts import Batch, Views
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.report.observed import observed
@@ -65,7 +65,7 @@ def fit(root: Path, *callbacks: Callback, views: Views | None, logger: bool = Tr
         **{"max_epochs": 1, "log_every_n_steps": 1, **quiet, **options},
     )
     source = Shapes(train=50, test=10, size=16)
-    trainer.fit(module, datamodule=Images(source, batch_size=8, validation=10, views=views))
+    trainer.fit(module, datamodule=ImageDataModule(source, batch_size=8, validation=10, views=views))
     return module
 
 
@@ -225,7 +225,7 @@ def test_without_checkpoints_there_is_no_artifact(
     assert not [record for record in records(run) if record.WhichOneof("record_type") == "artifact"]
 
 
-ALL = ["Representation", "Atlas", "Dashboard"]
+ALL = ["Representation", "EmbeddingMap", "Dashboard"]
 
 
 @pytest.mark.parametrize(("share", "epochs", "times"), [(1000, 3, 3), (0, 3, 1)])

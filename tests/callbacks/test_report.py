@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from simmim_pl.callbacks import Atlas, Report
+from simmim_pl.callbacks import EmbeddingMap, Report
 from simmim_pl.callbacks.report import began
 from simmim_pl.evaluation.card import code_version, versions
 from simmim_pl.report.observed import observed
 from simmim_pl.report.starts import NAME, starts
 from simmim_pl.runtime.atomic import WriteError
-from tests.callbacks.test_online import fit, method
+from tests.callbacks.test_online_probe import fit, method
 from tests.conftest import TINY
 from tests.ranks import run
 
@@ -69,7 +69,7 @@ def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.drawn
 def test_what_was_observed_is_kept_for_later(tmp_path: Path) -> None:
-    fit(tmp_path, Atlas(), Report(), log_every_n_steps=1, **logged(tmp_path))
+    fit(tmp_path, EmbeddingMap(), Report(), log_every_n_steps=1, **logged(tmp_path))
     (run_directory,) = (path.parent for path in tmp_path.rglob("metrics.csv"))
     (run_directory / "config.yaml").write_text("name: some")
     assert observed(run_directory)["step"] == 10
@@ -82,7 +82,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("simmim_pl.runtime.atomic.write", full)
     with pytest.raises(WriteError, match="No space left"):
-        fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
+        fit(tmp_path, EmbeddingMap(), Report(), **logged(tmp_path))
 
 
 def test_what_a_run_was_started_with_is_kept_each_time(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_fails_costs_the_report_and_not_the_run(
 
     monkeypatch.setattr("simmim_pl.runtime.atomic.write", fail)
     with pytest.warns(UserWarning, match=rf"report.html is not written \({type(error).__name__}"):
-        trainer = fit(tmp_path, Atlas(), Report(), **logged(tmp_path))
+        trainer = fit(tmp_path, EmbeddingMap(), Report(), **logged(tmp_path))
     assert trainer.global_step == 10
 
 
@@ -122,7 +122,7 @@ def test_what_fails_costs_the_report_and_not_the_run(
 def test_the_training_is_the_same_without_it(tmp_path: Path) -> None:
     one, other = method(), method()
     fit(tmp_path, module=one)
-    fit(tmp_path, Atlas(), Report(1000), module=other, log_every_n_steps=1, **logged(tmp_path))
+    fit(tmp_path, EmbeddingMap(), Report(1000), module=other, log_every_n_steps=1, **logged(tmp_path))
     assert list(tmp_path.rglob("report.html"))
     assert all((value == other.state_dict()[name]).all() for name, value in one.state_dict().items())
 

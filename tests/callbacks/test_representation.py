@@ -17,7 +17,7 @@ from simmim_pl.methods import Contrastive
 from simmim_pl.metrics import MutualInformation
 from simmim_pl.runtime.seeding import seeded
 from simmim_pl.views import ContrastiveViews
-from tests.callbacks.test_online import Dropping, FastCNN, Gradients, Unlabelled, fit, method
+from tests.callbacks.test_online_probe import Dropping, FastCNN, Gradients, Unlabelled, fit, method
 from tests.conftest import TINY
 from tests.ranks import run
 

@@ -15,7 +15,7 @@ from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
 from simmim_pl.runtime.seeding import seeded
-from tests.callbacks.test_online import Dropping, fit
+from tests.callbacks.test_online_probe import Dropping, fit
 
 
 class Watch(Callback):

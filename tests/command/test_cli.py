@@ -299,7 +299,7 @@ def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_pat
     [
         ("model", "simmim_pl.methods.Contrastive"),
         ("model", "simmim_pl.evaluation.Evaluation"),
-        ("data", "simmim_pl.data.Images"),
+        ("data", "simmim_pl.data.ImageDataModule"),
         ("data.source", "simmim_pl.data.CIFAR10"),
         ("data.source", "simmim_pl.data.CIFAR100"),
         ("data.source", "simmim_pl.data.Folder"),

@@ -11,7 +11,7 @@ from simmim_pl.contracts import InputError
 from tests.conftest import TINY
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
-OURS = "simmim_pl.data.Images"
+OURS = "simmim_pl.data.ImageDataModule"
 
 
 class Others:

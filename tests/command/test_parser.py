@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_that_names_it(
         ("max_epochs:", "max_epoch:", "--trainer.max_epochs"),
         ("trainer:", "trainr:", "--trainer.max_epochs"),
         ("seed_everything:", "seed:", "--seed_everything"),
-        ("callbacks.Online", "callbacks.Onlin", "simmim_pl.callbacks.Online"),
+        ("callbacks.OnlineProbe", "callbacks.Onlin", "simmim_pl.callbacks.OnlineProbe"),
         ("init_args:\n    encoder:", "init_arg:\n    encoder:", "--model.init_args.encoder"),
     ],
 )

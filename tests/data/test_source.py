@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.data.source import ImageSet, InMemory, Source
+from simmim_pl.data.source import ImageDataset, InMemory, Source
 
 
 def images(number: int = 6, *frames: int) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_a_digest_is_of_images_labels_and_masks() -> None:
 
 
 def test_what_a_set_or_a_source_must_define_is_said() -> None:
-    class Unfinished(ImageSet):
+    class Unfinished(ImageDataset):
         pass
 
     empty = Unfinished(None, workers=False)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.split import hold_out
+from simmim_pl.data.split import train_val_split
 
 
 @st.composite
@@ -23,7 +23,7 @@ def tasks(draw: st.DrawFn) -> tuple[list[int], int]:
 @example(task=([0] * 10 + [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 7), seed=0)  # one large class, many of a single image
 def test_every_class_is_held_out_in_proportion_to_within_one_image(task: tuple[list[int], int], seed: int) -> None:
     labels, number = task
-    _, held = hold_out(len(labels), torch.tensor(labels), number, seed)
+    _, held = train_val_split(len(labels), torch.tensor(labels), number, seed)
     counts = np.bincount(labels)
     of_class = np.bincount(np.array(labels)[held.numpy()], minlength=len(counts))
     assert np.all(np.abs(of_class - counts * number / len(labels)) < 1)
@@ -35,7 +35,7 @@ def test_the_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(
     task: tuple[list[int], int], labelled: bool, seed: int
 ) -> None:
     labels, number = task
-    kept, held = hold_out(len(labels), torch.tensor(labels) if labelled else None, number, seed)
+    kept, held = train_val_split(len(labels), torch.tensor(labels) if labelled else None, number, seed)
     assert len(held) == number
     assert sorted(kept.tolist() + held.tolist()) == list(range(len(labels)))
     assert kept.tolist() == sorted(kept.tolist())
@@ -44,7 +44,7 @@ def test_the_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(
 
 def test_5000_of_50000_images_in_10_classes_are_exactly_500_of_each() -> None:
     labels = torch.from_numpy(np.random.default_rng(0).permutation(np.arange(50_000) % 10))
-    kept, held = hold_out(50_000, labels, 5_000, seed=0)
+    kept, held = train_val_split(50_000, labels, 5_000, seed=0)
     assert labels[held].bincount().tolist() == [500] * 10
     assert labels[kept].bincount().tolist() == [4_500] * 10
 
@@ -55,9 +55,9 @@ LABELS = torch.arange(600) % 3
 @pytest.mark.parametrize("labels", [LABELS, None])
 def test_the_seed_alone_decides(labels: Tensor | None) -> None:
     torch.manual_seed(1)
-    first = hold_out(600, labels, 60, seed=3)
+    first = train_val_split(600, labels, 60, seed=3)
     torch.manual_seed(2)
-    again, other = hold_out(600, labels, 60, seed=3), hold_out(600, labels, 60, seed=4)
+    again, other = train_val_split(600, labels, 60, seed=3), train_val_split(600, labels, 60, seed=4)
     assert all(torch.equal(one, same) for one, same in zip(first, again, strict=True))
     assert len(np.intersect1d(first[1], other[1])) < 30  # 6 by chance
 
@@ -66,7 +66,7 @@ def test_the_seed_alone_decides(labels: Tensor | None) -> None:
 def test_which_images_of_a_class_are_held_out_is_random(labels: Tensor | None) -> None:
     times = torch.zeros(600)
     for seed in range(200):
-        times[hold_out(600, labels, 60, seed)[1]] += 1
+        times[train_val_split(600, labels, 60, seed)[1]] += 1
     # Each image is held out with probability 1/10: a binomial of mean 20 and standard deviation 4.2.
     assert times.mean() == 20
     assert 3.5 < times.std() < 5
@@ -77,21 +77,21 @@ def test_which_images_of_a_class_are_held_out_is_random(labels: Tensor | None) -
 def test_an_amount_below_one_is_a_share_and_others_are_numbers(amount: float, number: int | None) -> None:
     if number is None:  # rounds to everything
         with pytest.raises(InputError, match="share below 1"):
-            hold_out(600, LABELS, amount, seed=0)
+            train_val_split(600, LABELS, amount, seed=0)
     else:
-        assert len(hold_out(600, LABELS, amount, seed=0)[1]) == number
+        assert len(train_val_split(600, LABELS, amount, seed=0)[1]) == number
 
 
 def test_a_share_and_its_number_hold_out_the_same_images() -> None:
-    assert torch.equal(hold_out(600, LABELS, 0.25, seed=5)[1], hold_out(600, LABELS, 150, seed=5)[1])
+    assert torch.equal(train_val_split(600, LABELS, 0.25, seed=5)[1], train_val_split(600, LABELS, 150, seed=5)[1])
 
 
 @pytest.mark.parametrize("amount", [600, 601, 1.0, 1.5, 60.0, -1, -0.5, -0.0001, float("nan"), float("inf")])
 def test_nothing_left_or_less_than_nothing_held_is_refused(amount: float) -> None:
     with pytest.raises(InputError, match=f"validation: {amount} cannot be held out"):
-        hold_out(600, LABELS, amount, seed=0)
+        train_val_split(600, LABELS, amount, seed=0)
 
 
 def test_an_empty_set_is_refused() -> None:
     with pytest.raises(InputError, match="of 0 training images"):
-        hold_out(0, None, 0, seed=0)
+        train_val_split(0, None, 0, seed=0)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 import simmim_pl
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import KNN, Evaluation
 from simmim_pl.evaluation import card as page
@@ -153,7 +153,7 @@ def test_without_a_logger_the_card_is_printed_and_not_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     beside = sorted(pretrained.parent.iterdir())
-    images = Images(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
+    images = ImageDataModule(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
     module = Evaluation([KNN(k=[3])], checkpoint=str(pretrained), baselines=False)
     trainer(tmp_path, logger=False).validate(module, datamodule=images, verbose=False)
     printed = capsys.readouterr().out
@@ -165,7 +165,7 @@ def test_without_a_logger_the_card_is_printed_and_not_written(
 
 
 def test_a_given_encoder_has_no_checkpoint_to_leave_a_copy_with(tmp_path: Path) -> None:
-    images = Images(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
+    images = ImageDataModule(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
     module = Evaluation([KNN(k=[3])], encoder=FastCNN(2), baselines=False)
     trainer(tmp_path).validate(module, datamodule=images, verbose=False)
     assert module.card["checkpoint"] is None

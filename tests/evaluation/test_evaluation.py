@@ -18,7 +18,7 @@ import simmim_pl
 from simmim_pl.contracts import Features, InputError
 from simmim_pl.encoders import FastCNN, Torchvision
 from simmim_pl.evaluation import KNN, Evaluation
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Result
 from simmim_pl.runtime.checkpoint import load_encoder
@@ -76,7 +76,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     judge = KNN.judge
 
-    def noted(self: KNN, bench: Bench) -> list[Result]:
+    def noted(self: KNN, bench: EvaluationContext) -> list[Result]:
         seen.append(bench.name)
         return judge(self, bench)
 
@@ -154,7 +154,7 @@ def test_every_protocol_judges_on_its_own_data_or_on_the_runs_and_all_further_on
     cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of_images(tmp_path / "colours", "black", "green")
-    own = {"class_path": "simmim_pl.data.Images", "init_args": {"source": TINY_SHAPES, "batch_size": 16}}
+    own = {"class_path": "simmim_pl.data.ImageDataModule", "init_args": {"source": TINY_SHAPES, "batch_size": 16}}
     tune = named("evaluation.FineTune", views=named("views.CropFlip"), epochs=1)
     dense = named("evaluation.DenseProbe", sweep={"lr": [0.01], "epochs": 1}, data=own)
     further = {"source": named("data.Folder", root=str(folder), size=16), "batch_size": 8, "validation": 4}
@@ -162,7 +162,7 @@ def test_every_protocol_judges_on_its_own_data_or_on_the_runs_and_all_further_on
         cli(
             command(
                 protocols(NEAREST, tune, dense),
-                f"--model.transfer={json.dumps([named('data.Images', **further)])}",
+                f"--model.transfer={json.dumps([named('data.ImageDataModule', **further)])}",
                 *("--model.encoder=simmim_pl.encoders.FastCNN", "--model.encoder.width=2", "--data.source.train=60"),
             )
         )

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
-from simmim_pl.evaluation.bench import Bench
-from simmim_pl.evaluation.frozen import RawPixels, Watch, attributes, digest, require_frozen, subjects
+from simmim_pl.evaluation.context import EvaluationContext
+from simmim_pl.evaluation.frozen import FrozenGuard, RawPixels, attributes, digest, require_frozen, subjects
 from simmim_pl.runtime.checkpoint import load_encoder
 
 
@@ -206,9 +206,9 @@ CHEATS = [
 
 
 def extract(encoder: Encoder, cache: Path, batch_size: int) -> Tensor:
-    images = Images(SHAPES, batch_size=batch_size, validation=10)
+    images = ImageDataModule(SHAPES, batch_size=batch_size, validation=10)
     images.setup("test")
-    bench = Bench(encoder, images, "given", torch.device("cpu"), nullcontext, cache=cache)
+    bench = EvaluationContext(encoder, images, "given", torch.device("cpu"), nullcontext, cache=cache)
     return bench.features("test")[0]
 
 
@@ -229,7 +229,7 @@ def test_an_encoder_that_changes_is_not_judged(kind: type[Honest], batch_size: i
 @pytest.mark.parametrize("kind", CHEATS)
 def test_a_watch_finds_every_change_by_itself(kind: type[Honest]) -> None:
     encoder = asked(encoder=kind(), baselines=False)["given"]
-    watch = Watch(encoder)
+    watch = FrozenGuard(encoder)
     watch.check()
     encoder(torch.rand(2, 3, 16, 16))
     with pytest.raises(InputError, match=f"{kind.__name__} changed while it was judged|left eval mode"):
@@ -276,7 +276,7 @@ def test_a_cache_that_waits_for_the_data_is_a_cheat(tmp_path: Path) -> None:
 
 def test_a_hook_and_a_gradient_mode_are_no_change() -> None:
     encoder = asked(encoder=Honest(), baselines=False)["given"]
-    watch = Watch(encoder)
+    watch = FrozenGuard(encoder)
     encoder.register_forward_hook(lambda *_: None)
     encoder.to(memory_format=torch.channels_last)
     watch.check()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import Images
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.data import ImageDataModule
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.evaluation.training import (
     Sweep,
@@ -26,8 +26,8 @@ from simmim_pl.evaluation.training import (
 STEPS, WIDTH, CLASSES = 3, 5, 4
 
 
-def bench(seed: int = 0, data: Images | None = None) -> Bench:
-    return Bench(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed)
+def bench(seed: int = 0, data: ImageDataModule | None = None) -> EvaluationContext:
+    return EvaluationContext(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed)
 
 
 def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent, nt_xent
@@ -44,7 +44,9 @@ def method(width: int = 4, lr: float = 0.1, **options: Any) -> Contrastive:
 
 def train(root: Path, module: Contrastive, steps: int, views: int = 2, batch: int = 16) -> Journal:
     journal = Journal()
-    images = Images(Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10)
+    images = ImageDataModule(
+        Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10
+    )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"enable_checkpointing": False, "limit_val_batches": 0, "log_every_n_steps": 1, **quiet}
     Trainer(accelerator="cpu", devices=1, max_steps=steps, callbacks=[journal], default_root_dir=root, **options).fit(
@@ -120,7 +122,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     assert compiled.state_dict().keys() == method().state_dict().keys()
 
 
-def fit(folder: Path, images: Images, module: Contrastive, **options: Any) -> list[dict[str, Any]]:
+def fit(folder: Path, images: ImageDataModule, module: Contrastive, **options: Any) -> list[dict[str, Any]]:
     """The steps of a training."""
     journal = Journal()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
@@ -151,14 +153,14 @@ def fit(folder: Path, images: Images, module: Contrastive, **options: Any) -> li
 )
 def test_the_last_batches_have_late_views(tmp_path: Path, late: float, options: dict[str, Any], sizes: str) -> None:
     views = {"views": ContrastiveViews(size=8), "late_views": ContrastiveViews(size=16), "late": late}
-    images = Images(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
+    images = ImageDataModule(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
     steps = fit(tmp_path, images, method(), **options)
     assert [step["batch"]["views"].shape[-1] for step in steps] == [int(size) for size in sizes.split()]
 
 
 def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
     source, local = Shapes(train=74, test=10, size=16), ContrastiveViews(size=8, views=3, scale=(0.1, 0.3))
-    images = Images(source, 16, ContrastiveViews(size=16), local, validation=10)
+    images = ImageDataModule(source, 16, ContrastiveViews(size=16), local, validation=10)
     (step,) = fit(tmp_path, images, method(), max_steps=1)
     batch, (encoder, head) = step["batch"], (part.train() for part in step["modules"])
     assert batch["local"].shape == (3, 16, 3, 8, 8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.methods import Contrastive
@@ -44,7 +44,9 @@ def method(layer: nn.Module | None = None, pieces: int = 1) -> Contrastive:
 def trained(root: Path, pieces: int, views: int = 2, batch: int = 16, **options: Any) -> dict[str, Tensor]:
     """Weights after three batches through the Trainer."""
     module = method(pieces=pieces)
-    images = Images(Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10)
+    images = ImageDataModule(
+        Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10
+    )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     quiet |= {"enable_checkpointing": False, "limit_val_batches": 0}
     trainer = Trainer(accelerator="cpu", devices=1, max_steps=3, default_root_dir=root, **quiet, **options)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from simmim_pl.callbacks import Checkpoint
 from simmim_pl.contracts import Batch, InputError
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
@@ -58,7 +58,7 @@ def fit(root: Path, module: Method, **options: Any) -> Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"enable_checkpointing": False, "limit_val_batches": 0, "max_epochs": 2, **quiet, **options}
     trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, **options)
-    trainer.fit(module, datamodule=Images(Shapes(train=50, test=10, size=16), batch_size=8, validation=10))
+    trainer.fit(module, datamodule=ImageDataModule(Shapes(train=50, test=10, size=16), batch_size=8, validation=10))
     return trainer
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from simmim_pl.metrics import Alignment, MutualInformation, Similarities, Spectrum, Spread, Uniformity
+from simmim_pl.metrics import Alignment, EffectiveRank, EmbeddingStd, MutualInformation, Similarities, Uniformity
 from tests.metrics.test_alignment import normal
 from tests.runtime.test_distributed import on_ranks
 
@@ -20,7 +20,11 @@ def everything(z: torch.Tensor) -> dict[str, torch.Tensor]:
         for part in z.split(3, dim=1):
             metric.update(part)
     width = z.shape[-1]
-    of_rows = {"spectrum": Spectrum(width), "centred": Spectrum(width, centred=True), "spread": Spread(width)}
+    of_rows = {
+        "spectrum": EffectiveRank(width),
+        "centred": EffectiveRank(width, centred=True),
+        "spread": EmbeddingStd(width),
+    }
     of_rows["uniformity"] = Uniformity()
     for metric in of_rows.values():
         for part in z[0].split(3):
@@ -48,12 +52,12 @@ def test_a_metric_forgets_when_it_is_reset():
     for metric, batch in (
         (Alignment(), PAIRS),
         (Uniformity(), PAIRS[0]),
-        (Spectrum(5), PAIRS[0]),
-        (Spread(5), PAIRS[0]),
+        (EffectiveRank(5), PAIRS[0]),
+        (EmbeddingStd(5), PAIRS[0]),
     ):
         metric.update(torch.randn_like(batch))
         metric.reset()
         metric.update(batch)
-        fresh = type(metric)(5) if isinstance(metric, (Spectrum, Spread)) else type(metric)()
+        fresh = type(metric)(5) if isinstance(metric, (EffectiveRank, EmbeddingStd)) else type(metric)()
         fresh.update(batch)
         torch.testing.assert_close(metric.compute(), fresh.compute())

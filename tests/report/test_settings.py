@@ -11,7 +11,7 @@ from simmim_pl.report.settings import differences, flat
 from tests.conftest import CONFIGS
 
 QUICKSTART = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
-ONLINE = {"class_path": "simmim_pl.callbacks.Online", "init_args": {"k": 20}}
+ONLINE = {"class_path": "simmim_pl.callbacks.OnlineProbe", "init_args": {"k": 20}}
 PLAIN = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
 NESTED = st.recursive(PLAIN, lambda inner: st.dictionaries(st.text("ab", min_size=1), inner, min_size=1), max_leaves=8)
 
@@ -36,7 +36,7 @@ def test_keys_are_those_of_the_command_line() -> None:
 def test_only_what_differs_is_told(changed: dict[str, Any], expected: dict[str, list[str]] | None) -> None:
     found = differences([QUICKSTART, QUICKSTART | changed])
     if expected is None:  # one more callback does not shift the others
-        assert found["trainer.callbacks.Online.k"] == ["–", "20"]
+        assert found["trainer.callbacks.OnlineProbe.k"] == ["–", "20"]
         assert not [key for key in found if "Report" in key]
     else:
         assert found == expected
@@ -44,7 +44,7 @@ def test_only_what_differs_is_told(changed: dict[str, Any], expected: dict[str, 
 
 def test_two_of_a_class_are_told_apart() -> None:
     one, two = ([ONLINE, {**ONLINE, "init_args": {"k": k}}] for k in (1, 2))
-    assert differences([{"calls": one}, {"calls": two}]) == {"calls.Online 2.k": ["1", "2"]}
+    assert differences([{"calls": one}, {"calls": two}]) == {"calls.OnlineProbe 2.k": ["1", "2"]}
 
 
 @given(NESTED, NESTED)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
 import pytest
 import torch
 
@@ -93,7 +95,9 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 # Ten steps; a checkpoint after every second one, what was observed at the end.
-FIT = lines(2, *(f"--trainer.callbacks+=simmim_pl.callbacks.{name}" for name in ("Atlas", "Dashboard", "Report")))
+FIT = lines(
+    2, *(f"--trainer.callbacks+=simmim_pl.callbacks.{name}" for name in ("EmbeddingMap", "Dashboard", "Report"))
+)
 FILES = ("config.yaml", "views.png", "metrics.csv", "last.ckpt", "observed.npz")
 
 
@@ -205,6 +209,22 @@ def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
+def test_a_checkpoint_for_a_bucket_goes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    atomic.DurableIO().save_checkpoint({"state_dict": {}, "epoch": np.int64(3)}, "memory://bucket/a/x.ckpt")
+    with fsspec.open("memory://bucket/a/x.ckpt") as file:
+        assert torch.load(file, weights_only=True)["epoch"] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_drive_has_a_cache_of_its_own_it_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("fcntl.F_FULLFSYNC", 51, raising=False)  # as on macOS
+    monkeypatch.setattr("fcntl.fcntl", lambda file, command: asked.append(command))
+    atomic.write(tmp_path / "file", lambda file: file.write(b"x"))
+    assert asked == [51, 51]  # the file, and its name in the folder
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
 def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: int) -> None:
     def fails(file: Any) -> None:
@@ -235,7 +255,7 @@ def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
 def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
     """torch.save to a name says only that a position was unexpected."""
     script = (
-        "import resource, torch; from simmim_pl import durable\n"
+        "import resource, torch; from simmim_pl.runtime import atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         f"try: torch.save(torch.rand(9999), {str(tmp_path / 'file')!r})\n"
         "except RuntimeError as error: print(atomic.explain(error))"
@@ -248,7 +268,7 @@ def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
     """Its own process writes, and goes on when it cannot."""
     script = """if True:
         import resource, time, wandb
-        from simmim_pl import durable
+        from simmim_pl.runtime import atomic
         from simmim_pl.callbacks.dashboard import require_written
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
         run = wandb.init(mode="offline", settings=wandb.Settings(silent=True))
@@ -276,7 +296,7 @@ def test_output_to_a_full_disk() -> None:
     script = """if True:
         import sys
         from contextlib import suppress
-        from simmim_pl import durable
+        from simmim_pl.runtime import atomic
         try:
             print("table")  # fails here where Python does not buffer it
             atomic.flush_output()

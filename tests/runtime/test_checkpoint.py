@@ -16,6 +16,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data import Shapes
 from simmim_pl.encoders import FastCNN, ResNet, Torchvision
 from simmim_pl.runtime.checkpoint import load_encoder, load_weights, read, require_same
+from simmim_pl.runtime.storable import storable
 from tests.conftest import TINY
 
 FASTCNN = "simmim_pl.encoders.FastCNN"
@@ -174,6 +175,33 @@ def test_weights_that_the_config_does_not_describe_are_refused(pretrained: Path,
     with pytest.raises(InputError, match=r"at net.0.0.weight it has \(2, 3, 3, 3\), the config builds \(3, 3, 3, 3\)"):
         load_encoder(str(tmp_path / "odd.ckpt"), trained=True)
     assert load_encoder(str(tmp_path / "odd.ckpt"), trained=False).width == 24
+
+
+def test_a_network_that_asks_for_its_version_is_read_back(tmp_path: Path) -> None:
+    path, net = tmp_path / "x.ckpt", Torchvision("mnasnet0_5")
+    spec = {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "mnasnet0_5"}}
+    state = nn.ModuleDict({"encoder": net}).state_dict()
+    torch.save(storable({"state_dict": state, "config": {"model": {"init_args": {"encoder": spec}}}}, "x"), path)
+    nn.ModuleDict({"encoder": Torchvision("mnasnet0_5")}).load_state_dict(read(path)["state_dict"])  # as Lightning does
+    loaded, filled = load_encoder(path), Torchvision("mnasnet0_5")
+    assert load_weights(filled, path) == []
+    for encoder in (loaded, filled):
+        assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("trained", "says"), [(True, "is of another architecture"), (False, "far larger than the fil")]
+)
+def test_an_encoder_that_the_file_cannot_hold_takes_no_memory(
+    write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch, trained: bool, says: str
+) -> None:
+    made: list[Tensor] = []
+    monkeypatch.setattr("torch.nn.init.kaiming_uniform_", lambda tensor, **more: made.append(tensor))
+    monkeypatch.setattr("simmim_pl.runtime.checkpoint.LARGE", 10**6)
+    with pytest.raises(InputError, match=says):
+        load_encoder(write({"class_path": FASTCNN, "init_args": {"width": 32}}), trained)
+    assert made
+    assert all(tensor.is_meta for tensor in made)
 
 
 @pytest.mark.parametrize(
@@ -559,6 +587,17 @@ def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path, content:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"x.pth does not fit the encoder: at .* it has no such tensor"):
         load_weights(ResNet(), tmp_path / "x.pth")
+
+
+def test_a_file_that_shares_its_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds a level, all of them would take hours to walk."""
+    monkeypatch.setattr("simmim_pl.runtime.checkpoint.MOST_VALUES", 10_000)
+    content: Any = {"x": torch.ones(1)}
+    for _ in range(4):
+        content = dict.fromkeys(map(str, range(12)), content)
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="more than 10000 values"):
+        load_weights(FastCNN(2), tmp_path / "x.pth")
 
 
 def test_a_file_of_weights_that_cannot_be_read_is_refused_and_runs_nothing(

@@ -16,7 +16,7 @@ from simmim_pl.losses import nt_xent
 from simmim_pl.runtime import distributed
 
 if TYPE_CHECKING:
-    from simmim_pl.evaluation.bench import Bench
+    from simmim_pl.evaluation.context import EvaluationContext
 
 INPUT = torch.randn(8, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 WEIGHT = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -96,16 +96,19 @@ class Patches(Encoder):
         return Features(pooled=grid.mean((2, 3)), grid=grid)
 
 
-def bench(encoder: Encoder, ranks: int) -> "Bench":
+def bench(encoder: Encoder, ranks: int) -> "EvaluationContext":
     """Batches of 16 over all ranks."""
-    from simmim_pl.data import Images, Shapes  # here, or the ranks of every other test would wait for Lightning
-    from simmim_pl.evaluation.bench import Bench
+    from simmim_pl.data import (  # here, or the ranks of every other test would wait for Lightning
+        ImageDataModule,
+        Shapes,
+    )
+    from simmim_pl.evaluation.context import EvaluationContext
 
-    data = Images(Shapes(train=60, test=21, size=16, copies=1), batch_size=16, validation=12)
+    data = ImageDataModule(Shapes(train=60, test=21, size=16, copies=1), batch_size=16, validation=12)
     data.place = lambda: (distributed.rank(), ranks)  # as its trainer would say
     data.setup("fit")
     data.setup("test")
-    return Bench(encoder.requires_grad_(False).eval(), data, "given", torch.device("cpu"), nullcontext)
+    return EvaluationContext(encoder.requires_grad_(False).eval(), data, "given", torch.device("cpu"), nullcontext)
 
 
 def evaluated(rank: int, ranks: int) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_what_was_not_changed_passes(saved: dict[str, Any]) -> None:
         (("lr_schedulers",), torch.zeros(3)),
         (("callbacks",), [1]),
         (("state_dict", "head.mlp.0.weight"), 3),
-        (("Images", "epoch"), 1.0),
+        (("ImageDataModule", "epoch"), 1.0),
         (("epoch",), True),
     ],
 )
@@ -172,10 +172,10 @@ FORGED = {
     "optimizer, fewer parameters": (("optimizer_states", 0, "param_groups", 0, "params"), [0]),
     "optimizer, one group": (("optimizer_states", 0, "param_groups"), [{"params": [0]}]),
     "schedule, nothing": (("lr_schedulers", 0), {"lr_lambdas": 3}),
-    "probe of other classes": (("callbacks", "Online", "probe"), {}),
-    "probe's optimizer": (("callbacks", "Online", "optimizer"), {"state": {}, "param_groups": []}),
-    "alarm": (("callbacks", "Alarm"), {"raised": 3}),
-    "place in the data": (("Images",), {"epoch": 1, "batches": 0}),
+    "probe of other classes": (("callbacks", "OnlineProbe", "probe"), {}),
+    "probe's optimizer": (("callbacks", "OnlineProbe", "optimizer"), {"state": {}, "param_groups": []}),
+    "alarm": (("callbacks", "CollapseMonitor"), {"raised": 3}),
+    "place in the data": (("ImageDataModule",), {"epoch": 1, "batches": 0}),
 }
 
 
@@ -206,8 +206,8 @@ def test_the_command_line_refuses_a_changed_checkpoint(
 
 JUDGED = [
     ("validate", "loops", {}),
-    ("validate", "callbacks", {"Online": 3}),
-    ("validate", "callbacks", {"Online": {}}),
+    ("validate", "callbacks", {"OnlineProbe": 3}),
+    ("validate", "callbacks", {"OnlineProbe": {}}),
     ("validate", "state_dict", {"x": 1}),
     ("predict", "loops", None),
     ("predict", "callbacks", []),

@@ -32,7 +32,10 @@ MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # wha
 LONG = os.environ.get("LONG") == "1"
 CALLBACKS = [
     *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks.every_n_steps={every}"),
-    *(f"--trainer.callbacks+=simmim_pl.callbacks.{name}" for name in ("Online", "Representation", "Alarm", "Vitals")),
+    *(
+        f"--trainer.callbacks+=simmim_pl.callbacks.{name}"
+        for name in ("OnlineProbe", "Representation", "CollapseMonitor", "TrainingMonitor")
+    ),
 ]
 # Two epochs of five steps, validated after each, and logged at every step.
 BASE = [

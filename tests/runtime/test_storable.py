@@ -1,5 +1,6 @@
 """Whatever callbacks put into a checkpoint, it can be read back; what could not be is refused when it is saved."""
 
+import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from enum import Enum
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
+from torch import nn
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.integrity import sealed
@@ -53,6 +55,18 @@ def read_back(value: Any) -> Any:
         return unpickle(Path(folder, "state.pt"))
 
 
+def quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch will do away with it
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
+
+
+def noted(tensor: torch.Tensor) -> torch.Tensor:
+    """With an attribute of Python's, as users leave them."""
+    tensor.note = object()
+    return tensor
+
+
 @pytest.mark.parametrize(
     ("value", "plain"),
     [
@@ -71,6 +85,9 @@ def read_back(value: Any) -> Any:
         (OrderedDict(b=1, a=2), OrderedDict(b=1, a=2)),
         ({"a": [np.int8(1), (Path("c"),)]}, {"a": [1, ("c",)]}),
         (torch.nn.Parameter(torch.ones(2)), torch.ones(2)),
+        (noted(torch.ones(2)), torch.ones(2)),
+        (noted(torch.nn.Parameter(torch.ones(2))), torch.ones(2)),
+        (2**2039 - 1, 2**2039 - 1),
         (b"bytes", b"bytes"),
         (bytearray(b"bytes"), b"bytes"),
     ],
@@ -97,7 +114,30 @@ def test_what_is_plain_stays_as_it_is(value: Any) -> None:
     assert storable(value, "a state") == value == read_back(storable(value, "a state"))
 
 
-@pytest.mark.parametrize("value", [object(), lambda: 0, {"a": [1, object()]}, np.array(["a", None], dtype=object)])
+def test_of_which_version_the_modules_were_is_kept() -> None:
+    state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
+    found = read_back(storable({"probe": state}, "a state"))["probe"]
+    assert type(found) is OrderedDict
+    assert found._metadata == state._metadata
+    assert found._metadata["0"] == {"version": 2}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        lambda: 0,
+        {"a": [1, object()]},
+        np.array(["a", None], dtype=object),
+        b"",
+        bytearray(),
+        2**2039,
+        torch.eye(2).to_sparse(),
+        torch.ones(2, device="meta"),
+        quantised(),
+    ],
+    ids=type,
+)
 def test_what_could_not_be_read_back_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match=r"The state of X.* which could not be read back from a checkpoint"):
         storable(value, "the state of X")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.protocols.knn import knn_scores, votes
 from simmim_pl.losses import NTXent, nt_xent
-from simmim_pl.metrics import Similarities, Spread, alignment, contrastive_accuracy, uniformity
+from simmim_pl.metrics import EmbeddingStd, Similarities, alignment, contrastive_accuracy, uniformity
 from simmim_pl.metrics.mutual_information import similarities, smile
 from simmim_pl.runtime.unit_norm import unit
 
@@ -65,7 +65,7 @@ def test_nothing_that_compares_directions_knows_their_length(scale):
     torch.testing.assert_close(contrastive_accuracy(z * scale), contrastive_accuracy(z))
     near = [knn_scores(rows, labels, rows, 2, k=3) for rows in (z[0] * scale, z[0])]
     torch.testing.assert_close(*near)
-    for kind in (Spread(5), Similarities(10)):
+    for kind in (EmbeddingStd(5), Similarities(10)):
         found = []
         for rows in (z * scale, z):
             kind.reset()

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import struct
 import zipfile
 from collections import Counter, OrderedDict
@@ -14,7 +15,7 @@ import torch
 from torchvision.models import resnet18
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.unpickle import unpickle
+from simmim_pl.runtime.unpickle import require_modest, unpickle
 
 ROW = torch.arange(12.0)
 GOOD: dict[str, Any] = {
@@ -98,9 +99,82 @@ def test_entries_that_share_bytes_are_counted_each(tmp_path: Path) -> None:
         unpickle(path)
 
 
+def zeros(path: Path, numbers: int, archive: bool = True) -> bytes:
+    """What torch writes of so many."""
+    torch.save({"x": torch.zeros(numbers)}, path, _use_new_zipfile_serialization=archive)
+    return path.read_bytes()
+
+
+def the_old_format_and_an_archive_behind(path: Path) -> bytes:
+    """torch looks at the beginning, zipfile at the end."""
+    harmful = zeros(path, 10, archive=False).replace(b"K\nNt", INT + b"Nt")
+    return harmful + zeros(path, 1)
+
+
+def a_list_in_the_comment(path: Path) -> bytes:
+    """The records say that the list is there, and torch takes them at their word.
+
+    zipfile takes the whole for shifted, as by a stub before it, reads what ends at the records, and shifts its entries.
+    """
+    content = zeros(path, 1)[:-98]
+    place = content.index(b"PK\x01\x02")
+    listed, shift = content[place:], len(content) - place + 22
+    other = bytearray(listed)
+    for entry in re.finditer(b"PK\x01\x02", listed):
+        field = slice(entry.start() + 42, entry.start() + 46)
+        other[field] = (int.from_bytes(other[field], "little") + shift).to_bytes(4, "little")
+    records = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 7, 7, len(listed), len(content) + 22, len(listed))
+    return content[:place] + other + records + listed
+
+
+def a_record_that_only_torch_reads(path: Path) -> bytes:
+    """torch follows the locator to the first of two, zipfile reads the one before the locator."""
+    content = zeros(path, 1)
+    place = content.index(b"PK\x01\x02")
+    record = content[-98:-50] + struct.pack("<Q", place + 56)
+    locator = content[-42:-34] + struct.pack("<Q", place) + content[-26:-22]
+    return content[:place] + record + content[place:-98] + record + locator + content[-22:]
+
+
+def a_comment(path: Path) -> bytes:
+    """Which could hold another list."""
+    return zeros(path, 1)[:-2] + b"\x04\x00text"
+
+
+DOUBLE = {
+    the_old_format_and_an_archive_behind: "asks for 8000000000 bytes of memory",
+    a_list_in_the_comment: "cannot be read as a checkpoint",
+    a_record_that_only_torch_reads: "cannot be read as a checkpoint",
+    a_comment: "cannot be read as a checkpoint",
+}
+
+
+@pytest.mark.parametrize("make", DOUBLE)
+def test_a_file_that_torch_and_zipfile_could_read_differently_is_refused(
+    tmp_path: Path, make: Callable[[Path], bytes]
+) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(make(path))
+    with zipfile.ZipFile(path) as whole:  # to which all of it looks well
+        assert whole.testzip() is None
+    with pytest.raises(InputError, match=DOUBLE[make]):
+        unpickle(path)
+
+
 INT = b"\x8a\x05" + (2 * 10**9).to_bytes(5, "little")
 TEXT = b"X" + struct.pack("<I", 10_000) + b"x" * 10_000 + b"q\x01X\x06\x00\x00\x00latin1q\x02"
 DOUBLED = b"K\x01\x85q\x00" + b"".join(bytes([104, i, 104, i, 0x86, 113, i + 1]) for i in range(60))
+
+
+def copies(name: bytes, of: bytes) -> bytes:
+    """A hundred pairs in a dict or list, given to one call after the other: each time anew, or what the last gave."""
+    pairs = b"".join(bytes([75, i, 75, i]) for i in range(100))
+    numbers = b"}(" + pairs + b"u" if b"collections" in name else b"](" + pairs + b"e"
+    return numbers + b"q\x00c" + name + b"\nq\x01h\x00\x85Rq\x02" + (b"h\x01" + of + b"\x85Rq\x02") * 3
+
+
+COPIED = "it copies .* values: it was made to do harm"
+CONTAINERS = [b"builtins\nset", b"torch\nSize", b"collections\nCounter", b"collections\nOrderedDict"]
 BOMBS = {
     "memory by a number": (b"cbuiltins\nbytearray\n" + INT + b"\x85R", "more than tensors and plain values"),
     "a tensor by a number": (b"ctorch\nTensor\n" + INT + b"\x85R", "more than tensors and plain values"),
@@ -111,6 +185,19 @@ BOMBS = {
         "asks for .* bytes of memory",
     ),
     "a key of 2 to the 60 values": (b"}" + DOUBLED + b"K\x01s", "a key in it is of tuples within tuples"),
+    "a key of many values": (b"}(" + b"K\x01" * 5000 + b"tK\x01s", "a key in it is of tuples within tuples"),
+    "pairs with such": (
+        DOUBLED + b"ccollections\nOrderedDict\n]](h<K\x01ea\x85R",
+        "a key in it is of tuples within tuples",
+    ),
+    **{f"{name.decode()} again": (copies(name, b"h\x00"), COPIED) for name in CONTAINERS},
+    **{f"{name.decode()} of the last": (copies(name, b"h\x02"), COPIED) for name in CONTAINERS},
+    "a set of a text": (b"cbuiltins\nset\n" + TEXT.partition(b"q\x01")[0] + b"\x85R", "more than tensors"),
+    "a set as what is given": (b"ctorch\nSize\ncbuiltins\nset\n](K\x01K\x02\x86e\x85RR", "more than tensors"),
+    "a method by another name": (
+        b"ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb",
+        "more than tensors and plain values",
+    ),
     "a set of such": (DOUBLED + b"cbuiltins\nset\n]h<a\x85R", "a key in it is of tuples within tuples"),
 }
 
@@ -129,6 +216,20 @@ def test_the_old_formats_storages_are_no_larger_than_the_file(tmp_path: Path) ->
     path.write_bytes(path.read_bytes().replace(b"K\nNt", INT + b"Nt"))  # how many numbers the storage holds
     with pytest.raises(InputError, match="asks for 8000000000 bytes of memory and has"):
         unpickle(path)
+
+
+def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
+    """What a call gives could be any; torch would grow a storage of the old format to it."""
+    path = tmp_path / "x.pt"
+    content = zeros(path, 10, archive=False)
+    for written, called in ((b"K\n\x85", b"M\x00\x80\x85"), (b"K\x01\x85", b"K\x01\x85")):
+        assert content.count(written) == 1
+        content = content.replace(written, b"ctorch\nSize\n" + called + b"\x85R")
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=r"storage has wrong byte size.*131072"):  # it did
+        torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match="given no tuple"):
+        require_modest(path)
 
 
 @pytest.mark.parametrize("archive", [True, False])

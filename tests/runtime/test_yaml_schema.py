@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from simmim_pl.contracts import InputError
 from simmim_pl.report.run import read
+from simmim_pl.runtime.safe_import import require_ours
 from simmim_pl.runtime.yaml_schema import MOST, load, parse
 from tests.conftest import TINY
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
@@ -31,6 +32,14 @@ def test_a_short_text_of_many_values_is_refused() -> None:
         parse("[" * 101 + "]" * 101)
     with pytest.raises(yaml.YAMLError):
         parse("a: [*nowhere]" + " " * 100)
+
+
+@pytest.mark.parametrize("text", ["2024-02-30", "!!bool foo", "!!timestamp x", "!!int ''"])
+def test_a_value_that_is_not_of_its_type_is_no_yaml(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"a: {text}")
+    with pytest.raises(InputError, match=r"x.yaml is not YAML \(.+\): mend it"):
+        load(tmp_path / "x.yaml")
+    require_ours({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
 
 
 def test_aliases_that_people_write_are_fine() -> None:

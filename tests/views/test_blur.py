@@ -47,13 +47,13 @@ def test_weights_sum_to_one_and_see_left_as_right(sigma, kernel):
 
 def test_views_blur_and_solarise_with_their_probabilities():
     noise = torch.randint(0, 256, (1, 3, 20, 20), dtype=torch.uint8, generator=seeded(0)).expand(2000, -1, -1, -1)
-    still = {"size": 20, "scale": (1, 1), "ratio": (1, 1), "flip": 0, "jitter": 0, "greyscale": 0}
+    still = {"size": 20, "scale": (1, 1), "ratio": (1, 1), "flip": 0, "jitter": 0, "grayscale": 0}
     clean = noise[0] / 255
     blurred = ContrastiveViews(**still, blur=0.3, sigma=(0.5, 1.0))(noise, seeded(1)).flatten(0, 1)
     changed = (blurred - clean).abs().flatten(1).amax(1) > 1e-5
     assert changed.double().mean().item() == pytest.approx(0.3, abs=0.03)
     assert len(blurred[changed].flatten(1).unique(dim=0)) == changed.sum()  # each by a width of its own
-    solarised = ContrastiveViews(**still, solarise=0.2)(noise, seeded(2)).flatten(0, 1)
+    solarised = ContrastiveViews(**still, solarize=0.2)(noise, seeded(2)).flatten(0, 1)
     changed = (solarised - clean).abs().flatten(1).amax(1) > 1e-5
     assert changed.double().mean().item() == pytest.approx(0.2, abs=0.03)
     torch.testing.assert_close(solarised[changed], tv.solarize(clean, 0.5).expand(int(changed.sum()), -1, -1, -1))
@@ -69,7 +69,7 @@ def test_without_them_views_are_what_they_were():
     ("arguments", "sentence"),
     [
         ({"blur": 1.5}, "blur has to be within"),
-        ({"solarise": -0.1}, "solarise has to be within"),
+        ({"solarize": -0.1}, "solarize has to be within"),
         ({"blur": 0.5, "sigma": (0.0, 1.0)}, "sigma has to be"),
         ({"blur": 0.5, "sigma": (2.0, 1.0)}, "sigma has to be"),
         ({"blur": 0.5, "size": 16}, "too small to be blurred"),

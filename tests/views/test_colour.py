@@ -17,7 +17,7 @@ from simmim_pl.views.colour import (
     HUE,
     SATURATION,
     Jitter,
-    greyscale,
+    grayscale,
     jitter,
     sample_jitter,
     turn_hue,
@@ -85,7 +85,7 @@ def test_jitter_leaves_its_input_alone():
     image = images(4, 8, 8, seed=0)
     before = image.clone()
     jitter(image, sample_jitter(4, 1.0, STRENGTH, torch.Generator().manual_seed(0), CPU))
-    greyscale(image, torch.tensor([True, False, True, True]))
+    grayscale(image, torch.tensor([True, False, True, True]))
     assert torch.equal(image, before)
 
 
@@ -99,7 +99,7 @@ def test_a_third_of_the_circle_permutes_the_channels():
 @given(st.lists(st.booleans(), min_size=1, max_size=6), seeds)
 def test_greyscale_equals_torchvision(mask, seed):
     image = images(len(mask), 5, 7, seed)
-    ours = greyscale(image, torch.tensor(mask))
+    ours = grayscale(image, torch.tensor(mask))
     for one, chosen, result in zip(image, mask, ours, strict=True):
         expected = tv.rgb_to_grayscale(one, num_output_channels=3) if chosen else one
         torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)

@@ -58,19 +58,19 @@ def test_input_is_left_alone(batch):
 
 def test_every_view_of_every_image_has_its_own_parameters():
     equal = picture(32, 32).expand(64, -1, -1, -1)
-    result = ContrastiveViews(views=3, jitter=1, greyscale=0)(equal, seeded(0)).flatten(0, 1).flatten(1)
+    result = ContrastiveViews(views=3, jitter=1, grayscale=0)(equal, seeded(0)).flatten(0, 1).flatten(1)
     assert len(result.unique(dim=0)) == 3 * 64
 
 
 def test_without_randomness_a_view_is_the_image():
     image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=seeded(0))
-    still = ContrastiveViews(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, greyscale=0)
+    still = ContrastiveViews(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grayscale=0)
     torch.testing.assert_close(still(image, seeded(0)), (image / 255).expand(2, -1, -1, -1, -1))
 
 
 def test_flip_and_greyscale_have_their_probabilities():
     image = picture(8, 8).expand(4000, -1, -1, -1)
-    views = ContrastiveViews(size=8, scale=(1, 1), ratio=(1, 1), jitter=0, flip=0.3, greyscale=0.15)
+    views = ContrastiveViews(size=8, scale=(1, 1), ratio=(1, 1), jitter=0, flip=0.3, grayscale=0.15)
     result = views(image, seeded(0)).flatten(0, 1)
     grey = (result[:, 0] == result[:, 1]).flatten(1).all(dim=1)
     flipped = (result[~grey] - image[0].flip(-1) / 255).abs().flatten(1).amax(dim=1) < 1e-5
@@ -118,7 +118,7 @@ def test_distribution_is_that_of_torchvision():
         ("flip", -0.1),
         ("flip", float("nan")),
         ("jitter", 1.1),
-        ("greyscale", 2.0),
+        ("grayscale", 2.0),
         ("brightness", -0.1),
         ("contrast", -1.0),
         ("saturation", float("nan")),
@@ -132,7 +132,7 @@ def test_an_argument_out_of_range_is_named(name, value):
 
 
 def test_the_blocks_that_a_cache_holds_change_nothing(batch, monkeypatch):
-    views = ContrastiveViews(size=20, blur=0.5, solarise=0.5)
+    views = ContrastiveViews(size=20, blur=0.5, solarize=0.5)
     whole = views(batch, seeded(0))
     monkeypatch.setattr(contrastive, "BLOCK", 5 * batch[0].numel())
     torch.testing.assert_close(views(batch, seeded(0)), whole, atol=1e-6, rtol=0)

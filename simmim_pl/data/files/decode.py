@@ -82,13 +82,13 @@ def stack(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
 def decode(file: str, size: int) -> Image.Image:
     """Read an image of any mode as RGB, its shorter side resized to ``size`` (bicubic), its centre cropped.
 
-    Transparency is laid on white. 16-bit and integer greyscale is scaled from 0…65535 to 0…255, float
-    greyscale from the smallest of 1, 255 and 65535 that holds it. Of an animation the first frame is read.
+    Transparency is laid on white. 16-bit and integer grayscale is scaled from 0…65535 to 0…255, float
+    grayscale from the smallest of 1, 255 and 65535 that holds it. Of an animation the first frame is read.
     EXIF orientation is not applied, as in torchvision's ImageFolder. A large JPEG is decoded at a reduced
     scale that is still at least twice ``size``, which is several times faster.
 
     Raises:
-        InputError: the file is none of :data:`FORMATS`, is damaged, or is greyscale outside the ranges above.
+        InputError: the file is none of :data:`FORMATS`, is damaged, or is grayscale outside the ranges above.
     """
     try:
         with open_image(file) as image:
@@ -123,13 +123,13 @@ def fit(image: Image.Image, size: int, resampling: Image.Resampling = Image.Resa
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB; see :func:`decode`. Raises ``ValueError`` for greyscale of unknown range."""
+    """Any mode as RGB; see :func:`decode`. Raises ``ValueError`` for grayscale of unknown range."""
     if image.mode == "F" or image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.float64)
         ranges = (1, 255, 65535) if image.mode == "F" else (65535,)
         scale = next((top for top in ranges if grey.min() >= 0 and grey.max() <= top), None)
         if scale is None:
-            raise ValueError(f"greyscale from {grey.min():g} to {grey.max():g}, of unknown range")
+            raise ValueError(f"grayscale from {grey.min():g} to {grey.max():g}, of unknown range")
         return Image.fromarray(np.rint(grey * (255 / scale)).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")

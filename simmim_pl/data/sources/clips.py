@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data.files.digest import digest
-from simmim_pl.data.source import ImageSet, Source, Split
+from simmim_pl.data.source import ImageDataset, Source, Split
 from simmim_pl.data.sources.shapes import SPINS, Scene, Shapes, render
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, Seed, ranged
 
@@ -55,7 +55,7 @@ class ShapesClips(Source):
         return TurningShapes(self.shapes.scene(split), self.shapes.size, self.frames)
 
 
-class TurningShapes(ImageSet):
+class TurningShapes(ImageDataset):
     """Clips ``uint8 [T, 3, S, S]`` rendered when they are read, in worker processes.
 
     A frozen evaluation reads every clip once, or not at all when it kept the features; in memory the clips would take

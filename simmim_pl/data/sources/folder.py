@@ -13,7 +13,7 @@ from simmim_pl.data.files.decode import decode_all, stack
 from simmim_pl.data.files.digest import digest, stamps
 from simmim_pl.data.files.download import data_folder
 from simmim_pl.data.files.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
-from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 LAYOUTS = (
@@ -75,7 +75,7 @@ class Folder(Source):
         """Whether images have labels, and there is a folder ``test`` or ``val``."""
         return self.folder("test").is_dir() and bool(train_layout(self.root)[1])
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         """Open one split.
 
         Raises:
@@ -105,7 +105,7 @@ class Folder(Source):
         return val if split == "test" and not named.is_dir() and subfolders(val) else named
 
 
-class OnDisk(ImageSet):
+class OnDisk(ImageDataset):
     """A split that is decoded when it is read."""
 
     def __init__(self, files: list[str], size: int, labels: Int64[Tensor, " N"] | None) -> None:

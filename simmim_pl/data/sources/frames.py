@@ -12,7 +12,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data.files.decode import decode_all, stack
 from simmim_pl.data.files.digest import digest, stamps
 from simmim_pl.data.files.layout import Kind, class_names, images_in, labelled, subfolders
-from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 LAYOUT = (
@@ -59,7 +59,7 @@ class FrameFolder(Source):
         """Whether there is a folder ``test``."""
         return (self.root / "test").is_dir()
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         """Open one split.
 
         Raises:
@@ -79,7 +79,7 @@ class FrameFolder(Source):
         return [frame_files(Path(folder), self.frames) for folder in folders], labels
 
 
-class FrameFiles(ImageSet):
+class FrameFiles(ImageDataset):
     """A split of clips ``uint8 [T, 3, S, S]`` that are decoded when they are read."""
 
     def __init__(self, clips: list[list[str]], size: int, labels: Int64[Tensor, " N"]) -> None:

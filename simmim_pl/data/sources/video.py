@@ -15,7 +15,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data.files.decode import fit
 from simmim_pl.data.files.digest import digest, stamps
 from simmim_pl.data.files.layout import Kind, class_names, files_in, labelled
-from simmim_pl.data.source import ImageSet, Source, Split
+from simmim_pl.data.source import ImageDataset, Source, Split
 from simmim_pl.data.sources.frames import evenly
 from simmim_pl.runtime.ranges import PositiveInt, ranged
 
@@ -74,7 +74,7 @@ class VideoFolder(Source):
         return VideoFiles(files, self.frames, self.size, labels)
 
 
-class VideoFiles(ImageSet):
+class VideoFiles(ImageDataset):
     """A split of clips ``uint8 [T, 3, S, S]``, decoded when they are read: a video is slow, so always in workers."""
 
     def __init__(self, files: list[str], frames: int, size: int, labels: Int64[Tensor, " N"]) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Views
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.protocols.linear import moments
@@ -39,7 +39,7 @@ class AugmentedProbe(Protocol):
         super().__init__(data)
         self.views, self.sweep = views, sweep
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         bench.require_stills()
         bench.require_validation()
         classes = bench.classes()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simmim_pl.contracts import Batch, InputError
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import iou, segmentation
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.training import Sweep, choose
@@ -41,7 +41,7 @@ class DenseProbe(Protocol):
         super().__init__(data)
         self.sweep = sweep
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         names = bench.data.source.mask_classes
         if not names:
             raise InputError(
@@ -101,7 +101,7 @@ class Pixels(nn.Module):
         return logits
 
 
-def grid_moments(bench: Bench) -> tuple[Float[Tensor, "D 1 1"], Float[Tensor, "D 1 1"]]:
+def grid_moments(bench: EvaluationContext) -> tuple[Float[Tensor, "D 1 1"], Float[Tensor, "D 1 1"]]:
     """Mean and standard deviation of the grid's channels over all places of all training images, of all ranks."""
     sums: list[Tensor] = []
     number = 0

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result
 from simmim_pl.evaluation.protocols.linear import moments
@@ -48,7 +48,7 @@ class FewLabels(Protocol):
             raise InputError("FewLabels needs to know how many labels: give shares or per_class.")
         self.shares, self.per_class, self.draws, self.prior = shares, per_class, draws, prior
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         classes = bench.classes()
         train, test = (bench.vectors(split) for split in ("train", "test"))
         counts = train[1].bincount(minlength=len(classes))

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Views
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.protocols.augmented import zero_linear
@@ -65,7 +65,7 @@ class FineTune(Protocol):
         self.views, self.lr, self.layer_decay = views, lr, layer_decay
         self.weight_decay, self.epochs, self.warmup_epochs = weight_decay, epochs, warmup_epochs
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         bench.require_stills()
         if len(set(self.lr)) > 1:
             bench.require_validation()
@@ -83,7 +83,7 @@ class FineTune(Protocol):
             explained["validation accuracy by lr"] = by_name(accuracy)
         return [Result(classification(predicted[None], labels, classes), explained)]
 
-    def tuned(self, bench: Bench, lr: float, classes: int) -> Tuned:
+    def tuned(self, bench: EvaluationContext, lr: float, classes: int) -> Tuned:
         """Train a copy of the encoder."""
         network = Tuned(copy.deepcopy(bench.encoder).requires_grad_(True), classes).to(bench.device)
         synchronise(network, bench.device)
@@ -125,7 +125,7 @@ class Tuned(nn.Module):
         return logits
 
 
-def predict(network: Tuned, bench: Bench, split: str) -> tuple[Tensor, Tensor]:
+def predict(network: Tuned, bench: EvaluationContext, split: str) -> tuple[Tensor, Tensor]:
     """Predicted and true class of every image of a split, in the data set's order."""
     parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
@@ -50,7 +50,7 @@ class KNN(Protocol):
             raise InputError(f"KNN needs at least one k and one temperature, got k {k}, temperature {temperature}.")
         self.k, self.temperature, self.metric = k, temperature, metric
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         classes = bench.classes()
         candidates = list(product(self.k, self.temperature))
         if len(candidates) > 1:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.features import Labelled, varies
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
@@ -41,7 +41,7 @@ class LinearProbe(Protocol):
         super().__init__(data)
         self.l2 = strongest_first(l2)
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         classes = bench.classes()
         bench.require_validation()
         train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))

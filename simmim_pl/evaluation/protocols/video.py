@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simmim_pl.contracts import InputError
-from simmim_pl.evaluation.bench import Bench, Labelled
+from simmim_pl.evaluation.context import EvaluationContext, Labelled
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.protocols.augmented import predict
@@ -47,7 +47,7 @@ class VideoProbe(Protocol):
         super().__init__(data)
         self.l2, self.hidden, self.sweep = strongest_first(l2), hidden, sweep
 
-    def judge(self, bench: Bench) -> list[Result]:
+    def judge(self, bench: EvaluationContext) -> list[Result]:
         if not bench.data.splits["train"].dataset.clips:
             raise InputError(
                 f"{bench.data.source.name} holds images, and a video probe needs clips: see configs/data/clips.yaml."
@@ -66,7 +66,7 @@ class VideoProbe(Protocol):
             results.append(replace(probe(train, validation, test, classes, self.l2), variant=variant))
         return [*results, self.temporal(bench, splits, classes)]
 
-    def temporal(self, bench: Bench, splits: Sequence[Labelled], classes: list[str]) -> Result:
+    def temporal(self, bench: EvaluationContext, splits: Sequence[Labelled], classes: list[str]) -> Result:
         """Train the temporal head on standardised features of the training clips, which every rank holds."""
         mean, scale = moments(splits[0][0].flatten(0, 1))
         (train, labels), validation, test = [((features - mean) / scale, labels) for features, labels in splits]

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import Images, ShapesClips
+from simmim_pl.data import ImageDataModule, ShapesClips
 from simmim_pl.data.sources.shapes import SPINS, Shapes, render
 
 CHANCE = 0.25
@@ -110,7 +110,7 @@ def test_a_digest_is_of_all_that_decides_the_clips() -> None:
 
 
 def test_every_loader_of_the_data_module_serves_clips() -> None:
-    images = Images(small(), batch_size=8, validation=0.2, workers=1)
+    images = ImageDataModule(small(), batch_size=8, validation=0.2, workers=1)
     images.setup("fit")
     images.setup("test")
     loaders = (images.train_dataloader, images.val_dataloader, images.reference_dataloader, images.test_dataloader)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import FrameFolder, Images
+from simmim_pl.data import FrameFolder, ImageDataModule
 from simmim_pl.data.sources.frames import by_number, evenly
 
 
@@ -102,7 +102,7 @@ def test_a_digest_is_of_the_frames_that_are_taken_and_of_size_and_labels(root: P
 
 
 def test_the_data_module_serves_them_through_workers(root: Path) -> None:
-    images = Images(FrameFolder(str(root), frames=2, memory_gb=0), batch_size=3, validation=0.5, workers=1)
+    images = ImageDataModule(FrameFolder(str(root), frames=2, memory_gb=0), batch_size=3, validation=0.5, workers=1)
     images.setup("fit")
     assert [batch["clip"].shape for batch in images.train_dataloader()] == [(2, 2, 3, 32, 32)]
     assert next(iter(images.val_dataloader()))["label"].tolist() == [0, 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import Images, MaskFolder
+from simmim_pl.data import ImageDataModule, MaskFolder
 from simmim_pl.data.sources.masks import decode_mask
 
 CLASSES = ["background", "cat", "dog"]
@@ -125,7 +125,7 @@ def test_the_digest_is_of_the_masks_too(root: Path) -> None:
 
 
 def test_the_data_module_serves_masks(root: Path) -> None:
-    images = Images(folder(root), batch_size=2, validation=1)
+    images = ImageDataModule(folder(root), batch_size=2, validation=1)
     images.setup("fit")
     batches = list(images.train_dataloader())
     assert [batch["mask"].shape for batch in batches] == [(2, 16, 16)]

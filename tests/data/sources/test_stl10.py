@@ -11,7 +11,7 @@ import torch
 from torchvision import datasets
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import STL10, Images
+from simmim_pl.data import STL10, ImageDataModule
 
 CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 
@@ -68,7 +68,7 @@ def test_sets_differ_in_their_digest(data: Path) -> None:
 
 
 def test_it_is_served_in_batches(data: Path) -> None:
-    images = Images(STL10(str(data)), batch_size=8, validation=10)
+    images = ImageDataModule(STL10(str(data)), batch_size=8, validation=10)
     images.prepare_data()
     images.setup("fit")
     batch = next(iter(images.val_dataloader()))

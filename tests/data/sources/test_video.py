@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import Images, VideoFolder
+from simmim_pl.data import ImageDataModule, VideoFolder
 from simmim_pl.data.sources.video import decode_video
 
 
@@ -74,7 +74,7 @@ def test_clips_of_both_splits(root: Path) -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_the_data_module_serves_them_through_workers(root: Path) -> None:
-    images = Images(VideoFolder(str(root), frames=2), batch_size=4, validation=2, workers=1)
+    images = ImageDataModule(VideoFolder(str(root), frames=2), batch_size=4, validation=2, workers=1)
     images.setup("fit")
     assert [batch["clip"].shape for batch in images.train_dataloader()] == [(4, 2, 3, 32, 32)]
 

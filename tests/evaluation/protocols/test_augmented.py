@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simmim_pl.contracts import Encoder, InputError, Views
-from simmim_pl.data import Images, Shapes, ShapesClips
+from simmim_pl.data import ImageDataModule, Shapes, ShapesClips
 from simmim_pl.data.source import InMemory
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import AugmentedProbe
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocols.augmented import predict, zero_linear
 from simmim_pl.evaluation.training import Sweep
@@ -47,14 +47,14 @@ def encoder() -> Encoder:
         return FastCNN(2).requires_grad_(False).eval()
 
 
-def bench(seed: int = 0, images: bool = False, labels: bool = False) -> Bench:
-    data = Images(Altered(images, labels), batch_size=BATCH, validation=20)
+def bench(seed: int = 0, images: bool = False, labels: bool = False) -> EvaluationContext:
+    data = ImageDataModule(Altered(images, labels), batch_size=BATCH, validation=20)
     data.setup("fit")
     data.setup("test")
-    return Bench(encoder(), data, "given", torch.device("cpu"), nullcontext, seed)
+    return EvaluationContext(encoder(), data, "given", torch.device("cpu"), nullcontext, seed)
 
 
-def standardised(on: Bench) -> dict[str, tuple[Tensor, Tensor]]:
+def standardised(on: EvaluationContext) -> dict[str, tuple[Tensor, Tensor]]:
     """Features and labels of each split, by nothing but the encoder."""
     found = {}
     for split in ("train", "validation", "test"):
@@ -65,7 +65,7 @@ def standardised(on: Bench) -> dict[str, tuple[Tensor, Tensor]]:
     return {split: ((features - mean) / std, labels) for split, (features, labels) in found.items()}
 
 
-def by_hand(on: Bench, lr: float) -> list[nn.Linear]:
+def by_hand(on: EvaluationContext, lr: float) -> list[nn.Linear]:
     """Multinomial logistic regression by SGD on the images themselves; the classifier after each epoch."""
     features, labels = standardised(on)["train"]
     steps = -(-len(labels) // BATCH)
@@ -94,7 +94,7 @@ def confusion(layer: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
     return counts
 
 
-def judge(on: Bench, views: Views = STILL) -> dict[str, Any]:
+def judge(on: EvaluationContext, views: Views = STILL) -> dict[str, Any]:
     (result,) = AugmentedProbe(views, Sweep(LRS, epochs=EPOCHS)).judge(on)
     return {**result.found, **result.chosen}
 
@@ -192,8 +192,8 @@ def test_clips_and_an_empty_validation_split_are_refused() -> None:
         (ShapesClips(**sizes, frames=2), 5, "holds clips"),
         (Shapes(**sizes), 0, "The validation split is empty"),
     ):
-        data = Images(source, batch_size=BATCH, validation=held_out, workers=0)
+        data = ImageDataModule(source, batch_size=BATCH, validation=held_out, workers=0)
         data.setup("fit")
         data.setup("test")
         with pytest.raises(InputError, match=message):
-            judge(Bench(encoder(), data, "given", torch.device("cpu"), nullcontext))
+            judge(EvaluationContext(encoder(), data, "given", torch.device("cpu"), nullcontext))

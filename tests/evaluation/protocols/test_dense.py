@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.data.source import InMemory, Source
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import DenseProbe
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels, digest
 from simmim_pl.evaluation.protocols.dense import Pixels, confusions, grid_moments
 from simmim_pl.evaluation.training import Sweep
@@ -58,11 +58,11 @@ class Flat(Encoder):
         return Features(pooled=grid.mean((2, 3)), grid=grid)
 
 
-def bench(encoder: Encoder, source: Source | None = None, validation: int = 8) -> Bench:
-    data = Images(source or Coloured(), batch_size=8, validation=validation)
+def bench(encoder: Encoder, source: Source | None = None, validation: int = 8) -> EvaluationContext:
+    data = ImageDataModule(source or Coloured(), batch_size=8, validation=validation)
     data.setup("fit")
     data.setup("test")
-    return Bench(encoder.requires_grad_(False).eval(), data, "given", torch.device("cpu"), nullcontext)
+    return EvaluationContext(encoder.requires_grad_(False).eval(), data, "given", torch.device("cpu"), nullcontext)
 
 
 def small_cnn() -> Encoder:
@@ -71,7 +71,7 @@ def small_cnn() -> Encoder:
         return FastCNN(2)
 
 
-def judge(on: Bench, lr: tuple[float, ...] = (0.003, 30.0), epochs: int = 20) -> dict[str, Any]:
+def judge(on: EvaluationContext, lr: tuple[float, ...] = (0.003, 30.0), epochs: int = 20) -> dict[str, Any]:
     (result,) = DenseProbe(Sweep(lr, "adam", epochs=epochs)).judge(on)
     return {**result.found, **result.chosen}
 

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.data import Images, ShapesClips
+from simmim_pl.data import ImageDataModule, ShapesClips
 from simmim_pl.data.source import InMemory, Source
 from simmim_pl.encoders import FastCNN, ResNet
 from simmim_pl.evaluation import FineTune
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocols.finetune import Tuned, layer_groups, layers, predict
 from simmim_pl.views import CropFlip
@@ -82,12 +82,12 @@ def seeded(kind: type[Encoder], *args: int) -> Encoder:
         return kind(*args)
 
 
-def bench(encoder: Encoder, validation: int = 12, truthful: bool = True) -> Bench:
-    data = Images(Colours(truthful), batch_size=BATCH, validation=validation)
+def bench(encoder: Encoder, validation: int = 12, truthful: bool = True) -> EvaluationContext:
+    data = ImageDataModule(Colours(truthful), batch_size=BATCH, validation=validation)
     data.setup("fit")
     data.setup("test")
     frozen = encoder.requires_grad_(False).eval()
-    return Bench(frozen, data, "given", torch.device("cpu"), nullcontext, seed=1)
+    return EvaluationContext(frozen, data, "given", torch.device("cpu"), nullcontext, seed=1)
 
 
 def names(encoder: Encoder) -> list[list[str]]:
@@ -166,7 +166,7 @@ def test_learning_rate_falls_by_layer_and_weight_decay_spares_norms_and_biases(d
         assert found[id(parameter)] == (pytest.approx(0.8 * decay**below), 0.0 if spared else 0.05), name
 
 
-def by_hand(on: Bench, peak: float, epochs: int, warmup: int) -> Tuned:
+def by_hand(on: EvaluationContext, peak: float, epochs: int, warmup: int) -> Tuned:
     """A plain loop of AdamW over all parameters, linear warm-up, then cosine."""
     network = Tuned(copy.deepcopy(on.encoder).requires_grad_(True), 3)
     train = on.data.splits["train"]
@@ -270,10 +270,10 @@ def test_one_learning_rate_needs_no_validation_images_and_several_do() -> None:
 
 
 def test_clips_are_refused() -> None:
-    data = Images(ShapesClips(train=20, test=20, size=16, copies=1, frames=2), validation=5)
+    data = ImageDataModule(ShapesClips(train=20, test=20, size=16, copies=1, frames=2), validation=5)
     data.setup("fit")
     with pytest.raises(InputError, match="ShapesClips holds clips"):
-        FineTune(STILL).judge(Bench(seeded(Tokens), data, "given", torch.device("cpu"), nullcontext))
+        FineTune(STILL).judge(EvaluationContext(seeded(Tokens), data, "given", torch.device("cpu"), nullcontext))
 
 
 @pytest.mark.parametrize("layer_decay", [0.0, -0.1, 1.1, math.nan])

@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data.source import InMemory
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.evaluation.protocol import Result
 from simmim_pl.evaluation.protocols.linear import GIVE_UP, LinearProbe, moments, probe
@@ -27,7 +27,7 @@ Labelled = tuple[Tensor, Tensor]
 BINARY = ["no", "yes"]
 
 
-def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> Bench:
+def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> EvaluationContext:
     """A bench that knows the features of its splits, so that no encoder is asked."""
     known = {"train": train, "validation": validation, "test": test}
     splits = {
@@ -35,7 +35,7 @@ def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int
         for name, (_, labels) in known.items()
     }
     data = SimpleNamespace(source=SimpleNamespace(classes=[f"class {c}" for c in range(classes)]), splits=splits)
-    return Bench(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed, known=known)
+    return EvaluationContext(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed, known=known)
 
 
 def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: float = 1.0) -> Labelled:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import Images, Shapes, ShapesClips
+from simmim_pl.data import ImageDataModule, Shapes, ShapesClips
 from simmim_pl.data.source import InMemory, Source
 from simmim_pl.evaluation import LinearProbe, VideoProbe
-from simmim_pl.evaluation.bench import Bench
+from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.evaluation.protocol import Result
 from simmim_pl.evaluation.protocols.video import TemporalHead
@@ -67,14 +67,14 @@ class Middle(Clips):
         return clips
 
 
-def bench(source: Source, validation: int = 24) -> Bench:
-    data = Images(source, batch_size=16, validation=validation, workers=0)
+def bench(source: Source, validation: int = 24) -> EvaluationContext:
+    data = ImageDataModule(source, batch_size=16, validation=validation, workers=0)
     data.setup("fit")
     data.setup("test")
-    return Bench(RawPixels().eval(), data, "given", torch.device("cpu"), nullcontext)
+    return EvaluationContext(RawPixels().eval(), data, "given", torch.device("cpu"), nullcontext)
 
 
-def judge(on: Bench, sweep: Sweep = SWEEP, hidden: int = 16) -> dict[str, Result]:
+def judge(on: EvaluationContext, sweep: Sweep = SWEEP, hidden: int = 16) -> dict[str, Result]:
     results = VideoProbe(l2=(1e-1, 1e-3), hidden=hidden, sweep=sweep).judge(on)
     assert [result.variant for result in results] == VARIANTS
     return {result.variant: result for result in results}

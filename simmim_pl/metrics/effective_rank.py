@@ -27,7 +27,7 @@ def rankme(singular: Float[Tensor, " D"]) -> Float[Tensor, ""]:
     return entropy.exp()
 
 
-class Spectrum(Metric):
+class EffectiveRank(Metric):
     """Singular values and RankMe of all rows that it was shown, on all ranks.
 
     Keeps the sums of the rows and of their products, ``[D]`` and ``[D, D]`` in float64, so memory is independent of the

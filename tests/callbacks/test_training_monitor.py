@@ -12,10 +12,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from simmim_pl.callbacks import Vitals
-from simmim_pl.callbacks.vitals import peak_memory
+from simmim_pl.callbacks import TrainingMonitor
+from simmim_pl.callbacks.training_monitor import peak_memory
 from tests.callbacks.test_dashboard import fit
-from tests.callbacks.test_online import fit as pretrain
+from tests.callbacks.test_online_probe import fit as pretrain
 
 RATE, SECONDS = "train/images_per_second", "train/seconds"
 
@@ -36,21 +36,21 @@ class Clock(Callback):
 @pytest.mark.parametrize(("every", "logs"), [(1, 10), (2, 6), (3, 4), (100, 2)])
 def test_the_rate_is_images_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int) -> None:
     clock = Clock(tick=0.25)
-    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    module = fit(tmp_path, clock, Vitals(every=every), views=None, max_epochs=2)
+    monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    module = fit(tmp_path, clock, TrainingMonitor(every=every), views=None, max_epochs=2)
     # Validation takes 1000 seconds between the epochs, which are not counted.
     assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
 
 
 def test_a_validation_within_an_epoch_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(tick=0.25)
-    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    module = fit(tmp_path, clock, Vitals(every=2), views=None, val_check_interval=2)
+    monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    module = fit(tmp_path, clock, TrainingMonitor(every=2), views=None, val_check_interval=2)
     assert module.logged[RATE] == pytest.approx([8 / 0.25] * 3)
 
 
 def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
-    rates = fit(tmp_path, Vitals(every=1), views=None).logged[RATE]
+    rates = fit(tmp_path, TrainingMonitor(every=1), views=None).logged[RATE]
     assert len(rates) == 5
     assert all(0 < rate < 1e6 for rate in rates)
     assert RATE in (tmp_path / "run/metrics.csv").read_text()
@@ -66,26 +66,26 @@ def test_seconds_are_of_the_whole_training_with_its_validations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(tick=0.25)
-    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    fit(tmp_path, clock, Vitals(), views=None, max_epochs=2, log_every_n_steps=2, num_sanity_val_steps=0)
+    monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    fit(tmp_path, clock, TrainingMonitor(), views=None, max_epochs=2, log_every_n_steps=2, num_sanity_val_steps=0)
     waits = [0 if step < 5 else 1000 for step in range(10)]
     assert history(tmp_path) == [(step, 0.25 * (step + 1) + waits[step]) for step in (1, 3, 5, 7, 9)]
 
 
 def test_a_run_that_goes_on_counts_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("simmim_pl.callbacks.vitals.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
     trainer = Mock(Trainer, log_every_n_steps=1, global_step=1, world_size=1, is_last_batch=False)
     logged: dict[str, float] = {}
     module = Mock(LightningModule, log=lambda name, value, **_: logged.update({name: value}))
 
-    def later(vitals: Vitals, seconds: float) -> float:
+    def later(vitals: TrainingMonitor, seconds: float) -> float:
         clock.now += seconds
         vitals.on_train_batch_end(trainer, module, None, {"index": torch.zeros(1)}, 0)
         return logged[SECONDS]
 
     saved: dict[str, Any] = {}
-    first, second, third = Vitals(), Vitals(), Vitals()
+    first, second, third = TrainingMonitor(), TrainingMonitor(), TrainingMonitor()
     first.on_train_start(trainer, module)
     assert later(first, 7) == 7
     first.on_save_checkpoint(trainer, module, saved)
@@ -119,7 +119,7 @@ class Norms(Callback):
 @pytest.mark.parametrize("part", ["encoder", "head"])
 def test_gradients_are_measured_before_clipping_when_they_are_logged(tmp_path: Path, part: str) -> None:
     norms = Norms(part)
-    pretrain(tmp_path, Vitals(), norms, max_epochs=1, gradient_clip_val=1e-3, log_every_n_steps=2)
+    pretrain(tmp_path, TrainingMonitor(), norms, max_epochs=1, gradient_clip_val=1e-3, log_every_n_steps=2)
     assert norms.logged[0] is None
     assert norms.logged[1::2] == pytest.approx(norms.expected[1::2], rel=1e-4)
     assert min(norms.expected) > 1e-3  # so a clipped one would differ
@@ -127,7 +127,7 @@ def test_gradients_are_measured_before_clipping_when_they_are_logged(tmp_path: P
 
 
 def test_nothing_is_measured_where_nothing_is_logged(tmp_path: Path) -> None:
-    trainer = pretrain(tmp_path, Vitals(), max_epochs=1, log_every_n_steps=0)
+    trainer = pretrain(tmp_path, TrainingMonitor(), max_epochs=1, log_every_n_steps=0)
     assert not [name for name in trainer.callback_metrics if name.startswith("gradients")]
 
 

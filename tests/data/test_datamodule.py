@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from simmim_pl.contracts import Batch, InputError, Views
-from simmim_pl.data import Images, Shapes
-from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.data import ImageDataModule, Shapes
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.views import ContrastiveViews
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ class Tiny(Source):
         self.loaded: list[str] = []
         self.reads: list[list[int]] = []
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         self.loaded.append(split)
         position = torch.arange(self.sizes[split])
         images = position.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
@@ -52,7 +52,7 @@ class Counting(InMemory):
 
 
 class Untestable(Tiny):
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         if split == "test":
             raise AssertionError("fit has loaded test")
         return super().load(split)
@@ -108,17 +108,17 @@ def trainer(root: Path, epochs: int = 1, **options: Any) -> Trainer:
     return Trainer(accelerator="cpu", devices=1, max_epochs=epochs, default_root_dir=root, **options)
 
 
-def fit(root: Path, images: Images, epochs: int = 1, ckpt_path: str | None = None, **options: Any) -> Recorder:
+def fit(root: Path, images: ImageDataModule, epochs: int = 1, ckpt_path: str | None = None, **options: Any) -> Recorder:
     recorder = Recorder()
     trainer(root, epochs, **options).fit(recorder, datamodule=images, ckpt_path=ckpt_path)
     return recorder
 
 
-def noisy(seed: int = 0, batch_size: int = 4, **options: Any) -> Images:
-    return Images(Tiny(), batch_size, views=Noisy(), validation=4, seed=seed, **options)
+def noisy(seed: int = 0, batch_size: int = 4, **options: Any) -> ImageDataModule:
+    return ImageDataModule(Tiny(), batch_size, views=Noisy(), validation=4, seed=seed, **options)
 
 
-def on_rank(images: Images, rank: int, ranks: int, step: int = 0) -> Images:
+def on_rank(images: ImageDataModule, rank: int, ranks: int, step: int = 0) -> ImageDataModule:
     """As if a trainer on this rank were in this training step."""
     state = SimpleNamespace(stage=RunningStage.TRAINING)
     loop = SimpleNamespace(total_batch_idx=step)
@@ -128,7 +128,7 @@ def on_rank(images: Images, rank: int, ranks: int, step: int = 0) -> Images:
 
 def test_fit_never_loads_test(tmp_path: Path) -> None:
     source = Untestable()
-    fit(tmp_path, Images(source, 4, views=Noisy(), validation=4))
+    fit(tmp_path, ImageDataModule(source, 4, views=Noisy(), validation=4))
     assert source.loaded == ["train"]
 
 
@@ -190,7 +190,7 @@ def test_ranks_get_different_images_that_together_are_all_of_them() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_an_image_has_the_views_that_one_process_would_have_given_it(ranks: int) -> None:
-    images = Images(Tiny(), 8, views=ContrastiveViews(size=20, views=3, blur=0.5, solarise=0.5), validation=4)
+    images = ImageDataModule(Tiny(), 8, views=ContrastiveViews(size=20, views=3, blur=0.5, solarize=0.5), validation=4)
     whole = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def views(rank: int, ranks: int, step: int = 3) -> Tensor:
@@ -204,7 +204,7 @@ def test_an_image_has_the_views_that_one_process_would_have_given_it(ranks: int)
 
 
 def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) -> None:
-    images = Images(Tiny(), batch_size=4, validation=4)
+    images = ImageDataModule(Tiny(), batch_size=4, validation=4)
     recorder = fit(tmp_path, images, epochs=2)
     positions = images.splits["train"].indices
     assert positions == sorted(positions)
@@ -215,7 +215,7 @@ def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) 
 
 def test_whole_batches_are_read_in_one_call_each(tmp_path: Path) -> None:
     source = Tiny()
-    recorder = fit(tmp_path, Images(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
+    recorder = fit(tmp_path, ImageDataModule(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
     first, *reads = source.reads  # some images are looked at before
     assert first == [0, 8, 16, 25]
     assert reads == recorder.order("train") + recorder.order("validation")
@@ -223,7 +223,7 @@ def test_whole_batches_are_read_in_one_call_each(tmp_path: Path) -> None:
 
 
 def test_sources_in_memory_are_read_without_workers_and_others_with_them() -> None:
-    images = Images(Tiny(), 4, validation=4, workers=2)
+    images = ImageDataModule(Tiny(), 4, validation=4, workers=2)
     images.setup("fit")
     assert images.val_dataloader().num_workers == 0
     images.splits["validation"].dataset.workers = True
@@ -233,7 +233,7 @@ def test_sources_in_memory_are_read_without_workers_and_others_with_them() -> No
 
 
 def test_the_reference_is_a_part_of_train_apart_from_validation() -> None:
-    images = Images(Tiny(train=60), batch_size=4, validation=10)
+    images = ImageDataModule(Tiny(train=60), batch_size=4, validation=10)
     images.setup("fit")
     train, held_out, reference = (set(images.splits[name].indices) for name in ("train", "validation", "reference"))
     assert len(held_out) == 10
@@ -247,13 +247,13 @@ def test_the_reference_is_a_part_of_train_apart_from_validation() -> None:
 
 
 def test_the_reference_is_never_the_whole_of_train_or_more() -> None:
-    images = Images(Tiny(train=10), validation=8)
+    images = ImageDataModule(Tiny(train=10), validation=8)
     images.setup("fit")
     assert len(images.splits["reference"]) == 1
 
 
 def test_validation_is_stratified() -> None:
-    images = Images(Tiny(train=100), validation=0.3)
+    images = ImageDataModule(Tiny(train=100), validation=0.3)
     images.setup("fit")
     parity = np.array(images.splits["validation"].indices) % 2
     assert np.bincount(parity).tolist() == [15, 15]
@@ -262,7 +262,7 @@ def test_validation_is_stratified() -> None:
 @pytest.mark.parametrize(("split", "size"), [("train", 22), ("validation", 4), ("test", 10)])
 def test_predict_reads_the_split_that_is_asked_for_and_no_other(tmp_path: Path, split: str, size: int) -> None:
     source, recorder = Tiny(), Recorder()
-    images = Images(source, 4, views=Noisy(), validation=4, predict_split=split)
+    images = ImageDataModule(source, 4, views=Noisy(), validation=4, predict_split=split)
     trainer(tmp_path).predict(recorder, datamodule=images)
     assert functools.reduce(operator.iadd, recorder.order("predict"), []) == (
         list(range(10)) if split == "test" else images.splits[split].indices
@@ -277,7 +277,7 @@ def test_predict_reads_all_images_by_default_once_and_in_order(tmp_path: Path, l
         def has_test(self) -> bool:
             return labelled
 
-    recorder, images = Recorder(), Images(Flat(labelled=labelled), 4, views=Noisy(), validation=4)
+    recorder, images = Recorder(), ImageDataModule(Flat(labelled=labelled), 4, views=Noisy(), validation=4)
     trainer(tmp_path).predict(recorder, datamodule=images)
     order = functools.reduce(operator.iadd, recorder.order("predict"), [])
     assert order == [*range(26), *(range(10) if labelled else [])]
@@ -290,7 +290,7 @@ def test_predict_reads_all_images_by_default_once_and_in_order(tmp_path: Path, l
 
 
 def test_an_unlabelled_source_gives_batches_without_labels(tmp_path: Path) -> None:
-    recorder = fit(tmp_path, Images(Tiny(labelled=False), 4, views=Noisy(), validation=4))
+    recorder = fit(tmp_path, ImageDataModule(Tiny(labelled=False), 4, views=Noisy(), validation=4))
     assert set(recorder.batches["train"][0]) == {"image", "index", "views"}
     assert set(recorder.batches["validation"][0]) == {"image", "index"}
 
@@ -312,7 +312,7 @@ def test_a_batch_that_ranks_cannot_divide_is_refused() -> None:
 
 
 def test_shapes_go_through_a_fit(tmp_path: Path) -> None:
-    images = Images(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
+    images = ImageDataModule(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
     recorder = fit(tmp_path, images)
     assert [batch["views"].shape for batch in recorder.batches["train"]] == [(2, 10, 3, 16, 16)] * 2
     assert recorder.batches["validation"][0]["label"].bincount().tolist() == [1] * 10
@@ -321,13 +321,13 @@ def test_shapes_go_through_a_fit(tmp_path: Path) -> None:
 class Clips(Tiny):
     """The images of Tiny as clips of two frames."""
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         images = super().load(split)
         return InMemory(images.images[:, None].repeat(1, 2, 1, 1, 1), images.labels)
 
 
 def test_clips_are_served_in_every_stage_without_views(tmp_path: Path) -> None:
-    images, recorder = Images(Clips(), 4, validation=4), Recorder()
+    images, recorder = ImageDataModule(Clips(), 4, validation=4), Recorder()
     runner = trainer(tmp_path)
     runner.fit(recorder, datamodule=images)
     runner.test(recorder, datamodule=images, verbose=False)
@@ -342,11 +342,11 @@ def test_clips_are_served_in_every_stage_without_views(tmp_path: Path) -> None:
 
 def test_views_of_clips_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Clips holds clips, and training views are made of images"):
-        fit(tmp_path, Images(Clips(), 4, views=Noisy(), validation=4))
+        fit(tmp_path, ImageDataModule(Clips(), 4, views=Noisy(), validation=4))
 
 
 def test_masks_stay_with_their_images_beside_the_views(tmp_path: Path) -> None:
-    images = Images(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
+    images = ImageDataModule(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
     recorder = fit(tmp_path, images)
     masks = Shapes(train=30, test=10, size=16).load("train").masks
     for stage in ("train", "validation"):

@@ -16,7 +16,7 @@ from simmim_pl.contracts import Batch
 from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
-class Vitals(Callback):
+class TrainingMonitor(Callback):
     """Logs ``train/seconds``, ``train/images_per_second``, ``train/memory_gb`` and ``gradients/PART``.
 
     - Seconds are those since training began, validation counted; of a run that goes on, those up to its checkpoint too.

@@ -10,10 +10,10 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
-from simmim_pl.callbacks import Atlas
-from simmim_pl.callbacks.atlas import neighbours, once, principal, thumbnails
+from simmim_pl.callbacks import EmbeddingMap
+from simmim_pl.callbacks.embedding_map import neighbours, once, principal, thumbnails
 from simmim_pl.report.observed import observed
-from tests.callbacks.test_online import Dropping, FastCNN, Gradients, Unlabelled, fit, method
+from tests.callbacks.test_online_probe import Dropping, FastCNN, Gradients, Unlabelled, fit, method
 from tests.conftest import TINY
 from tests.ranks import run
 
@@ -53,7 +53,7 @@ def test_images_that_are_all_the_same_have_a_map_of_one_point() -> None:
 def test_a_batch_is_not_kept_for_the_images_that_are_looked_at(tmp_path: Path) -> None:
     kept: list[int] = []
 
-    class Weighed(Atlas):
+    class Weighed(EmbeddingMap):
         def on_validation_batch_end(self, *args: Any) -> None:
             super().on_validation_batch_end(*args)
             kept.extend(rows.untyped_storage().nbytes() - rows.nbytes for rows in self.parts[-1].values())
@@ -70,14 +70,14 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     (bare, plain), (beside, watched) = ((Gradients(), method(kind)) for _ in range(2))
     fit(tmp_path, bare, module=plain)
     drawn = torch.rand(4)
-    fit(tmp_path, beside, Atlas(), module=watched)
+    fit(tmp_path, beside, EmbeddingMap(), module=watched)
     assert torch.equal(torch.rand(4), drawn)
     assert all(torch.equal(*pair) for pair in zip(bare.seen, beside.seen, strict=True))
     assert all(torch.equal(tensor, watched.state_dict()[name]) for name, tensor in plain.state_dict().items())
 
 
 def test_what_is_found_is_of_the_validation_images(tmp_path: Path) -> None:
-    module, atlas = method(), Atlas(images=30, queries=4, neighbours=3)
+    module, atlas = method(), EmbeddingMap(images=30, queries=4, neighbours=3)
     trainer = fit(tmp_path, atlas, module=module)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches = [{name: rows[:10] for name, rows in batch.items()} for batch in data.val_dataloader()]
@@ -99,7 +99,7 @@ def test_what_is_found_is_of_the_validation_images(tmp_path: Path) -> None:
 
 
 def test_labels_are_not_asked_for(tmp_path: Path) -> None:
-    atlas = Atlas()
+    atlas = EmbeddingMap()
     fit(tmp_path, atlas, source=Unlabelled())
     assert atlas.found["place"].shape == (40, 2)
     assert (atlas.found["label"] == -1).all()
@@ -107,8 +107,8 @@ def test_labels_are_not_asked_for(tmp_path: Path) -> None:
 
 def test_features_that_are_not_finite_are_left_out() -> None:
     image, label = torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)
-    assert Atlas().draw(torch.full((8, 5), torch.nan), image, label) == {}
-    assert Atlas().draw(torch.randn(3, 5), image[:3], label[:3]) == {}
+    assert EmbeddingMap().draw(torch.full((8, 5), torch.nan), image, label) == {}
+    assert EmbeddingMap().draw(torch.randn(3, 5), image[:3], label[:3]) == {}
 
 
 def test_images_that_ranks_repeat_are_counted_once() -> None:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.source import ImageSet, Source, Split
+from simmim_pl.data.source import ImageDataset, Source, Split
 
 IGNORED = 255  # in masks
 LOOKED_AT = 4  # images of a split that are read to see what their values are
 
 
-def load(source: Source, split: Split) -> ImageSet:
+def load(source: Source, split: Split) -> ImageDataset:
     """A split of a source, checked.
 
     Raises:
@@ -25,7 +25,7 @@ def load(source: Source, split: Split) -> ImageSet:
     return images
 
 
-def require_sound(images: ImageSet, source: Source, split: str) -> None:
+def require_sound(images: ImageDataset, source: Source, split: str) -> None:
     """Refuse a split whose labels, masks, or first few images are not what they have to be.
 
     Raises:

@@ -24,7 +24,7 @@ def spread(z: Float[Tensor, "N P"]) -> Float[Tensor, " P"]:
     return std.mul(z.shape[1] ** 0.5)
 
 
-class Spread(Metric):
+class EmbeddingStd(Metric):
     """:func:`spread` of all rows that it was shown, on all ranks, from sums in float64.
 
     Args:

@@ -12,9 +12,9 @@ from sklearn.metrics import accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from simmim_pl.callbacks import Checkpoint, Online
+from simmim_pl.callbacks import Checkpoint, OnlineProbe
 from simmim_pl.contracts import Features
-from simmim_pl.data import Images, Shapes
+from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
@@ -81,13 +81,13 @@ def fit(
     options = {"max_epochs": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0, **quiet, **options}
     trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), **options)
     source = source or Shapes(train=120, test=10, size=16, copies=1)
-    images = Images(source, 16, views, validation=40)
+    images = ImageDataModule(source, 16, views, validation=40)
     torch.manual_seed(5)
     trainer.fit(module or method(), datamodule=images, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
-def state(online: Online) -> dict[str, Tensor]:
+def state(online: OnlineProbe) -> dict[str, Tensor]:
     """The probe's weights, buffers and optimizer moments, by name."""
     saved = online.state_dict()
     moments = saved["optimizer"]["state"]
@@ -99,7 +99,7 @@ def state(online: Online) -> dict[str, Tensor]:
 def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind: type[FastCNN]) -> None:
     (bare, plain), (beside, watched) = ((Gradients(), method(kind)) for _ in range(2))
     fit(tmp_path, bare, module=plain)
-    fit(tmp_path, beside, Online(lr=10.0), module=watched)
+    fit(tmp_path, beside, OnlineProbe(lr=10.0), module=watched)
     assert len(bare.seen) == 10
     assert all(torch.equal(*pair) for pair in zip(bare.seen, beside.seen, strict=True))
     after = watched.state_dict()  # parameters and BatchNorm's buffers, of encoder and head
@@ -109,14 +109,14 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
 
 def test_the_random_numbers_of_the_run_are_left_alone(tmp_path: Path) -> None:
     drawn = []
-    for callbacks in ([], [Online()]):
+    for callbacks in ([], [OnlineProbe()]):
         fit(tmp_path, *callbacks)
         drawn.append(torch.rand(4))
     assert torch.equal(*drawn)
 
 
 def test_the_probe_learns(tmp_path: Path) -> None:
-    first, second = Online(lr=1e-12), Online(lr=0.01)
+    first, second = OnlineProbe(lr=1e-12), OnlineProbe(lr=0.01)
     fit(tmp_path, first)
     fit(tmp_path, second)
     assert first.probe is not None
@@ -125,14 +125,14 @@ def test_the_probe_learns(tmp_path: Path) -> None:
     assert torch.equal(first.probe.standardise.running_mean, second.probe.standardise.running_mean)
 
 
-def features(module: Contrastive, images: Images, split: str) -> tuple[np.ndarray, np.ndarray]:
+def features(module: Contrastive, images: ImageDataModule, split: str) -> tuple[np.ndarray, np.ndarray]:
     subset = images.splits[split]
     batch = subset.dataset.__getitems__(list(subset.indices))
     with torch.no_grad():
         return module(batch["image"] / 255).pooled.double().numpy(), batch["label"].numpy()
 
 
-def neighbours(module: Contrastive, images: Images, k: int, temperature: float) -> float:
+def neighbours(module: Contrastive, images: ImageDataModule, k: int, temperature: float) -> float:
     """The accuracy that scikit-learn finds."""
     bank, queries = features(module, images, "reference"), features(module, images, "validation")
     vote = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature), algorithm="brute")
@@ -141,7 +141,7 @@ def neighbours(module: Contrastive, images: Images, k: int, temperature: float) 
 
 
 def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Path) -> None:
-    module, online = method(), Online(lr=0.05, k=7, temperature=0.2)
+    module, online = method(), OnlineProbe(lr=0.05, k=7, temperature=0.2)
     trainer = fit(tmp_path, online, module=module)
     images = trainer.datamodule
     module.eval()
@@ -166,7 +166,7 @@ def test_the_untrained_encoder_is_judged_by_the_same_neighbours(tmp_path: Path) 
         settled = method()
         for norm in (part for part in module.modules() if isinstance(part, nn.BatchNorm2d)):
             norm.momentum = momentum
-        trainer = fit(tmp_path, Online(k=7), module=module)
+        trainer = fit(tmp_path, OnlineProbe(k=7), module=module)
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         assert logged["val/images"] == 40
         found.append(logged["val/knn_untrained"])
@@ -182,7 +182,7 @@ def test_the_untrained_encoder_is_judged_by_the_same_neighbours(tmp_path: Path) 
 
 
 def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_path: Path) -> None:
-    module, online = method(), Online()
+    module, online = method(), OnlineProbe()
     trainer = fit(tmp_path, online, module=module)
     module.eval()
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_pa
 
 
 def test_a_set_without_labels_trains_and_logs_no_metrics(tmp_path: Path) -> None:
-    online = Online()
+    online = OnlineProbe()
     trainer = fit(tmp_path, online, source=Unlabelled())
     assert trainer.global_step == 10
     assert "train/loss" in trainer.callback_metrics
@@ -206,7 +206,7 @@ def test_a_set_without_labels_trains_and_logs_no_metrics(tmp_path: Path) -> None
 
 def test_the_sanity_check_logs_nothing(tmp_path: Path) -> None:
     sanity = AfterSanity()
-    trainer = fit(tmp_path, Online(), sanity, num_sanity_val_steps=2)
+    trainer = fit(tmp_path, OnlineProbe(), sanity, num_sanity_val_steps=2)
     assert sanity.batches == 2
     assert not sanity.logged & METRICS
     assert set(trainer.callback_metrics) >= METRICS
@@ -215,7 +215,7 @@ def test_the_sanity_check_logs_nothing(tmp_path: Path) -> None:
 def test_a_resumed_probe_is_the_one_that_was_saved_and_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     class Start(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-            (online,) = (part for part in trainer.callbacks if isinstance(part, Online))
+            (online,) = (part for part in trainer.callbacks if isinstance(part, OnlineProbe))
             self.state = state(online) | {"classes": torch.tensor(online.probe.classes)}
 
     class Stop(Callback):
@@ -223,7 +223,7 @@ def test_a_resumed_probe_is_the_one_that_was_saved_and_ends_as_the_uninterrupted
             if trainer.current_epoch == 1:
                 raise RuntimeError("stopped")
 
-    whole, half, rest, start = Online(lr=0.05), Online(lr=0.05), Online(lr=0.05), Start()
+    whole, half, rest, start = OnlineProbe(lr=0.05), OnlineProbe(lr=0.05), OnlineProbe(lr=0.05), Start()
     fit(tmp_path / "whole", whole)
     with pytest.raises(RuntimeError, match="stopped"):
         fit(tmp_path / "half", half, Checkpoint(), Stop(), enable_checkpointing=True)

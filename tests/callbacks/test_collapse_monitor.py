@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F
 
-from simmim_pl.callbacks import Alarm
+from simmim_pl.callbacks import CollapseMonitor
 from simmim_pl.losses import Loss
 from simmim_pl.metrics import verdict
 from simmim_pl.report.run import read
@@ -43,11 +43,11 @@ class Run(SimpleNamespace):
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run()
-    monkeypatch.setattr("simmim_pl.callbacks.alarm.online", lambda trainer: [run])
+    monkeypatch.setattr("simmim_pl.callbacks.collapse_monitor.online", lambda trainer: [run])
     return run
 
 
-def validated(alarm: Alarm, *found: dict[str, float]) -> None:
+def validated(alarm: CollapseMonitor, *found: dict[str, float]) -> None:
     """As if these were found at validations."""
     trainer = Trainer(logger=False, accelerator="cpu")
     for metrics in found:
@@ -60,7 +60,7 @@ def titles(run: Run) -> list[str]:
 
 @pytest.mark.filterwarnings("ignore:Complete collapse")
 def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> None:
-    alarm, ill = Alarm(), HEALTHY | {"representation/std": 0.0}
+    alarm, ill = CollapseMonitor(), HEALTHY | {"representation/std": 0.0}
     validated(alarm, ill, HEALTHY, ill)
     assert titles(sent) == []
     validated(alarm, ill, ill, HEALTHY, HEALTHY, ill, ill)
@@ -70,7 +70,7 @@ def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> N
 
 @pytest.mark.filterwarnings("ignore:Not learning")
 def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(sent: Run) -> None:
-    alarm = Alarm()
+    alarm = CollapseMonitor()
     validated(alarm, NOTHING)
     assert sent.summary["verdict"] == "too early to tell"
     validated(alarm, NOTHING, NOTHING)
@@ -84,9 +84,9 @@ def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(se
 
 @pytest.mark.filterwarnings("ignore:Dimensional collapse")
 def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
-    ill, before = HEALTHY | {"representation/directions": 1.2}, Alarm()
+    ill, before = HEALTHY | {"representation/directions": 1.2}, CollapseMonitor()
     for expected in ([], ["dimensional collapse"], ["dimensional collapse"]):
-        alarm = Alarm()
+        alarm = CollapseMonitor()
         alarm.load_state_dict(before.state_dict())
         validated(alarm, ill)
         assert titles(sent) == expected
@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
 def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
     trainer = Trainer(logger=False, accelerator="cpu")
     with pytest.warns(UserWarning, match="Saturation at step 40: too easy"):
-        Alarm().alert(trainer, "saturation at step 40", "too easy")
+        CollapseMonitor().alert(trainer, "saturation at step 40", "too easy")
     assert sent.sent == [{"title": "saturation at step 40", "text": "too easy", "level": "WARN"}]
 
 
@@ -105,13 +105,13 @@ def test_it_says_nothing_of_a_run_that_measured_nothing(
     sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("simmim_pl.callbacks.alarm.rank_zero_info", said.append)
+    monkeypatch.setattr("simmim_pl.callbacks.collapse_monitor.rank_zero_info", said.append)
     metrics = {"val/some": torch.tensor(0.5)} | ({measured: torch.tensor(0.5)} if measured else {})
     for name, value in {"callback_metrics": metrics, "global_step": 30, "estimated_stepping_batches": 40}.items():
         monkeypatch.setattr(Trainer, name, value)
     trainer = Trainer(logger=False, accelerator="cpu")
     trainer.state.fn = TrainerFn.FITTING
-    alarm, module = Alarm(), LightningModule()
+    alarm, module = CollapseMonitor(), LightningModule()
     alarm.on_validation_end(trainer, module)
     alarm.on_train_end(trainer, module)
     assert len(said) == len(sent.summary.keys() & {"verdict"}) == bool(measured)
@@ -121,7 +121,9 @@ def test_it_says_nothing_of_a_run_that_measured_nothing(
 @pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
 def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     judged: list[list[dict[str, float]]] = []
-    monkeypatch.setattr("simmim_pl.callbacks.alarm.verdict", lambda found: judged.append([*found]) or verdict(found))
+    monkeypatch.setattr(
+        "simmim_pl.callbacks.collapse_monitor.verdict", lambda found: judged.append([*found]) or verdict(found)
+    )
     run = read(cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=2", *more]))
     assert len(judged[-1]) == 2
     for mine, theirs in zip(judged[-1], run.validations()[-2:], strict=True):
@@ -139,14 +141,17 @@ SHORT = [
     *("--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2", "--trainer.num_sanity_val_steps=0"),
     "--trainer.enable_model_summary=false",
 ]
-UNCHANGED_COLOURS = [f"--data.views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "greyscale")]
+UNCHANGED_COLOURS = [f"--data.views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "grayscale")]
 COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, rounding may decide
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (["--model.loss=tests.callbacks.test_alarm.NoNegatives", "--model.optimizer.lr=0.02"], {"complete collapse"}),
+        (
+            ["--model.loss=tests.callbacks.test_collapse_monitor.NoNegatives", "--model.optimizer.lr=0.02"],
+            {"complete collapse"},
+        ),
         (["--model.loss.temperature=100"], COLLAPSES),
         (["--model.optimizer.lr=0.4"], COLLAPSES),
         (["--model.optimizer.lr=1e-9"], {"not learning"}),

@@ -20,7 +20,7 @@ THUMBNAIL = 64  # pixels, at most
 ROUNDING = 1e-8  # mean squared distance from the mean, of rows of length one
 
 
-class Atlas(Callback):
+class EmbeddingMap(Callback):
     """Finds nearest neighbours and draws a map at every validation, for the dashboard and the report to show.
 
     Neighbours are by cosine similarity of the encoder's features. The map is the first two principal axes of

@@ -20,7 +20,7 @@ from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 
 
-class Online(Callback):
+class OnlineProbe(Callback):
     """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
 
     Beside them ``val/knn_untrained``, of the encoder before its first step, which is what training has to improve on,

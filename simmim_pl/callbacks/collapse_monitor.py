@@ -18,11 +18,12 @@ OF_STEPS = ("train/loss", "train/loss_at_chance")
 OF_VALIDATIONS = ("representation/", "information/", "val/")
 
 
-class Alarm(Callback):
+class CollapseMonitor(Callback):
     """Warns in the console, and as a W&B alert, once a run of each state that someone should look at.
 
     :func:`simmim_pl.metrics.verdict` finds the state from what :class:`simmim_pl.callbacks.Representation` and
-    :class:`simmim_pl.callbacks.Online` log. It is ``verdict`` in the summary of the W&B run; the report says the same.
+    :class:`simmim_pl.callbacks.OnlineProbe` log. It is ``verdict`` in the summary of the W&B run; the report says the
+    same.
     Of a run that measured nothing it says nothing.
     """
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.data import Images, Shapes, ShapesClips
-from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.data import ImageDataModule, Shapes, ShapesClips
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.encoders import FastCNN
-from simmim_pl.evaluation.bench import Bench, collect
+from simmim_pl.evaluation.context import EvaluationContext, collect
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.runtime import atomic, distributed
 from simmim_pl.runtime.seeding import uniform
@@ -31,21 +31,21 @@ class Held(Source):
     def __init__(self, train: list[int] | None, test: list[int] | None, classes: list[str]) -> None:
         self.labels, self.classes = {"train": train, "test": test}, classes
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         labels = self.labels[split]
         number = 12 if labels is None else len(labels)
         noise = torch.randint(256, (number, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         return InMemory(noise, None if labels is None else torch.tensor(labels))
 
 
-def loaded(source: Source, **options: Any) -> Images:
-    data = Images(source, **{"batch_size": 16, "validation": 10, "workers": 0, **options})
+def loaded(source: Source, **options: Any) -> ImageDataModule:
+    data = ImageDataModule(source, **{"batch_size": 16, "validation": 10, "workers": 0, **options})
     data.setup("fit")
     data.setup("test")
     return data
 
 
-def shapes(**options: Any) -> Images:
+def shapes(**options: Any) -> ImageDataModule:
     source = {key: options.pop(key) for key in ("seed", "train") if key in options}
     return loaded(Shapes(**{"train": 50, "test": 20, "size": 16, "copies": 1, **source}), **options)
 
@@ -64,12 +64,12 @@ def small(seed: int = 0, kind: Callable[[int], Encoder] = FastCNN) -> Encoder:
 
 def bench(
     encoder: Encoder,
-    data: Images,
+    data: ImageDataModule,
     cache: Path | None = None,
     seed: int = 0,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Bench:
-    return Bench(encoder, data, "given", torch.device("cpu"), precision, seed, cache)
+) -> EvaluationContext:
+    return EvaluationContext(encoder, data, "given", torch.device("cpu"), precision, seed, cache)
 
 
 def calls(encoder: Encoder) -> list[int]:
@@ -367,7 +367,7 @@ def test_a_split_of_fewer_images_than_ranks_is_refused(
         bench(small(), shapes(validation=validation)).features("validation")
 
 
-def indices(judged: Bench, split: str, epoch: int | None = None) -> list[int]:
+def indices(judged: EvaluationContext, split: str, epoch: int | None = None) -> list[int]:
     return [int(index) for batch in judged.batches(split, epoch) for index in batch["index"]]
 
 
@@ -446,7 +446,7 @@ def test_the_cache_key_sees_what_no_weight_shows(monkeypatch: pytest.MonkeyPatch
     other.net[0][1].eps = 0.1  # type: ignore[index]
     counted.wide = True  # type: ignore[assignment]
     assert len({first, bench(other, SMALL).key("test"), bench(counted, SMALL).key("test")}) == 3
-    monkeypatch.setattr("simmim_pl.evaluation.bench.source_code", lambda encoder: "forward was edited")
+    monkeypatch.setattr("simmim_pl.evaluation.context.source_code", lambda encoder: "forward was edited")
     assert bench(usual, SMALL).key("test") != first
 
 

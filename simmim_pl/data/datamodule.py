@@ -14,17 +14,17 @@ from torch.utils.data import DataLoader, Subset
 from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.late import check, is_late
 from simmim_pl.data.local import require_smaller
-from simmim_pl.data.order import Order
 from simmim_pl.data.predicted import Wanted, left_out, origin, parts
-from simmim_pl.data.sound import load
-from simmim_pl.data.source import ImageSet, Source, whole
-from simmim_pl.data.split import hold_out
+from simmim_pl.data.sampler import ResumableSampler
+from simmim_pl.data.source import ImageDataset, Source, whole
+from simmim_pl.data.split import train_val_split
+from simmim_pl.data.validate import load
 from simmim_pl.data.workers import as_it_is, end_with_process, leave_signals
 from simmim_pl.runtime.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
 from simmim_pl.runtime.seeding import seeded
 
 
-class Images(LightningDataModule):
+class ImageDataModule(LightningDataModule):
     """Train, validation and test batches of any source, of images or of clips.
 
     Validation is held out of train by ``split_seed`` alone: stratified where there are labels, the same in every run.
@@ -112,12 +112,12 @@ class Images(LightningDataModule):
             test = load(self.source, "test")
             self.splits["test"] = Subset(test, range(len(test)))
 
-    def divide(self, images: ImageSet) -> dict[str, Subset]:
+    def divide(self, images: ImageDataset) -> dict[str, Subset]:
         """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
-        train, held_out = hold_out(len(images), images.labels, self.validation, self.split_seed)
+        train, held_out = train_val_split(len(images), images.labels, self.validation, self.split_seed)
         labels = None if images.labels is None else images.labels[train]
         share = min(2 * len(held_out), len(train) - 1)
-        _, reference = hold_out(len(train), labels, share, self.split_seed)
+        _, reference = train_val_split(len(train), labels, share, self.split_seed)
         parts = {"train": train, "validation": held_out, "reference": train[reference]}
         return {name: Subset(images, indices.tolist()) for name, indices in parts.items()}
 
@@ -139,7 +139,7 @@ class Images(LightningDataModule):
                 "--data.batch_size, or bring more images."
             )
         share, (epoch, batches) = self.share(self.batch_size), self.start
-        order = Order(train, ranks, rank, self.seed, epoch, batches * share)
+        order = ResumableSampler(train, ranks, rank, self.seed, epoch, batches * share)
         return self.loader(train, share, sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch.utils.data.distributed import DistributedSampler
 
 
-class Order(DistributedSampler):
+class ResumableSampler(DistributedSampler):
     """torch's random order by (seed, epoch), dealt to ranks in turn, which may begin in the middle of an epoch.
 
     Lightning tells it the epoch, but only when the processes that load data have already asked for the first images: so

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simmim_pl.metrics import Spread, spread
+from simmim_pl.metrics import EmbeddingStd, spread
 from tests.metrics.test_alignment import normal, unit
 
 
@@ -16,7 +16,7 @@ def test_it_is_the_standard_deviation_of_normalised_rows(number, width, parts, s
     z = normal(number, width, seed=seed) + 0.5
     expected = unit(z).std(0) * np.sqrt(width)
     np.testing.assert_allclose(spread(z), expected, atol=1e-5)
-    metric = Spread(width)
+    metric = EmbeddingStd(width)
     for part in z.chunk(parts):
         metric.update(part)
     np.testing.assert_allclose(metric.compute(), expected, atol=1e-4)

@@ -19,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.evaluation.features import Labelled, collect, read_cache, together, write_cache
-from simmim_pl.evaluation.frozen import RawPixels, Watch, attributes, digest, require_frozen, source_code
+from simmim_pl.evaluation.frozen import FrozenGuard, RawPixels, attributes, digest, require_frozen, source_code
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.seeding import seeded
 
@@ -27,12 +27,12 @@ Item = TypeVar("Item")
 
 
 @dataclass
-class Bench:
+class EvaluationContext:
     """What a protocol works with.
 
     Attributes:
         encoder: what is judged; frozen.
-        data: an ``Images`` whose train, validation and test splits are loaded.
+        data: an ``ImageDataModule`` whose train, validation and test splits are loaded.
         name: the encoder's name in the table, for progress bars.
         device: where to compute.
         precision: makes the context in which networks run, such as autocast.
@@ -52,9 +52,9 @@ class Bench:
     known: dict[str, Labelled] = field(default_factory=dict)  # splits whose features are in memory
 
     @cached_property
-    def watch(self) -> Watch:
+    def watch(self) -> FrozenGuard:
         """Remembers the encoder as it was when it came, settled by a first forward on a blank image."""
-        watch, first = Watch(self.encoder), next(iter(self.data.splits.values())).__getitems__([0])
+        watch, first = FrozenGuard(self.encoder), next(iter(self.data.splits.values())).__getitems__([0])
         image = first["image"] if "image" in first else first["clip"][:, 0]
         self.encode(torch.zeros_like(image, device=self.device))
         watch.settle()

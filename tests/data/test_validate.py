@@ -13,9 +13,9 @@ from torch import Tensor
 
 import simmim_pl
 from simmim_pl.contracts import InputError
-from simmim_pl.data import CIFAR10, Folder, Images, Shapes
-from simmim_pl.data.sound import load
-from simmim_pl.data.source import ImageSet, InMemory, Source, Split
+from simmim_pl.data import CIFAR10, Folder, ImageDataModule, Shapes
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
+from simmim_pl.data.validate import load
 from tests.conftest import QUIET, TINY
 
 GOOD = torch.arange(6 * 3 * 4 * 5).view(6, 3, 4, 5).remainder(256).to(torch.uint8)
@@ -23,7 +23,7 @@ LABELS = torch.arange(6) % 3
 MASKS = torch.zeros(6, 4, 5, dtype=torch.uint8)
 
 
-class Read(ImageSet):
+class Read(ImageDataset):
     """A user's own set, whose ``read`` gives rows of whatever it holds."""
 
     def __init__(self, held: Any, labels: Any = None, masks: Any = None, clips: bool = False) -> None:
@@ -40,10 +40,10 @@ class Read(ImageSet):
 class Own(Source):
     """A user's own source."""
 
-    def __init__(self, images: ImageSet, classes: Any = ("a", "b", "c"), mask_classes: Any = ("x", "y")) -> None:
+    def __init__(self, images: ImageDataset, classes: Any = ("a", "b", "c"), mask_classes: Any = ("x", "y")) -> None:
         self.images, self.classes, self.mask_classes = images, classes, mask_classes
 
-    def load(self, split: Split) -> ImageSet:
+    def load(self, split: Split) -> ImageDataset:
         return self.images
 
 
@@ -64,7 +64,7 @@ PIXELS = {
 def test_pixels_of_another_kind_are_refused_before_a_batch_is_made(name: str) -> None:
     held, says = PIXELS[name]
     with pytest.raises(InputError, match=says):
-        Images(Own(Read(held, LABELS)), batch_size=2).setup("fit")
+        ImageDataModule(Own(Read(held, LABELS)), batch_size=2).setup("fit")
 
 
 @pytest.mark.parametrize("name", [name for name, (held, _) in PIXELS.items() if isinstance(held, Tensor)])

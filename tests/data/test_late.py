@@ -1,0 +1,41 @@
+"""Late views: which are refused before a run, and not at its end."""
+
+import pytest
+
+from simmim_pl.contracts import InputError, Views
+from simmim_pl.data.late import check
+from simmim_pl.views import ContrastiveViews, CropFlip
+
+
+class Stranger(Views):
+    """A user's, of which nothing is known."""
+
+
+@pytest.mark.parametrize(
+    ("views", "late"),
+    [
+        (None, None),
+        (ContrastiveViews(16), None),
+        (ContrastiveViews(16), ContrastiveViews(16)),
+        (ContrastiveViews(16, views=4), ContrastiveViews(20)),
+        (CropFlip(), None),  # of the images' own size
+        (CropFlip(), ContrastiveViews(16)),
+        (CropFlip(16), CropFlip()),  # for a method that wants one
+        (Stranger(), Stranger()),
+    ],
+)
+def test_late_views_that_can_be_taken(views: Views | None, late: Views | None) -> None:
+    check(views, late)
+
+
+@pytest.mark.parametrize(
+    ("late", "says"),
+    [
+        (ContrastiveViews(15), "Late views of 15 pixels are smaller than the views of 16 before"),
+        (CropFlip(), "CropFlip makes one late view of an image"),
+        (CropFlip(20), "set --data.late_views simmim_pl.views.ContrastiveViews, or null"),
+    ],
+)
+def test_late_views_that_are_refused(late: Views, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check(ContrastiveViews(16), late)
