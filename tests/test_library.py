@@ -71,6 +71,20 @@ def test_a_method_is_opened_with_what_its_config_says_or_what_is_given(pretraine
         Contrastive.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
+def test_a_method_that_the_file_cannot_hold_takes_no_memory(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    saved["config"]["model"]["init_args"]["encoder"]["init_args"]["width"] = 64
+    torch.save(saved, tmp_path / "x.ckpt")
+    made: list[torch.Tensor] = []
+    monkeypatch.setattr("torch.nn.init.kaiming_uniform_", lambda tensor, **more: made.append(tensor))
+    with pytest.raises(InputError, match="is of another architecture"):
+        Contrastive.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert made
+    assert all(tensor.is_meta for tensor in made)
+
+
 def method() -> Contrastive:
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=0.01)

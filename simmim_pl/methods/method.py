@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.small_grids import small_grids
 from simmim_pl.runtime import distributed, schedule
-from simmim_pl.runtime.checkpoint import read, require_same
+from simmim_pl.runtime.checkpoint import read, require_same, shapes
 from simmim_pl.runtime.fingerprint import fingerprint
 from simmim_pl.runtime.from_config import build
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
@@ -140,7 +140,13 @@ class Method(LightningModule):
         """
         optimizers = [f"torch.optim.{name}" for name in torch.optim.__all__ if hasattr(torch.optim, name)]
         saved = read(checkpoint_path)
-        method = build(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
+
+        def made() -> Any:
+            return build(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
+
+        if not (allow or given) and (own := shapes(made)):  # of ours alone: before any memory is taken
+            require_same(saved["state_dict"], own, checkpoint_path)
+        method = made()
         require_same(saved["state_dict"], method.state_dict(), checkpoint_path)
         method.load_state_dict(saved["state_dict"])
         return method

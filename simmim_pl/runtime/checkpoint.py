@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from torch import Tensor
+from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.runtime.from_config import described, instantiate
@@ -132,8 +132,8 @@ def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = 
     return encoder.eval()
 
 
-def shapes(build: Callable[[], Encoder]) -> dict[str, Tensor]:
-    """The tensors of an encoder without their memory; none where it cannot be built so, as some of timm's."""
+def shapes(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """The tensors of a network without their memory; none where it cannot be built so, as some of timm's."""
     with suppress(InputError), torch.device("meta"):
         return build().state_dict()
     return {}
