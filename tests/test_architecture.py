@@ -216,3 +216,14 @@ def test_what_a_page_links_to_is_there(name: str) -> None:
     ours = [link for link in links if "://" not in link]
     assert ours
     assert [link for link in ours if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
+    text = (ROOT / "README.md").read_text()
+    tree = text[text.index("```\nsimmim_pl/") :].split("```")[1]
+    names = re.findall(r"^( *)([\w.]+/?)  ", tree, re.M)
+    package = {name for indent, name in names if indent}
+    assert all((ROOT / "simmim_pl" / name).exists() for name in package)
+    folders = {f"{path.name}/" for path in (ROOT / "simmim_pl").iterdir() if (path / "__init__.py").is_file()}
+    assert folders <= package
+    assert all((ROOT / name).is_dir() for indent, name in names if not indent)
