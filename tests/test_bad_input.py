@@ -76,7 +76,7 @@ def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
         (["--ckpt_path=missing.ckpt"], "There is no checkpoint missing.ckpt"),
         (["--trainer.max_epochs=-1"], "max_epochs"),
         (["--data.views=null"], "needs views"),
-        (["--data.views.blur=0.5"], "too small to be blurred"),
+        (["--data.views.blur=0.5"], "too small for GaussianBlur"),
         (
             ["--data.local_views=simmim_pl.views.ContrastiveViews", "--data.local_views.size=17"],
             "Local views of 17 pixels are larger than the images of 16×16",

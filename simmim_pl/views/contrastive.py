@@ -1,10 +1,13 @@
-"""The views of contrastive pretraining: crop, flip, colour jitter, grayscale, blur, solarising."""
+"""The views of contrastive pretraining: a crop, then operations in an order."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass, fields
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -13,9 +16,13 @@ from torch import Tensor
 from simmim_pl.contracts import InputError, Views
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
 from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.blur import gaussian_blur, kernel_size
-from simmim_pl.views.colour import Jitter, grayscale, jitter, sample_jitter, solarize
+from simmim_pl.views.color_jitter import ColorJitter
 from simmim_pl.views.crop import crop_resize, sample_crop
+from simmim_pl.views.gaussian_blur import GaussianBlur
+from simmim_pl.views.grayscale import Grayscale
+from simmim_pl.views.limits import require_ordered
+from simmim_pl.views.operation import Operation
+from simmim_pl.views.solarize import Solarize
 
 BLOCK = 1_200_000  # numbers of images and views made at a time: more need fresh memory, fewer need more calls of torch
 
@@ -23,9 +30,11 @@ BLOCK = 1_200_000  # numbers of images and views made at a time: more need fresh
 class ContrastiveViews(Views):
     """Independent random views of each image, as SimCLR draws them (Chen et al. 2020, appendix A).
 
-    The defaults are the paper's for CIFAR-10 (appendix B.9: no blur, jitter of half strength). The formulas
-    are torchvision's, as in the usual PyTorch reproductions; the paper's own code shifts brightness by adding
-    and contrasts each channel with its own mean.
+    A view is a crop, mirrored or not, to which operations are done one after the other. The defaults are the paper's
+    for CIFAR-10 (appendix B.9: no blur, jitter of half strength): :class:`ColorJitter`, :class:`Grayscale`, then
+    :class:`GaussianBlur` and :class:`Solarize` where asked for. The formulas are torchvision's, as in the usual
+    PyTorch reproductions; the paper's own code shifts brightness by adding and contrasts each channel with its own
+    mean.
 
     Args:
         size: side of a view, in pixels.
@@ -34,18 +43,19 @@ class ContrastiveViews(Views):
         ratio: least and greatest width / height of a crop.
         flip: probability that a view is mirrored left to right.
         jitter: probability that the colours of a view are jittered.
-        brightness: factor is uniform in [max(0, 1 - brightness), 1 + brightness].
-        contrast: factor is uniform in [max(0, 1 - contrast), 1 + contrast].
-        saturation: factor is uniform in [max(0, 1 - saturation), 1 + saturation].
-        hue: shift is uniform in [-hue, hue], a fraction of the circle, at most 0.5.
+        brightness: see :class:`ColorJitter`.
+        contrast: see :class:`ColorJitter`.
+        saturation: see :class:`ColorJitter`.
+        hue: see :class:`ColorJitter`.
         grayscale: probability that a view loses its colour.
         blur: probability that a view is blurred; 0.5 in SimCLR at 224 pixels.
-        sigma: least and greatest width of the blur, in pixels; it reaches over a tenth of the view, see
-            :func:`simmim_pl.views.blur.kernel_size`.
+        sigma: see :class:`GaussianBlur`.
         solarize: probability that what is brighter than half is inverted (Grill et al. 2020, arXiv 2006.07733).
+        operations: what is done to a crop, in this order, in place of what ``jitter`` to ``solarize`` say, which are
+            then left out. A list for each view makes views that differ, such as BYOL's.
 
     Raises:
-        InputError: an argument is out of its range.
+        InputError: an argument is out of its range, or set beside ``operations``.
     """
 
     @ranged
@@ -65,64 +75,98 @@ class ContrastiveViews(Views):
         blur: Probability = 0.0,
         sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
         solarize: Probability = 0.0,
+        operations: list[Operation] | list[list[Operation]] | None = None,
     ) -> None:
         super().__init__()
-        check_order(scale=scale, ratio=ratio, sigma=sigma)
-        if blur and kernel_size(size) == 1:
-            raise InputError(
-                f"A view of {size} pixels is too small to be blurred: set blur to 0, or size to 20 or more."
-            )
-        self.size, self.views, self.scale, self.ratio = size, views, scale, ratio
-        self.flip, self.jitter, self.grayscale = flip, jitter, grayscale
-        self.strength = (brightness, contrast, saturation, hue)
-        self.blur, self.sigma, self.solarize = blur, sigma, solarize
+        require_ordered(scale=scale, ratio=ratio)
+        self.size, self.views, self.scale, self.ratio, self.flip = size, views, scale, ratio, flip
+        colours = (jitter, brightness, contrast, saturation, hue)
+        if operations is None:
+            operations = simclr(colours, grayscale, blur, sigma, solarize)
+        else:
+            require_unset(jitter, brightness, contrast, saturation, hue, grayscale, blur, sigma, solarize)
+        self.operations = for_each_view(operations, views)
+        for operation in chain.from_iterable(self.operations):
+            if size < operation.smallest:
+                raise InputError(
+                    f"A view of {size} pixels is too small for {type(operation).__name__}: set size to "
+                    f"{operation.smallest} or more, or leave it out."
+                )
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch; the generator may live on any device."""
-        plans = [self.plan(image, generator) for _ in range(self.views)]
+        plans = [self.plan(image, generator, operations) for operations in self.operations]
         result = torch.empty(self.views, len(image), 3, self.size, self.size, device=image.device)
         for rows in blocks(image, self.size):
             unit = image[rows] / 255
-            for view, plan in zip(result, plans, strict=True):
-                view[rows] = self.draw(unit, plan[rows])
+            for view, plan, operations in zip(result, plans, self.operations, strict=True):
+                view[rows] = self.draw(unit, plan[rows], operations)
         return result
 
-    def plan(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Plan:
-        """Draw what to do for one view of each image. What never happens draws nothing."""
+    def plan(
+        self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator, operations: Sequence[Operation]
+    ) -> Plan:
+        """Draw what to do for one view of each image."""
         batch, device = len(image), image.device
         box = sample_crop(batch, image.shape[-2], image.shape[-1], self.scale, self.ratio, generator, device)
-        colours = sample_jitter(batch, self.jitter, self.strength, generator, device)
-        flip, grey = uniform(generator, 2, batch, along=1).to(device)
-        never = grey.new_ones(batch)
-        blur, place = uniform(generator, 2, batch, along=1).to(device) if self.blur else (never, never)
-        solarised = uniform(generator, batch, along=0).to(device) if self.solarize else never
-        sigma = torch.where(blur < self.blur, self.sigma[0] + (self.sigma[1] - self.sigma[0]) * place, 0.0)
-        return Plan(box, flip < self.flip, colours, grey < self.grayscale, sigma, solarised < self.solarize)
+        drawn = [operation.sample(batch, generator, device) for operation in operations[:1]]
+        # Here, and not beside the crop, so that a seed draws what it drew before operations had an order.
+        flip = uniform(generator, batch, along=0).to(device) < self.flip
+        drawn += [operation.sample(batch, generator, device) for operation in operations[1:]]
+        return Plan(box, flip, drawn)
 
-    def draw(self, image: Float[Tensor, "B 3 H W"], plan: Plan) -> Float[Tensor, "B 3 S S"]:
+    def draw(
+        self, image: Float[Tensor, "B 3 H W"], plan: Plan, operations: Sequence[Operation]
+    ) -> Float[Tensor, "B 3 S S"]:
         """One view of each image in [0, 1]."""
-        view = jitter(crop_resize(image, plan.box, plan.flip, self.size), plan.jitter)
-        view = grayscale(view, plan.grey)
-        if self.blur:
-            blurred = plan.sigma.nonzero().squeeze(1)
-            view[blurred] = gaussian_blur(view.index_select(0, blurred), plan.sigma[blurred], kernel_size(self.size))
-        return solarize(view, plan.solarize) if self.solarize else view
+        view = crop_resize(image, plan.box, plan.flip, self.size)
+        for operation, parameters in zip(operations, plan.drawn, strict=True):
+            view = operation.apply(view, parameters)
+        return view
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do to each image for one view."""
+    """What to do to each image for one view: where it is cut, whether it is mirrored, and what the operations drew."""
 
     box: Int64[Tensor, "B 4"]
     flip: Bool[Tensor, " B"]
-    jitter: Jitter
-    grey: Bool[Tensor, " B"]
-    sigma: Float[Tensor, " B"]  # of the blur, 0 for none
-    solarize: Bool[Tensor, " B"]
+    drawn: list[Any]
 
     def __getitem__(self, rows: slice) -> Plan:
         """Of some of the images."""
-        return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Plan(self.box[rows], self.flip[rows], [parameters[rows] for parameters in self.drawn])
+
+
+def simclr(
+    colours: tuple[float, float, float, float, float],
+    grayscale: float,
+    blur: float,
+    sigma: tuple[float, float],
+    solarize: float,
+) -> list[Operation]:
+    """SimCLR's operations in its order, and BYOL's solarising. What never happens draws nothing."""
+    found: list[Operation] = [ColorJitter(*colours), Grayscale(grayscale)]
+    blurred = GaussianBlur(blur, sigma)
+    return found + ([blurred] if blur else []) + ([Solarize(solarize)] if solarize else [])
+
+
+def require_unset(*values: Any) -> None:
+    """Refuse settings of operations beside operations that are given: which of the two was meant?"""
+    defaults = inspect.signature(ContrastiveViews.__init__).parameters
+    names = [*defaults][-1 - len(values) : -1]
+    known = {name: value for name, value in zip(names, values, strict=True) if value != defaults[name].default}
+    if known:
+        raise InputError(f"operations takes the place of {', '.join(known)}: set that within operations alone.")
+
+
+def for_each_view(operations: Sequence[Any], views: int) -> list[list[Operation]]:
+    """The operations of every view: one list for all of them, or a list each."""
+    if not operations or not isinstance(operations[0], list):
+        return [list(operations)] * views
+    if len(operations) != views:
+        raise InputError(f"operations has {len(operations)} lists for {views} views: give one list, or one a view.")
+    return list(operations)
 
 
 def blocks(image: UInt8[Tensor, "B 3 H W"], size: int) -> list[slice]:
@@ -131,10 +175,3 @@ def blocks(image: UInt8[Tensor, "B 3 H W"], size: int) -> list[slice]:
     parts = math.ceil(numbers / BLOCK) if image.device.type == "cpu" else 1
     step = math.ceil(len(image) / parts)
     return [slice(start, start + step) for start in range(0, len(image), step)]
-
-
-def check_order(**limits: tuple[float, float]) -> None:
-    """Refuse a least that is above the greatest."""
-    for name, (least, greatest) in limits.items():
-        if least > greatest:
-            raise InputError(f"{name} has to be a least and a greatest, and is [{least}, {greatest}].")

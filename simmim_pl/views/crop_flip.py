@@ -9,8 +9,8 @@ from torch import Tensor
 from simmim_pl.contracts import Views
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, Share, ranged
 from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.contrastive import check_order
 from simmim_pl.views.crop import crop_resize, sample_crop
+from simmim_pl.views.limits import require_ordered
 
 
 class CropFlip(Views):
@@ -39,7 +39,7 @@ class CropFlip(Views):
         flip: Probability = 0.5,
     ) -> None:
         super().__init__()
-        check_order(scale=scale, ratio=ratio)
+        require_ordered(scale=scale, ratio=ratio)
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "1 B 3 S S"]:

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
+import yaml
 from torchvision.transforms import v2
 
 from simmim_pl.contracts import InputError
-from simmim_pl.views import ContrastiveViews, contrastive
+from simmim_pl.runtime.seeding import uniform
+from simmim_pl.views import (
+    ColorJitter,
+    ContrastiveViews,
+    GaussianBlur,
+    Grayscale,
+    Operation,
+    Solarize,
+    contrastive,
+)
+from tests.conftest import TINY
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -140,7 +151,70 @@ def test_the_blocks_that_a_cache_holds_change_nothing(batch, monkeypatch):
 
 def test_a_seed_draws_what_it_always_drew(batch):
     """Crops and flips of the first views ever made here: a change would make every earlier number another."""
-    plan = ContrastiveViews().plan(batch, seeded(0))
+    plan = (views := ContrastiveViews()).plan(batch, seeded(0), views.operations[0])
     assert plan.box[:3].tolist() == [[1, 2, 23, 22], [0, 7, 17, 22], [5, 13, 19, 23]]
     assert plan.flip[:8].tolist() == [True, True, True, True, False, False, True, False]
     assert ContrastiveViews()(batch, seeded(0))[1].mean().item() == pytest.approx(0.46783, abs=1e-4)  # and the second
+
+
+class Dim(Operation):
+    """An operation of somebody's own: each image as much darker as a number that it draws."""
+
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+        return uniform(generator, batch, along=0).to(device)
+
+    def apply(self, view: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        return view * parameters[:, None, None, None]
+
+
+def test_operations_are_what_the_settings_were(batch):
+    asked = [ColorJitter(0.7, 0.3, 0.3, 0.2, 0.1), Grayscale(0.3), GaussianBlur(0.4), Solarize(0.2)]
+    settings = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.2, "grayscale": 0.3, "blur": 0.4, "solarize": 0.2}
+    given = ContrastiveViews(size=20, operations=asked)(batch, seeded(1))
+    assert torch.equal(given, ContrastiveViews(size=20, jitter=0.7, **settings)(batch, seeded(1)))
+
+
+def test_an_own_operation_is_done_in_its_place(batch):
+    plain, first, last = (
+        ContrastiveViews(size=20, operations=order)(batch, seeded(0))[0]
+        for order in ([Dim()], [Dim(), Solarize(1.0)], [Solarize(1.0), Dim()])
+    )
+    assert torch.equal(first, torch.where(plain >= 0.5, 1 - plain, plain))
+    assert not torch.equal(first, last)
+
+
+def test_views_of_one_image_may_differ_in_their_operations(batch):
+    one, other = ContrastiveViews(size=20, operations=[[Grayscale(1.0)], [Solarize(1.0)]])(batch, seeded(0))
+    assert (one.amax(dim=1) == one.amin(dim=1)).all()
+    assert other.max() <= 0.5
+    assert not (other.amax(dim=1) == other.amin(dim=1)).all()
+    assert ContrastiveViews(size=20, operations=[])(batch, seeded(0)).shape == (2, len(batch), 3, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"operations": [Grayscale()], "hue": 0.2, "blur": 0.1}, "operations takes the place of hue, blur"),
+        ({"operations": [[Grayscale()]]}, "operations has 1 lists for 2 views"),
+        ({"operations": [[], [GaussianBlur()]], "size": 16}, "16 pixels is too small for GaussianBlur"),
+    ],
+)
+def test_operations_that_contradict_other_settings_are_refused(settings, says):
+    with pytest.raises(InputError, match=says):
+        ContrastiveViews(**settings)
+
+
+def test_an_operation_that_is_incomplete_is_refused_when_it_is_made():
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (Operation,), {"sample": Dim.sample})()
+
+
+def test_operations_come_from_yaml(cli, tmp_path):
+    places = [[{"class_path": "simmim_pl.views.ColorJitter"}, {"class_path": f"{__name__}.Dim"}]] * 2
+    places[1] = [*places[1], {"class_path": "simmim_pl.views.Solarize", "init_args": {"probability": 0.2}}]
+    unset = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
+    views = {"class_path": "simmim_pl.views.ContrastiveViews", "init_args": {"operations": places, **unset}}
+    (tmp_path / "views.yaml").write_text(yaml.safe_dump(views))
+    run = cli([*TINY, f"--data.views={tmp_path / 'views.yaml'}", "--trainer.max_steps=2"])
+    saved = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["views"]["init_args"]["operations"]
+    assert [len(part) for part in saved] == [2, 3]

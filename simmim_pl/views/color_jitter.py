@@ -1,19 +1,53 @@
-"""Colour jitter, grayscale and solarising of a whole batch, with factors and an order of each image's own."""
+"""Colour jitter of a whole batch, with factors and an order of each image's own."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from simmim_pl.runtime.ranges import NonNegativeFloat, Probability, Range, ranged
 from simmim_pl.runtime.seeding import uniform
+from simmim_pl.views.grayscale import LUMA
+from simmim_pl.views.operation import Operation
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 IDLE = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
-LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
+
+
+class ColorJitter(Operation):
+    """torchvision's ``ColorJitter``, done to an image with a probability.
+
+    Args:
+        probability: that the colours of a view are jittered.
+        brightness: factor is uniform in [max(0, 1 - brightness), 1 + brightness].
+        contrast: factor is uniform in [max(0, 1 - contrast), 1 + contrast].
+        saturation: factor is uniform in [max(0, 1 - saturation), 1 + saturation].
+        hue: shift is uniform in [-hue, hue], a fraction of the circle, at most 0.5.
+    """
+
+    @ranged
+    def __init__(
+        self,
+        probability: Probability = 0.8,
+        brightness: NonNegativeFloat = 0.4,
+        contrast: NonNegativeFloat = 0.4,
+        saturation: NonNegativeFloat = 0.4,
+        hue: Annotated[float, Range("[0, 0.5]")] = 0.1,
+    ) -> None:
+        self.probability, self.strength = probability, (brightness, contrast, saturation, hue)
+
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Jitter:
+        """Factors and an order."""
+        return sample_jitter(batch, self.probability, self.strength, generator, device)
+
+    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Jitter) -> Float[Tensor, "B 3 S S"]:
+        """Jitter each image."""
+        return jitter(view, parameters)
 
 
 @dataclass(frozen=True)
@@ -118,17 +152,3 @@ def turn_hue(pixel: Float[Tensor, "B 3 P"], turn: Float[Tensor, " B"]) -> Float[
     opposite, side, shift = pixel.new_tensor(((3 / 6, 2 / 6, 4 / 6), (6, -6, -6), (-1, 2, 2)))[:, :, None]
     ramp = (hue[:, None] - opposite).abs_().mul_(side).add_(shift).clamp_(0.0, 1.0)
     return torch.lerp(low[:, None], high[:, None], ramp)
-
-
-def grayscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
-    """Take the colour out of the images in ``mask``, by torchvision's weights; leave the others."""
-    chosen = mask.nonzero().squeeze(1)
-    pixel = image.flatten(2)
-    grey = pixel.new_tensor(LUMA) @ pixel.index_select(0, chosen)
-    return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)
-
-
-def solarize(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
-    """Invert what is brighter than half in the images in ``mask``, as torchvision's ``solarize`` at 0.5."""
-    bright = mask[:, None, None, None] & (image >= 0.5)
-    return torch.where(bright, 1 - image, image)

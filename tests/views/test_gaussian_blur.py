@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from simmim_pl.contracts import InputError
 from simmim_pl.views import ContrastiveViews
-from simmim_pl.views.blur import gaussian, gaussian_blur, kernel_size
+from simmim_pl.views.gaussian_blur import gaussian, gaussian_blur, kernel_size
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -72,7 +72,7 @@ def test_without_them_views_are_what_they_were():
         ({"solarize": -0.1}, "solarize has to be within"),
         ({"blur": 0.5, "sigma": (0.0, 1.0)}, "sigma has to be"),
         ({"blur": 0.5, "sigma": (2.0, 1.0)}, "sigma has to be"),
-        ({"blur": 0.5, "size": 16}, "too small to be blurred"),
+        ({"blur": 0.5, "size": 16}, "too small for GaussianBlur"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments, sentence):

@@ -7,6 +7,39 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
+from simmim_pl.runtime.seeding import uniform
+from simmim_pl.views.limits import require_ordered
+from simmim_pl.views.operation import Operation
+
+
+class GaussianBlur(Operation):
+    """torchvision's ``GaussianBlur``, done to an image with a probability.
+
+    Args:
+        probability: that a view is blurred; 0.5 in SimCLR at 224 pixels.
+        sigma: least and greatest width of the blur, in pixels; it reaches over a tenth of the view, see
+            :func:`kernel_size`.
+    """
+
+    @ranged
+    def __init__(self, probability: Probability = 0.5, sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)) -> None:
+        require_ordered(sigma=sigma)
+        self.probability, self.sigma = probability, sigma
+        self.smallest = 20 if probability else 1  # of less, a tenth is no pixel to either side
+
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Float[Tensor, " B"]:
+        """Widths, 0 for no blur."""
+        chosen, place = uniform(generator, 2, batch, along=1).to(device)
+        least, greatest = self.sigma
+        return torch.where(chosen < self.probability, least + (greatest - least) * place, 0.0)
+
+    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Float[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
+        """Blur the images whose width is not 0."""
+        chosen = parameters.nonzero().squeeze(1)
+        view[chosen] = gaussian_blur(view.index_select(0, chosen), parameters[chosen], kernel_size(view.shape[-1]))
+        return view
+
 
 def kernel_size(size: int) -> int:
     """Pixels that a blur reaches over, odd: about a tenth of the image's side, as in SimCLR's code.

@@ -11,17 +11,17 @@ from scipy.stats import chisquare, ks_2samp
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.v2 import functional as tv
 
-from simmim_pl.views.colour import (
+from simmim_pl.views.color_jitter import (
     BRIGHTNESS,
     CONTRAST,
     HUE,
     SATURATION,
     Jitter,
-    grayscale,
     jitter,
     sample_jitter,
     turn_hue,
 )
+from simmim_pl.views.grayscale import grayscale
 
 CPU = torch.device("cpu")
 STRENGTH = (0.4, 0.4, 0.4, 0.1)

@@ -1,0 +1,41 @@
+"""Views without colour, in a whole batch."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from simmim_pl.runtime.ranges import Probability, ranged
+from simmim_pl.runtime.seeding import uniform
+from simmim_pl.views.operation import Operation
+
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
+
+
+class Grayscale(Operation):
+    """torchvision's ``RandomGrayscale``.
+
+    Args:
+        probability: that a view loses its colour.
+    """
+
+    @ranged
+    def __init__(self, probability: Probability = 0.2) -> None:
+        self.probability = probability
+
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Bool[Tensor, " B"]:
+        """Which images."""
+        return uniform(generator, batch, along=0).to(device) < self.probability
+
+    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
+        """Do it to these."""
+        return grayscale(view, parameters)
+
+
+def grayscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
+    """Take the colour out of the images in ``mask``, by torchvision's weights; leave the others."""
+    chosen = mask.nonzero().squeeze(1)
+    pixel = image.flatten(2)
+    grey = pixel.new_tensor(LUMA) @ pixel.index_select(0, chosen)
+    return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)

@@ -1,0 +1,35 @@
+"""The contract of what is done to a view after it is cut out: one operation a file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Operation(ABC):
+    """Draws parameters for every image of a batch, and applies them to the whole batch.
+
+    :class:`simmim_pl.views.ContrastiveViews` calls ``sample`` for the batch, once a view and in the order of its
+    operations, then ``apply`` for parts of the batch: what an image becomes must not depend on the images beside it.
+
+    Attributes:
+        smallest: side of a view that the operation needs, in pixels.
+    """
+
+    smallest: int = 1
+
+    @abstractmethod
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Any:
+        """Draw parameters of ``batch`` images: a tensor ``[B, …]`` or what can be indexed by images like one.
+
+        All randomness comes from ``generator``, through :func:`simmim_pl.runtime.seeding.uniform`, which gives an image
+        the same numbers on any number of ranks. The parameters lie on ``device``.
+        """
+
+    @abstractmethod
+    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Any) -> Float[Tensor, "B 3 S S"]:
+        """Do to each image in [0, 1] what its parameters say; the result is in [0, 1] too. ``view`` may be changed."""
