@@ -107,7 +107,7 @@ def orthogonalise(matrix: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
 
 
 def working_type(matrix: Tensor) -> torch.dtype:
-    """Bfloat16 where it is in hardware; emulated it takes 17 times as long as float32. Float64 stays as it is."""
+    """Bfloat16 where it is in hardware; emulated it takes many times as long as float32. Float64 stays as it is."""
     if matrix.dtype == torch.float64:
         return torch.float64
     return torch.bfloat16 if bfloat16_in_hardware(matrix.device.type) else torch.float32
