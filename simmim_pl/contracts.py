@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
@@ -41,7 +42,7 @@ class Features(NamedTuple):
     grid: Float[Tensor, "B G h w"]
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``width`` D.
 
     Normalisation is the encoder's own buffer, so that a probe or an export cannot mismatch it.
@@ -65,17 +66,17 @@ class Encoder(nn.Module):
         """Centre and scale each channel by the encoder's own statistics."""
         return (image - self.mean).div_(self.std)  # in place: a second copy of the batch costs more than the numbers
 
+    @abstractmethod
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """Encode a batch of images."""
-        raise TypeError(f"{type(self).__name__} must define forward(image) -> Features")
 
 
-class Views(nn.Module):
+class Views(nn.Module, ABC):
     """Contract of every view maker: ``uint8 [B, 3, H, W]`` → ``float [V, B, 3, S, S]`` in [0, 1], on the same device.
 
     All randomness comes from ``generator``, never from global state.
     """
 
+    @abstractmethod
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch."""
-        raise TypeError(f"{type(self).__name__} must define forward(image, generator) -> views")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -71,6 +72,11 @@ class Representation(Callback):
         self.before: dict[str, float] = {}  # training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not hasattr(pl_module, "project"):
+            rank_zero_info(
+                f"{type(pl_module).__name__} has no projections of views to compare: Representation measures its "
+                "features only."
+            )
         if trainer.global_step == 0:
             with untrained(trainer, pl_module) as steps:
                 self.on_validation_epoch_start(trainer, pl_module)
@@ -91,8 +97,11 @@ class Representation(Callback):
         features = outputs["features"].float()
         self.update(features, "features", partial(EffectiveRank, features.shape[1]))
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
-        z = projections(trainer, pl_module, batch["image"][:wanted], batch_idx)
-        self.seen += z.shape[1]
+        image = batch["image"][:wanted]
+        self.seen += len(image)
+        if not hasattr(pl_module, "project"):
+            return
+        z = projections(trainer, pl_module, image, batch_idx)
         self.update(z[0], "std", partial(EmbeddingStd, z.shape[-1]))
         self.update(unit(z[0]), "directions", partial(EffectiveRank, z.shape[-1], centred=True))
         self.update(z[0], "uniformity", Uniformity)
@@ -121,14 +130,15 @@ class Representation(Callback):
         if self.seen * trainer.world_size < 4:
             return {}, {}
         known: dict[str, Any] = {name: metric.compute() for name, metric in self.metrics.items()}
-        scalars = {
-            "rankme": known["features"]["rankme"],
-            "directions": rankme(known["directions"]["singular"].square()),
-        }
-        scalars |= {"std": known["std"].mean()} | {name: known[name] for name in OF_ALL}
-        scalars = {f"representation/{name}": value for name, value in scalars.items()}
-        scalars |= {f"information/{name}": value for name, value in known["information"].items()}
-        return scalars, {**known["similarities"], "singular": known["features"]["singular"]}
+        rest = {"singular": known["features"]["singular"]}
+        scalars = {"representation/rankme": known["features"]["rankme"]}
+        if "directions" in known:
+            found = {"directions": rankme(known["directions"]["singular"].square()), "std": known["std"].mean()}
+            found |= {name: known[name] for name in OF_ALL}
+            scalars |= {f"representation/{name}": value for name, value in found.items()}
+            scalars |= {f"information/{name}": value for name, value in known["information"].items()}
+            rest |= known["similarities"]
+        return scalars, rest
 
     def state_dict(self) -> dict[str, float]:
         return self.before

@@ -54,7 +54,8 @@ def settle(trainer: Any, module: Any, batch: Batch) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    if getattr(trainer.datamodule, "views", None) is None:  # plain DataLoaders have no data module
+    views = getattr(trainer.datamodule, "views", None)  # plain DataLoaders have no data module
+    if views is None or not hasattr(module, "project"):
         module.validation_step(batch, 0)
     else:
         projections(trainer, module, batch["image"], 0)

@@ -18,7 +18,10 @@ REFUSALS = (ValueError, ImportError, MisconfigurationException)  # what classes,
 
 def build(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a class path names. Raises :class:`InputError` where it refuses its arguments."""
-    with explained(getattr(kind, "__name__", str(kind))):
+    name = getattr(kind, "__name__", str(kind))
+    if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise InputError(f"{name} cannot be built: it has to define {', '.join(missing)}.")
+    with explained(name):
         return kind(*args, **kwargs)
 
 

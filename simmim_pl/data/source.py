@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -17,7 +18,7 @@ from simmim_pl.data.pixels import require_pixels
 Split = Literal["train", "test"]
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset, ABC):
     """Contract of one split: length, labels (``None`` when there are none), whole batches by index, and a digest.
 
     Args:
@@ -42,20 +43,20 @@ class ImageDataset(Dataset):
         self.labels, self.masks = labels, masks
         self.workers, self.clips = workers, clips
 
+    @abstractmethod
     def __len__(self) -> int:
         """Number of images or clips."""
-        raise TypeError(f"{type(self).__name__} must define __len__")
 
+    @abstractmethod
     def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B *T 3 H W"]:
         """The images at these positions, ``[B, 3, H, W]``, or the clips, ``[B, T, 3, H, W]``."""
-        raise TypeError(f"{type(self).__name__} must define read(index)")
 
+    @abstractmethod
     def digest(self) -> str:
         """16 hex digits: equal for the same set in every process, different for different sets.
 
         It is the key under which features of the set are kept; see :func:`simmim_pl.data.files.digest.digest`.
         """
-        raise TypeError(f"{type(self).__name__} must define digest()")
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: the DataLoader calls this instead of one call an image.
@@ -98,7 +99,7 @@ class InMemory(ImageDataset):
         return digest(self.images, self.labels, self.masks)
 
 
-class Source:
+class Source(ABC):
     """Contract of every data set.
 
     Attributes:
@@ -114,20 +115,20 @@ class Source:
         """What tables call the set."""
         return type(self).__name__
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027, most sources have nothing to make
         """Make the files be there. Called by one process a node; must not set state."""
 
     def has_test(self) -> bool:
         """Whether there is a test split; called after :meth:`prepare`."""
         return True
 
+    @abstractmethod
     def load(self, split: Split) -> ImageDataset:
         """Open one split. Called by every process, after :meth:`prepare`.
 
         Raises:
             InputError: the split does not exist or cannot be read.
         """
-        raise TypeError(f"{type(self).__name__} must define load(split) -> ImageDataset")
 
 
 def whole(images: Any) -> ImageDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ class Result:
     variant: str = ""
 
 
-class Protocol:
+class Protocol(ABC):
     """Contract of every protocol. Its attributes are its hyperparameters and stand in the result card.
 
     Args:
@@ -39,9 +40,9 @@ class Protocol:
     def __init__(self, data: LightningDataModule | None = None) -> None:
         self.data = data
 
+    @abstractmethod
     def judge(self, bench: EvaluationContext) -> list[Result]:
         """Judge one encoder on one data set; test is looked at once, after everything is chosen."""
-        raise TypeError(f"{type(self).__name__} must define judge(bench) -> [Result]")
 
     def settings(self) -> dict[str, Any]:
         """Hyperparameters by name; of an injected part, its class and its own."""

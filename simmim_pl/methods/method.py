@@ -38,8 +38,10 @@ class Output(TypedDict, total=False):
 class Method(LightningModule):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
-    Callbacks read what a step returns, and ask ``encoder``, :meth:`forward`, :meth:`project` and, of the network before
-    training, :meth:`validation_step`; no more of a method.
+    Callbacks read what a step returns, and ask ``encoder``, :meth:`forward` and, of the network before training,
+    :meth:`validation_step`; no more of a method. One that compares projections of several views also defines
+    ``project(views) -> (features [V, B, D], projections [V, B, P])``; without it, what is measured of projections is
+    left out.
 
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
     accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
@@ -92,10 +94,6 @@ class Method(LightningModule):
         with torch.compiler.set_stance("force_eager"):
             features: Features = self.encoder(image)
         return features
-
-    def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
-        """Features of views, and what of them the loss compares."""
-        raise TypeError(f"{type(self).__name__} must define project(views) -> features, projections")
 
     def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
         """Log the loss, stop if it is not finite, and return what callbacks read."""

@@ -57,12 +57,8 @@ def test_what_a_set_or_a_source_must_define_is_said() -> None:
     class Unfinished(ImageDataset):
         pass
 
-    empty = Unfinished(None, workers=False)
-    for call, says in ((lambda: len(empty), "__len__"), (empty.digest, r"digest\(\)")):
-        with pytest.raises(TypeError, match=says):
-            call()
-    with pytest.raises(TypeError, match=r"Unfinished must define read\(index\)"):
-        empty.__getitems__([0])
-    with pytest.raises(TypeError, match="must define load"):
-        Source().load("train")
+    with pytest.raises(TypeError, match=r"abstract methods '?__len__'?, '?digest'?, '?read'?"):
+        Unfinished(None, workers=False)
+    with pytest.raises(TypeError, match=r"abstract method '?load'?"):
+        Source()
     assert Source.mask_classes == []

@@ -16,7 +16,6 @@ from simmim_pl.evaluation import KNN, AugmentedProbe, DenseProbe, FewLabels, Fin
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name, plain
 from simmim_pl.evaluation.training import Sweep
 from simmim_pl.views import ContrastiveViews, CropFlip
-from tests.evaluation.protocols.test_linear import bench_of, clusters
 
 
 def arguments(kind: type) -> set[str]:
@@ -72,9 +71,19 @@ def test_an_injected_part_stands_with_its_class_and_all_its_own_settings() -> No
         "weight_decay": 0.05,
     }
     assert AugmentedProbe(views.eval(), sweep).settings() == found  # no mode, no parameters, no hooks
-    assert plain(ContrastiveViews(16)).keys() >= arguments(ContrastiveViews) - {
-        *("brightness", "contrast", "saturation", "hue")  # together the strength
-    }
+    contrastive = plain(ContrastiveViews(20, blur=0.5))
+    assert contrastive.keys() == {"class", "size", "views", "scale", "ratio", "flip", "operations"}
+    assert (
+        contrastive["operations"]
+        == [
+            [
+                {"class": "ColorJitter", "probability": 0.8, "strength": [0.4, 0.4, 0.4, 0.1]},
+                {"class": "Grayscale", "probability": 0.2},
+                {"class": "GaussianBlur", "probability": 0.5, "sigma": [0.1, 2.0], "smallest": 20},
+            ]
+        ]
+        * 2
+    )
 
 
 def test_different_hyperparameters_give_different_settings() -> None:
@@ -139,13 +148,17 @@ def test_validation_results_are_shown_by_short_names_and_to_six_digits() -> None
     assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # of what diverged, NaN
 
 
-def test_a_protocol_without_judge_says_what_is_missing() -> None:
-    split = clusters(0, 6)
-    with pytest.raises(TypeError, match=r"Protocol must define judge\(bench\)"):
-        Protocol().judge(bench_of(split, split, split, 3))
+class Judging(Protocol):
+    def judge(self, bench: Any) -> list[Result]:
+        return []
+
+
+def test_a_protocol_without_judge_is_refused_when_it_is_made() -> None:
+    with pytest.raises(TypeError, match=r"abstract method '?judge'?"):
+        Protocol()
 
 
 def test_the_data_set_is_no_hyperparameter_and_a_result_has_no_variant_unless_it_says_so() -> None:
-    assert Protocol().settings() == {}
+    assert Judging().settings() == {}
     assert Result({}).variant == ""
     assert Result({}).chosen == {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torch.utils.data import DataLoader
 
 from simmim_pl.callbacks import Checkpoint
-from simmim_pl.contracts import Batch, InputError
+from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.report.run import read
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
+from tests.conftest import CONFIGS, EVALUATION, TINY
 
 
 class Smallest(Method):
@@ -241,3 +244,33 @@ def test_validation_and_prediction_give_features_of_clean_images_in_order(tmp_pa
 def test_a_step_without_labels_returns_none(tmp_path: Path) -> None:
     module = method().eval()
     assert set(module.validation_step({"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}, 0)) == {"features"}
+
+
+class MeanPixel(Method):
+    """A method without projections: a linear layer on features finds an image's mean colour."""
+
+    def __init__(self, encoder: Encoder, **kwargs: Any) -> None:
+        super().__init__(encoder, **kwargs)
+        self.colour = torch.nn.Linear(encoder.width, 3)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        pooled = self.encoder(batch["views"][0]).pooled
+        loss = (self.colour(pooled) - batch["views"][0].mean((2, 3))).square().mean()
+        return self.finish(loss, pooled, batch)
+
+
+def test_a_method_without_projections_trains_goes_on_and_is_judged(
+    cli: Callable[[list[Any]], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    without = [arg for arg in TINY if "model.head" not in arg and "model.encoder" not in arg]
+    own = [f"--model={__name__}.MeanPixel", "--model.encoder.width=2", "--trainer.check_val_every_n_epoch=1"]
+    run = cli([*without, *own])
+    assert "MeanPixel has no projections of views to compare: Representation measures its features only" in caplog.text
+    history = read(run).history
+    assert {"representation/rankme", "val/knn", "val/probe"} <= history.keys()
+    assert not {"representation/alignment", "information/infonce"} & history.keys()
+    assert cli([*without, *own, "--ckpt_path=last", "--trainer.max_epochs=3"]) == run
+    checkpoint = run / "checkpoints/last.ckpt"
+    knn = [f"--config={CONFIGS / 'evaluate/knn.yaml'}", *EVALUATION]
+    judged = cli(["validate", *knn, f"--model.checkpoint={checkpoint}", f"--model.allow=[{__name__}.MeanPixel]"])
+    assert (judged / "result.json").is_file()
