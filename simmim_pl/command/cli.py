@@ -81,7 +81,8 @@ class CLI(LightningCLI):
         if not config.trainer.fast_dev_run:
             kwargs["logger"] = [loggers.History(directory.folder, silent=given is False), *others]
         with explained("The trainer", Exception):
-            trainer = super().instantiate_trainer(precision=self.config[self.subcommand].trainer.precision, **kwargs)
+            chosen = trainer_options.chosen(self.config[self.subcommand].trainer, self.model)
+            trainer = super().instantiate_trainer(**chosen, **kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
         if trainer.strategy.root_device.type == "cpu":

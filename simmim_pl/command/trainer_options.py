@@ -90,3 +90,12 @@ def class_name(spec: Any) -> str:
 def as_list(value: Any) -> list[Any]:
     """A list, also of one thing or of nothing."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def chosen(asked: Any, model: Any) -> dict[str, Any]:
+    """What was not the user's to say: the precision, and what the model sets where ``asked`` is silent; noted there."""
+    own = getattr(model, "trainer_defaults", {})
+    for key, value in own.items():
+        if asked[key] is None:
+            asked[key] = value
+    return {key: asked[key] for key in ("precision", *own)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -40,6 +40,13 @@ class Evaluation(LightningModule):
         cache: keep extracted features in RUNS/.features, by encoder, data and precision. Delete it at any time.
         seed: of a checkpoint's untrained encoder and of whatever a protocol draws.
     """
+
+    # Of the trainer, where the user says nothing: protocols read whole splits themselves, once. (A limit of 1 in a YAML
+    # would be read as 1.0, the whole.)
+    trainer_defaults: ClassVar[dict[str, Any]] = {
+        **{"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2},
+        **{"num_sanity_val_steps": 0, "enable_checkpointing": False, "enable_model_summary": False},
+    }
 
     @ranged
     def __init__(
@@ -81,6 +88,7 @@ class Evaluation(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.judge()
+        self.trainer.should_stop = True  # once is enough, whatever --trainer.max_epochs is
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.state.fn == TrainerFn.VALIDATING:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -284,3 +285,16 @@ def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pre
         assert two[part] == one[part]
     assert (one["device"], two["device"]) == ("cpu × 1", "cpu × 2")
     assert ended.stdout.count("| data ") == 1
+
+
+def test_the_trainer_is_told_what_an_evaluation_needs_unless_the_user_says_otherwise(
+    cli: Callable[[list[Any]], Path], pretrained: Path
+) -> None:
+    knn = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *SHAPES, *QUIET]
+    found = [
+        yaml.safe_load((cli([*knn, *more]) / "config.yaml").read_text())["trainer"]
+        for more in ([], ["--trainer.limit_val_batches=3", "--trainer.enable_model_summary=true"])
+    ]
+    assert [part["limit_val_batches"] for part in found] == [2, 3]
+    assert [part["enable_model_summary"] for part in found] == [False, True]
+    assert [part["limit_test_batches"] for part in found] == [2, 2]
