@@ -1,6 +1,8 @@
 """Late views: which are refused before a run, and not at its end."""
 
 import pytest
+import torch
+from torch import Tensor
 
 from simmim_pl.contracts import InputError, Views
 from simmim_pl.data.late import check
@@ -9,6 +11,9 @@ from simmim_pl.views import ContrastiveViews, CropFlip
 
 class Stranger(Views):
     """A user's, of which nothing is known."""
+
+    def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        return image[None] / 255
 
 
 @pytest.mark.parametrize(

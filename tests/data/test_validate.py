@@ -36,6 +36,9 @@ class Read(ImageDataset):
     def read(self, index: Tensor) -> Any:
         return self.held[index]
 
+    def digest(self) -> str:
+        return "0" * 16
+
 
 class Own(Source):
     """A user's own source."""

@@ -75,6 +75,10 @@ class Wrapped(Encoder):
         super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         self.net = net
 
+    def forward(self, image: torch.Tensor) -> Features:
+        grid = self.net(image)
+        return Features(pooled=grid.mean((2, 3)), grid=grid)
+
 
 def seeded(kind: type[Encoder], *args: int) -> Encoder:
     with torch.random.fork_rng():
