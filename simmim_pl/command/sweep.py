@@ -25,7 +25,7 @@ DONE = "done"  # an empty file beside the directories of a combination's run
 
 
 def call(command: list[str]) -> int:
-    """The exit code of a command. Who stops this process stops the command, and waits for its last checkpoint."""
+    """The exit code of a command. Stopping this process also stops the command, after its last checkpoint."""
     before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in SIGNALS}
     try:
         child = subprocess.Popen(command)

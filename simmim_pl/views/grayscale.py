@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from simmim_pl.runtime.ranges import Probability, ranged
-from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.operation import Operation
+from simmim_pl.views.operation import RandomOperation
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue in grey
 
 
-class Grayscale(Operation):
-    """torchvision's ``RandomGrayscale``.
-
-    Args:
-        probability: that a view loses its colour.
-    """
-
-    @ranged
-    def __init__(self, probability: Probability = 0.2) -> None:
-        self.probability = probability
-
-    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Bool[Tensor, " B"]:
-        """Which images."""
-        return uniform(generator, batch, along=0).to(device) < self.probability
+class Grayscale(RandomOperation):
+    """torchvision's ``RandomGrayscale``."""
 
     def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
         """Do it to these."""

@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from simmim_pl.runtime.ranges import Probability, ranged
+from simmim_pl.runtime.seeding import uniform
 
 
 class Operation(ABC):
@@ -33,3 +36,19 @@ class Operation(ABC):
     @abstractmethod
     def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Any) -> Float[Tensor, "B 3 S S"]:
         """Do to each image in [0, 1] what its parameters say; the result is in [0, 1] too. ``view`` may be changed."""
+
+
+class RandomOperation(Operation):
+    """An operation that is done to an image, always in the same way, with a probability.
+
+    Args:
+        probability: that an image is one to which it is done.
+    """
+
+    @ranged
+    def __init__(self, probability: Probability = 0.2) -> None:
+        self.probability = probability
+
+    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Bool[Tensor, " B"]:
+        """Which images."""
+        return uniform(generator, batch, along=0).to(device) < self.probability

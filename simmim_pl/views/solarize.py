@@ -6,25 +6,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from simmim_pl.runtime.ranges import Probability, ranged
-from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.operation import Operation
+from simmim_pl.views.operation import RandomOperation
 
 
-class Solarize(Operation):
-    """torchvision's ``RandomSolarize`` at a threshold of one half (Grill et al. 2020, arXiv 2006.07733).
-
-    Args:
-        probability: that what is brighter than half is inverted.
-    """
-
-    @ranged
-    def __init__(self, probability: Probability = 0.2) -> None:
-        self.probability = probability
-
-    def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Bool[Tensor, " B"]:
-        """Which images."""
-        return uniform(generator, batch, along=0).to(device) < self.probability
+class Solarize(RandomOperation):
+    """torchvision's ``RandomSolarize`` at a threshold of one half (Grill et al. 2020, arXiv 2006.07733)."""
 
     def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
         """Do it to these."""
