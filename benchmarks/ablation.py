@@ -3,9 +3,9 @@
     python benchmarks/ablation.py --images FOLDER        # FOLDER/train/<class>/*; an hour on two cores
 
 Every variant trains until it has cost the same number of FLOP, as benchmarks/flops.py counts them, with its schedule
-ending there. All are judged by the linear probe on the last tenth of every class's training images, which nothing else
-sees: the test images are not touched. Prints a Markdown table and writes ``ablation.json``. It resumes: what the file
-holds is not run again.
+ending there. All are evaluated by the linear probe on the last tenth of every class's training images, which nothing
+else sees: the test images are not touched. Prints a Markdown table and writes ``ablation.json``. It resumes: what the
+file holds is not run again.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ VARIANTS = {
     "views of 32 pixels of 20 to 100 % of the area": [
         "data.views.size=32",
         "data.views.scale=[0.2, 1.0]",
-        "data.late_views=null",
+        "data.final_views=null",
     ],
     "views of 16 pixels of 10 to 60 %": ["data.views.size=16", "data.views.scale=[0.1, 0.6]"],
     "head without BatchNorm": ["model.head.norm=false"],
     "temperature 0.2": ["model.loss.temperature=0.2"],
     "temperature 0.5": ["model.loss.temperature=0.5"],
-    "four views": ["data.views.views=4", "data.late_views.views=4"],
-    "no late views": ["data.late_views=null"],
+    "four views": ["data.views.views=4", "data.final_views.views=4"],
+    "no late views": ["data.final_views=null"],
     "the last stage's features": ["model.encoder.features=null"],
     "positives in the loss's sum": ["model.loss.decoupled=false"],
     "width 32": ["model.encoder.width=32"],
@@ -48,7 +48,7 @@ VARIANTS = {
     "width 80": ["model.encoder.width=80"],
     "batches of 512": ["data.batch_size=512"],
     "no colour jitter, no grayscale": [
-        *(f"data.{views}.{name}=0.0" for views in ("views", "late_views") for name in COLOUR)
+        *(f"data.{views}.{name}=0.0" for views in ("views", "final_views") for name in COLOUR)
     ],
     "AdamW": ["model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 2.0e-3, weight_decay: 1.0e-2}}"],
     "twice the learning rate": ["model.optimizer.lr=8.0e-3"],
@@ -91,7 +91,7 @@ def train(config: dict[str, Any], flop: float, folder: Path, seed: int, runs: Pa
     return checkpoint
 
 
-def judge(checkpoint: Path, folder: Path, runs: Path) -> dict[str, float]:
+def evaluate(checkpoint: Path, folder: Path, runs: Path) -> dict[str, float]:
     """Accuracy of the linear probe and its interval."""
     source = [f"--data={ROOT / 'configs/data/folder.yaml'}", f"--data.source.root={folder}", "--data.validation=2000"]
     source += ["--data.source.cache=false"]
@@ -129,7 +129,7 @@ def main() -> None:
             if key not in known:
                 with tempfile.TemporaryDirectory() as runs:
                     checkpoint = train(config, options.flop, Path(folder), options.seed, Path(runs))
-                    known[key] = judge(checkpoint, Path(folder), Path(runs))
+                    known[key] = evaluate(checkpoint, Path(folder), Path(runs))
                 options.out.write_text(json.dumps(known, indent=1))
             low, high = (100 * end for end in known[key]["interval"])
             print(f"| {name} | {100 * known[key]['value']:.1f} [{low:.1f}–{high:.1f}] |", flush=True)

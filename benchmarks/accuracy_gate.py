@@ -34,7 +34,7 @@ def newest(folder: Path, pattern: str) -> Path:
 
 
 def accuracies(seed: int, runs: Path) -> dict[str, float]:
-    """Pretrain and judge one seed: test accuracy of the linear probe by encoder."""
+    """Pretrain and evaluate one seed: test accuracy of the linear probe by encoder."""
     here, quiet = f"--runs={runs}", "--trainer.enable_progress_bar=false"
     run("fit", f"--config={ROOT}/configs/quickstart.yaml", f"--seed_everything={seed}", here, quiet)
     checkpoint = newest(runs, "quickstart/*/checkpoints/last.ckpt")

@@ -70,7 +70,7 @@ class Cost:
 def cost(path: Path) -> Cost:
     """The cost of a config, from its parts."""
     config = yaml.safe_load(path.read_text())
-    config["data"]["init_args"]["late_views"] = None  # the cost of a step before them
+    config["data"]["init_args"]["final_views"] = None  # the cost of a step before them
     model, data = parts(config)
     of_update, moments = update(model)
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]

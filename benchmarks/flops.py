@@ -52,8 +52,8 @@ def step(config: dict[str, Any]) -> float:
     with FakeTensorMode():
         model, data = parts(config)
         passes = batch(model, data, data.views)
-        if data.late_views is not None:
-            passes = (1 - data.late) * passes + data.late * batch(model, data, data.late_views)
+        if data.final_views is not None:
+            passes = (1 - data.final_share) * passes + data.final_share * batch(model, data, data.final_views)
     return passes + update(parts(config)[0])[0]
 
 

@@ -27,16 +27,16 @@ def measure(batch: int, pieces: int, steps: int) -> None:
     from simmim_pl.encoders.heads import ProjectionHead
     from simmim_pl.losses import NTXent
     from simmim_pl.methods import Contrastive
-    from simmim_pl.methods.gradient_cache import in_pieces
+    from simmim_pl.methods.gradient_cache import chunked_forward
 
     freed_memory(keep=False)  # as the command line does when a batch is encoded in pieces
-    head = partial(ProjectionHead, hidden=256, out=128)
+    head = partial(ProjectionHead, hidden_dim=256, output_dim=128)
     module = Contrastive(FastCNN(16), head, NTXent(), optimizer=torch.optim.SGD, channels_last=True)
     before, seconds = 0, []
     for step in range(-1, steps):
         views = torch.rand(2, 32 if step < 0 else batch, 3, 32, 32)  # the first one loads what is loaded once
         since = time.perf_counter()
-        run = module.project if pieces == 1 else partial(in_pieces, module.project, pieces=pieces, network=module)
+        run = module.project if pieces == 1 else partial(chunked_forward, module.project, chunks=pieces, network=module)
         module.loss(run(views)[1]).backward()
         del views
         seconds.append(time.perf_counter() - since)

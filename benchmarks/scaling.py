@@ -40,7 +40,7 @@ FIT = [
     *("--trainer.limit_val_batches=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.TrainingMonitor"),
     *("--trainer.callbacks.every=5", "--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false"),
-    *("--trainer.max_epochs=100", "--data.source=simmim_pl.data.Shapes", "--data.late_views=null"),
+    *("--trainer.max_epochs=100", "--data.source=simmim_pl.data.Shapes", "--data.final_views=null"),
 ]
 
 
@@ -128,7 +128,7 @@ def two_ranks(config: Path, steps: int, *more: str) -> float:
     ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
     print(f"{config.name}: one process of two threads: {statistics.median(one):,.1f} images/s")
     print(f"  two ranks of one thread each: {statistics.median(two):,.1f} images/s, {ratio:.2f} of one process")
-    unsynchronised = run(2, 1, steps, *more, "--model.synchronise=false", config=config)[0]
+    unsynchronised = run(2, 1, steps, *more, "--model.sync_batchnorm=false", config=config)[0]
     print(f"  and without synchronised BatchNorm: {unsynchronised:,.1f} images/s", flush=True)
     return ratio
 

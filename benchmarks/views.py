@@ -32,7 +32,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 def ours(images: torch.Tensor, blur: float) -> Callable[[], None]:
     """A batch of views, normalised by the encoder's buffers."""
     views, encoder, generator = ContrastiveViews(32, blur=blur), FastCNN(2, MEAN, STD), torch.Generator().manual_seed(0)
-    return lambda: encoder.normalise(views(images, generator))
+    return lambda: encoder.normalize(views(images, generator))
 
 
 def lightlys(images: torch.Tensor, blur: float) -> Callable[[], None]:

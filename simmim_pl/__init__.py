@@ -1,4 +1,4 @@
-"""Pretrain image encoders without labels, and judge them honestly. Start at ``methods/contrastive.py``.
+"""Pretrain image encoders without labels, and evaluate them honestly. Start at ``methods/contrastive.py``.
 
 ``from simmim_pl import load_encoder`` opens the encoder of a checkpoint; what it takes stands at
 :func:`simmim_pl.runtime.checkpoint.load_encoder`.

@@ -31,24 +31,24 @@ class Batch(TypedDict, total=False):
 
 
 class Features(NamedTuple):
-    """What an encoder returns: one vector an image, and the grid of vectors it was pooled from.
+    """What an encoder returns: one vector an image, and the feature map it was pooled from.
 
     A tuple with names, which ``torch.export`` and ``torch.jit.trace`` take as they take tensors.
 
-    G is D unless something between grid and pooling changes it, such as the head of a MobileNet.
+    G is D unless something between feature map and pooling changes it, such as the head of a MobileNet.
     """
 
     pooled: Float[Tensor, "B D"]
-    grid: Float[Tensor, "B G h w"]
+    feature_map: Float[Tensor, "B G h w"]
 
 
 class Encoder(nn.Module, ABC):
-    """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``width`` D.
+    """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``embed_dim`` D.
 
     Normalisation is the encoder's own buffer, so that a probe or an export cannot mismatch it.
 
     Args:
-        width: D, the length of a pooled feature.
+        embed_dim: D, the length of a pooled feature.
         mean: per-channel mean of the images, in [0, 1].
         std: per-channel standard deviation of the images.
     """
@@ -56,13 +56,13 @@ class Encoder(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, width: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, embed_dim: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.width = width
+        self.embed_dim = embed_dim
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
-    def normalise(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    def normalize(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Centre and scale each channel by the encoder's own statistics."""
         return (image - self.mean).div_(self.std)  # in place: a second copy of the batch costs more than the numbers
 

@@ -33,7 +33,7 @@ EVALUATION = [*SHAPES, *QUIET, "--trainer.enable_model_summary=false"]
 # Two epochs of five steps of a network of 16 features.
 TINY = [
     *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SHAPES, *QUIET),
-    *("--data.batch_size=32", "--model.encoder.width=2", "--model.head.hidden=8", "--model.head.out=4"),
+    *("--data.batch_size=32", "--model.encoder.width=2", "--model.head.hidden_dim=8", "--model.head.output_dim=4"),
     *("--trainer.max_epochs=2", "--trainer.precision=32-true", "--trainer.enable_model_summary=false"),
 ]
 

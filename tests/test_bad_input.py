@@ -52,7 +52,7 @@ def write_images(folder: Path, classes: tuple[str, ...] = ("a", "b"), number: in
 
 
 def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
-    """Arguments that judge a checkpoint."""
+    """Arguments that evaluate a checkpoint."""
     config = f"--config={CONFIGS / 'evaluate' / name}.yaml"
     return ["validate", config, f"--model.checkpoint={checkpoint}", *QUIET, *data]
 
@@ -81,10 +81,10 @@ def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
             ["--data.local_views=simmim_pl.views.ContrastiveViews", "--data.local_views.size=17"],
             "Local views of 17 pixels are larger than the images of 16×16",
         ),
-        (["--data.late=1.5"], "--data.late has to be within (0, 1)"),
+        (["--data.final_share=1.5"], "--data.final_share has to be within (0, 1)"),
         (
-            ["--data.late_views=simmim_pl.views.ContrastiveViews", "--data.late_views.size=4"],
-            "Late views of 4 pixels are smaller than the views of",
+            ["--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=4"],
+            "Final views of 4 pixels are smaller than the views of",
         ),
         (["--model.encoder.features=0"], "--model.encoder.features has to be 1 or more"),
         (["--model.encoder=simmim_pl.encoders.Timm", "--model.encoder.name=resnet81"], "choose a name such as resnet"),
@@ -103,9 +103,9 @@ OUTSIDE = {
     "--model.encoder.width=-3": "--model.encoder.width has to be 1 or more, and is -3",
     "--model.encoder.std=[0,0,0]": "--model.encoder.std has to be above 0",
     "--model.encoder.mean=[2,0,0]": "--model.encoder.mean has to be within [0, 1]",
-    "--model.head.hidden=0": "--model.head.hidden has to be 1 or more",
-    "--model.head.out=-1": "--model.head.out has to be 1 or more",
-    "--model.head.layers=0": "--model.head.layers has to be 1 or more",
+    "--model.head.hidden_dim=0": "--model.head.hidden_dim has to be 1 or more",
+    "--model.head.output_dim=-1": "--model.head.output_dim has to be 1 or more",
+    "--model.head.num_layers=0": "--model.head.num_layers has to be 1 or more",
     "--model.loss.temperature=.nan": "--model.loss.temperature has to be finite, and is nan",
     "--model.loss.temperature=.inf": "--model.loss.temperature has to be finite, and is inf",
     "--model.warmup_epochs=-1": "--model.warmup_epochs has to be 0 or more",
@@ -166,8 +166,8 @@ def test_a_number_out_of_its_range_is_named(refusal: Callable[[list[Any]], str],
         (PROTOCOL % ("LinearProbe", "l2: [1, -1]"), "--model.protocols.l2 has to be above 0"),
         (PROTOCOL % ("FewLabels", "shares: [1.5]"), "--model.protocols.shares has to be within (0, 1]"),
         (PROTOCOL % ("FewLabels", "per_class: [0]"), "--model.protocols.per_class has to be 1 or more"),
-        (PROTOCOL % ("DenseProbe", "sweep: {lr: [.nan]}"), "lr has to be"),
-        (PROTOCOL % ("DenseProbe", "sweep: {lr: [1], epochs: 0}"), "epochs has to be 1 or more"),
+        (PROTOCOL % ("DenseProbe", "lr_search: {lr: [.nan]}"), "lr has to be"),
+        (PROTOCOL % ("DenseProbe", "lr_search: {lr: [1], epochs: 0}"), "epochs has to be 1 or more"),
         (PROTOCOL % ("VideoProbe", "hidden: 0"), "--model.protocols.hidden has to be 1 or more"),
     ],
 )
@@ -590,7 +590,7 @@ EVALUATIONS = {
 
 
 @pytest.mark.parametrize("case", EVALUATIONS)
-def test_what_cannot_be_judged_leaves_no_result(
+def test_what_cannot_be_evaluated_leaves_no_result(
     refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, case: str
 ) -> None:
     make, says = EVALUATIONS[case]

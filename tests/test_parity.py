@@ -30,7 +30,7 @@ LOCAL = [
     *("--data.local_views.views=3", "--data.local_views.scale=[0.1,0.3]"),
 ]
 LATE = [
-    *("--data.late_views=simmim_pl.views.ContrastiveViews", "--data.late_views.size=24", "--data.late=0.4"),
+    *("--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=24", "--data.final_share=0.4"),
 ]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
@@ -45,7 +45,7 @@ CASES: dict[str, list[str]] = {
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
-    "without synchronised statistics": [DOUBLE, "--model.synchronise=false"],
+    "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:
     CASES |= {

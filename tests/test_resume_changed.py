@@ -79,8 +79,8 @@ def test_the_card_tells_what_was_changed_and_when(cli: Cli) -> None:
     run = cli([*RUN, *STOPS])
     cli([*RUN, "--model.loss.temperature=0.5", "--ckpt_path=last"])
     config = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
-    judged = cli(["validate", config, f"--model.checkpoint={run / 'checkpoints/last.ckpt'}", *EVALUATION])
-    card = json.loads((judged / "result.json").read_text())
+    evaluated = cli(["validate", config, f"--model.checkpoint={run / 'checkpoints/last.ckpt'}", *EVALUATION])
+    card = json.loads((evaluated / "result.json").read_text())
     assert card["pretraining changed"] == [{"step": 5, "model.loss.temperature": [0.2, 0.5]} | callbacks(card)]
 
 

@@ -91,16 +91,16 @@ class Checkpoint(Base):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if not between_steps(trainer, batch_idx):
             return
-        late, *heard = distributed.anywhere([self.late(), *self.signals()], pl_module.device)
+        overdue, *heard = distributed.any_rank([self.overdue(), *self.signals()], pl_module.device)
         steps = self.every_n_steps is not None and trainer.global_step - self.saved_step >= self.every_n_steps
-        if any(heard) or late or steps:
+        if any(heard) or overdue or steps:
             self.within = True
             self.save(trainer, pl_module)
             self.within = False
         self.leave(trainer, heard)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        heard = distributed.anywhere(self.signals(), pl_module.device)
+        heard = distributed.any_rank(self.signals(), pl_module.device)
         if any(heard) or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.save(trainer, pl_module)
         self.leave(trainer, heard)
@@ -120,7 +120,7 @@ class Checkpoint(Base):
         if self.path is None:
             return
         spoilt = not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
-        if distributed.anywhere([spoilt], pl_module.device) == [False]:  # saving is work for all ranks or for none
+        if distributed.any_rank([spoilt], pl_module.device) == [False]:  # saving is work for all ranks or for none
             trainer.save_checkpoint(self.path)
             self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
@@ -142,7 +142,7 @@ class Checkpoint(Base):
         """Which signal this rank has heard."""
         return [self.heard == number for number in SIGNALS]
 
-    def late(self) -> bool:
+    def overdue(self) -> bool:
         """Whether the last checkpoint is older than it should be by this rank's clock."""
         if self.path is None or self.every_n_minutes is None:
             return False

@@ -45,9 +45,9 @@ class CollapseMonitor(Callback):
         measured, step = select(trainer.callback_metrics, OF_VALIDATIONS), trainer.global_step
         if any(name in measured for name in MEASURED):
             progress = step / trainer.estimated_stepping_batches
-            self.judge(trainer, self.logged | measured | {"step": step, "train/progress": progress})
+            self.evaluate(trainer, self.logged | measured | {"step": step, "train/progress": progress})
 
-    def judge(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Find the verdict after a validation that measured these, and tell it."""
         self.validations = [*self.validations[-1:], metrics]
         found = verdict(self.validations)

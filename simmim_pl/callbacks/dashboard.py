@@ -35,7 +35,7 @@ class Dashboard(Callback):
       similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
       ``representation/map``.
     - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the
-      confusion matrices, of up to fifty classes, of the encoder that is judged (its baselines' are in ``result.json``).
+      confusion matrices, of up to fifty classes, of the evaluated encoder (its baselines' are in ``result.json``).
     - The last checkpoint as an artifact of type ``model``, when the run ends: the file has a second name for it,
       ``last-STEP.ckpt``, which a run that goes on leaves alone.
 

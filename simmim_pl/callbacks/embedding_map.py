@@ -57,7 +57,7 @@ class EmbeddingMap(Callback):
             return
         columns = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
         self.parts.clear()
-        rows = {name: distributed.gather_uneven(column) for name, column in columns.items()}
+        rows = {name: distributed.all_gather_uneven(column) for name, column in columns.items()}
         if trainer.is_global_zero:
             self.found = self.draw(*evenly(once(rows), self.images)) | {"step": trainer.global_step}
             data: Any = trainer.datamodule  # type: ignore[attr-defined]

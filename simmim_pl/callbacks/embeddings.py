@@ -49,7 +49,7 @@ class Embeddings(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         device = pl_module.device
         whole = {name: torch.cat([part[name] for part in self.parts]).to(device) for name in self.parts[0]}
-        rows = {name: distributed.gather_uneven(column).cpu() for name, column in whole.items()}
+        rows = {name: distributed.all_gather_uneven(column).cpu() for name, column in whole.items()}
         order = rows["index"].argsort(stable=True)
         order = order[rows["part"][order].argsort(stable=True)]
         rows = {name: column[order] for name, column in rows.items()}

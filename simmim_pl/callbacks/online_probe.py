@@ -24,11 +24,11 @@ class OnlineProbe(Callback):
     """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
 
     Beside them ``val/knn_untrained``, of the encoder before its first step, which is what training has to improve on,
-    and ``val/images``, the number that were judged.
+    and ``val/images``, the number that were evaluated.
 
     The probe learns from the detached features of the training views with an optimizer of its own, so it touches
     neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen moving features of
-    views, which may be smaller than the images it is judged on. The number to quote is the one of
+    views, which may be smaller than the images it is evaluated on. The number to quote is the one of
     ``configs/evaluate/linear.yaml``.
 
     How often validation comes is the trainer's ``check_val_every_n_epoch``.
@@ -55,7 +55,7 @@ class OnlineProbe(Callback):
         if classes > 1:
             with torch.random.fork_rng(devices=[]):  # leaves the run's randomness alone; the same probe on every rank
                 torch.default_generator.manual_seed(0)  # the CPU's only: the fork restores no other
-                self.probe = Classifier(pl_module.encoder.width, classes).to(pl_module.device)
+                self.probe = Classifier(pl_module.encoder.embed_dim, classes).to(pl_module.device)
             self.optimizer = torch.optim.Adam(self.probe.parameters(), lr=self.lr)
             if self.restored:  # by --ckpt_path
                 self.probe.load_state_dict(self.restored["probe"])
@@ -80,8 +80,8 @@ class OnlineProbe(Callback):
         if self.probe is None:
             return
         # Every rank learns from the whole batch, so the ranks' probes stay the same without more ado.
-        features = distributed.gather(outputs["features"].float())
-        label = distributed.gather(outputs["label"].repeat(len(outputs["features"]) // len(outputs["label"])))
+        features = distributed.all_gather(outputs["features"].float())
+        label = distributed.all_gather(outputs["label"].repeat(len(outputs["features"]) // len(outputs["label"])))
         with torch.enable_grad():
             loss = F.cross_entropy(self.probe(features), label)
             self.optimizer.zero_grad()
@@ -90,7 +90,7 @@ class OnlineProbe(Callback):
         pl_module.log("train/probe_loss", loss.detach())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:  # a checkpoint is judged: its probe was restored
+        if trainer.state.fn == TrainerFn.VALIDATING:  # a checkpoint is evaluated: its probe was restored
             self.on_fit_start(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,10 +119,10 @@ class OnlineProbe(Callback):
     def scores(self, trainer: Trainer, pl_module: LightningModule) -> tuple[dict[str, Tensor], Tensor]:
         """Of the validation images of all ranks every class's scores, by the name of their accuracy; and the labels."""
         assert self.probe is not None
-        features, label = (distributed.gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
+        features, label = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
         bank, bank_label = self.reference(trainer, pl_module)
         neighbours = knn_scores(
-            bank, bank_label, features, self.probe.classes, min(self.k, len(bank)), self.temperature
+            bank, bank_label, features, self.probe.num_classes, min(self.k, len(bank)), self.temperature
         )
         self.probe.eval()
         scores = {"val/knn": neighbours, "val/probe": self.probe(features)}
@@ -137,7 +137,7 @@ class OnlineProbe(Callback):
             for batch in trainer.datamodule.reference_dataloader():  # type: ignore[attr-defined]
                 image = batch["image"].to(pl_module.device).float() / 255
                 parts.append((pl_module(image).pooled.float(), batch["label"].to(pl_module.device)))
-        features, label = (distributed.gather_uneven(torch.cat(part)) for part in zip(*parts, strict=True))
+        features, label = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*parts, strict=True))
         return features, label
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ def projections(
 ) -> Float[Tensor, "2 B P"]:
     """Two views of each image, projected as training would, but by the encoder in evaluation."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    views = data.views(image, seeded(data.seed, -1 - batch_idx, image.device, *data.place()))[:2]  # no training step's
+    generator = seeded(data.seed, -1 - batch_idx, image.device, *data.rank_and_world_size())  # no training step's
+    views = data.views(image, generator)[:2]
     with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
         z: Tensor = method.project(views)[1]
     return z.float()

@@ -92,7 +92,8 @@ class Representation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "views", None) is None:  # a checkpoint is judged on bare images; plain DataLoaders have none
+        # A checkpoint is evaluated on bare images; plain DataLoaders have no views.
+        if getattr(data, "views", None) is None:
             return
         features = outputs["features"].float()
         self.update(features, "features", partial(EffectiveRank, features.shape[1]))

@@ -27,7 +27,7 @@ from simmim_pl.cpu import malloc
 from simmim_pl.runtime import atomic, checkpoint, integrity, lost_ranks, precision, resume
 from simmim_pl.runtime.ranges import Seed
 
-DESCRIPTION = "Pretrain image encoders without labels, and judge them. A config names every part: see configs/."
+DESCRIPTION = "Pretrain image encoders without labels, and evaluate them. A config names every part: see configs/."
 
 
 class CLI(LightningCLI):
@@ -42,7 +42,7 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="Name of the run: it writes to RUNS/NAME/ID/.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
-            "--untrained", type=bool, default=False, help="Judge or embed with random weights, without --ckpt_path."
+            "--untrained", type=bool, default=False, help="Evaluate or embed with random weights, without --ckpt_path."
         )
         parser.link_arguments(("seed_everything", "data"), "data.init_args.seed", data_seed)
         ranges = {f"trainer.{name}": hint for name, hint in trainer_options.RANGES.items()}
@@ -90,7 +90,7 @@ class CLI(LightningCLI):
         return trainer
 
     def require_weights(self) -> None:
-        """Refuse to judge or embed with a method's random weights, unless that is meant."""
+        """Refuse to evaluate or embed with a method's random weights, unless that is meant."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.untrained:
             raise InputError(

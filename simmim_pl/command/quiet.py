@@ -13,7 +13,7 @@ UNHELPFUL = (  # warnings of Lightning's
     ".*configure_optimizers. returned .None.",
     "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
     "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    # The whole split is gathered before it is judged.
+    # The whole split is gathered before it is evaluated.
     "It is recommended to use .self.log..(val|representation|information)/.* sync_dist=True",
 )
 SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from simmim_pl.command.sweep_config import Grid, describe, expand, name, read
+from simmim_pl.command.sweep_config import SweepConfig, describe, expand, name, read
 from simmim_pl.contracts import InputError
 
 COLUMNS = ("val/knn", "val/probe", "train/loss")
@@ -61,12 +61,12 @@ def ending(code: int) -> str:
     return f"was killed by {names[number]}" if number in names else f"failed with exit code {code}"
 
 
-def carry_out(grid: Grid, runs: str, dry: bool = False) -> int:
+def carry_out(config: SweepConfig, runs: str, dry: bool = False) -> int:
     """Run what is not done yet; returns how many combinations failed. A run that was stopped goes on."""
     failed = 0
-    for number, values in enumerate(grid.combinations, 1):
-        run, told = Path(runs, name(grid, values)), f"[{number}/{len(grid.combinations)}] {describe(values)}"
-        command = [*expand(grid, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
+    for number, values in enumerate(config.combinations, 1):
+        run, told = Path(runs, name(config, values)), f"[{number}/{len(config.combinations)}] {describe(values)}"
+        command = [*expand(config, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
         if dry:
             print(shlex.join(command))
         elif (run / DONE).exists():
@@ -101,21 +101,21 @@ def last(folder: Path | None) -> dict[str, float]:
     return found
 
 
-def table(grid: Grid, runs: str) -> str:
+def table(config: SweepConfig, runs: str) -> str:
     """What is done as a Markdown table with each run's directory, the best first and marked."""
-    columns = list(dict.fromkeys([grid.metric, *COLUMNS]))
-    done = [(values, Path(runs, name(grid, values))) for values in grid.combinations]
+    columns = list(dict.fromkeys([config.metric, *COLUMNS]))
+    done = [(values, Path(runs, name(config, values))) for values in config.combinations]
     folders = [(values, newest(run)) for values, run in done if (run / DONE).exists()]
     rows = [(values, folder, last(folder)) for values, folder in folders]
 
     def score(scores: dict[str, float]) -> float:
         """The smaller the better; what has no score comes last."""
-        value = scores.get(grid.metric, math.nan)
-        return math.inf if math.isnan(value) else -value if grid.maximise else value
+        value = scores.get(config.metric, math.nan)
+        return math.inf if math.isnan(value) else -value if config.maximise else value
 
     rows.sort(key=lambda row: score(row[2]))
     least = score(rows[0][2]) if rows else math.inf
-    lines = [["", *grid.combinations[0], *columns, "directory"]]
+    lines = [["", *config.combinations[0], *columns, "directory"]]
     lines.append(["---"] * len(lines[0]))
     for values, folder, scores in rows:
         best = "best" if score(scores) == least < math.inf else ""
@@ -136,8 +136,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
     options = parser.parse_args(args)
     try:
-        grid = read(options.sweep)
-        failed = carry_out(grid, options.runs, options.dry_run)
+        config = read(options.sweep)
+        failed = carry_out(config, options.runs, options.dry_run)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:
@@ -149,7 +149,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         parser.exit(130, "Stopped. The same command goes on from here.\n")
     if not options.dry_run:
-        print(table(grid, options.runs))
+        print(table(config, options.runs))
     if failed:
-        count = len(grid.combinations)
+        count = len(config.combinations)
         parser.exit(1, f"error: {failed} of {count} combinations failed; the same command tries them again.\n")

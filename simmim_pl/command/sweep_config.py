@@ -20,7 +20,7 @@ Values = dict[str, Any]  # of one combination: a value by its key on the command
 
 
 @dataclass(frozen=True)
-class Grid:
+class SweepConfig:
     """A sweep's metric, command and combinations."""
 
     metric: str
@@ -30,7 +30,7 @@ class Grid:
     combinations: list[Values]
 
 
-def read(path: str) -> Grid:
+def read(path: str) -> SweepConfig:
     """Read a sweep in W&B's format."""
     sweep = yaml_schema.mapping(yaml_schema.load(path), path, REQUIRED, OPTIONAL)
     if sweep["method"] != "grid":
@@ -46,7 +46,7 @@ def read(path: str) -> Grid:
     for key in sweep["parameters"]:
         yaml_schema.text(key, f"A parameter's key in {path}")
     axes = {key: choices(key, entry) for key, entry in sweep["parameters"].items()}
-    return Grid(
+    return SweepConfig(
         metric=yaml_schema.text(metric["name"], f"The metric's name in {path}"),
         maximise=metric["goal"] == "maximize",
         program=str(sweep.get("program", "simmim_pl")),
@@ -75,16 +75,16 @@ def words(command: Any, where: str) -> list[str]:
     return found
 
 
-def expand(grid: Grid, values: Values) -> list[str]:
+def expand(config: SweepConfig, values: Values) -> list[str]:
     """The command of a combination, as W&B's agent writes it; the interpreter is the one that runs this."""
     macros = {
         "${env}": [] if os.name == "nt" else ["/usr/bin/env"],
         "${interpreter}": [sys.executable],
-        "${program}": [grid.program],
+        "${program}": [config.program],
         "${args}": [f"--{key}={value}" for key, value in values.items()],
         "${args_no_equals}": [word for key, value in values.items() for word in (f"--{key}", str(value))],
     }
-    found = [word for part in grid.command for word in macros.get(part, [part])]
+    found = [word for part in config.command for word in macros.get(part, [part])]
     return [re.sub(r"\$\{envvar:([A-Z0-9_]*)\}", lambda name: os.environ.get(name[1], name[1]), w) for w in found]
 
 
@@ -93,7 +93,7 @@ def describe(values: Values) -> str:
     return ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items())
 
 
-def name(grid: Grid, values: Values) -> str:
+def name(config: SweepConfig, values: Values) -> str:
     """The name of a combination's run: another command or another value is another run."""
-    digest = hashlib.sha256(repr((grid.program, grid.command, values)).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(repr((config.program, config.command, values)).encode()).hexdigest()[:6]
     return re.sub(r"[^\w.=,-]+", "_", describe(values))[:80] + "-" + digest

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import Batch, InputError, Views
-from simmim_pl.data.late import check, is_late
+from simmim_pl.data.final_views import check, is_final
 from simmim_pl.data.local import require_smaller
 from simmim_pl.data.predicted import Wanted, left_out, origin, parts
 from simmim_pl.data.sampler import ResumableSampler
@@ -37,9 +37,9 @@ class ImageDataModule(LightningDataModule):
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
         local_views: makes further views of smaller regions, at a size of their own, beside ``views``: see
             :class:`simmim_pl.methods.Contrastive`.
-        late_views: makes the views of the last batches: larger ones ready the encoder for whole images (after Touvron
-            et al. 2019, arXiv 1906.06423). Loss, speed and memory jump there: ``--data.late 0.99`` tries it at once.
-        late: share of the batches that are late, above 0 and below 1.
+        final_views: makes the views of the last batches: larger ones ready the encoder for whole images (after Touvron
+            et al. 2019, arXiv 1906.06423). Loss, speed and memory jump there; ``--data.final_share 0.99`` tries it.
+        final_share: share of the batches that have ``final_views``, above 0 and below 1.
         validation: images held out of train: a whole number of images, or a share below 1 (1.0 would be all of them).
         split_seed: seed of the held-out split; leave it alone to compare runs.
         seed: seed of the order of the training images and of their views.
@@ -54,8 +54,8 @@ class ImageDataModule(LightningDataModule):
         batch_size: PositiveInt = 256,
         views: Views | None = None,
         local_views: Views | None = None,
-        late_views: Views | None = None,
-        late: Annotated[float, Range("(0, 1)")] = 0.15,
+        final_views: Views | None = None,
+        final_share: Annotated[float, Range("(0, 1)")] = 0.15,
         validation: NonNegativeInt | Annotated[float, Range("[0, 1)")] = 0.1,
         split_seed: Seed = 0,
         seed: Seed = 0,
@@ -64,8 +64,8 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
-        self.late_views, self.late = late_views, late
-        check(views, late_views)
+        self.final_views, self.final_share = final_views, final_share
+        check(views, final_views)
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split = predict_split
@@ -130,7 +130,7 @@ class ImageDataModule(LightningDataModule):
                 f"{type(self.source).__name__} holds clips, and training views are made of images: pretrain on images, "
                 "as with --data configs/data/shapes.yaml, and evaluate on the clips."
             )
-        rank, ranks = self.place()
+        rank, ranks = self.rank_and_world_size()
         if self.batch_size < 2:
             raise InputError("A batch of one image has no negatives: set --data.batch_size to 2 or more.")
         if len(train) < self.batch_size:
@@ -148,7 +148,7 @@ class ImageDataModule(LightningDataModule):
     def reference_dataloader(self) -> DataLoader:
         """Clean training images as neighbours for an online kNN; each rank gets its own share."""
         reference = self.splits["reference"]
-        rank, ranks = self.place()
+        rank, ranks = self.rank_and_world_size()
         return self.loader(Subset(reference, range(rank, len(reference), ranks)))
 
     def test_dataloader(self) -> DataLoader:
@@ -163,13 +163,13 @@ class ImageDataModule(LightningDataModule):
         """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.origin`."""
         return origin(self.splits, self.predict_split, part, index)
 
-    def place(self) -> tuple[int, int]:
+    def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def share(self, batch: int) -> int:
         """A device's part of a batch. Raises :class:`InputError` when it cannot be divided among the devices."""
-        ranks = self.place()[1]
+        ranks = self.rank_and_world_size()[1]
         if batch % ranks:
             fitting = max(batch // ranks, 1) * ranks
             raise InputError(
@@ -186,7 +186,7 @@ class ImageDataModule(LightningDataModule):
         workers = self.workers if whole(images).workers else 0
         loader = DataLoader(
             images,
-            batch_size=batch_size or -(-self.batch_size // self.place()[1]),
+            batch_size=batch_size or -(-self.batch_size // self.rank_and_world_size()[1]),
             num_workers=workers,
             collate_fn=as_it_is,
             persistent_workers=workers > 0,
@@ -203,9 +203,9 @@ class ImageDataModule(LightningDataModule):
         if self.views is None or trainer is None or trainer.state.stage != RunningStage.TRAINING:
             return batch
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
-        generator = seeded(self.seed, step, batch["image"].device, *self.place())
-        if self.late_views is not None and is_late(trainer, step, self.late):
-            batch["views"] = self.late_views(batch["image"], generator)
+        generator = seeded(self.seed, step, batch["image"].device, *self.rank_and_world_size())
+        if self.final_views is not None and is_final(trainer, step, self.final_share):
+            batch["views"] = self.final_views(batch["image"], generator)
         else:
             batch["views"] = self.views(batch["image"], generator)
         if self.local_views is not None:

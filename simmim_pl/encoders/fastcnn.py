@@ -52,12 +52,12 @@ class FastCNN(Encoder):
             self.net.append(convolution(8 * width, features, size=1))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        grid = self.net(self.normalise(image))
-        return Features(pooled=grid.mean((2, 3)), grid=grid)
+        feature_map = self.net(self.normalize(image))
+        return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)
 
 
 def convolution(before: int, after: int, size: int = 3) -> nn.Sequential:
-    """Convolution that keeps the grid, BatchNorm, ReLU."""
+    """Convolution that keeps height and width, BatchNorm, ReLU."""
     conv = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 

@@ -16,10 +16,10 @@ class ProjectionHead(nn.Module):
     Chen et al. 2020, section 4.2 (arXiv 2002.05709).
 
     Args:
-        width: D, length of the encoder's pooled features; the method supplies it.
-        hidden: units of each hidden layer.
-        out: P, length of the projection.
-        layers: linear layers in all, at least 1.
+        input_dim: D, length of the encoder's pooled features; the method supplies it.
+        hidden_dim: units of each hidden layer.
+        output_dim: P, length of the projection.
+        num_layers: linear layers in all, at least 1.
         norm: BatchNorm after each hidden layer.
         bias: give the last layer a bias.
     """
@@ -27,21 +27,21 @@ class ProjectionHead(nn.Module):
     @ranged
     def __init__(
         self,
-        width: PositiveInt,
-        hidden: PositiveInt = 512,
-        out: PositiveInt = 128,
-        layers: PositiveInt = 2,
+        input_dim: PositiveInt,
+        hidden_dim: PositiveInt = 512,
+        output_dim: PositiveInt = 128,
+        num_layers: PositiveInt = 2,
         norm: bool = False,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        widths = [width] + [hidden] * (layers - 1)
+        dims = [input_dim] + [hidden_dim] * (num_layers - 1)
         blocks: list[nn.Module] = []
-        for before, after in pairwise(widths):
+        for before, after in pairwise(dims):
             blocks += [nn.Linear(before, after, bias=not norm)]
             blocks += [nn.BatchNorm1d(after)] if norm else []
             blocks += [nn.ReLU(inplace=True)]
-        self.mlp = nn.Sequential(*blocks, nn.Linear(widths[-1], out, bias=bias))
+        self.mlp = nn.Sequential(*blocks, nn.Linear(dims[-1], output_dim, bias=bias))
 
     def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
         projected: Tensor = self.mlp(pooled)
@@ -52,15 +52,15 @@ class Classifier(nn.Module):
     """Linear classifier on standardised features: what an online probe trains.
 
     Args:
-        width: D, length of the features.
-        classes: C, number of classes.
+        input_dim: D, length of the features.
+        num_classes: C, number of classes.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, input_dim: int, num_classes: int) -> None:
         super().__init__()
-        self.classes = classes
-        self.standardise = nn.BatchNorm1d(width, affine=False)
-        self.linear = nn.Linear(width, classes)
+        self.num_classes = num_classes
+        self.standardise = nn.BatchNorm1d(input_dim, affine=False)
+        self.linear = nn.Linear(input_dim, num_classes)
 
     def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         logits: Tensor = self.linear(self.standardise(pooled))

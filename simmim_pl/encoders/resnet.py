@@ -49,5 +49,5 @@ class ResNet(Encoder):
         self.net = nn.Sequential(*parts)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        grid = self.net(self.normalise(image))
-        return Features(pooled=grid.mean((2, 3)), grid=grid)
+        feature_map = self.net(self.normalize(image))
+        return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)

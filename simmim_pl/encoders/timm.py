@@ -17,10 +17,10 @@ from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 class Timm(Encoder):
     """A model of timm's by name, without its classifier. timm is an extra: ``pip install 'simmim_pl[timm]'``.
 
-    ``pooled`` is what the classifier would receive. ``grid`` is the last feature map before pooling, or a
+    ``pooled`` is what the classifier would receive. ``feature_map`` is the last feature map before pooling, or a
     transformer's normalised patch tokens in their places. Where a head transforms the pooled vector (MobileNetV3,
-    VGG), or pools a class token, ``pooled`` is not the mean of ``grid``; ``grid`` may then also have another number of
-    channels than ``width``.
+    VGG), or pools a class token, ``pooled`` is not the mean of ``feature_map``, which may then also have another number
+    of channels than ``embed_dim``.
 
     Args:
         name: as in ``timm.list_models()``, with a tag or not: ``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``, …
@@ -43,14 +43,14 @@ class Timm(Encoder):
     ) -> None:
         net = build(name, pretrained)
         made_for = net.pretrained_cfg
-        width = getattr(net, "head_hidden_size", net.num_features)
-        super().__init__(width, mean or made_for["mean"], std or made_for["std"])
+        embed_dim = getattr(net, "head_hidden_size", net.num_features)
+        super().__init__(embed_dim, mean or made_for["mean"], std or made_for["std"])
         self.name = name
         self.net = net
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         try:
-            last, maps = self.net.forward_intermediates(self.normalise(image), indices=1, norm=True, output_fmt="NCHW")
+            last, maps = self.net.forward_intermediates(self.normalize(image), indices=1, norm=True, output_fmt="NCHW")
         except (AssertionError, RuntimeError) as error:  # one size only, a map that cannot be normalised, too small
             explain(self.name, image, error)
             raise
@@ -58,10 +58,10 @@ class Timm(Encoder):
             raise InputError(f"{self.name} has no single feature map: choose another model, such as resnet18.")
         pooled = self.net.forward_head(last, pre_logits=True)
         if last.ndim == 3:  # tokens: only the map has them in their places, without those of class and register
-            return Features(pooled=pooled, grid=maps[-1])
+            return Features(pooled=pooled, feature_map=maps[-1])
         # In some CNNs a convolution follows the last map, so `last` is nearer to what is pooled.
         channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
-        return Features(pooled=pooled, grid=last.permute(0, 3, 1, 2) if channels_last else last)
+        return Features(pooled=pooled, feature_map=last.permute(0, 3, 1, 2) if channels_last else last)
 
 
 def build(name: str, pretrained: bool) -> Any:

@@ -27,10 +27,10 @@ ONE_AT_A_TIME = threading.Lock()
 class Torchvision(Encoder):
     """A model of torchvision's by name; its last linear layer is left out.
 
-    ``pooled`` is what that layer would receive. ``grid`` is the last feature map before pooling, or a
+    ``pooled`` is what that layer would receive. ``feature_map`` is the last feature map before pooling, or a
     VisionTransformer's patch tokens in their places. Where a head transforms the pooled vector (AlexNet, VGG,
-    MobileNetV3), or for a ViT's class token, ``pooled`` is not the mean of ``grid``; in the first three ``grid`` also
-    has another number of channels than ``width``.
+    MobileNetV3), or for a ViT's class token, ``pooled`` is not the mean of ``feature_map``, which in the first three
+    also has another number of channels than ``embed_dim``.
 
     Args:
         name: as in ``torchvision.models``: ``resnet18``, ``convnext_tiny``, ``vit_b_16``, …
@@ -67,14 +67,14 @@ class Torchvision(Encoder):
         with ONE_AT_A_TIME:
             handle = listen(self.net, seen.append)
             try:
-                pooled = self.net(self.normalise(image))
+                pooled = self.net(self.normalize(image))
             except (AssertionError, RuntimeError) as error:  # a ViT of one size only, a pool that has nothing left
                 explain(self.name, image, error)
                 raise
             finally:
                 handle.remove()
-        grid = seen[-1]
-        return Features(pooled=pooled, grid=places(grid) if grid.ndim == 3 else grid)
+        feature_map = seen[-1]
+        return Features(pooled=pooled, feature_map=places(feature_map) if feature_map.ndim == 3 else feature_map)
 
 
 def require_known(name: str) -> str:
@@ -123,11 +123,11 @@ def listen(net: nn.Module, record: Callable[[Tensor], None]) -> RemovableHandle:
         return pools[-1].register_forward_pre_hook(lambda module, given: record(given[0]))
     # Without such a module, a function pools between the last two children.
     trunk: nn.Module = net.encoder if isinstance(net, VisionTransformer) else list(net.children())[-2]
-    return trunk.register_forward_hook(lambda module, given, grid: record(grid))
+    return trunk.register_forward_hook(lambda module, given, feature_map: record(feature_map))
 
 
 def places(tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B D h w"]:
     """A VisionTransformer's patch tokens in their places, without the class token before them."""
     side = round((int(tokens.shape[1]) - 1) ** 0.5)  # torch.jit.trace makes a size a tensor
-    grid: Tensor = tokens[:, 1:].mT.unflatten(2, (side, side))
-    return grid
+    feature_map: Tensor = tokens[:, 1:].mT.unflatten(2, (side, side))
+    return feature_map

@@ -32,13 +32,13 @@ from simmim_pl.runtime.checkpoint import read
 TIMES = "wall_time_seconds"  # the one key in which two cards of the same command differ
 
 
-def entry(bench: EvaluationContext, protocol: Protocol, result: Result, seconds: float) -> dict[str, Any]:
+def entry(context: EvaluationContext, protocol: Protocol, result: Result, seconds: float) -> dict[str, Any]:
     """One result of a card."""
     return {
         "task": type(protocol).__name__,
         "variant": result.variant,
-        "data": bench.data.source.name,
-        "encoder": bench.name,
+        "data": context.data.source.name,
+        "encoder": context.name,
         **result.found,
         "chosen": result.chosen,
         "protocol": protocol.settings(),

@@ -31,7 +31,7 @@ class EvaluationContext:
     """What a protocol works with.
 
     Attributes:
-        encoder: what is judged; frozen.
+        encoder: what is evaluated; frozen.
         data: an ``ImageDataModule`` whose train, validation and test splits are loaded.
         name: the encoder's name in the table, for progress bars.
         device: where to compute.
@@ -95,7 +95,7 @@ class EvaluationContext:
         """Raises :class:`InputError` when the data set holds clips, of which views of images cannot be made."""
         if self.data.splits["train"].dataset.clips:
             raise InputError(
-                f"{self.data.source.name} holds clips, and this evaluation trains on images: judge clips by KNN, "
+                f"{self.data.source.name} holds clips, and this evaluation trains on images: evaluate clips by KNN, "
                 "LinearProbe, FewLabels or VideoProbe."
             )
 
@@ -149,7 +149,7 @@ class EvaluationContext:
         with torch.no_grad(), self.precision():
             require_frozen(self.encoder)
             features: Features = self.encoder(unit)
-        return Features(features.pooled.float(), features.grid.float())
+        return Features(features.pooled.float(), features.feature_map.float())
 
     def pooled(self, batch: Batch) -> Float[Tensor, "B *T D"]:
         """Pooled features of a batch of images, or of every frame of a batch of clips."""
@@ -176,7 +176,7 @@ class EvaluationContext:
             path = self.cache / f"{self.key(split)}.pt" if self.cache and kept else None
             found = read_cache(path) if path else None
             # All ranks extract or none does: one may not see yet what another has written.
-            if path and not distributed.everywhere(found is not None, self.device):
+            if path and not distributed.all_ranks(found is not None, self.device):
                 found = None
             if found is None:
                 found = self.extract(split)

@@ -1,4 +1,4 @@
-"""Judge encoders by protocols, on one data set or many: a ``validate`` of the command line."""
+"""Evaluate encoders by protocols, on one data set or many: a ``validate`` of the command line."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Evaluation(LightningModule):
     """Judges a frozen encoder beside its baselines, the same architecture untrained and raw pixels, in one table.
 
     The encoder comes from a checkpoint of ours, or is given: one of ours, or ``Timm`` or ``Torchvision`` by name, with
-    its weights or those of another tool's file. It must not change while it is judged: parameters, buffers and plain
-    attributes are compared before and after. Nothing is published unless everything was judged.
+    its weights or those of another tool's file. It must not change while it is evaluated: parameters, buffers and plain
+    attributes are compared before and after. Nothing is published unless everything was evaluated.
 
     Args:
-        protocols: how to judge; each on the run's ``--data`` unless it names its own.
+        protocols: how to evaluate; each on the run's ``--data`` unless it names its own.
         checkpoint: path of a checkpoint that ``fit`` wrote.
-        encoder: an encoder to judge as it is, instead of a checkpoint.
+        encoder: an encoder to evaluate as it is, instead of a checkpoint.
         weights: path of a state dict that another tool saved, to load into ``encoder``.
-        baselines: judge raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``, the
-            encoder as it was before they were loaded.
-        transfer: further data sets on which protocols without their own judge too.
+        baselines: evaluate raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``,
+            the encoder as it was before they were loaded.
+        transfer: further data sets on which protocols without their own evaluate too.
         allow: class paths outside simmim_pl that the checkpoint may name and have imported.
         cache: keep extracted features in RUNS/.features, by encoder, data and precision. Delete it at any time.
         seed: of a checkpoint's untrained encoder and of whatever a protocol draws.
@@ -67,7 +67,7 @@ class Evaluation(LightningModule):
         self.automatic_optimization = False
         self.protocols, self.transfer = protocols, list(transfer)
         self.checkpoint, self.cache, self.seed = checkpoint, cache, seed
-        # In a dict, and so not part of this module: each is on the device only while it is judged.
+        # In a dict, and so not part of this module: each is on the device only while it is evaluated.
         self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed)
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
         self.card: dict[str, Any] = {}
@@ -87,15 +87,15 @@ class Evaluation(LightningModule):
         """See above."""
 
     def on_train_epoch_end(self) -> None:
-        self.judge()
+        self.evaluate()
         self.trainer.should_stop = True  # once is enough, whatever --trainer.max_epochs is
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.judge()
+            self.evaluate()
 
     def on_test_epoch_end(self) -> None:
-        self.judge()
+        self.evaluate()
 
     def prepare_data(self) -> None:
         for data in self.further_data():
@@ -118,7 +118,7 @@ class Evaluation(LightningModule):
         return [*self.transfer, *(protocol.data for protocol in self.protocols if protocol.data is not None)]
 
     def plan(self) -> list[tuple[LightningDataModule, str, list[Protocol]]]:
-        """Data set, encoder and the protocols to judge it by, so that features serve all of them."""
+        """Data set, encoder and the protocols to evaluate it by, so that features serve all of them."""
         here = [protocol for protocol in self.protocols if protocol.data is None]
         stops = [(data, here) for data in (self.trainer.datamodule, *self.transfer)]  # type: ignore[attr-defined]
         stops += [(protocol.data, [protocol]) for protocol in self.protocols if protocol.data is not None]
@@ -126,25 +126,25 @@ class Evaluation(LightningModule):
             (data, name, fit)
             for data, protocols in stops
             for name, encoder in self.subjects.items()
-            if (fit := [each for each in protocols if each.judges_pixels or not isinstance(encoder, RawPixels)])
+            if (fit := [each for each in protocols if each.supports_raw_pixels or not isinstance(encoder, RawPixels)])
         ]
 
     @torch.inference_mode(False)  # protocols need gradients of their own
-    def judge(self) -> None:
+    def evaluate(self) -> None:
         """Run every protocol on every encoder and publish the card."""
         started, entries, plan = time.perf_counter(), [], self.plan()
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         with tqdm(total=sum(len(stop[2]) for stop in plan), desc="evaluation", disable=not shown) as bar:
             for data, name, protocols in plan:
                 encoder = self.subjects[name].to(self.device)
-                bench = self.bench(data, name, encoder, shown)
-                watch = bench.watch
+                context = self.context(data, name, encoder, shown)
+                watch = context.watch
                 for protocol in protocols:
-                    bar.set_postfix_str(f"{type(protocol).__name__} of {name} on {bench.data.source.name}")
+                    bar.set_postfix_str(f"{type(protocol).__name__} of {name} on {context.data.source.name}")
                     since = time.perf_counter()
-                    results = protocol.judge(bench)
+                    results = protocol.evaluate(context)
                     seconds = (time.perf_counter() - since) / len(results)
-                    entries += [card.entry(bench, protocol, result, seconds) for result in results]
+                    entries += [card.entry(context, protocol, result, seconds) for result in results]
                     bar.update()
                 watch.check()
                 encoder.cpu()
@@ -153,7 +153,7 @@ class Evaluation(LightningModule):
             self.trainer, self.checkpoint, self.subjects, list(sets.values()), entries, self.seed, started
         )
 
-    def bench(self, data: LightningDataModule, name: str, encoder: Encoder, shown: bool) -> EvaluationContext:
+    def context(self, data: LightningDataModule, name: str, encoder: Encoder, shown: bool) -> EvaluationContext:
         """What protocols work with, for one encoder and one data set."""
         cached = self.cache and self.trainer.loggers and self.trainer.log_dir
         return EvaluationContext(

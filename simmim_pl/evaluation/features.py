@@ -23,7 +23,7 @@ ROUNDING = 1e-6  # a standard deviation this small beside the mean is float32's 
 def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
     """All ranks' rows in the data set's order. Raises :class:`InputError` when features are not finite or all equal."""
     rows = (torch.cat(column) for column in zip(*parts, strict=True))
-    features, labels, index = (distributed.gather_uneven(column) for column in rows)
+    features, labels, index = (distributed.all_gather_uneven(column) for column in rows)
     bad = (~features.isfinite().flatten(1).all(1)).sum().item()
     if bad:
         raise InputError(
@@ -34,7 +34,7 @@ def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
     if len(rows_of_all) > 1 and not varies(rows_of_all).any():
         raise InputError(
             f"The encoder gave the same features for all {len(features)} {split} images: it has collapsed, and there "
-            "is nothing to judge."
+            "is nothing to evaluate."
         )
     order = index.argsort()
     return features[order], labels[order]
@@ -48,7 +48,7 @@ def together(device: torch.device) -> Iterator[None]:
         yield
     except InputError as error:
         failure = error
-    if not distributed.everywhere(failure is None, device):
+    if not distributed.all_ranks(failure is None, device):
         raise failure or InputError("Another device stopped, for the reason that it gives.")
 
 

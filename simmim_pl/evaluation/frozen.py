@@ -1,4 +1,4 @@
-"""What is judged: encoders that do not change, from a checkpoint or from elsewhere, and their baselines."""
+"""What is evaluated: encoders that do not change, from a checkpoint or from elsewhere, and their baselines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class RawPixels(Encoder):
-    """The baseline that sees nothing: pixels as features, ``D = 3 · H · W``; the grid is the image."""
+    """The baseline that sees nothing: pixels as features, ``D = 3 · H · W``; the feature map is the image."""
 
     def __init__(self) -> None:
         super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        return Features(pooled=image.flatten(1), grid=image)
+        return Features(pooled=image.flatten(1), feature_map=image)
 
 
 def subjects(
@@ -46,7 +46,7 @@ def subjects(
     """
     if (checkpoint is None) == (encoder is None) or (weights is not None and encoder is None):
         raise InputError(
-            "Say what to judge: either --model.checkpoint PATH or --model.encoder, not both; "
+            "Say what to evaluate: either --model.checkpoint PATH or --model.encoder, not both; "
             "--model.weights PATH goes with --model.encoder."
         )
     found: dict[str, Encoder] = {}
@@ -74,12 +74,12 @@ def subjects(
 def require_frozen(encoder: Encoder) -> None:
     """Assert that an encoder is in eval mode and asks for no gradient."""
     if any(module.training for module in encoder.modules()):
-        raise InputError("The encoder left eval mode while it was judged: its forward must not call train().")
+        raise InputError("The encoder left eval mode while it was evaluated: its forward must not call train().")
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 class FrozenGuard:
-    """Remembers an encoder's state, to tell afterwards whether being judged changed it."""
+    """Remembers an encoder's state, to tell afterwards whether being evaluated changed it."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -102,7 +102,7 @@ class FrozenGuard:
         """Refuse an encoder that changed."""
         if not unchanged:
             raise InputError(
-                f"The frozen encoder {type(self.encoder).__name__} changed while it was judged, so nothing is "
+                f"The frozen encoder {type(self.encoder).__name__} changed while it was evaluated, so nothing is "
                 "reported: its forward must write to no parameter, buffer or attribute in eval mode."
             )
 

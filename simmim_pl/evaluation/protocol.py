@@ -32,17 +32,17 @@ class Protocol(ABC):
     """Contract of every protocol. Its attributes are its hyperparameters and stand in the result card.
 
     Args:
-        data: the data set to judge on; by default the run's ``--data``.
+        data: the data set to evaluate on; by default the run's ``--data``.
     """
 
-    judges_pixels = True  # whether raw pixels, which nothing can train, can be judged too
+    supports_raw_pixels = True  # whether raw pixels, which nothing can train, can be evaluated too
 
     def __init__(self, data: LightningDataModule | None = None) -> None:
         self.data = data
 
     @abstractmethod
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        """Judge one encoder on one data set; test is looked at once, after everything is chosen."""
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        """Evaluate one encoder on one data set; test is looked at once, after everything is chosen."""
 
     def settings(self) -> dict[str, Any]:
         """Hyperparameters by name; of an injected part, its class and its own."""

@@ -1,4 +1,4 @@
-"""Train small networks on the same batches, each with a learning rate of its own: one pass serves a whole sweep."""
+"""Train small networks on the same batches, each with a learning rate of its own: one pass serves all."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, ranged
 from simmim_pl.runtime.schedule import REFERENCE_BATCH, warmup_cosine
 
-Solver = Literal["sgd", "adam"]
+OptimizerName = Literal["sgd", "adam"]
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # epoch → (inputs, targets)
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LRSearch:
     """How heads on frozen features are trained, one a learning rate, all on the same batches.
 
     Attributes:
         lr: candidate learning rates, for 256 items a step.
-        solver: ``sgd`` with momentum 0.9, or ``adam`` with decoupled weight decay.
-        weight_decay: of the solver.
+        optimizer: ``sgd`` with momentum 0.9, or ``adam`` with decoupled weight decay.
+        weight_decay: of the optimizer.
         epochs: passes over the training items; the last one counts.
     """
 
     lr: Sequence[PositiveFloat]
-    solver: Solver = "sgd"
+    optimizer: OptimizerName = "sgd"
     weight_decay: NonNegativeFloat = 0.0
     epochs: PositiveInt = 10
 
@@ -51,7 +51,7 @@ class Sweep:
         batches: Batches,
         steps: int,
         batch: int,
-        bench: EvaluationContext,
+        context: EvaluationContext,
         ignore: int = -100,
     ) -> dict[float, nn.Module]:
         """Trained heads by learning rate, in eval mode; all start from the same weights.
@@ -60,36 +60,36 @@ class Sweep:
         - ``batch``: items that a step sees over all ranks, to which learning rates are scaled.
         - ``ignore``: target of what belongs to no class.
         """
-        first, scale = seeded_module(head, bench), batch / REFERENCE_BATCH
+        first, scale = seeded_module(head, context), batch / REFERENCE_BATCH
         heads = {lr: copy.deepcopy(first) for lr in sorted(self.lr)}
-        solvers = [
-            make_solver(self.solver, [{"params": each.parameters()}], lr * scale, self.weight_decay)
+        optimizers = [
+            make_optimizer(self.optimizer, [{"params": each.parameters()}], lr * scale, self.weight_decay)
             for lr, each in heads.items()
         ]
-        train(list(heads.values()), solvers, batches, self.epochs, steps, ignore=ignore)
+        train(list(heads.values()), optimizers, batches, self.epochs, steps, ignore=ignore)
         return heads
 
 
-Sweep.__init__ = ranged(Sweep.__init__)  # type: ignore[method-assign]
+LRSearch.__init__ = ranged(LRSearch.__init__)  # type: ignore[method-assign]
 
 
-def seeded_module(build: Callable[[], nn.Module], bench: EvaluationContext) -> nn.Module:
-    """A module whose initial weights are a function of the bench's seed, on its device."""
+def seeded_module(build: Callable[[], nn.Module], context: EvaluationContext) -> nn.Module:
+    """A module whose initial weights are a function of the context's seed, on its device."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(bench.seed)  # the CPU's only: the fork restores no other
-        return build().to(bench.device)
+        torch.default_generator.manual_seed(context.seed)  # the CPU's only: the fork restores no other
+        return build().to(context.device)
 
 
-def make_solver(solver: Solver, groups: list[dict], lr: float, weight_decay: float) -> Optimizer:
+def make_optimizer(optimizer: OptimizerName, groups: list[dict], lr: float, weight_decay: float) -> Optimizer:
     """SGD with momentum 0.9, or Adam with decoupled weight decay."""
-    if solver == "sgd":
+    if optimizer == "sgd":
         return SGD(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)
     return AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
 def train(
     networks: Sequence[nn.Module],
-    solvers: Sequence[Optimizer],
+    optimizers: Sequence[Optimizer],
     batches: Batches,
     epochs: int,
     steps: int,
@@ -99,19 +99,19 @@ def train(
 ) -> None:
     """Minimise each network's cross entropy on the same batches; every learning rate falls by a cosine, by step."""
     total = epochs * steps
-    schedules = [LambdaLR(solver, lambda step: warmup_cosine(step, warmup, total)) for solver in solvers]
+    schedules = [LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total)) for optimizer in optimizers]
     for network in networks:
         network.train()
     with torch.enable_grad():
         for epoch in range(epochs):
             for inputs, targets in batches(epoch):
-                for network, solver, schedule in zip(networks, solvers, schedules, strict=True):
+                for network, optimizer, schedule in zip(networks, optimizers, schedules, strict=True):
                     with precision():
                         logits = network(inputs)
-                    solver.zero_grad()
+                    optimizer.zero_grad()
                     cross_entropy(logits, targets, ignore).backward()
                     distributed.average_gradients(network.parameters())
-                    solver.step()
+                    optimizer.step()
                     schedule.step()
     for network in networks:
         network.eval()

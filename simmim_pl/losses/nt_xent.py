@@ -57,7 +57,7 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
         unit = on_sphere(z)
         anchors = unit.flatten(0, 1)
         views = z.shape[0] if decoupled else 1
-        partition: Tensor = LogPartition.apply(anchors, distributed.gather(anchors), temperature, views)
+        partition: Tensor = LogPartition.apply(anchors, distributed.all_gather(anchors), temperature, views)
         others = unit.sum(0) - unit  # of the other views of the same image, whose mean similarity is linear in them
         agreement = (unit * others).sum(-1).mean() / (z.shape[0] - 1) / temperature
         return partition - agreement
@@ -106,7 +106,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     """
     with torch.autocast(z.device.type, enabled=False):  # bfloat16 similarities tie, and the first of equals would win
         anchors = on_sphere(z).flatten(0, 1)
-        rows, batch = distributed.gather(anchors), z.shape[1]
+        rows, batch = distributed.all_gather(anchors), z.shape[1]
         nearest = torch.cat([similarity.argmax(1) for _, similarity in blocks(anchors, rows, 1.0)])
     own = nearest // len(anchors) == distributed.rank()  # all views of an image are on one rank
     image = torch.arange(len(anchors), device=z.device) % batch

@@ -13,7 +13,7 @@ from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
-from simmim_pl.methods.gradient_cache import in_pieces
+from simmim_pl.methods.gradient_cache import chunked_forward
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveInt, ranged
@@ -30,8 +30,8 @@ class Contrastive(Method):
         encoder: image → features; the part that is kept.
         head: projection head, built on the encoder's width.
         loss: projections ``[V, B, P]`` → scalar, e.g. :class:`simmim_pl.losses.NTXent`.
-        gradient_cache: pieces in which a device encodes its batch: the memory of a piece for a third more time, see
-            :func:`simmim_pl.methods.gradient_cache.in_pieces`. 1 encodes it whole.
+        gradient_cache: chunks in which a device encodes its batch: the memory of a chunk for a third more time, see
+            :func:`simmim_pl.methods.gradient_cache.chunked_forward`. 1 encodes it whole.
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
@@ -45,9 +45,9 @@ class Contrastive(Method):
         **kwargs: Any,
     ) -> None:
         super().__init__(encoder, **kwargs)
-        self.head = head(encoder.width)
+        self.head = head(encoder.embed_dim)
         self.loss = loss
-        self.pieces, self.saves_memory = gradient_cache, gradient_cache > 1
+        self.chunks, self.saves_memory = gradient_cache, gradient_cache > 1
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -61,8 +61,8 @@ class Contrastive(Method):
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
     def embed(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
-        """:meth:`project`, in pieces where a device's memory asks for it."""
-        return in_pieces(self.project, views, self.pieces, self) if self.pieces > 1 else self.project(views)
+        """:meth:`project`, in chunks where a device's memory asks for it."""
+        return chunked_forward(self.project, views, self.chunks, self) if self.chunks > 1 else self.project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         require_views(batch)

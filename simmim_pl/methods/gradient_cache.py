@@ -1,4 +1,4 @@
-"""A large batch in the memory of a small one: the exact gradient, from pieces that are encoded twice."""
+"""A large batch in the memory of a small one: the exact gradient, from chunks that are encoded twice."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def in_pieces(
-    run: Callable[[Tensor], tuple[Tensor, ...]], views: Float[Tensor, "V B 3 S S"], pieces: int, network: nn.Module
+def chunked_forward(
+    run: Callable[[Tensor], tuple[Tensor, ...]], views: Float[Tensor, "V B 3 S S"], chunks: int, network: nn.Module
 ) -> tuple[Tensor, ...]:
-    """What ``run`` makes of views, ``[V, B, ...]`` each, with the activations of one piece of the images at a time.
+    """What ``run`` makes of views, ``[V, B, ...]`` each, with the activations of one chunk of the images at a time.
 
-    Gao et al. 2021 (arXiv 2101.06983) cache the gradient of the loss by the embeddings and encode every piece again to
-    pass it on. torch's checkpointing is the same in other words: each piece forgets its activations, and when the
-    gradient by its embeddings is known, they are computed again. Autograd sums over the pieces before it hands a
+    Gao et al. 2021 (arXiv 2101.06983) cache the gradient of the loss by the embeddings and encode every chunk again to
+    pass it on. torch's checkpointing is the same in other words: each chunk forgets its activations, and when the
+    gradient by its embeddings is known, they are computed again. Autograd sums over the chunks before it hands a
     parameter its gradient, so DDP sends it once a step, and mixed precision, accumulation and clipping need nothing.
 
     The loss sees the whole batch and the gradient is that of the whole batch, with one exception: BatchNorm's
-    statistics are a piece's (over all ranks). Its running ones are updated once a piece, and dropout repeats its draw.
+    statistics are a chunk's (over all ranks). Its running ones are updated once a chunk, and dropout repeats its draw.
 
     - ``run``: views ``[V, b, ...]`` of some images → tensors ``[V, b, ...]``.
-    - ``pieces``: into how many parts to divide the images.
+    - ``chunks``: into how many parts to divide the images.
     - ``network``: the module whose running statistics must not be updated twice.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), frozen_statistics(network)
 
-    parts = [checkpoint(run, part, use_reentrant=False, context_fn=contexts) for part in views.chunk(pieces, 1)]
+    parts = [checkpoint(run, part, use_reentrant=False, context_fn=contexts) for part in views.chunk(chunks, 1)]
     return tuple(torch.cat(column, 1) for column in zip(*parts, strict=True))
 
 

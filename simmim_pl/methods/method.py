@@ -23,8 +23,8 @@ from simmim_pl.runtime.fingerprint import fingerprint
 from simmim_pl.runtime.from_config import build
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
 from simmim_pl.runtime.resume import carry_over, hyperparameters
-from simmim_pl.runtime.seeding import place
-from simmim_pl.runtime.sync_batchnorm import synchronise
+from simmim_pl.runtime.seeding import derive_seed
+from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
 
 class Output(TypedDict, total=False):
@@ -55,7 +55,7 @@ class Method(LightningModule):
         optimizer: any torch optimizer; its lr is for 256 images a step.
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
         decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
-        synchronise: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
+        sync_batchnorm: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
         compile: run the encoder through torch.compile while it trains.
         channels_last: store the encoder's weights channels-last, which its activations follow: faster on recent CPUs
             and on tensor cores.
@@ -71,7 +71,7 @@ class Method(LightningModule):
         optimizer: OptimizerCallable,
         warmup_epochs: NonNegativeFloat = 0.0,
         decay_norm_and_bias: bool = False,
-        synchronise: bool = True,
+        sync_batchnorm: bool = True,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -80,7 +80,7 @@ class Method(LightningModule):
         self.optimizer = optimizer
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
-        self.synchronise = synchronise
+        self.sync_batchnorm = sync_batchnorm
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
         schedule.require_possible(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
@@ -90,14 +90,14 @@ class Method(LightningModule):
             self.encoder.compile()  # in place: the names in a checkpoint stay the same
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        """Features of images in [0, 1], to judge or to keep: never compiled, for batches here come in many sizes."""
+        """Features of images in [0, 1], to evaluate or to keep: never compiled, for batches here come in many sizes."""
         with torch.compiler.set_stance("force_eager"):
             features: Features = self.encoder(image)
         return features
 
     def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
         """Log the loss, stop if it is not finite, and return what callbacks read."""
-        mean = distributed.mean(loss.detach())  # of the whole batch; not finite on one rank stops all of them
+        mean = distributed.all_reduce_mean(loss.detach())  # not finite on one rank stops all of them
         if not torch.isfinite(mean):
             raise InputError(
                 f"The loss became {mean.item()} at step {self.global_step}; the last good checkpoint is kept. Resume "
@@ -112,7 +112,7 @@ class Method(LightningModule):
         return output
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Output:
-        """Features of clean images, for callbacks to judge."""
+        """Features of clean images, for callbacks to evaluate."""
         output: Output = {"features": self(batch["image"].float() / 255).pooled}
         if "label" in batch:
             output["label"] = batch["label"]
@@ -177,12 +177,12 @@ class Method(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
         step = self.trainer.fit_loop.total_batch_idx
-        torch.manual_seed(place(self.seed, step, f"network {self.trainer.global_rank}"))
+        torch.manual_seed(derive_seed(self.seed, step, f"network {self.trainer.global_rank}"))
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
-        if self.synchronise:
-            synchronise(self, strategy.root_device)
+        if self.sync_batchnorm:
+            convert_sync_batchnorm(self, strategy.root_device)
         if strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
             small_grids(self.encoder)
         # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.

@@ -109,7 +109,7 @@ def critic(x: Float[Tensor, "N P"], y: Float[Tensor, "N P"]) -> tuple[float, flo
     """What makes a cosine similarity the best estimate of a density ratio on these pairs: temperature and constant.
 
     Any critic gives a lower bound, so the temperature need not be the one of training; the constant is what NWJ and
-    SMILE need. Found on the pairs that are judged, both would turn the bounds into overestimates: give it other ones.
+    SMILE need. Found on the pairs that are evaluated, both would make the bounds overestimates: give it other ones.
     """
     best = max(TEMPERATURES, key=lambda temperature: infonce(similarities(x, y, temperature)).item())
     return best, split(similarities(x, y, best))[1].item()
@@ -143,7 +143,7 @@ class MutualInformation(Rows):
         """
         x, y = self.gathered().unbind(1)
         if len(x) < 4:
-            raise InputError(f"Information is found and judged on two images each at least, and here are {len(x)}.")
+            raise InputError(f"Information is found and evaluated on two images each at least, and here are {len(x)}.")
         temperature, constant = critic(x[1::2], y[1::2])  # in turn, for sets are often sorted by class
         x, y = x[::2], y[::2]
 

@@ -25,7 +25,7 @@ def results(run: Run) -> Markup:
 
 
 def confusion(run: Run) -> Markup:
-    """A matrix for each result of the encoder that is judged; its baselines' are in ``result.json``."""
+    """A matrix for each result of the encoder that is evaluated; its baselines' are in ``result.json``."""
     found = []
     for card in run.cards:
         for result in card["results"]:

@@ -21,7 +21,7 @@ from simmim_pl.runtime.weight_names import needed, same_network, tables
 from simmim_pl.runtime.yaml_schema import MOST
 
 # Of what a run needs to go on, as far as Lightning does not keep it. To be raised when it changes.
-FORMAT = 4
+FORMAT = 5
 MOST_VALUES = 1_000_000  # in a checkpoint; a network of a thousand tensors and its optimizer's state have ten thousand
 LARGE = 10**9  # bytes of an encoder that is built whatever its file has
 
@@ -36,7 +36,7 @@ def read(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
     if is_weights_only(checkpoint):
         raise InputError(
             f"{path} is a weights-only checkpoint of Lightning's, as ModelCheckpoint(save_weights_only=True) writes: "
-            "it lacks the config and the optimizer of its run. Judge it with --model.encoder and --model.weights "
+            "it lacks the config and the optimizer of its run. Evaluate it with --model.encoder and --model.weights "
             f"{path}, and go on from a checkpoint that simmim_pl.callbacks.Checkpoint wrote."
         )
     sections = ("state_dict", "config")

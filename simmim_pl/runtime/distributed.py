@@ -26,7 +26,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
+def all_gather(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
     """Concatenate every rank's rows in rank order, ``[B, ...]`` → ``[world size · B, ...]``, with gradient.
 
     The backward pass sums what every rank's loss says about the local rows. DDP then averages parameter gradients over
@@ -35,11 +35,11 @@ def gather(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
     """
     if world_size() == 1:
         return local
-    gathered: Tensor = Gather.apply(local)
+    gathered: Tensor = AllGather.apply(local)
     return gathered
 
 
-def total(local: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+def all_reduce_sum(local: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Sum a tensor over ranks, without gradient."""
     if world_size() == 1:
         return local
@@ -48,51 +48,51 @@ def total(local: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return result
 
 
-class Gather(torch.autograd.Function):
-    """:func:`gather` on several ranks; torch's own differentiable form is deprecated, or private, by its version."""
+class AllGather(torch.autograd.Function):
+    """:func:`all_gather` on several ranks; torch's own differentiable form is deprecated or private, by version."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        return torch.cat(every(local.contiguous()))
+        return torch.cat(all_gather_list(local.contiguous()))
 
     @staticmethod
     @first_only
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return total(grads[0]).chunk(world_size())[rank()]
+        return all_reduce_sum(grads[0]).chunk(world_size())[rank()]
 
 
-def every(local: Tensor) -> list[Tensor]:
+def all_gather_list(local: Tensor) -> list[Tensor]:
     """Each rank's tensor of the same shape, without gradient."""
     parts = [torch.empty_like(local) for _ in range(world_size())]
     dist.all_gather(parts, local)
     return parts
 
 
-def gather_uneven(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
+def all_gather_uneven(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
     """Concatenate every rank's rows in rank order without gradient; ranks may hold different numbers of rows."""
     if world_size() == 1:
         return local
-    counts = torch.cat(every(torch.tensor([len(local)], device=local.device)))
+    counts = torch.cat(all_gather_list(torch.tensor([len(local)], device=local.device)))
     padded = local.new_zeros(int(counts.max()), *local.shape[1:])
     padded[: len(local)] = local.detach()
-    return torch.cat([part[:count] for part, count in zip(every(padded), counts.tolist(), strict=True)])
+    return torch.cat([part[:count] for part, count in zip(all_gather_list(padded), counts.tolist(), strict=True)])
 
 
-def mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def all_reduce_mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Average a tensor over ranks, without gradient."""
-    return total(local) / world_size() if world_size() > 1 else local
+    return all_reduce_sum(local) / world_size() if world_size() > 1 else local
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Give every rank the ranks' mean gradient, for networks that are trained outside DDP."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad = mean(parameter.grad)
+            parameter.grad = all_reduce_mean(parameter.grad)
 
 
-def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
     """Of each flag, whether it is raised on some rank."""
-    return (total(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+    return (all_reduce_sum(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
 
 
 def require_alike(facts: Mapping[str, Any]) -> None:
@@ -114,9 +114,9 @@ def require_alike(facts: Mapping[str, Any]) -> None:
                 )
 
 
-def everywhere(flag: bool, device: torch.device) -> bool:
+def all_ranks(flag: bool, device: torch.device) -> bool:
     """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
-    return bool(mean(torch.tensor(float(flag), device=device)) == 1)
+    return bool(all_reduce_mean(torch.tensor(float(flag), device=device)) == 1)
 
 
 def broken(error: BaseException) -> bool:

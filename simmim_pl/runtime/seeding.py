@@ -24,12 +24,12 @@ class Share(torch.Generator):
 def seeded(seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Share:
     """A generator that depends on seed and step only: a resumed run repeats an uninterrupted one, on any ranks."""
     generator = Share(device)
-    generator.manual_seed(place(seed, step, "0"))
+    generator.manual_seed(derive_seed(seed, step, "0"))
     generator.rank, generator.ranks = rank, ranks
     return generator
 
 
-def place(seed: int, step: int, purpose: str) -> int:
+def derive_seed(seed: int, step: int, purpose: str) -> int:
     """A seed of its own for a purpose at a step of a run."""
     return random.Random(f"{seed} {step} {purpose}").getrandbits(63)
 

@@ -14,7 +14,7 @@ from simmim_pl.runtime import distributed
 from simmim_pl.runtime.once_differentiable import first_only
 
 
-def synchronise(module: nn.Module, device: torch.device) -> None:
+def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> None:
     """Have every BatchNorm within a module take its statistics over all ranks; names in a checkpoint stay the same.
 
     With one rank nothing changes. torch's ``SyncBatchNorm`` refuses the CPU, where gloo ranks use
@@ -30,7 +30,7 @@ def synchronise(module: nn.Module, device: torch.device) -> None:
         if isinstance(part, _BatchNorm) and type(part).forward not in plain:
             raise InputError(
                 f"{type(part).__name__} does more than normalise, and cannot be synchronised over devices: use one "
-                "device, another encoder, or in pretraining --model.synchronise false."
+                "device, another encoder, or in pretraining --model.sync_batchnorm false."
             )
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -52,7 +52,7 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         output: Tensor
-        output, mean, variance = Normalise.apply(input, self.weight, self.bias, self.eps)
+        output, mean, variance = Normalize.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
@@ -63,7 +63,7 @@ class SyncBatchNorm(_BatchNorm):
         return output
 
 
-class Normalise(torch.autograd.Function):
+class Normalize(torch.autograd.Function):
     """``(x - mean) / sqrt(variance + eps) · weight + bias`` by all ranks' mean and variance (Ioffe & Szegedy 2015)."""
 
     @staticmethod
@@ -73,7 +73,7 @@ class Normalise(torch.autograd.Function):
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         zeros = torch.zeros(x.shape[1], dtype=exact)  # statistics of bfloat16 are computed in the type of these
         own_mean, own_variance = torch.batch_norm_update_stats(x, zeros, zeros.clone(), 0.0)
-        means, variances = torch.stack(distributed.every(torch.stack([own_mean, own_variance]))).unbind(1)
+        means, variances = torch.stack(distributed.all_gather_list(torch.stack([own_mean, own_variance]))).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
@@ -90,7 +90,7 @@ class Normalise(torch.autograd.Function):
         )
         # DDP averages the gradients of weight and bias over ranks; those of the statistics are summed here.
         count = x.numel() // x.shape[1] * distributed.world_size()
-        along, across = distributed.total(torch.stack([by_weight, by_bias])) / count
+        along, across = distributed.all_reduce_sum(torch.stack([by_weight, by_bias])) / count
         slope = unit * inverse
         tilt = -slope * inverse * along
         shift = -slope * across - tilt * mean

@@ -51,7 +51,7 @@ def validated(alarm: CollapseMonitor, *found: dict[str, float]) -> None:
     """As if these were found at validations."""
     trainer = Trainer(logger=False, accelerator="cpu")
     for metrics in found:
-        alarm.judge(trainer, metrics)
+        alarm.evaluate(trainer, metrics)
 
 
 def titles(run: Run) -> list[str]:
@@ -120,13 +120,13 @@ def test_it_says_nothing_of_a_run_that_measured_nothing(
 
 @pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
 def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
-    judged: list[list[dict[str, float]]] = []
+    evaluated: list[list[dict[str, float]]] = []
     monkeypatch.setattr(
-        "simmim_pl.callbacks.collapse_monitor.verdict", lambda found: judged.append([*found]) or verdict(found)
+        "simmim_pl.callbacks.collapse_monitor.verdict", lambda found: evaluated.append([*found]) or verdict(found)
     )
     run = read(cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=2", *more]))
-    assert len(judged[-1]) == 2
-    for mine, theirs in zip(judged[-1], run.validations()[-2:], strict=True):
+    assert len(evaluated[-1]) == 2
+    for mine, theirs in zip(evaluated[-1], run.validations()[-2:], strict=True):
         assert mine == pytest.approx({name: theirs[name] for name in mine})
         assert set(mine) >= {"train/loss", "train/progress", "information/infonce_untrained", "val/knn_untrained"}
     assert "loss" in str(run.verdict())
@@ -137,7 +137,7 @@ def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.M
 SHORT = [
     *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.precision=32-true"),
     *("--data.source.train=1500", "--data.source.size=16", "--data.source.copies=1", "--data.validation=500"),
-    *("--model.encoder.width=8", "--data.batch_size=50", "--model.head.hidden=64", "--model.head.out=32"),
+    *("--model.encoder.width=8", "--data.batch_size=50", "--model.head.hidden_dim=64", "--model.head.output_dim=32"),
     *("--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2", "--trainer.num_sanity_val_steps=0"),
     "--trainer.enable_model_summary=false",
 ]

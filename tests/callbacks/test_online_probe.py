@@ -32,7 +32,7 @@ class Dropping(FastCNN):
     def forward(self, image: Tensor) -> Features:
         features = super().forward(image)
         pooled = nn.functional.dropout(features.pooled, 0.2, self.training)
-        return Features(pooled=pooled, grid=features.grid)
+        return Features(pooled=pooled, feature_map=features.feature_map)
 
 
 class Unlabelled(Source):
@@ -68,7 +68,7 @@ class AfterSanity(Callback):
 
 def method(kind: type[FastCNN] = FastCNN) -> Contrastive:
     torch.manual_seed(0)
-    head, optimizer = partial(ProjectionHead, hidden=8, out=4), partial(torch.optim.Adam, lr=0.02)
+    head, optimizer = partial(ProjectionHead, hidden_dim=8, output_dim=4), partial(torch.optim.Adam, lr=0.02)
     return Contrastive(kind(2), head, NTXent(0.3), optimizer=optimizer)
 
 
@@ -157,7 +157,7 @@ def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Pat
     )
 
 
-def test_the_untrained_encoder_is_judged_by_the_same_neighbours(tmp_path: Path) -> None:
+def test_the_untrained_encoder_is_evaluated_by_the_same_neighbours(tmp_path: Path) -> None:
     """One that is never trained stays as good as it was, but for what BatchNorm goes on to learn."""
     found = []
     for momentum in (0.0, 0.1):

@@ -44,7 +44,7 @@ def everything(module: nn.Module) -> dict[str, Any]:
 
 def method(kind: type[FastCNN] = FastCNN) -> Contrastive:
     torch.manual_seed(0)
-    head, optimizer = partial(ProjectionHead, hidden=8, out=4, norm=True), partial(torch.optim.Adam, lr=0.02)
+    head, optimizer = partial(ProjectionHead, hidden_dim=8, output_dim=4, norm=True), partial(torch.optim.Adam, lr=0.02)
     return Contrastive(kind(2), head, NTXent(0.3), optimizer=optimizer)
 
 
@@ -80,7 +80,7 @@ def test_batch_norm_has_the_statistics_of_the_first_batch(tmp_path: Path) -> Non
     image = next(iter(data.val_dataloader()))["image"]
     views = data.views(image, seeded(data.seed, -1, image.device)).flatten(0, 1)
     first = fresh.encoder.net[0]
-    convolved = first[0](fresh.encoder.normalise(views)).transpose(0, 1).flatten(1)
+    convolved = first[0](fresh.encoder.normalize(views)).transpose(0, 1).flatten(1)
     for name, expected in (("mean", convolved.mean(1)), ("var", convolved.var(1))):
         torch.testing.assert_close(watch.statistics[f"encoder.net.0.1.running_{name}"], expected)
     fresh.project(views.unflatten(0, (2, -1)))  # in training, where they do not matter

@@ -221,7 +221,7 @@ class StopAfterOne(Callback):
         trainer.should_stop = True
 
 
-def test_linear_and_knn_judge_a_checkpoint_beside_its_baselines(
+def test_linear_and_knn_evaluate_a_checkpoint_beside_its_baselines(
     cli: Cli, pretrained: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for name, task in (("linear", "LinearProbe"), ("knn", "KNN")):
@@ -264,10 +264,10 @@ def test_the_result_reaches_wandb(cli: Cli, pretrained: Path, monkeypatch: pytes
 
 def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> None:
     rest = [*TINY[1:], "--ckpt_path", pretrained]
-    judged = rows(cli(["validate", *rest]))[-1]
+    evaluated = rows(cli(["validate", *rest]))[-1]
     trained = [row for row in rows(pretrained.parents[1]) if row["val/probe"]][-1]
-    assert float(judged["val/knn"]) == float(trained["val/knn"])
-    assert float(judged["val/probe"]) == float(trained["val/probe"])
+    assert float(evaluated["val/knn"]) == float(trained["val/knn"])
+    assert float(evaluated["val/probe"]) == float(trained["val/probe"])
     cli(["validate", *rest, "--data.views=null"])  # of bare images only the probe and the neighbours say something
     run = cli(["predict", *rest])
     embeddings = parquet.read_table(run / "embeddings.parquet")

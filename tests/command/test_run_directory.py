@@ -177,7 +177,7 @@ def test_an_environment_that_wandb_refuses_leaves_nothing(
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_random_weights_are_judged_only_when_that_is_meant(
+def test_random_weights_are_evaluated_only_when_that_is_meant(
     cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path, verb: str
 ) -> None:
     sentence = refused(cli, [verb, *TINY[1:]], capfd)

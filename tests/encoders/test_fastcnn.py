@@ -27,13 +27,13 @@ def images(size: int, batch: int = 2) -> Tensor:
 def test_features_are_eight_times_the_width_on_a_grid_of_an_eighth_of_the_image(width: int, size: int) -> None:
     encoder = FastCNN(width)
     features = encoder(images(size))
-    assert encoder.width == 8 * width
-    assert features.grid.shape == (2, 8 * width, size // 8, size // 8)
-    torch.testing.assert_close(features.pooled, F.adaptive_avg_pool2d(features.grid, 1).flatten(1))
+    assert encoder.embed_dim == 8 * width
+    assert features.feature_map.shape == (2, 8 * width, size // 8, size // 8)
+    torch.testing.assert_close(features.pooled, F.adaptive_avg_pool2d(features.feature_map, 1).flatten(1))
 
 
 def test_images_need_not_be_square() -> None:
-    assert FastCNN(4)(torch.rand(2, 3, 16, 40)).grid.shape == (2, 32, 2, 5)
+    assert FastCNN(4)(torch.rand(2, 3, 16, 40)).feature_map.shape == (2, 32, 2, 5)
 
 
 def test_features_can_be_more_than_the_stages_have_for_little_arithmetic() -> None:
@@ -42,10 +42,10 @@ def test_features_can_be_more_than_the_stages_have_for_little_arithmetic() -> No
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
             features = encoder.eval()(images(32))
-        assert features.pooled.shape == (2, encoder.width)
-        assert features.grid.shape == (2, encoder.width, 4, 4)
+        assert features.pooled.shape == (2, encoder.embed_dim)
+        assert features.feature_map.shape == (2, encoder.embed_dim, 4, 4)
         counted.append(counter.get_total_flops())
-    assert encoder.width == 256
+    assert encoder.embed_dim == 256
     assert counted[1] - counted[0] == 2 * 2 * 64 * 256 * 4 * 4  # two images, a multiplication and an addition
 
 
@@ -65,7 +65,7 @@ def test_normalisation_is_saved_with_the_weights_and_used_first() -> None:
     assert state["mean"].flatten().tolist() == pytest.approx(MEAN)
     assert state["std"].flatten().tolist() == pytest.approx(STD)
     normalised = torchvision.transforms.functional.normalize(x, MEAN, STD)
-    torch.testing.assert_close(encoder(x).grid, encoder.net(normalised))
+    torch.testing.assert_close(encoder(x).feature_map, encoder.net(normalised))
     other = FastCNN(4).eval()
     other.load_state_dict(state)
     assert torch.equal(other(x).pooled, encoder(x).pooled)

@@ -23,7 +23,7 @@ def kinds(head: ProjectionHead) -> list[type]:
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_hidden_layer_is_linear_norm_and_relu_and_the_last_is_linear(layers: int, norm: bool) -> None:
-    head = ProjectionHead(6, hidden=7, out=3, layers=layers, norm=norm)
+    head = ProjectionHead(6, hidden_dim=7, output_dim=3, num_layers=layers, norm=norm)
     hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU] if norm else [nn.Linear, nn.ReLU]
     assert kinds(head) == hidden * (layers - 1) + [nn.Linear]
     linear = [module for module in head.mlp if isinstance(module, nn.Linear)]
@@ -35,13 +35,13 @@ def test_a_hidden_layer_is_linear_norm_and_relu_and_the_last_is_linear(layers: i
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_norm_makes_hidden_biases_idle_and_bias_is_of_the_last_layer(norm: bool, bias: bool) -> None:
-    linear = [m for m in ProjectionHead(6, 7, 3, layers=3, norm=norm, bias=bias).mlp if isinstance(m, nn.Linear)]
+    linear = [m for m in ProjectionHead(6, 7, 3, num_layers=3, norm=norm, bias=bias).mlp if isinstance(m, nn.Linear)]
     assert [m.bias is not None for m in linear] == [not norm, not norm, bias]
 
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_projection_equals_numpy(norm: bool) -> None:
-    head = ProjectionHead(6, hidden=7, out=3, layers=2, norm=norm, bias=True)
+    head = ProjectionHead(6, hidden_dim=7, output_dim=3, num_layers=2, norm=norm, bias=True)
     x = torch.randn(20, 6)
     state = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
     h = x.double().numpy() @ state["mlp.0.weight"].T
@@ -58,7 +58,7 @@ def test_the_defaults_are_those_of_simclr_on_cifar() -> None:
 
 
 def test_the_classifier_is_linear_in_features_standardised_by_the_batch() -> None:
-    classifier = Classifier(5, classes=4)
+    classifier = Classifier(5, num_classes=4)
     x = torch.randn(50, 5) * torch.tensor([1.0, 1, 10, 100, 3]) + torch.tensor([5.0, 0, -100, 1, 2])
     standard = StandardScaler().fit_transform(x.double().numpy())
     weight, bias = (p.detach().double().numpy() for p in (classifier.linear.weight, classifier.linear.bias))
@@ -67,7 +67,7 @@ def test_the_classifier_is_linear_in_features_standardised_by_the_batch() -> Non
 
 
 def test_in_eval_mode_the_classifier_standardises_by_what_it_has_seen() -> None:
-    classifier, x = Classifier(5, classes=4), torch.randn(200, 5) * 7 + 3
+    classifier, x = Classifier(5, num_classes=4), torch.randn(200, 5) * 7 + 3
     for _ in range(200):
         classifier(x)
     classifier.eval()
@@ -77,5 +77,5 @@ def test_in_eval_mode_the_classifier_standardises_by_what_it_has_seen() -> None:
 
 
 def test_the_classifier_does_not_see_the_scale_or_the_offset_of_a_feature() -> None:
-    classifier, x = Classifier(5, classes=4), torch.randn(50, 5, dtype=torch.float32)
+    classifier, x = Classifier(5, num_classes=4), torch.randn(50, 5, dtype=torch.float32)
     torch.testing.assert_close(classifier(x * 1000 - 500), classifier(x), rtol=1e-3, atol=1e-3)

@@ -45,17 +45,17 @@ def test_pooled_features_equal_torchvision(depth: int, width: int, stem: str) ->
         for train in (True, False):  # the statistics of the batch, then the running ones
             features = encoder.train(train)(x)
             torch.testing.assert_close(features.pooled, expected.train(train)(normalised), rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(features.grid.mean((2, 3)), features.pooled)
+            torch.testing.assert_close(features.feature_map.mean((2, 3)), features.pooled)
     side = 4 if stem == "cifar" else 1
-    assert encoder.width == width
+    assert encoder.embed_dim == width
     assert features.pooled.shape == (2, width)
-    assert features.grid.shape == (2, width, side, side)
+    assert features.feature_map.shape == (2, width, side, side)
 
 
 @pytest.mark.parametrize(("stem", "size", "side"), [("cifar", 40, 5), ("imagenet", 64, 2), ("imagenet", 96, 3)])
 def test_the_grid_is_an_eighth_or_a_thirty_second_of_the_image(stem: str, size: int, side: int) -> None:
     with torch.no_grad():
-        grid = ResNet(18, stem).eval()(images(size, batch=1)).grid
+        grid = ResNet(18, stem).eval()(images(size, batch=1)).feature_map
     assert grid.shape == (1, 512, side, side)
 
 
@@ -67,7 +67,7 @@ def test_normalisation_is_saved_with_the_weights() -> None:
     other.load_state_dict(state)
     x = images(8)
     expected = torchvision.transforms.functional.normalize(x, MEAN, STD)
-    torch.testing.assert_close(other.normalise(x), expected)
+    torch.testing.assert_close(other.normalize(x), expected)
 
 
 def test_the_number_of_parameters_is_the_published_one() -> None:

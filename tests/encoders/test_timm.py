@@ -47,18 +47,18 @@ def test_pooled_equals_timms_and_the_grid_is_its_last_map(
         expected = encoder.net.forward_head(last, pre_logits=True)
         assert torch.equal(encoder(x).pooled, features.pooled)
     torch.testing.assert_close(features.pooled, expected)
-    assert encoder.width == width
+    assert encoder.embed_dim == width
     assert features.pooled.shape == (1, width)
-    assert features.grid.shape == (1, channels, side, side)
+    assert features.feature_map.shape == (1, channels, side, side)
     if name in MEAN_IS_POOLED:
-        torch.testing.assert_close(features.grid.mean((2, 3)), features.pooled)
+        torch.testing.assert_close(features.feature_map.mean((2, 3)), features.pooled)
     assert all(torch.equal(tensor, before[key]) for key, tensor in encoder.state_dict().items())
 
 
 def test_a_transformers_grid_is_its_normalised_patch_tokens_in_their_places() -> None:
     encoder, x = Timm("test_vit", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval(), images(160, batch=2)
     with torch.no_grad():
-        grid, tokens = encoder(x).grid, encoder.net.forward_features(x)
+        grid, tokens = encoder(x).feature_map, encoder.net.forward_features(x)
     torch.testing.assert_close(grid.flatten(2).mT, tokens[:, 1:])
 
 
@@ -68,7 +68,7 @@ def test_resnet_equals_torchvisions() -> None:
     theirs.load_state_dict(ours.state_dict())
     with torch.no_grad():
         one, two = ours(images(64)), theirs(images(64))
-    torch.testing.assert_close(one.grid, two.grid)
+    torch.testing.assert_close(one.feature_map, two.feature_map)
     torch.testing.assert_close(one.pooled, two.pooled)
 
 
@@ -90,7 +90,7 @@ def test_a_copy_and_a_reloaded_one_encode_the_same() -> None:
             parameter.fill_(0.1)
         for each in (clone, other):
             assert torch.equal(each(images(64)).pooled, expected.pooled)
-            assert torch.equal(each(images(64)).grid, expected.grid)
+            assert torch.equal(each(images(64)).feature_map, expected.feature_map)
         assert not torch.equal(encoder(images(64)).pooled, expected.pooled)
 
 

@@ -76,12 +76,12 @@ def test_the_classifier_on_pooled_gives_the_whole_models_scores(
         scores = whole(torchvision.transforms.functional.normalize(x, MEAN, STD))
     classifier = whole.get_submodule(left.unexpected_keys[0].rpartition(".")[0])
     torch.testing.assert_close(classifier(features.pooled), scores)
-    assert encoder.width == width
+    assert encoder.embed_dim == width
     assert features.pooled.shape == (2, width)
-    assert features.grid.shape == (2, channels, side, side)
+    assert features.feature_map.shape == (2, channels, side, side)
     assert torch.equal(features.pooled, encoder(x).pooled)
     if name not in ANOTHER_HEAD:
-        torch.testing.assert_close(features.grid.mean((2, 3)), features.pooled)
+        torch.testing.assert_close(features.feature_map.mean((2, 3)), features.pooled)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -91,7 +91,7 @@ def test_resnet_equals_its_layers_one_after_the_other(train: bool) -> None:
     h = net.maxpool(net.relu(net.bn1(net.conv1(torchvision.transforms.functional.normalize(x, MEAN, STD)))))
     expected = net.layer4(net.layer3(net.layer2(net.layer1(h))))
     features = encoder(x)
-    torch.testing.assert_close(features.grid, expected)
+    torch.testing.assert_close(features.feature_map, expected)
     torch.testing.assert_close(features.pooled, expected.mean((2, 3)))
 
 
@@ -99,7 +99,7 @@ def test_swin_gives_its_normalised_last_map_with_channels_first() -> None:
     encoder = Torchvision("swin_t", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval()
     with torch.no_grad():
         expected = encoder.net.norm(encoder.net.features(images(64))).permute(0, 3, 1, 2)
-        torch.testing.assert_close(encoder(images(64)).grid, expected)
+        torch.testing.assert_close(encoder(images(64)).feature_map, expected)
 
 
 def test_a_vision_transformer_gives_its_patch_tokens_in_their_places(vit: Torchvision) -> None:
@@ -110,12 +110,12 @@ def test_a_vision_transformer_gives_its_patch_tokens_in_their_places(vit: Torchv
         patches = whole._process_input(normalised)
         tokens = whole.encoder(torch.cat([whole.class_token.expand(2, -1, -1), patches], 1))
         torch.testing.assert_close(whole.heads(features.pooled), whole(normalised))
-    assert vit.width == 16
-    assert features.grid.shape == (2, 16, 4, 4)
+    assert vit.embed_dim == 16
+    assert features.feature_map.shape == (2, 16, 4, 4)
     torch.testing.assert_close(features.pooled, tokens[:, 0])
     for row in range(4):
         for column in range(4):
-            torch.testing.assert_close(features.grid[:, :, row, column], tokens[:, 1 + 4 * row + column])
+            torch.testing.assert_close(features.feature_map[:, :, row, column], tokens[:, 1 + 4 * row + column])
 
 
 def test_images_of_another_size_than_a_transformer_takes_are_one_sentence(vit: Torchvision) -> None:
@@ -158,7 +158,7 @@ def test_a_copy_and_a_reloaded_one_encode_the_same() -> None:
         encoder.net.features[0][0].weight.zero_()
         for each in (clone, other):
             assert torch.equal(each(images(32)).pooled, expected.pooled)
-            assert torch.equal(each(images(32)).grid, expected.grid)
+            assert torch.equal(each(images(32)).feature_map, expected.feature_map)
         assert not torch.equal(encoder(images(32)).pooled, expected.pooled)
 
 
@@ -166,11 +166,11 @@ def test_threads_that_share_an_encoder_do_not_mix_their_maps() -> None:
     encoder = Torchvision("resnet18").eval()
     batches = [images(32) * scale for scale in torch.linspace(0.1, 1, 16)]
     with torch.no_grad():
-        expected = [encoder(batch).grid for batch in batches]
+        expected = [encoder(batch).feature_map for batch in batches]
 
     def grid(batch: Tensor) -> Tensor:
         with torch.no_grad():  # a thread has its own mode
-            return encoder(batch).grid
+            return encoder(batch).feature_map
 
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(grid, batches), expected, strict=True):
@@ -188,7 +188,7 @@ def test_every_image_classifier_can_be_named_but_those_without_one_linear_layer(
     with torch.device("meta"):
         for name in ("alexnet", "squeezenet1_1", "maxvit_t", "wide_resnet50_2", "vit_b_32", "convnext_base"):
             try:
-                assert Torchvision(name).width > 500
+                assert Torchvision(name).embed_dim > 500
             except InputError:
                 refused.append(name)
     assert refused == ["squeezenet1_1"]

@@ -226,7 +226,7 @@ def test_every_line_of_a_table_is_as_wide_and_holds_its_cells(rows: list[list[st
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == rows
 
 
-def test_an_encoder_that_a_protocol_does_not_judge_has_a_dash() -> None:
+def test_an_encoder_that_a_protocol_does_not_evaluate_has_a_dash() -> None:
     lines = table(carded(result("given"), result("raw pixels", 0.25), result("given", task="FineTune"))).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
     assert cells[0] == ["data", "task", "metric, %", "given", "raw pixels"]

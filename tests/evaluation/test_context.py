@@ -62,7 +62,7 @@ def small(seed: int = 0, kind: Callable[[int], Encoder] = FastCNN) -> Encoder:
     return frozen(kind(2))
 
 
-def bench(
+def context(
     encoder: Encoder,
     data: ImageDataModule,
     cache: Path | None = None,
@@ -91,7 +91,7 @@ def files(folder: Path) -> list[str]:
 def test_features_are_the_encoders_of_every_image_in_the_order_of_the_data_set(encoder: Encoder) -> None:
     data = SMALL
     for split in ("train", "validation", "test"):
-        features, labels = bench(encoder, data).features(split)
+        features, labels = context(encoder, data).features(split)
         images, rows = data.splits[split].dataset, torch.tensor(list(data.splits[split].indices))
         expected = torch.cat([encoder(images.images[row, None] / 255).pooled for row in rows])
         torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
@@ -100,48 +100,48 @@ def test_features_are_the_encoders_of_every_image_in_the_order_of_the_data_set(e
 
 def test_features_are_extracted_once_a_split_and_bench() -> None:
     encoder = small()
-    judged, seen = bench(encoder, SMALL), calls(encoder)
-    first = judged.features("test")
+    evaluated, seen = context(encoder, SMALL), calls(encoder)
+    first = evaluated.features("test")
     assert sum(seen) == 20 + 16  # and the first batch again, to see that it gives the same
-    assert judged.features("test") is first
-    assert judged.vectors("test")[0] is first[0]
+    assert evaluated.features("test") is first
+    assert evaluated.vectors("test")[0] is first[0]
     assert sum(seen) == 36
 
 
 def test_encoding_takes_bytes_or_numbers_and_gives_float32_without_gradient() -> None:
     image = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
-    judged = bench(small(), SMALL, precision=bfloat16)
-    features = judged.encode(image)
-    assert features.pooled.dtype == features.grid.dtype == torch.float32
+    evaluated = context(small(), SMALL, precision=bfloat16)
+    features = evaluated.encode(image)
+    assert features.pooled.dtype == features.feature_map.dtype == torch.float32
     assert not features.pooled.requires_grad
-    assert torch.equal(judged.encode(image.float() / 255).pooled, features.pooled)
-    full = bench(small(), SMALL).encode(image)
+    assert torch.equal(evaluated.encode(image.float() / 255).pooled, features.pooled)
+    full = context(small(), SMALL).encode(image)
     assert not torch.equal(full.pooled, features.pooled)  # so the precision was that of the context
     torch.testing.assert_close(full.pooled, features.pooled, atol=0.05, rtol=0.05)
 
 
 def test_clips_give_features_of_every_frame_and_vectors_are_their_mean_over_time() -> None:
     data, encoder = loaded(ShapesClips(train=20, test=10, size=8, frames=3, copies=1), batch_size=4), small()
-    judged = bench(encoder, data)
-    features, labels = judged.features("test")
+    evaluated = context(encoder, data)
+    features, labels = evaluated.features("test")
     assert features.shape == (10, 3, 16)
     clips = data.splits["test"].dataset.read(torch.arange(10))
     for frame in range(3):
         expected = encoder(clips[:, frame] / 255).pooled
         torch.testing.assert_close(features[:, frame], expected, atol=1e-5, rtol=1e-5)
-    vectors, same = judged.vectors("test")
+    vectors, same = evaluated.vectors("test")
     torch.testing.assert_close(vectors, (features[:, 0] + features[:, 1] + features[:, 2]) / 3)
     assert torch.equal(labels, same)
 
 
 def test_features_are_read_from_the_cache_where_it_has_them(tmp_path: Path) -> None:
     data, cache = SMALL, tmp_path / "made" / "when needed"
-    first = bench(small(), data, cache)
+    first = context(small(), data, cache)
     written = first.features("test")
     assert files(tmp_path) == [f"{first.key('test')}.pt"]
     stamp = next(cache.iterdir()).stat()
     encoder = small()
-    seen, again = calls(encoder), bench(encoder, data, cache)
+    seen, again = calls(encoder), context(encoder, data, cache)
     read = again.features("test")
     assert not seen
     assert all(torch.equal(*pair) for pair in zip(read, written, strict=True))
@@ -162,26 +162,26 @@ def test_the_cache_key_depends_on_all_that_features_depend_on() -> None:
     statistic = small()
     next(buffer for name, buffer in statistic.named_buffers() if name.endswith("running_var"))[0] += 1e-6
     settings_ = [
-        bench(encoder, data),
-        bench(changed, data),
-        bench(statistic, data),
-        bench(small(1), data),
-        bench(small(kind=Wider), data),
-        bench(encoder, shapes(seed=1)),
-        bench(encoder, shapes(split_seed=1)),
-        bench(encoder, shapes(validation=11)),
-        bench(encoder, data, precision=bfloat16),
-        bench(encoder, data, precision=lambda: torch.autocast("cpu", torch.float16)),
+        context(encoder, data),
+        context(changed, data),
+        context(statistic, data),
+        context(small(1), data),
+        context(small(kind=Wider), data),
+        context(encoder, shapes(seed=1)),
+        context(encoder, shapes(split_seed=1)),
+        context(encoder, shapes(validation=11)),
+        context(encoder, data, precision=bfloat16),
+        context(encoder, data, precision=lambda: torch.autocast("cpu", torch.float16)),
     ]
     keys = [each.key("train") for each in settings_]
     assert len(set(keys)) == len(keys)
-    assert len({bench(encoder, data).key(split) for split in ("train", "validation", "test")}) == 3
+    assert len({context(encoder, data).key(split) for split in ("train", "validation", "test")}) == 3
 
 
 def test_the_cache_key_depends_on_nothing_else() -> None:
-    one, other = bench(small(), SMALL), bench(small(), shapes(batch_size=7, seed=0), seed=5)
+    one, other = context(small(), SMALL), context(small(), shapes(batch_size=7, seed=0), seed=5)
     assert one.key("test") == other.key("test")
-    assert one.key("test") == bench(small().to(memory_format=torch.channels_last), SMALL).key("test")
+    assert one.key("test") == context(small().to(memory_format=torch.channels_last), SMALL).key("test")
 
 
 @pytest.mark.parametrize(
@@ -198,16 +198,16 @@ def test_the_cache_key_depends_on_nothing_else() -> None:
 )
 def test_a_damaged_cache_file_is_ignored_and_replaced(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
     data = SMALL
-    expected = bench(small(), data, tmp_path).features("test")
+    expected = context(small(), data, tmp_path).features("test")
     (path,) = tmp_path.iterdir()
     whole = path.stat().st_size
     damage(path)
-    found = bench(small(), data, tmp_path).features("test")
+    found = context(small(), data, tmp_path).features("test")
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert path.stat().st_size == whole
     encoder = small()
     seen = calls(encoder)
-    bench(encoder, data, tmp_path).features("test")
+    context(encoder, data, tmp_path).features("test")
     assert not seen
 
 
@@ -219,25 +219,25 @@ def test_a_cache_file_is_written_whole_or_not_at_all(
         file.write(b"half")
         raise OSError(code, os.strerror(code))
 
-    judged = bench(small(), SMALL, tmp_path)
+    evaluated = context(small(), SMALL, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fails)
         if code == errno.ENOSPC:
             with pytest.raises(atomic.WriteError, match="No space left"):
-                judged.features("test")
+                evaluated.features("test")
         else:  # a folder that cannot be written costs time, and no result
             with pytest.warns(UserWarning, match=r"not kept in .*Read-only"):
-                judged.features("test")
+                evaluated.features("test")
     assert not list(tmp_path.iterdir())
-    known = judged.features("test")
-    again = bench(small(), SMALL, tmp_path)
+    known = evaluated.features("test")
+    again = context(small(), SMALL, tmp_path)
     assert all(torch.equal(*pair) for pair in zip(again.features("test"), known, strict=True))
     if code == errno.ENOSPC:
-        assert [path.name for path in tmp_path.glob("*.pt")] == [f"{judged.key('test')}.pt"]
+        assert [path.name for path in tmp_path.glob("*.pt")] == [f"{evaluated.key('test')}.pt"]
 
 
 def test_raw_pixels_are_not_cached(tmp_path: Path) -> None:
-    bench(frozen(RawPixels()), SMALL, tmp_path).features("test")
+    context(frozen(RawPixels()), SMALL, tmp_path).features("test")
     assert not files(tmp_path)
 
 
@@ -252,15 +252,15 @@ class Sick(FastCNN):
     def forward(self, image: Tensor) -> Features:
         found = super().forward(image)
         sick = (image.mean((1, 2, 3)) >= self.limit - 1e-6)[:, None]
-        return Features(found.pooled.masked_fill(sick, float("nan")), found.grid)
+        return Features(found.pooled.masked_fill(sick, float("nan")), found.feature_map)
 
 
 @pytest.mark.parametrize("worst", [1, 20])
 def test_features_that_are_not_finite_are_refused_and_not_cached(tmp_path: Path, worst: int) -> None:
-    judged = bench(frozen(Sick(2, worst)), SMALL, tmp_path)
+    evaluated = context(frozen(Sick(2, worst)), SMALL, tmp_path)
     # The same NaN twice is no change, so the sentence is about what is wrong.
     with pytest.raises(InputError, match=f"NaN or infinite features for {worst} of 20 test images"):
-        judged.features("test")
+        evaluated.features("test")
     assert not files(tmp_path)
 
 
@@ -286,10 +286,10 @@ class Collapsed(Encoder):
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 1e6 + 0.1])
 def test_an_encoder_that_collapsed_is_refused_and_not_cached(value: float, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the same features for all 40 train images"):
-        bench(frozen(Collapsed(value)), SMALL, tmp_path).features("train")
+        context(frozen(Collapsed(value)), SMALL, tmp_path).features("train")
     clips = loaded(ShapesClips(train=20, test=10, size=8, frames=2, copies=1), batch_size=4)
     with pytest.raises(InputError, match="the same features for all 10 test images"):
-        bench(frozen(Collapsed(value)), clips, tmp_path).features("test")
+        context(frozen(Collapsed(value)), clips, tmp_path).features("test")
     assert not files(tmp_path)
 
 
@@ -305,12 +305,12 @@ class Dreamer(FastCNN):
 
     def forward(self, image: Tensor) -> Features:
         found = super().forward(image)
-        return Features(found.pooled + torch.rand(()), found.grid)
+        return Features(found.pooled + torch.rand(()), found.feature_map)
 
 
 def test_an_encoder_that_draws_at_random_is_refused_and_not_cached(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Dreamer gave other features when it saw the same images again"):
-        bench(small(0, Dreamer), SMALL, tmp_path).features("test")
+        context(small(0, Dreamer), SMALL, tmp_path).features("test")
     assert not files(tmp_path)
 
 
@@ -329,33 +329,33 @@ def test_rows_are_collected_in_order_however_they_came(seed: int, count: int, pi
 
 def test_classes_are_those_of_the_source() -> None:
     data = loaded(Held([0, 0, 1, 1] * 3, [1, 0], ["cat", "dog"]), validation=4)
-    assert bench(small(), data).classes() == ["cat", "dog"]
+    assert context(small(), data).classes() == ["cat", "dog"]
 
 
 def test_a_data_set_without_labels_is_refused() -> None:
     with pytest.raises(InputError, match="has no labels"):
-        bench(small(), loaded(Held(None, None, []), validation=4)).classes()
+        context(small(), loaded(Held(None, None, []), validation=4)).classes()
 
 
 def test_training_images_of_one_class_are_refused() -> None:
     with pytest.raises(InputError, match="of a single class"):
-        bench(small(), loaded(Held([1] * 8, [1, 1], ["cat", "dog"]), validation=2)).classes()
+        context(small(), loaded(Held([1] * 8, [1, 1], ["cat", "dog"]), validation=2)).classes()
 
 
 def test_a_class_that_train_lacks_is_refused_by_name() -> None:
     data = loaded(Held([0, 1] * 6, [0, 1, 2], ["cat", "dog", "eel"]), validation=2)
     with pytest.raises(InputError, match="The class eel is in test and not in train"):
-        bench(small(), data).classes()
+        context(small(), data).classes()
     data = loaded(Held([0, 0, 0, 1, 1, 1, 2], [0, 1], ["cat", "dog", "eel"]), validation=0)
     rare = data.splits["train"].dataset
     data.splits |= {"train": Subset(rare, range(6)), "validation": Subset(rare, range(6, 7))}
     with pytest.raises(InputError, match="The class eel is in validation and not in train"):
-        bench(small(), data).classes()
+        context(small(), data).classes()
 
 
 def test_a_class_without_images_anywhere_does_no_harm() -> None:
     data = loaded(Held([0, 1] * 6, [0, 1], ["cat", "dog", "eel"]), validation=2)
-    assert bench(small(), data).classes() == ["cat", "dog", "eel"]
+    assert context(small(), data).classes() == ["cat", "dog", "eel"]
 
 
 @pytest.mark.parametrize(("validation", "ranks"), [(0, 1), (3, 4)])
@@ -364,11 +364,11 @@ def test_a_split_of_fewer_images_than_ranks_is_refused(
 ) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: ranks)
     with pytest.raises(InputError, match=f"The validation split has {validation} images"):
-        bench(small(), shapes(validation=validation)).features("validation")
+        context(small(), shapes(validation=validation)).features("validation")
 
 
-def indices(judged: EvaluationContext, split: str, epoch: int | None = None) -> list[int]:
-    return [int(index) for batch in judged.batches(split, epoch) for index in batch["index"]]
+def indices(evaluated: EvaluationContext, split: str, epoch: int | None = None) -> list[int]:
+    return [int(index) for batch in evaluated.batches(split, epoch) for index in batch["index"]]
 
 
 @given(seed=st.integers(0, 1000), epoch=st.integers(0, 50), batch=st.integers(1, 50))
@@ -378,38 +378,38 @@ def test_a_shuffled_epoch_is_a_function_of_seed_and_epoch_and_has_no_image_twice
 ) -> None:
     data, encoder = copy.copy(SMALL), small()
     data.batch_size = batch
-    order = indices(bench(encoder, data, seed=seed), "train", epoch)
+    order = indices(context(encoder, data, seed=seed), "train", epoch)
     torch.manual_seed(seed + 1)  # global state has no say
-    assert order == indices(bench(encoder, data, seed=seed), "train", epoch)
+    assert order == indices(context(encoder, data, seed=seed), "train", epoch)
     whole = data.splits["train"].indices
     size = min(batch, len(whole))
     assert len(set(order)) == len(order) == len(whole) - len(whole) % size  # what fills no batch waits
     assert set(order) <= set(whole)
-    assert order != indices(bench(encoder, data, seed=seed), "train", epoch + 1)
-    assert order != indices(bench(encoder, data, seed=seed + 1 + epoch + 1), "train", epoch)
-    judged = bench(encoder, data, seed=seed)
-    assert judged.batch("train") == size
-    assert judged.steps("train") == len(list(judged.batches("train", epoch)))
-    assert indices(judged, "train") == list(data.splits["train"].indices)
+    assert order != indices(context(encoder, data, seed=seed), "train", epoch + 1)
+    assert order != indices(context(encoder, data, seed=seed + 1 + epoch + 1), "train", epoch)
+    evaluated = context(encoder, data, seed=seed)
+    assert evaluated.batch("train") == size
+    assert evaluated.steps("train") == len(list(evaluated.batches("train", epoch)))
+    assert indices(evaluated, "train") == list(data.splits["train"].indices)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
     data = shapes(train=53, batch_size=4 * ranks)  # 43 of train
-    one = [sorted(int(index) for index in batch["index"]) for batch in bench(small(), data).batches("train", 3)]
+    one = [sorted(int(index) for index in batch["index"]) for batch in context(small(), data).batches("train", 3)]
     shares: list[int] = []
     seen: list[int] = []
     lengths, steps = set(), set()
     monkeypatch.setattr(distributed, "world_size", lambda: ranks)
     for rank in range(ranks):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        judged = bench(small(), data)
-        shares += indices(judged, "train")
-        epoch = indices(judged, "train", 3)
+        evaluated = context(small(), data)
+        shares += indices(evaluated, "train")
+        epoch = indices(evaluated, "train", 3)
         seen += epoch
         lengths.add(len(epoch))
-        steps |= {judged.steps("train"), len(list(judged.batches("train", 3)))}
-        assert judged.batch("train") == 4 * ranks
+        steps |= {evaluated.steps("train"), len(list(evaluated.batches("train", 3)))}
+        assert evaluated.batch("train") == 4 * ranks
     whole = data.splits["train"].indices
     assert sorted(shares) == whole  # each image once
     assert len(lengths) == len(steps) == 1  # as many steps for all
@@ -419,7 +419,7 @@ def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> Non
 
 def test_random_numbers_are_a_function_of_seed_and_step_and_dealt_to_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(seed: int, step: int) -> float:
-        return uniform(bench(small(), SMALL, seed=seed).generator(step), 1, along=0).item()
+        return uniform(context(small(), SMALL, seed=seed).generator(step), 1, along=0).item()
 
     assert draw(0, 1) == draw(0, 1)
     first = {draw(0, 1), draw(0, 2), draw(1, 1)}
@@ -430,27 +430,27 @@ def test_random_numbers_are_a_function_of_seed_and_step_and_dealt_to_ranks(monke
 
 def test_clips_and_an_empty_validation_split_are_refused_where_they_are_of_no_use() -> None:
     clips = loaded(ShapesClips(train=20, test=20, size=16, copies=1, frames=2), validation=5)
-    usual = bench(small(), SMALL)
+    usual = context(small(), SMALL)
     usual.require_stills()
     usual.require_validation()
     with pytest.raises(InputError, match="ShapesClips holds clips"):
-        bench(small(), clips).require_stills()
+        context(small(), clips).require_stills()
     with pytest.raises(InputError, match="The validation split is empty"):
-        bench(small(), shapes(validation=0)).require_validation()
+        context(small(), shapes(validation=0)).require_validation()
 
 
 def test_the_cache_key_sees_what_no_weight_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, other, counted = small(), small(), small()
-    first = bench(usual, SMALL).key("test")
-    assert bench(small(), SMALL).key("test") == first
+    first = context(usual, SMALL).key("test")
+    assert context(small(), SMALL).key("test") == first
     other.net[0][1].eps = 0.1  # type: ignore[index]
     counted.wide = True  # type: ignore[assignment]
-    assert len({first, bench(other, SMALL).key("test"), bench(counted, SMALL).key("test")}) == 3
+    assert len({first, context(other, SMALL).key("test"), context(counted, SMALL).key("test")}) == 3
     monkeypatch.setattr("simmim_pl.evaluation.context.source_code", lambda encoder: "forward was edited")
-    assert bench(usual, SMALL).key("test") != first
+    assert context(usual, SMALL).key("test") != first
 
 
 def test_an_error_on_one_rank_stops_the_others_before_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "everywhere", lambda flag, device: False)  # some other rank failed
+    monkeypatch.setattr(distributed, "all_ranks", lambda flag, device: False)  # some other rank failed
     with pytest.raises(InputError, match="Another device stopped"):
-        bench(small(), SMALL).features("test")
+        context(small(), SMALL).features("test")

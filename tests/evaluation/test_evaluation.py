@@ -72,29 +72,29 @@ def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the encoders whose neighbours were asked for, in order."""
     seen: list[str] = []
-    judge = KNN.judge
+    evaluate = KNN.evaluate
 
-    def noted(self: KNN, bench: EvaluationContext) -> list[Result]:
-        seen.append(bench.name)
-        return judge(self, bench)
+    def noted(self: KNN, context: EvaluationContext) -> list[Result]:
+        seen.append(context.name)
+        return evaluate(self, context)
 
-    monkeypatch.setattr(KNN, "judge", noted)
+    monkeypatch.setattr(KNN, "evaluate", noted)
     return seen
 
 
-def test_validate_fit_and_test_judge_once_each_and_alike_and_leave_the_checkpoint_alone(
-    cli: Command, pretrained: Path, judged: list[str]
+def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkpoint_alone(
+    cli: Command, pretrained: Path, evaluated: list[str]
 ) -> None:
     before, found = pretrained.read_bytes(), []
     linear = named("evaluation.LinearProbe", l2=[0.1, 0.01])
     for verb in ("validate", "fit", "test"):
         args = command(protocols(linear, NEAREST), f"--model.checkpoint={pretrained}", verb=verb, name="linear")
         found.append(card(cli(args)))
-        assert judged == ["pretrained", "untrained", "raw pixels"]
-        judged.clear()
+        assert evaluated == ["pretrained", "untrained", "raw pixels"]
+        evaluated.clear()
     assert values(found[0]) == values(found[1]) == values(found[2])
     assert len(values(found[0])) == 2 * 3
     assert pretrained.read_bytes() == before
@@ -111,7 +111,7 @@ def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretra
 
 
 class Cheat(FastCNN):
-    """Learns from the images that it is judged on."""
+    """Learns from the images that it is evaluated on."""
 
     def forward(self, image: Tensor) -> Features:
         self.mean.lerp_(image.mean((0, 2, 3))[:, None, None], 1e-6)
@@ -135,9 +135,11 @@ def test_a_cheating_encoder_is_refused_and_nothing_is_reported(
     cli: Command, capsys: pytest.CaptureFixture[str], kind: str, name: str
 ) -> None:
     encoder = [f"--model.encoder=tests.evaluation.test_evaluation.{kind}", "--model.encoder.width=2"]
-    short = [protocols(named("evaluation.DenseProbe", sweep={"lr": [0.01], "epochs": 1}))] if name == "dense" else []
+    short = (
+        [protocols(named("evaluation.DenseProbe", lr_search={"lr": [0.01], "epochs": 1}))] if name == "dense" else []
+    )
     line = refusal(lambda: cli(command(*encoder, *short, name=name)), capsys)
-    assert f"The frozen encoder {kind} changed while it was judged, so nothing is reported" in line
+    assert f"The frozen encoder {kind} changed while it was evaluated, so nothing is reported" in line
 
 
 def folder_of_images(root: Path, *classes: str) -> Path:
@@ -151,20 +153,24 @@ def folder_of_images(root: Path, *classes: str) -> Path:
     return root
 
 
-def test_every_protocol_judges_on_its_own_data_or_on_the_runs_and_all_further_ones_in_one_table(
+def test_every_protocol_evaluates_on_its_own_data_or_on_the_runs_and_all_further_ones_in_one_table(
     cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of_images(tmp_path / "colours", "black", "green")
     own = {"class_path": "simmim_pl.data.ImageDataModule", "init_args": {"source": TINY_SHAPES, "batch_size": 16}}
     tune = named("evaluation.FineTune", views=named("views.CropFlip"), epochs=1)
-    dense = named("evaluation.DenseProbe", sweep={"lr": [0.01], "epochs": 1}, data=own)
+    dense = named("evaluation.DenseProbe", lr_search={"lr": [0.01], "epochs": 1}, data=own)
     further = {"source": named("data.Folder", root=str(folder), size=16), "batch_size": 8, "validation": 4}
     found = card(
         cli(
             command(
                 protocols(NEAREST, tune, dense),
                 f"--model.transfer={json.dumps([named('data.ImageDataModule', **further)])}",
-                *("--model.encoder=simmim_pl.encoders.FastCNN", "--model.encoder.width=2", "--data.source.train=60"),
+                *(
+                    "--model.encoder=simmim_pl.encoders.FastCNN",
+                    "--model.encoder.width=2",
+                    "--data.source.train=60",
+                ),
             )
         )
     )
@@ -194,7 +200,7 @@ def test_every_protocol_judges_on_its_own_data_or_on_the_runs_and_all_further_on
 
 
 @pytest.mark.parametrize("prefix", ["", "module.backbone."])
-def test_weights_that_another_tool_saved_are_judged_beside_the_encoder_without_them(
+def test_weights_that_another_tool_saved_are_evaluated_beside_the_encoder_without_them(
     cli: Command, tmp_path: Path, prefix: str
 ) -> None:
     torch.manual_seed(5)
@@ -208,7 +214,7 @@ def test_weights_that_another_tool_saved_are_judged_beside_the_encoder_without_t
     assert found["checkpoint"] is None
 
 
-def test_a_network_of_torchvisions_is_judged_with_a_file_of_its_weights(cli: Command, tmp_path: Path) -> None:
+def test_a_network_of_torchvisions_is_evaluated_with_a_file_of_its_weights(cli: Command, tmp_path: Path) -> None:
     torch.manual_seed(5)
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")

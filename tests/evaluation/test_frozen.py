@@ -1,4 +1,4 @@
-"""What is judged is what was asked for, frozen, and an encoder that changes while it is judged is found out."""
+"""What is evaluated is what was asked for, frozen, and an encoder that changes while it is evaluated is found out."""
 
 import copy
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "theirs.pt"
 
 
-def test_the_names_in_the_table_say_what_is_judged(pretrained: Path, weights: Path) -> None:
+def test_the_names_in_the_table_say_what_is_evaluated(pretrained: Path, weights: Path) -> None:
     assert list(asked(pretrained)) == ["pretrained", "untrained", "raw pixels"]
     assert list(asked(pretrained, baselines=False)) == ["pretrained"]
     assert list(asked(encoder=network())) == ["given", "raw pixels"]
@@ -88,7 +88,7 @@ def test_the_untrained_encoder_is_a_function_of_the_seed(pretrained: Path) -> No
     assert digest(asked(pretrained, seed=4)["untrained"]) != digest(expected)
 
 
-def test_a_given_encoder_is_judged_as_it_is() -> None:
+def test_a_given_encoder_is_evaluated_as_it_is() -> None:
     encoder = network()
     before = digest(encoder)
     assert asked(encoder=encoder)["given"] is encoder
@@ -103,7 +103,7 @@ def test_weights_go_into_the_given_encoder_and_its_untrained_copy_keeps_its_own(
 
 
 @pytest.mark.parametrize("source", ["checkpoint", "encoder", "weights"])
-def test_all_that_is_judged_is_frozen_and_in_eval_mode(pretrained: Path, weights: Path, source: str) -> None:
+def test_all_that_is_evaluated_is_frozen_and_in_eval_mode(pretrained: Path, weights: Path, source: str) -> None:
     given = {
         "checkpoint": {"checkpoint": pretrained},
         "encoder": {"encoder": network()},
@@ -208,8 +208,8 @@ CHEATS = [
 def extract(encoder: Encoder, cache: Path, batch_size: int) -> Tensor:
     images = ImageDataModule(SHAPES, batch_size=batch_size, validation=10)
     images.setup("test")
-    bench = EvaluationContext(encoder, images, "given", torch.device("cpu"), nullcontext, cache=cache)
-    return bench.features("test")[0]
+    context = EvaluationContext(encoder, images, "given", torch.device("cpu"), nullcontext, cache=cache)
+    return context.features("test")[0]
 
 
 SHAPES = Shapes(train=20, test=20, size=16, copies=1)
@@ -219,7 +219,7 @@ SHAPES = Shapes(train=20, test=20, size=16, copies=1)
     "batch_size", [8, 32]
 )  # some look at the state of the batch before, of which there may be none
 @pytest.mark.parametrize("kind", CHEATS)
-def test_an_encoder_that_changes_is_not_judged(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
+def test_an_encoder_that_changes_is_not_evaluated(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
     encoder = asked(encoder=kind(), baselines=False)["given"]
     with pytest.raises(InputError, match=f"{kind.__name__} changed while|left eval mode|gave other features"):
         extract(encoder, tmp_path / "cache", batch_size)
@@ -232,11 +232,11 @@ def test_a_watch_finds_every_change_by_itself(kind: type[Honest]) -> None:
     watch = FrozenGuard(encoder)
     watch.check()
     encoder(torch.rand(2, 3, 16, 16))
-    with pytest.raises(InputError, match=f"{kind.__name__} changed while it was judged|left eval mode"):
+    with pytest.raises(InputError, match=f"{kind.__name__} changed while it was evaluated|left eval mode"):
         watch.check()
 
 
-def test_an_honest_encoder_is_judged(tmp_path: Path) -> None:
+def test_an_honest_encoder_is_evaluated(tmp_path: Path) -> None:
     encoder = asked(encoder=Honest(), baselines=False)["given"]
     features = extract(encoder, tmp_path / "cache", 8)
     assert features.shape == (20, 16)
@@ -255,7 +255,7 @@ class Lazy(Honest):
 
 
 class Whitens(Honest):
-    """Remembers the first images it ever sees, and judges all others by them."""
+    """Remembers the first images it ever sees, and evaluates all others by them."""
 
     def cheat(self, image: Tensor) -> None:
         if not self.kept.any():
@@ -347,4 +347,4 @@ def test_raw_pixels_are_the_pixels() -> None:
     image = torch.rand(2, 3, 4, 5)
     found = RawPixels()(image)
     assert torch.equal(found.pooled, image.reshape(2, 60))
-    assert torch.equal(found.grid, image)
+    assert torch.equal(found.feature_map, image)

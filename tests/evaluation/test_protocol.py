@@ -14,7 +14,7 @@ from torch import nn
 
 from simmim_pl.evaluation import KNN, AugmentedProbe, DenseProbe, FewLabels, FineTune, LinearProbe, VideoProbe
 from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name, plain
-from simmim_pl.evaluation.training import Sweep
+from simmim_pl.evaluation.training import LRSearch
 from simmim_pl.views import ContrastiveViews, CropFlip
 
 
@@ -59,18 +59,18 @@ def test_settings_say_what_was_given() -> None:
 
 def test_an_injected_part_stands_with_its_class_and_all_its_own_settings() -> None:
     views = CropFlip(16, scale=(0.5, 1.0), flip=0.25)
-    sweep = Sweep(lr=(0.1, 1.0), solver="adam", weight_decay=0.05, epochs=3)
-    found = AugmentedProbe(views, sweep).settings()
+    lr_search = LRSearch(lr=(0.1, 1.0), optimizer="adam", weight_decay=0.05, epochs=3)
+    found = AugmentedProbe(views, lr_search).settings()
     shown = {"class": "CropFlip", "flip": 0.25, "ratio": [3 / 4, 4 / 3], "scale": [0.5, 1.0], "size": 16}
     assert found["views"] == shown
-    assert found["sweep"] == {
-        "class": "Sweep",
+    assert found["lr_search"] == {
+        "class": "LRSearch",
         "epochs": 3,
         "lr": [0.1, 1.0],
-        "solver": "adam",
+        "optimizer": "adam",
         "weight_decay": 0.05,
     }
-    assert AugmentedProbe(views.eval(), sweep).settings() == found  # no mode, no parameters, no hooks
+    assert AugmentedProbe(views.eval(), lr_search).settings() == found  # no mode, no parameters, no hooks
     contrastive = plain(ContrastiveViews(20, blur=0.5))
     assert contrastive.keys() == {"class", "size", "views", "scale", "ratio", "flip", "operations"}
     assert (
@@ -148,17 +148,17 @@ def test_validation_results_are_shown_by_short_names_and_to_six_digits() -> None
     assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # of what diverged, NaN
 
 
-class Judging(Protocol):
-    def judge(self, bench: Any) -> list[Result]:
+class Evaluating(Protocol):
+    def evaluate(self, context: Any) -> list[Result]:
         return []
 
 
-def test_a_protocol_without_judge_is_refused_when_it_is_made() -> None:
-    with pytest.raises(TypeError, match=r"abstract method '?judge'?"):
+def test_a_protocol_without_evaluate_is_refused_when_it_is_made() -> None:
+    with pytest.raises(TypeError, match=r"abstract method '?evaluate'?"):
         Protocol()
 
 
 def test_the_data_set_is_no_hyperparameter_and_a_result_has_no_variant_unless_it_says_so() -> None:
-    assert Judging().settings() == {}
+    assert Evaluating().settings() == {}
     assert Result({}).variant == ""
     assert Result({}).chosen == {}

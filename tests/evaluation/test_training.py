@@ -1,4 +1,4 @@
-"""A sweep trains each head as if it were alone with torch's optimizer, and a head that diverges harms no other."""
+"""A lr_search trains each head as if it were alone with torch's optimizer, and a head that diverges harms no other."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,17 +16,17 @@ from simmim_pl.data import ImageDataModule
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.evaluation.training import (
-    Sweep,
+    LRSearch,
     choose,
     cross_entropy,
-    make_solver,
+    make_optimizer,
     train,
 )
 
 STEPS, WIDTH, CLASSES = 3, 5, 4
 
 
-def bench(seed: int = 0, data: ImageDataModule | None = None) -> EvaluationContext:
+def context(seed: int = 0, data: ImageDataModule | None = None) -> EvaluationContext:
     return EvaluationContext(RawPixels(), data, "given", torch.device("cpu"), nullcontext, seed)
 
 
@@ -50,20 +50,20 @@ def seeded_network(seed: int) -> nn.Module:
         return network()
 
 
-def alone(sweep: Sweep, lr: float, batch: int, seed: int) -> nn.Module:
+def alone(lr_search: LRSearch, lr: float, batch: int, seed: int) -> nn.Module:
     """The same head trained by a plain loop."""
     head = seeded_network(seed)
     kinds = {
-        "sgd": lambda rate: torch.optim.SGD(head.parameters(), rate, momentum=0.9, weight_decay=sweep.weight_decay),
-        "adam": lambda rate: torch.optim.AdamW(head.parameters(), rate, weight_decay=sweep.weight_decay),
+        "sgd": lambda rate: torch.optim.SGD(head.parameters(), rate, momentum=0.9, weight_decay=lr_search.weight_decay),
+        "adam": lambda rate: torch.optim.AdamW(head.parameters(), rate, weight_decay=lr_search.weight_decay),
     }
-    solver = kinds[sweep.solver](lr * batch / 256)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(solver, sweep.epochs * STEPS)
-    for epoch in range(sweep.epochs):
+    optimizer = kinds[lr_search.optimizer](lr * batch / 256)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, lr_search.epochs * STEPS)
+    for epoch in range(lr_search.epochs):
         for inputs, targets in batches(epoch):
-            solver.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(head(inputs), targets).backward()
-            solver.step()
+            optimizer.step()
             cosine.step()
     return head
 
@@ -73,42 +73,42 @@ def same(one: nn.Module, other: nn.Module, tolerance: float = 0.0) -> bool:
     return all(torch.allclose(mine, theirs, atol=tolerance, rtol=tolerance) for mine, theirs in pairs)
 
 
-@pytest.mark.parametrize(("solver", "decay"), [("sgd", 0.0), ("sgd", 0.1), ("adam", 0.0), ("adam", 0.5)])
-def test_every_head_of_a_sweep_is_the_one_trained_alone(solver: str, decay: float) -> None:
-    sweep = Sweep([1.0, 0.03, 0.3], solver, weight_decay=decay, epochs=4)
-    heads = sweep.train(network, batches, STEPS, 64, bench(seed=3))
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("sgd", 0.1), ("adam", 0.0), ("adam", 0.5)])
+def test_every_head_of_a_sweep_is_the_one_trained_alone(optimizer: str, decay: float) -> None:
+    lr_search = LRSearch([1.0, 0.03, 0.3], optimizer, weight_decay=decay, epochs=4)
+    heads = lr_search.train(network, batches, STEPS, 64, context(seed=3))
     assert list(heads) == [0.03, 0.3, 1.0]
     for lr, head in heads.items():
-        assert same(head, alone(sweep, lr, batch=64, seed=3), tolerance=1e-6)
+        assert same(head, alone(lr_search, lr, batch=64, seed=3), tolerance=1e-6)
         assert not same(head, seeded_network(3), tolerance=1e-3)
 
 
 def test_all_heads_start_from_the_same_weights_which_the_seed_decides() -> None:
-    still = Sweep([1e-30, 2e-30], epochs=1)  # too slow to move any weight
-    first, second = still.train(network, batches, STEPS, 256, bench(seed=5)).values()
+    still = LRSearch([1e-30, 2e-30], epochs=1)  # too slow to move any weight
+    first, second = still.train(network, batches, STEPS, 256, context(seed=5)).values()
     assert same(first, second)
     assert same(first, seeded_network(5))
     assert not same(first, seeded_network(6), tolerance=1e-3)
 
 
 def test_the_same_seed_gives_the_same_weights_and_global_state_neither_matters_nor_moves() -> None:
-    sweep = Sweep([0.1], epochs=2)
+    lr_search = LRSearch([0.1], epochs=2)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    (first,) = sweep.train(network, batches, STEPS, 256, bench(seed=2)).values()
+    (first,) = lr_search.train(network, batches, STEPS, 256, context(seed=2)).values()
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(9)
-    (again,) = sweep.train(network, batches, STEPS, 256, bench(seed=2)).values()
-    (other,) = sweep.train(network, batches, STEPS, 256, bench(seed=3)).values()
+    (again,) = lr_search.train(network, batches, STEPS, 256, context(seed=2)).values()
+    (other,) = lr_search.train(network, batches, STEPS, 256, context(seed=3)).values()
     assert same(first, again)
     assert not same(first, other, tolerance=1e-3)
 
 
-@pytest.mark.parametrize("solver", ["sgd", "adam"])
-def test_a_head_that_diverges_disturbs_no_other_and_is_not_chosen(solver: str) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_head_that_diverges_disturbs_no_other_and_is_not_chosen(optimizer: str) -> None:
     wild = 1e30
     alone, beside = (
-        Sweep(lrs, solver, epochs=2).train(network, batches, STEPS, 256, bench())
+        LRSearch(lrs, optimizer, epochs=2).train(network, batches, STEPS, 256, context())
         for lrs in ([0.1, 0.2], [0.1, 0.2, wild])
     )
     assert not all(part.isfinite().all() for part in beside[wild].parameters())
@@ -120,9 +120,9 @@ def test_a_head_that_diverges_disturbs_no_other_and_is_not_chosen(solver: str) -
 
 
 def test_the_learning_rate_is_for_256_items_a_step() -> None:
-    (large,) = Sweep([0.1], epochs=2).train(network, batches, STEPS, 512, bench()).values()
-    (reference,) = Sweep([0.2], epochs=2).train(network, batches, STEPS, 256, bench()).values()
-    (small,) = Sweep([0.1], epochs=2).train(network, batches, STEPS, 256, bench()).values()
+    (large,) = LRSearch([0.1], epochs=2).train(network, batches, STEPS, 512, context()).values()
+    (reference,) = LRSearch([0.2], epochs=2).train(network, batches, STEPS, 256, context()).values()
+    (small,) = LRSearch([0.1], epochs=2).train(network, batches, STEPS, 256, context()).values()
     assert same(large, reference, tolerance=1e-7)
     assert not same(large, small, tolerance=1e-3)
 
@@ -136,7 +136,7 @@ def test_heads_learn_in_training_mode_and_are_handed_over_in_eval_mode() -> None
             return super().forward(inputs)
 
     with torch.no_grad():  # as within Lightning's evaluation loop
-        (head,) = Sweep([0.1], epochs=1).train(lambda: Head(WIDTH, CLASSES), batches, STEPS, 256, bench()).values()
+        (head,) = LRSearch([0.1], epochs=1).train(lambda: Head(WIDTH, CLASSES), batches, STEPS, 256, context()).values()
     assert modes == [(True, True)] * STEPS
     assert not head.training
 
@@ -156,20 +156,20 @@ class Recording(torch.optim.SGD):
 def test_every_group_warms_up_linearly_and_falls_by_a_cosine_from_its_own_peak() -> None:
     head = network()
     groups = [{"params": head[0].parameters(), "lr": 0.1}, {"params": head[2].parameters(), "lr": 0.4}]
-    solver = Recording(groups, lr=1.0)
-    train([head], [solver], batches, epochs=4, steps=STEPS, warmup=4)
+    optimizer = Recording(groups, lr=1.0)
+    train([head], [optimizer], batches, epochs=4, steps=STEPS, warmup=4)
     linear = [(step + 1) / 4 for step in range(4)]
     cosine = [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
     expected = torch.tensor([[0.1 * factor, 0.4 * factor] for factor in linear + cosine])
-    torch.testing.assert_close(torch.tensor(solver.rates), expected)
+    torch.testing.assert_close(torch.tensor(optimizer.rates), expected)
 
 
 def test_the_forward_pass_and_only_it_runs_in_the_given_precision() -> None:
     seen: list[torch.dtype] = []
     head = network()
     head[2].register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
-    solver = make_solver("sgd", [{"params": head.parameters()}], 0.1, 0.0)
-    train([head], [solver], batches, 1, STEPS, precision=lambda: torch.autocast("cpu", torch.bfloat16))
+    optimizer = make_optimizer("sgd", [{"params": head.parameters()}], 0.1, 0.0)
+    train([head], [optimizer], batches, 1, STEPS, precision=lambda: torch.autocast("cpu", torch.bfloat16))
     assert seen == [torch.bfloat16] * STEPS
     assert all(part.dtype == part.grad.dtype == torch.float32 for part in head.parameters())
 
@@ -209,4 +209,4 @@ def test_cross_entropy_is_computed_in_float32() -> None:
 )
 def test_a_schedule_that_trains_nothing_is_refused(lr: Iterable[float], epochs: int) -> None:
     with pytest.raises(InputError, match=r"(lr|epochs) has to be|at least one learning rate"):
-        Sweep(lr, epochs=epochs)  # type: ignore[arg-type]
+        LRSearch(lr, epochs=epochs)  # type: ignore[arg-type]

@@ -38,7 +38,10 @@ class Journal(Callback):
 
 def method(width: int = 4, lr: float = 0.1, **options: Any) -> Contrastive:
     torch.manual_seed(0)
-    head, optimizer = partial(ProjectionHead, hidden=16, out=8), partial(torch.optim.SGD, lr=lr, momentum=0.9)
+    head, optimizer = (
+        partial(ProjectionHead, hidden_dim=16, output_dim=8),
+        partial(torch.optim.SGD, lr=lr, momentum=0.9),
+    )
     return Contrastive(FastCNN(width), head, NTXent(0.3), optimizer=optimizer, **options)
 
 
@@ -141,7 +144,7 @@ def fit(folder: Path, images: ImageDataModule, module: Contrastive, **options: A
 
 
 @pytest.mark.parametrize(
-    ("late", "options", "sizes"),
+    ("share", "options", "sizes"),
     [
         (0.4, {"max_steps": 5}, "8 8 8 16 16"),
         (0.25, {"max_epochs": 2}, "8 8 8 8 8 8 16 16"),  # of four batches
@@ -151,8 +154,8 @@ def fit(folder: Path, images: ImageDataModule, module: Contrastive, **options: A
         (0.01, {"max_steps": 5}, "8 8 8 8 8"),
     ],
 )
-def test_the_last_batches_have_late_views(tmp_path: Path, late: float, options: dict[str, Any], sizes: str) -> None:
-    views = {"views": ContrastiveViews(size=8), "late_views": ContrastiveViews(size=16), "late": late}
+def test_the_last_batches_have_final_views(tmp_path: Path, share: float, options: dict[str, Any], sizes: str) -> None:
+    views = {"views": ContrastiveViews(size=8), "final_views": ContrastiveViews(size=16), "final_share": share}
     images = ImageDataModule(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
     steps = fit(tmp_path, images, method(), **options)
     assert [step["batch"]["views"].shape[-1] for step in steps] == [int(size) for size in sizes.split()]
@@ -169,6 +172,6 @@ def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
         for views in (batch["views"], batch["local"])
     ]
     torch.testing.assert_close(step["logged"]["train/loss"], nt_xent(torch.cat(z), 0.3).detach())
-    assert step["outputs"]["features"].shape[0] == 2 * 16  # of the views, which are as large as what is judged
+    assert step["outputs"]["features"].shape[0] == 2 * 16  # of the views, which are as large as what is evaluated
     small = torch.stack([view.flatten(1).std(1) for view in batch["local"].flatten(0, 1)])
     assert (small[:16] - small[16:32]).abs().max() > 1e-3  # each local view is a region of its own

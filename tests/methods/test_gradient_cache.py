@@ -1,4 +1,4 @@
-"""A batch encoded in pieces gives the step of the whole batch; BatchNorm and dropout do what is documented."""
+"""A batch encoded in chunks gives the step of the whole batch; BatchNorm and dropout do what is documented."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.methods import Contrastive
-from simmim_pl.methods.gradient_cache import in_pieces
+from simmim_pl.methods.gradient_cache import chunked_forward
 from simmim_pl.views import ContrastiveViews
 from tests.runtime.test_distributed import on_ranks
 
@@ -31,19 +31,22 @@ class Net(Encoder):
         self.net = nn.Sequential(first, layer or nn.GroupNorm(2, 8), nn.ReLU(), last, nn.Tanh())
 
     def forward(self, image: Tensor) -> Features:
-        grid = self.net(self.normalise(image))
-        return Features(pooled=grid.mean((2, 3)), grid=grid)
+        grid = self.net(self.normalize(image))
+        return Features(pooled=grid.mean((2, 3)), feature_map=grid)
 
 
-def method(layer: nn.Module | None = None, pieces: int = 1) -> Contrastive:
+def method(layer: nn.Module | None = None, chunks: int = 1) -> Contrastive:
     torch.manual_seed(0)
-    head, optimizer = partial(ProjectionHead, hidden=16, out=8), partial(torch.optim.SGD, lr=2.0, momentum=0.9)
-    return Contrastive(Net(layer), head, NTXent(0.2), optimizer=optimizer, gradient_cache=pieces)
+    head, optimizer = (
+        partial(ProjectionHead, hidden_dim=16, output_dim=8),
+        partial(torch.optim.SGD, lr=2.0, momentum=0.9),
+    )
+    return Contrastive(Net(layer), head, NTXent(0.2), optimizer=optimizer, gradient_cache=chunks)
 
 
-def trained(root: Path, pieces: int, views: int = 2, batch: int = 16, **options: Any) -> dict[str, Tensor]:
+def trained(root: Path, chunks: int, views: int = 2, batch: int = 16, **options: Any) -> dict[str, Tensor]:
     """Weights after three batches through the Trainer."""
-    module = method(pieces=pieces)
+    module = method(chunks=chunks)
     images = ImageDataModule(
         Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10
     )
@@ -54,7 +57,7 @@ def trained(root: Path, pieces: int, views: int = 2, batch: int = 16, **options:
     return module.state_dict()
 
 
-@pytest.mark.parametrize("pieces", [2, 5, 16, 40])
+@pytest.mark.parametrize("chunks", [2, 5, 16, 40])
 @pytest.mark.parametrize(
     "options",
     [
@@ -65,8 +68,8 @@ def trained(root: Path, pieces: int, views: int = 2, batch: int = 16, **options:
         {"precision": "64-true"},
     ],
 )
-def test_steps_in_pieces_are_the_steps_of_the_whole(tmp_path: Path, pieces: int, options: dict[str, Any]) -> None:
-    whole, split = (trained(tmp_path, number, **options) for number in (1, pieces))
+def test_steps_in_chunks_are_the_steps_of_the_whole(tmp_path: Path, chunks: int, options: dict[str, Any]) -> None:
+    whole, split = (trained(tmp_path, number, **options) for number in (1, chunks))
     fresh = method().state_dict()
     tolerance = 1e-12 if options.get("precision") == "64-true" else 1e-6
     for name, value in whole.items():
@@ -79,11 +82,11 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return sum((one[name] - other[name]).square().sum().item() for name in one) ** 0.5
 
 
-@pytest.mark.parametrize("pieces", [2, 40])
-def test_in_bfloat16_pieces_differ_from_the_whole_by_rounding(tmp_path: Path, pieces: int) -> None:
+@pytest.mark.parametrize("chunks", [2, 40])
+def test_in_bfloat16_chunks_differ_from_the_whole_by_rounding(tmp_path: Path, chunks: int) -> None:
     # How far rounding alone takes three steps depends on the processor's kernels, so float32 measures it here.
     exact = trained(tmp_path, 1)
-    whole, split = (trained(tmp_path, number, precision="bf16-mixed") for number in (1, pieces))
+    whole, split = (trained(tmp_path, number, precision="bf16-mixed") for number in (1, chunks))
     rounding = distance(whole, exact)
     assert 0 < distance(split, whole) < rounding < 0.05 * distance(exact, method().state_dict())
 
@@ -92,12 +95,12 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
 
 
-@given(pieces=st.integers(1, 9), views=st.integers(2, 4), batch=st.integers(2, 8), seed=st.integers(0, 10**6))
+@given(chunks=st.integers(1, 9), views=st.integers(2, 4), batch=st.integers(2, 8), seed=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=20)
-def test_outputs_keep_their_places_and_their_gradient(pieces: int, views: int, batch: int, seed: int) -> None:
+def test_outputs_keep_their_places_and_their_gradient(chunks: int, views: int, batch: int, seed: int) -> None:
     images = torch.rand(views, batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     whole, split = (method().double() for _ in range(2))
-    expected, found = whole.project(images), in_pieces(split.project, images, pieces, split)
+    expected, found = whole.project(images), chunked_forward(split.project, images, chunks, split)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
     nt_xent(expected[1]).backward()
@@ -109,7 +112,7 @@ def test_outputs_keep_their_places_and_their_gradient(pieces: int, views: int, b
 def test_batchnorm_sees_a_piece_and_remembers_each_once() -> None:
     images = torch.rand(2, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     split, by_hand = (method(nn.BatchNorm2d(8)).double() for _ in range(2))
-    nt_xent(in_pieces(split.project, images, 2, split)[1]).backward()
+    nt_xent(chunked_forward(split.project, images, 2, split)[1]).backward()
     parts = [by_hand.project(images[:, :4]), by_hand.project(images[:, 4:])]
     nt_xent(torch.cat([z for _, z in parts], 1)).backward()
     for name, value in gradients(by_hand).items():
@@ -124,7 +127,7 @@ def test_dropout_draws_the_same_when_a_piece_is_encoded_again() -> None:
     images = torch.rand(2, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     split, by_hand = (method(nn.Dropout(0.5)).double() for _ in range(2))
     torch.manual_seed(1)
-    nt_xent(in_pieces(split.project, images, 2, split)[1]).backward()
+    nt_xent(chunked_forward(split.project, images, 2, split)[1]).backward()
     torch.manual_seed(1)
     parts = [by_hand.project(images[:, :4]), by_hand.project(images[:, 4:])]
     nt_xent(torch.cat([z for _, z in parts], 1)).backward()
@@ -147,19 +150,19 @@ class Saved:
 def test_activations_are_dropped() -> None:
     images = torch.rand(2, 64, 3, 16, 16)
     kept = {}
-    for pieces in (1, 8):
+    for chunks in (1, 8):
         saved, module = Saved(), method()
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-            in_pieces(module.project, images, pieces, module) if pieces > 1 else module.project(images)
-        kept[pieces] = saved.most
+            chunked_forward(module.project, images, chunks, module) if chunks > 1 else module.project(images)
+        kept[chunks] = saved.most
     assert kept[8] == images.nbytes  # while the batch is encoded nothing is kept but its input
     assert kept[1] > 3 * images.nbytes
 
 
 def counted(rank: int, ranks: int) -> list[int]:
-    """How often DDP sends gradients in a step of one piece and of three."""
+    """How often DDP sends gradients in a step of one chunk and of three."""
     found = []
-    for pieces in (1, 3):
+    for chunks in (1, 3):
         module = method()
         sent: list[int] = []
 
@@ -172,12 +175,12 @@ def counted(rank: int, ranks: int) -> list[int]:
             return future
 
         class Step(nn.Module):
-            def __init__(self, inner: Contrastive = module, pieces: int = pieces) -> None:
+            def __init__(self, inner: Contrastive = module, chunks: int = chunks) -> None:
                 super().__init__()
-                self.inner, self.pieces = inner, pieces
+                self.inner, self.chunks = inner, chunks
 
             def forward(self, images: Tensor) -> Tensor:
-                return nt_xent(in_pieces(self.inner.project, images, self.pieces, self.inner)[1])
+                return nt_xent(chunked_forward(self.inner.project, images, self.chunks, self.inner)[1])
 
         ddp = DistributedDataParallel(Step())
         ddp.register_comm_hook(None, hook)
@@ -191,6 +194,6 @@ def test_gradients_are_sent_once_a_step() -> None:
         assert one == three == 1
 
 
-def test_a_batch_in_no_pieces_is_refused() -> None:
+def test_a_batch_in_no_chunks_is_refused() -> None:
     with pytest.raises(InputError, match="gradient_cache has to be 1 or more, and is 0"):
-        method(pieces=0)
+        method(chunks=0)

@@ -251,7 +251,7 @@ class MeanPixel(Method):
 
     def __init__(self, encoder: Encoder, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
-        self.colour = torch.nn.Linear(encoder.width, 3)
+        self.colour = torch.nn.Linear(encoder.embed_dim, 3)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         pooled = self.encoder(batch["views"][0]).pooled
@@ -259,7 +259,7 @@ class MeanPixel(Method):
         return self.finish(loss, pooled, batch)
 
 
-def test_a_method_without_projections_trains_goes_on_and_is_judged(
+def test_a_method_without_projections_trains_goes_on_and_is_evaluated(
     cli: Callable[[list[Any]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     without = [arg for arg in TINY if "model.head" not in arg and "model.encoder" not in arg]
@@ -272,5 +272,5 @@ def test_a_method_without_projections_trains_goes_on_and_is_judged(
     assert cli([*without, *own, "--ckpt_path=last", "--trainer.max_epochs=3"]) == run
     checkpoint = run / "checkpoints/last.ckpt"
     knn = [f"--config={CONFIGS / 'evaluate/knn.yaml'}", *EVALUATION]
-    judged = cli(["validate", *knn, f"--model.checkpoint={checkpoint}", f"--model.allow=[{__name__}.MeanPixel]"])
-    assert (judged / "result.json").is_file()
+    evaluated = cli(["validate", *knn, f"--model.checkpoint={checkpoint}", f"--model.allow=[{__name__}.MeanPixel]"])
+    assert (evaluated / "result.json").is_file()

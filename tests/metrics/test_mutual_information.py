@@ -105,7 +105,7 @@ def test_the_blocks_do_not_change_the_metric(monkeypatch):
     assert found[0]["ceiling"].item() == pytest.approx(math.log(25))
 
 
-def test_every_other_image_is_judged_by_the_critic_of_those_between():
+def test_every_other_image_is_evaluated_by_the_critic_of_those_between():
     x, y = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
     y = x + y / 2
     metric = MutualInformation()
@@ -118,8 +118,8 @@ def test_every_other_image_is_judged_by_the_critic_of_those_between():
             )
             for a, b in ((x[1::2], y[1::2]), (x[::2], y[::2]))
         ]
-    _, judged = min(losses.values(), key=lambda pair: pair[0])
-    torch.testing.assert_close(found["infonce"], math.log(20) - judged)
+    _, evaluated = min(losses.values(), key=lambda pair: pair[0])
+    torch.testing.assert_close(found["infonce"], math.log(20) - evaluated)
 
 
 def test_nothing_shared_is_nothing_found():

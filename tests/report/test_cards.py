@@ -19,7 +19,7 @@ NAMES = ["猫", "قطة", "a & <b>", "a name that does not end " * 5]
 COUNTS = [[3, 1, 0, 0], [0, 4, 0, 0], [0, 0, 0, 0], [1, 1, 1, 997]]
 
 
-def judged(folder: Path, names: list[str] = NAMES, counts: Any = COUNTS, **more: Any) -> Run:
+def evaluated(folder: Path, names: list[str] = NAMES, counts: Any = COUNTS, **more: Any) -> Run:
     """A run whose card has one result of its encoder and one of a baseline."""
     run = read(directory(folder))
     found = {
@@ -34,7 +34,7 @@ def judged(folder: Path, names: list[str] = NAMES, counts: Any = COUNTS, **more:
 
 
 def test_a_matrix_says_whose_it_is_and_has_every_share_and_count(tmp_path: Path) -> None:
-    html = confusion(judged(tmp_path / "some/1"))
+    html = confusion(evaluated(tmp_path / "some/1"))
     assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["KNN, k=5 on Pets, encoder: pretrained"]
     rows = rows_of(html)
     assert rows[0] == ["true class ↓ taken for →", *map(str.strip, NAMES)]
@@ -49,7 +49,7 @@ def test_a_matrix_says_whose_it_is_and_has_every_share_and_count(tmp_path: Path)
 def test_of_many_classes_a_pixel_a_pair_and_the_worst_by_name(tmp_path: Path) -> None:
     counts = 50 * np.eye(40, dtype=int)
     counts[3, 7], counts[9, 2] = 50, 1
-    html = confusion(judged(tmp_path / "some/1", [f"c{n}" for n in range(40)], counts.tolist()))
+    html = confusion(evaluated(tmp_path / "some/1", [f"c{n}" for n in range(40)], counts.tolist()))
     assert "encoder: pretrained</figcaption>" in html
     (picture,) = re.findall(r"base64,([^\"]+)", html)
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
@@ -58,17 +58,17 @@ def test_of_many_classes_a_pixel_a_pair_and_the_worst_by_name(tmp_path: Path) ->
 
 
 def test_of_many_classes_that_are_never_mistaken_there_is_no_list(tmp_path: Path) -> None:
-    html = confusion(judged(tmp_path / "some/1", [f"c{n}" for n in range(40)], np.eye(40).tolist()))
+    html = confusion(evaluated(tmp_path / "some/1", [f"c{n}" for n in range(40)], np.eye(40).tolist()))
     assert "base64" in html
     assert rows_of(html) == []
 
 
 @pytest.mark.parametrize("more", [{"confusion": None}, {"confusion": []}])
 def test_a_result_without_one_shows_none(tmp_path: Path, more: dict[str, Any]) -> None:
-    assert confusion(judged(tmp_path / "some/1", **more)) == ""
+    assert confusion(evaluated(tmp_path / "some/1", **more)) == ""
 
 
 def test_a_card_is_as_wide_as_the_page(tmp_path: Path) -> None:
-    html = results(judged(tmp_path / "some/1"))
+    html = results(evaluated(tmp_path / "some/1"))
     assert 'class="card"' in html
     assert rows_of(html)[1] == ["Pets", "KNN, k=5", "accuracy", "50.0 [0.0–100.0]", "50.0 [0.0–100.0]"]

@@ -174,7 +174,7 @@ def test_weights_that_the_config_does_not_describe_are_refused(pretrained: Path,
     torch.save(saved, tmp_path / "odd.ckpt")
     with pytest.raises(InputError, match=r"at net.0.0.weight it has \(2, 3, 3, 3\), the config builds \(3, 3, 3, 3\)"):
         load_encoder(str(tmp_path / "odd.ckpt"), trained=True)
-    assert load_encoder(str(tmp_path / "odd.ckpt"), trained=False).width == 24
+    assert load_encoder(str(tmp_path / "odd.ckpt"), trained=False).embed_dim == 24
 
 
 def test_a_network_that_asks_for_its_version_is_read_back(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_string_that_names_nothing_importable_passes(write: Callable[[Any], st
     spec = {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": name}}
     if "resnet18" in name:
         pytest.importorskip("timm")
-        assert load_encoder(write(spec), trained=False).width == 512
+        assert load_encoder(write(spec), trained=False).embed_dim == 512
     else:
         with pytest.raises(InputError, match="cannot build") as error:
             load_encoder(write({**OURS, "init_args": {"width": name}}), trained=False)
@@ -379,7 +379,7 @@ def test_an_allowed_class_is_imported_and_built_with_what_is_ours_inside(
     encoder = load_encoder(path, trained=False, allow=["evil.Around"])
     assert evil.exists()
     assert type(encoder).__name__ == "Around"
-    assert encoder.width == 24
+    assert encoder.embed_dim == 24
     assert isinstance(encoder.inner, FastCNN)
 
 
@@ -422,9 +422,11 @@ def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     monkeypatch.setattr("simmim_pl.encoders.timm.build", lambda name, pretrained: fail() if pretrained else resnet())
     init = {"name": "resnet18", "weights": "DEFAULT"}
-    assert load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).width == 512
+    assert (
+        load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).embed_dim == 512
+    )
     init = {"name": "resnet18", "pretrained": True}
-    assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).width == 7
+    assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).embed_dim == 7
 
 
 HIDDEN = [

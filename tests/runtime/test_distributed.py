@@ -53,24 +53,24 @@ def step(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def parallel_step(rank: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The same with each rank's share of the images, gradients averaged as DDP does."""
     loss, grad = step(INPUT.chunk(ranks)[rank])
-    return distributed.mean(loss), distributed.mean(grad)
+    return distributed.all_reduce_mean(loss), distributed.all_reduce_mean(grad)
 
 
 def detached_step(rank: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The common mistake: the gather lets no gradient through to the other ranks' rows."""
-    original = distributed.gather
+    original = distributed.all_gather
 
     def without_gradient(local: torch.Tensor) -> torch.Tensor:
         rows = list(original(local.detach()).chunk(ranks))
         rows[rank] = local
         return torch.cat(rows)
 
-    distributed.gather = without_gradient
+    distributed.all_gather = without_gradient
     return parallel_step(rank, ranks)
 
 
 def uneven(rank: int, ranks: int) -> torch.Tensor:
-    return distributed.gather_uneven(torch.full((rank, 2), rank))
+    return distributed.all_gather_uneven(torch.full((rank, 2), rank))
 
 
 def agreed(rank: int, ranks: int) -> tuple[torch.Tensor, bool, list[bool]]:
@@ -81,7 +81,7 @@ def agreed(rank: int, ranks: int) -> tuple[torch.Tensor, bool, list[bool]]:
     (used * torch.tensor([1.0, rank, 3 * rank])).sum().backward()
     distributed.average_gradients([used, unused])
     flags = (True, rank == 0, rank != 0, False)
-    return used.grad, unused.grad is None, [distributed.everywhere(flag, torch.device("cpu")) for flag in flags]
+    return used.grad, unused.grad is None, [distributed.all_ranks(flag, torch.device("cpu")) for flag in flags]
 
 
 class Patches(Encoder):
@@ -92,11 +92,11 @@ class Patches(Encoder):
         self.net = torch.nn.Conv2d(3, 4, kernel_size=4, stride=4)
 
     def forward(self, image: torch.Tensor) -> Features:
-        grid = self.net(self.normalise(image)).tanh()
-        return Features(pooled=grid.mean((2, 3)), grid=grid)
+        grid = self.net(self.normalize(image)).tanh()
+        return Features(pooled=grid.mean((2, 3)), feature_map=grid)
 
 
-def bench(encoder: Encoder, ranks: int) -> "EvaluationContext":
+def context(encoder: Encoder, ranks: int) -> "EvaluationContext":
     """Batches of 16 over all ranks."""
     from simmim_pl.data import (  # here, or the ranks of every other test would wait for Lightning
         ImageDataModule,
@@ -105,7 +105,7 @@ def bench(encoder: Encoder, ranks: int) -> "EvaluationContext":
     from simmim_pl.evaluation.context import EvaluationContext
 
     data = ImageDataModule(Shapes(train=60, test=21, size=16, copies=1), batch_size=16, validation=12)
-    data.place = lambda: (distributed.rank(), ranks)  # as its trainer would say
+    data.rank_and_world_size = lambda: (distributed.rank(), ranks)  # as its trainer would say
     data.setup("fit")
     data.setup("test")
     return EvaluationContext(encoder.requires_grad_(False).eval(), data, "given", torch.device("cpu"), nullcontext)
@@ -122,16 +122,16 @@ def evaluated(rank: int, ranks: int) -> dict[str, Any]:
     still = CropFlip(scale=(1, 1), ratio=(1, 1), flip=0)
     sweep = Sweep((0.1, 1.0), epochs=2)
     torch.manual_seed(0)
-    on, normalised = bench(Patches(), ranks), bench(FastCNN(2), ranks)
+    on, normalised = context(Patches(), ranks), context(FastCNN(2), ranks)
     tuned = FineTune(still, lr=(0.1,), epochs=2).tuned(on, 0.1, 10)
     random = FineTune(CropFlip(), lr=(0.1,), epochs=2).tuned(normalised, 0.1, 10)
     return {
-        "augmented": AugmentedProbe(still, sweep).judge(on)[0].found,
-        "dense": DenseProbe(sweep).judge(on)[0].found,
+        "augmented": AugmentedProbe(still, sweep).evaluate(on)[0].found,
+        "dense": DenseProbe(sweep).evaluate(on)[0].found,
         "tuned": tuned.state_dict(),
         "predicted": predict(tuned, on, "test"),
         "random": random.state_dict(),
-        "finetune": FineTune(still, lr=(0.1, 0.2), epochs=1).judge(on)[0],
+        "finetune": FineTune(still, lr=(0.1, 0.2), epochs=1).evaluate(on)[0],
     }
 
 
@@ -157,7 +157,7 @@ def test_ranks_may_hold_different_numbers_of_rows() -> None:
 
 def test_one_process_is_the_identity() -> None:
     x = torch.rand(3)
-    assert distributed.gather(x) is distributed.gather_uneven(x) is distributed.mean(x) is x
+    assert distributed.all_gather(x) is distributed.all_gather_uneven(x) is distributed.all_reduce_mean(x) is x
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
 
 

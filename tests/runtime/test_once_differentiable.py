@@ -43,7 +43,7 @@ def on_a_rank(rank: int, ranks: int) -> list[str]:
     x = torch.randn(4, 3, requires_grad=True)
     layer = nn.BatchNorm1d(3)
     layer.__class__ = type("Synchronised", (SyncBatchNorm, nn.BatchNorm1d), {})
-    return [refused(distributed.gather(x).pow(3).sum(), x), refused(layer(x).pow(3).sum(), x)]
+    return [refused(distributed.all_gather(x).pow(3).sum(), x), refused(layer(x).pow(3).sum(), x)]
 
 
 def test_neither_gathering_nor_batch_norm_over_ranks_has_one():

@@ -55,7 +55,7 @@ class Dropping(FastCNN):
 
     def forward(self, image: Tensor) -> Features:
         features = super().forward(self.dropout(image))
-        return Features(pooled=self.dropout(features.pooled), grid=features.grid)
+        return Features(pooled=self.dropout(features.pooled), feature_map=features.feature_map)
 
 
 def lines(every: int, *more: str) -> list[str]:
@@ -81,9 +81,9 @@ CASES: dict[str, list[str]] = {
     "gradient cache": ["--model.gradient_cache=3", "--trainer.precision=bf16-mixed"],
     "local views": LOCAL,
     "late views": [
-        "--data.late_views=simmim_pl.views.ContrastiveViews",
-        "--data.late_views.size=20",
-        "--data.late=0.5",
+        "--data.final_views=simmim_pl.views.ContrastiveViews",
+        "--data.final_views.size=20",
+        "--data.final_share=0.5",
     ],
     "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
     "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
@@ -308,7 +308,7 @@ def test_a_checkpoint_of_another_version_is_refused_for_going_on_only(
     with pytest.raises(SystemExit, match="2"):
         cli([*TINY, f"--ckpt_path={tmp_path / 'older.ckpt'}"])
     assert "older.ckpt was written by another version of simmim_pl (0.0.7)" in capsys.readouterr().err
-    cli(["validate", *TINY[1:], f"--ckpt_path={tmp_path / 'older.ckpt'}"])  # it can still be judged
+    cli(["validate", *TINY[1:], f"--ckpt_path={tmp_path / 'older.ckpt'}"])  # it can still be evaluated
 
 
 def test_last_is_the_newest_checkpoint_of_the_name_and_only_fit_does_without(

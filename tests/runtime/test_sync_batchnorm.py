@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import distributed
-from simmim_pl.runtime.sync_batchnorm import SyncBatchNorm, synchronise
+from simmim_pl.runtime.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 from tests.runtime.test_distributed import on_ranks
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def passes(rank: int, ranks: int, dtype: torch.dtype = torch.float64) -> dict[st
         share = [shape(part[rank::ranks].to(dtype)) for part in (IMAGES, WEIGHTS)]
         holder = nn.Sequential(layer)
         before = list(holder.state_dict())
-        synchronise(holder, CPU)
+        convert_sync_batchnorm(holder, CPU)
         assert list(holder.state_dict()) == before
         assert isinstance(holder[0], SyncBatchNorm) == (ranks > 1)
         parts: list[Tensor] = []
@@ -58,7 +58,7 @@ def passes(rank: int, ranks: int, dtype: torch.dtype = torch.float64) -> dict[st
             y = holder(x)
             (y.square() * share[1]).sum().backward()
             parts += [y.detach(), x.grad]
-        parameters = [distributed.mean(parameter.grad) * ranks for parameter in layer.parameters()]
+        parameters = [distributed.all_reduce_mean(parameter.grad) * ranks for parameter in layer.parameters()]
         kept = [value.double() for value in layer.state_dict().values()]
         # Without running statistics a pass in eval mode takes this rank's own, as torch's SyncBatchNorm does too.
         parts.append(holder.train(not layer.track_running_stats)(share[0]).detach())
@@ -93,16 +93,16 @@ def test_bfloat16_is_normalised_by_statistics_in_float32() -> None:
 
 def test_on_one_rank_nothing_changes() -> None:
     layer = nn.Sequential(nn.BatchNorm2d(3))
-    synchronise(layer, CPU)
+    convert_sync_batchnorm(layer, CPU)
     assert type(layer[0]) is nn.BatchNorm2d
 
 
 def test_on_a_device_with_torchs_own_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     layer = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm1d(2)))
-    synchronise(layer, torch.device("cuda"))
+    convert_sync_batchnorm(layer, torch.device("cuda"))
     assert [type(part) for part in (layer[0], layer[1][0])] == [nn.SyncBatchNorm] * 2
-    synchronise(layer, CPU)  # and left alone from then on
+    convert_sync_batchnorm(layer, CPU)  # and left alone from then on
     assert type(layer[0]) is nn.SyncBatchNorm
 
 
@@ -118,5 +118,5 @@ def test_a_layer_that_does_more_is_refused_and_left_as_it_is(monkeypatch: pytest
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     layer = nn.Sequential(nn.BatchNorm2d(3), Activated(3))
     with pytest.raises(InputError, match="Activated does more than normalise, and cannot be synchronised"):
-        synchronise(layer, torch.device(device))
+        convert_sync_batchnorm(layer, torch.device(device))
     assert [type(part) for part in layer] == [nn.BatchNorm2d, Activated]

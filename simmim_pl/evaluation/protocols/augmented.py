@@ -14,7 +14,7 @@ from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.protocols.linear import moments
-from simmim_pl.evaluation.training import Sweep, choose
+from simmim_pl.evaluation.training import LRSearch, choose
 
 
 class AugmentedProbe(Protocol):
@@ -26,37 +26,37 @@ class AugmentedProbe(Protocol):
 
     Args:
         views: makes one view of each image, such as :class:`simmim_pl.views.CropFlip`.
-        sweep: how the classifiers are trained, see :class:`simmim_pl.evaluation.training.Sweep`.
-        data: the data set to judge on; by default the run's ``--data``.
+        lr_search: how the classifiers are trained, see :class:`simmim_pl.evaluation.training.LRSearch`.
+        data: the data set to evaluate on; by default the run's ``--data``.
     """
 
     def __init__(
         self,
         views: Views,
-        sweep: Sweep = Sweep(lr=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
+        lr_search: LRSearch = LRSearch(lr=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        self.views, self.sweep = views, sweep
+        self.views, self.lr_search = views, lr_search
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        bench.require_stills()
-        bench.require_validation()
-        classes = bench.classes()
-        clean, validation, test = (bench.features(split) for split in ("train", "validation", "test"))
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        context.require_stills()
+        context.require_validation()
+        classes = context.classes()
+        clean, validation, test = (context.features(split) for split in ("train", "validation", "test"))
         mean, scale = moments(clean[0])
-        steps = bench.steps("train")
+        steps = context.steps("train")
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            what = f"linear probe, epoch {epoch + 1} of {self.sweep.epochs}"
-            for step, batch in enumerate(bench.watched(bench.batches("train", epoch), what, steps)):
-                view = self.views(batch["image"], bench.generator(epoch * steps + step))[0]
-                yield (bench.encode(view).pooled - mean) / scale, batch["label"]
+            what = f"linear probe, epoch {epoch + 1} of {self.lr_search.epochs}"
+            for step, batch in enumerate(context.watched(context.batches("train", epoch), what, steps)):
+                view = self.views(batch["image"], context.generator(epoch * steps + step))[0]
+                yield (context.encode(view).pooled - mean) / scale, batch["label"]
 
         def head() -> nn.Module:
             return zero_linear(clean[0].shape[1], len(classes))
 
-        heads = self.sweep.train(head, batches, steps, bench.batch("train"), bench)
+        heads = self.lr_search.train(head, batches, steps, context.batch("train"), context)
         accuracy = {
             lr: (predict(classifier, (validation[0] - mean) / scale) == validation[1]).float().mean().item()
             for lr, classifier in heads.items()

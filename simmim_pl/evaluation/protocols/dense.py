@@ -1,4 +1,4 @@
-"""Dense probe: segmentation by a 1×1 convolution on the frozen grid."""
+"""Dense probe: segmentation by a 1×1 convolution on the frozen feature map."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simmim_pl.contracts import Batch, InputError
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import iou, segmentation
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
-from simmim_pl.evaluation.training import Sweep, choose
+from simmim_pl.evaluation.training import LRSearch, choose
 from simmim_pl.runtime import distributed
 
 IGNORED = 255  # the id of pixels that belong to no class
@@ -22,59 +22,59 @@ ROUNDING = 1e-12  # of a mean square: a variance below this part of it is a roun
 
 
 class DenseProbe(Protocol):
-    """Mean IoU and pixel accuracy on test of a linear classifier of every place of the frozen grid.
+    """Mean IoU and pixel accuracy on test of a linear classifier of every place of the frozen feature map.
 
     The logits are upsampled to the mask (bilinear). Features are standardised channel by channel, by the training
     images. A step encodes its images once, for the classifiers of all learning rates; validation chooses among them by
-    mean IoU after the last epoch. The grid of raw pixels is the image.
+    mean IoU after the last epoch. The feature_map of raw pixels is the image.
 
     Args:
-        sweep: how the classifiers are trained, see :class:`simmim_pl.evaluation.training.Sweep`.
-        data: a data set with masks to judge on; by default the run's ``--data``.
+        lr_search: how the classifiers are trained, see :class:`simmim_pl.evaluation.training.LRSearch`.
+        data: a data set with masks to evaluate on; by default the run's ``--data``.
     """
 
     def __init__(
         self,
-        sweep: Sweep = Sweep(lr=(1e-3, 3e-3, 1e-2, 3e-2), solver="adam"),
+        lr_search: LRSearch = LRSearch(lr=(1e-3, 3e-3, 1e-2, 3e-2), optimizer="adam"),
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        self.sweep = sweep
+        self.lr_search = lr_search
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        names = bench.data.source.mask_classes
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        names = context.data.source.mask_classes
         if not names:
             raise InputError(
-                f"{bench.data.source.name} has no masks, and a dense probe needs them: see configs/data/masks.yaml."
+                f"{context.data.source.name} has no masks, and a dense probe needs them: see configs/data/masks.yaml."
             )
-        bench.require_validation()
-        mean, scale = grid_moments(bench)
-        steps = bench.steps("train")
+        context.require_validation()
+        mean, scale = feature_map_moments(context)
+        steps = context.steps("train")
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            what = f"dense probe, epoch {epoch + 1} of {self.sweep.epochs}"
-            for batch in bench.watched(bench.batches("train", epoch), what, steps):
-                yield (bench.encode(batch["image"]).grid - mean) / scale, batch["mask"]
+            what = f"dense probe, epoch {epoch + 1} of {self.lr_search.epochs}"
+            for batch in context.watched(context.batches("train", epoch), what, steps):
+                yield (context.encode(batch["image"]).feature_map - mean) / scale, batch["mask"]
 
         def head() -> nn.Module:
-            return Pixels(mean.shape[0], len(names), bench.data.splits["train"].dataset.masks.shape[-2:])
+            return Pixels(mean.shape[0], len(names), context.data.splits["train"].dataset.masks.shape[-2:])
 
-        heads = self.sweep.train(head, batches, steps, bench.batch("train"), bench, IGNORED)
+        heads = self.lr_search.train(head, batches, steps, context.batch("train"), context, IGNORED)
 
         def confused(split: str, asked: Sequence[nn.Module]) -> Iterator[tuple[Int64[Tensor, "B H C C"], Tensor]]:
             with torch.no_grad():
-                for batch in bench.watched(bench.batches(split), f"masks of {split}", bench.passes(split)):
-                    grid = (bench.encode(batch["image"]).grid - mean) / scale
-                    counts = [confusions(each(grid).argmax(1), batch, len(names)) for each in asked]
+                for batch in context.watched(context.batches(split), f"masks of {split}", context.passes(split)):
+                    feature_map = (context.encode(batch["image"]).feature_map - mean) / scale
+                    counts = [confusions(each(feature_map).argmax(1), batch, len(names)) for each in asked]
                     yield torch.stack(counts, 1), batch["index"]
 
         total = torch.stack([counts.sum(0) for counts, _ in confused("validation", list(heads.values()))]).sum(0)
-        total = distributed.mean(exact(total))  # whose IoU is that of the sum over ranks
+        total = distributed.all_reduce_mean(exact(total))  # whose IoU is that of the sum over ranks
         require_counted(total, "validation")
         accuracy = dict(zip(heads, iou(total).nanmean(1).tolist(), strict=True))
         chosen = choose(accuracy, heads)
         columns = zip(*confused("test", [heads[chosen]]), strict=True)
-        whole, index = (distributed.gather_uneven(torch.cat(column)) for column in columns)
+        whole, index = (distributed.all_gather_uneven(torch.cat(column)) for column in columns)
         require_counted(whole, "test")
         found = segmentation(whole[index.argsort(), 0], names)
         return [Result(found, {"lr": chosen, "validation mean IoU by lr": by_name(accuracy)})]
@@ -84,7 +84,7 @@ class Pixels(nn.Module):
     """A 1×1 convolution that starts undecided, its logits upsampled to the mask.
 
     Args:
-        width: D, channels of the grid.
+        width: D, channels of the feature map.
         classes: C.
         size: height and width of the mask.
     """
@@ -96,29 +96,29 @@ class Pixels(nn.Module):
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
-    def forward(self, grid: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
-        logits = F.interpolate(self.classifier(grid), self.size, mode="bilinear", align_corners=False)
+    def forward(self, feature_map: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        logits = F.interpolate(self.classifier(feature_map), self.size, mode="bilinear", align_corners=False)
         return logits
 
 
-def grid_moments(bench: EvaluationContext) -> tuple[Float[Tensor, "D 1 1"], Float[Tensor, "D 1 1"]]:
-    """Mean and standard deviation of the grid's channels over all places of all training images, of all ranks."""
+def feature_map_moments(context: EvaluationContext) -> tuple[Float[Tensor, "D 1 1"], Float[Tensor, "D 1 1"]]:
+    """Mean and standard deviation of the feature map's channels, over all training images of all ranks."""
     sums: list[Tensor] = []
     number = 0
-    for batch in bench.watched(bench.batches("train"), "mean of the grid", bench.passes("train")):
-        grid = exact(bench.encode(batch["image"]).grid)
-        if not grid.isfinite().all():
+    for batch in context.watched(context.batches("train"), "mean of the feature map", context.passes("train")):
+        feature_map = exact(context.encode(batch["image"]).feature_map)
+        if not feature_map.isfinite().all():
             raise InputError("The encoder gave NaN or infinite features: its training diverged.")
-        part = torch.stack([grid.sum((0, 2, 3)), grid.square().sum((0, 2, 3))])
-        sums, number = [part if not sums else sums[0] + part], number + grid[:, 0].numel()
+        part = torch.stack([feature_map.sum((0, 2, 3)), feature_map.square().sum((0, 2, 3))])
+        sums, number = [part if not sums else sums[0] + part], number + feature_map[:, 0].numel()
     count = torch.tensor(float(number), dtype=torch.float64, device=sums[0].device)
-    mean, square = distributed.mean(sums[0]) / distributed.mean(count)
+    mean, square = distributed.all_reduce_mean(sums[0]) / distributed.all_reduce_mean(count)
     variance = square - mean.square()
     std = torch.where(variance > ROUNDING * square, variance, 0.0).sqrt()
     if not std.any():
-        raise InputError("The encoder's grid is the same at every place of all images: there is nothing to judge.")
+        raise InputError("The encoder's feature map is the same at every place of all images: nothing to evaluate.")
     scale = torch.where(std > 0, std, 1.0)
-    mean, scale = (each.float().to(bench.device)[:, None, None] for each in (mean, scale))
+    mean, scale = (each.float().to(context.device)[:, None, None] for each in (mean, scale))
     return mean, scale
 
 
@@ -136,9 +136,9 @@ def confusions(predicted: Int64[Tensor, "B H W"], batch: Batch, classes: int) ->
 
 
 def require_counted(counts: Shaped[Tensor, "*shape"], split: str) -> None:
-    """Raises :class:`InputError` when there is no pixel to judge."""
+    """Raises :class:`InputError` when there is no pixel to evaluate."""
     if not counts.any():
         raise InputError(
-            f"In the masks of {split} every pixel is ignored, so there is nothing to judge: give some images of "
+            f"In the masks of {split} every pixel is ignored, so there is nothing to evaluate: give some images of "
             f"{split} masks with other ids than {IGNORED}."
         )

@@ -31,7 +31,7 @@ class FewLabels(Protocol):
         per_class: numbers of labelled images of each class.
         draws: random choices of the labelled images.
         prior: strength of the penalty.
-        data: the data set to judge on; by default the run's ``--data``.
+        data: the data set to evaluate on; by default the run's ``--data``.
     """
 
     @ranged
@@ -48,9 +48,9 @@ class FewLabels(Protocol):
             raise InputError("FewLabels needs to know how many labels: give shares or per_class.")
         self.shares, self.per_class, self.draws, self.prior = shares, per_class, draws, prior
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        classes = bench.classes()
-        train, test = (bench.vectors(split) for split in ("train", "test"))
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        classes = context.classes()
+        train, test = (context.vectors(split) for split in ("train", "test"))
         counts = train[1].bincount(minlength=len(classes))
         quotas = {f"{100 * share:g} % of labels": (counts * share).round().long() for share in self.shares}
         quotas |= {f"{number} labels a class": (counts > 0) * number for number in self.per_class}
@@ -60,8 +60,8 @@ class FewLabels(Protocol):
         for name, quota in quotas.items():
             quota = quota.clamp(min=1).minimum(counts)  # a class without images stays without
             predicted = []
-            for draw in bench.watched(range(self.draws), name, self.draws):
-                rows = choose(train[1], quota, 1000 * bench.seed + draw)
+            for draw in context.watched(range(self.draws), name, self.draws):
+                rows = choose(train[1], quota, 1000 * context.seed + draw)
                 regression = LogisticRegression(known[rows], train[1][rows], len(classes))
                 weight, bias = regression.fit(self.prior / len(rows))
                 predicted.append((asked @ weight + bias).argmax(1))

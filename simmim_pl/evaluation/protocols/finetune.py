@@ -18,15 +18,15 @@ from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.protocols.augmented import zero_linear
 from simmim_pl.evaluation.training import (
     choose,
-    make_solver,
+    make_optimizer,
     require_some,
     train,
 )
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ranged
 from simmim_pl.runtime.schedule import REFERENCE_BATCH
-from simmim_pl.runtime.seeding import place
-from simmim_pl.runtime.sync_batchnorm import synchronise
+from simmim_pl.runtime.seeding import derive_seed
+from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
 
 class FineTune(Protocol):
@@ -44,10 +44,10 @@ class FineTune(Protocol):
         weight_decay: of AdamW; biases and normalisation are spared.
         epochs: passes over the training images.
         warmup_epochs: of linear warm-up, counted in steps.
-        data: the data set to judge on; by default the run's ``--data``.
+        data: the data set to evaluate on; by default the run's ``--data``.
     """
 
-    judges_pixels = False
+    supports_raw_pixels = False
 
     @ranged
     def __init__(
@@ -65,44 +65,44 @@ class FineTune(Protocol):
         self.views, self.lr, self.layer_decay = views, lr, layer_decay
         self.weight_decay, self.epochs, self.warmup_epochs = weight_decay, epochs, warmup_epochs
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        bench.require_stills()
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        context.require_stills()
         if len(set(self.lr)) > 1:
-            bench.require_validation()
-        classes = bench.classes()
-        networks = {lr: self.tuned(bench, lr, len(classes)) for lr in sorted(self.lr)}
+            context.require_validation()
+        classes = context.classes()
+        networks = {lr: self.tuned(context, lr, len(classes)) for lr in sorted(self.lr)}
         accuracy: dict[float, float] = {}
         if len(networks) > 1:
             for lr, network in networks.items():
-                predicted, labels = predict(network, bench, "validation")
+                predicted, labels = predict(network, context, "validation")
                 accuracy[lr] = (predicted == labels).float().mean().item()
         chosen = choose(accuracy or dict.fromkeys(networks, 0.0), networks)
-        predicted, labels = predict(networks[chosen], bench, "test")
+        predicted, labels = predict(networks[chosen], context, "test")
         explained: dict[str, Any] = {"lr": chosen}
         if len(networks) > 1:
             explained["validation accuracy by lr"] = by_name(accuracy)
         return [Result(classification(predicted[None], labels, classes), explained)]
 
-    def tuned(self, bench: EvaluationContext, lr: float, classes: int) -> Tuned:
+    def tuned(self, context: EvaluationContext, lr: float, classes: int) -> Tuned:
         """Train a copy of the encoder."""
-        network = Tuned(copy.deepcopy(bench.encoder).requires_grad_(True), classes).to(bench.device)
-        synchronise(network, bench.device)
-        peak = lr * bench.batch("train") / REFERENCE_BATCH
+        network = Tuned(copy.deepcopy(context.encoder).requires_grad_(True), classes).to(context.device)
+        convert_sync_batchnorm(network, context.device)
+        peak = lr * context.batch("train") / REFERENCE_BATCH
         groups = layer_groups(network, self.layer_decay, peak, self.weight_decay)
-        solver = make_solver("adam", groups, peak, self.weight_decay)
-        steps = bench.steps("train")
+        optimizer = make_optimizer("adam", groups, peak, self.weight_decay)
+        steps = context.steps("train")
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             what = f"fine-tuning at {lr:g}, epoch {epoch + 1} of {self.epochs}"
-            for step, batch in enumerate(bench.watched(bench.batches("train", epoch), what, steps)):
-                yield self.views(batch["image"], bench.generator(epoch * steps + step))[0], batch["label"]
+            for step, batch in enumerate(context.watched(context.batches("train", epoch), what, steps)):
+                yield self.views(batch["image"], context.generator(epoch * steps + step))[0], batch["label"]
 
         with torch.random.fork_rng():  # dropout and stochastic depth: of this seed, whatever ran before
-            torch.manual_seed(place(bench.seed, 0, f"network {distributed.rank()}"))
+            torch.manual_seed(derive_seed(context.seed, 0, f"network {distributed.rank()}"))
             train(
-                *([network], [solver], batches, self.epochs, steps),
+                *([network], [optimizer], batches, self.epochs, steps),
                 warmup=round(self.warmup_epochs * steps),
-                precision=bench.precision,
+                precision=context.precision,
             )
         return network
 
@@ -118,22 +118,22 @@ class Tuned(nn.Module):
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.classifier = zero_linear(encoder.width, classes)
+        self.classifier = zero_linear(encoder.embed_dim, classes)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         logits: Tensor = self.classifier(self.encoder(image).pooled)
         return logits
 
 
-def predict(network: Tuned, bench: EvaluationContext, split: str) -> tuple[Tensor, Tensor]:
+def predict(network: Tuned, context: EvaluationContext, split: str) -> tuple[Tensor, Tensor]:
     """Predicted and true class of every image of a split, in the data set's order."""
     parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
-        for batch in bench.watched(bench.batches(split), f"predictions of {split}", bench.passes(split)):
-            with bench.precision():
+        for batch in context.watched(context.batches(split), f"predictions of {split}", context.passes(split)):
+            with context.precision():
                 predicted = network(batch["image"].float() / 255).argmax(1)
             parts.append((predicted, batch["label"], batch["index"]))
-    predicted, labels, index = (distributed.gather_uneven(torch.cat(column)) for column in zip(*parts, strict=True))
+    predicted, labels, index = (distributed.all_gather_uneven(torch.cat(column)) for column in zip(*parts, strict=True))
     order = index.argsort()
     return predicted[order], labels[order]
 

@@ -32,7 +32,7 @@ class KNN(Protocol):
         temperature: weight of a vote, see :func:`votes`; candidates, of which null gives equal votes. By default 0.1
             for cosine similarity and equal votes for distances, which have no scale of their own.
         metric: cosine similarity, or Euclidean distance of features as they are.
-        data: the data set to judge on; by default the run's ``--data``.
+        data: the data set to evaluate on; by default the run's ``--data``.
     """
 
     @ranged
@@ -50,12 +50,12 @@ class KNN(Protocol):
             raise InputError(f"KNN needs at least one k and one temperature, got k {k}, temperature {temperature}.")
         self.k, self.temperature, self.metric = k, temperature, metric
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        classes = bench.classes()
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        classes = context.classes()
         candidates = list(product(self.k, self.temperature))
         if len(candidates) > 1:
-            bench.require_validation()
-        train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
+            context.require_validation()
+        train, validation, test = (context.vectors(split) for split in ("train", "validation", "test"))
         chosen, accuracy = candidates[0], {}
         if len(candidates) > 1:
             near = nearest(*train, validation[0], max(self.k), self.metric)

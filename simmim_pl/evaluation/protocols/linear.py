@@ -17,7 +17,7 @@ from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
 from simmim_pl.evaluation.regression import LogisticRegression
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
-# A penalty whose validation accuracy is this far below the best ends the sweep: weaker ones overfit more, and are slow.
+# A penalty whose validation accuracy is this far below the best ends the search: weaker ones overfit more and are slow.
 GIVE_UP = 0.01
 
 
@@ -29,7 +29,7 @@ class LinearProbe(Protocol):
 
     Args:
         l2: candidate penalties, see :class:`simmim_pl.evaluation.regression.LogisticRegression`.
-        data: the data set to judge on; by default the run's ``--data``.
+        data: the data set to evaluate on; by default the run's ``--data``.
     """
 
     @ranged
@@ -41,10 +41,10 @@ class LinearProbe(Protocol):
         super().__init__(data)
         self.l2 = strongest_first(l2)
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        classes = bench.classes()
-        bench.require_validation()
-        train, validation, test = (bench.vectors(split) for split in ("train", "validation", "test"))
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        classes = context.classes()
+        context.require_validation()
+        train, validation, test = (context.vectors(split) for split in ("train", "validation", "test"))
         return [probe(train, validation, test, classes, self.l2)]
 
 

@@ -17,7 +17,7 @@ from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, Result, by_name
 from simmim_pl.evaluation.protocols.augmented import predict
 from simmim_pl.evaluation.protocols.linear import moments, probe, strongest_first
-from simmim_pl.evaluation.training import Sweep, choose
+from simmim_pl.evaluation.training import LRSearch, choose
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 
 
@@ -32,8 +32,8 @@ class VideoProbe(Protocol):
     Args:
         l2: candidate penalties of the linear probes, see :class:`simmim_pl.evaluation.LinearProbe`.
         hidden: channels of the temporal head.
-        sweep: how the temporal head is trained, see :class:`simmim_pl.evaluation.training.Sweep`.
-        data: a data set of clips to judge on; by default the run's ``--data``.
+        lr_search: how the temporal head is trained, see :class:`simmim_pl.evaluation.training.LRSearch`.
+        data: a data set of clips to evaluate on; by default the run's ``--data``.
     """
 
     @ranged
@@ -41,20 +41,20 @@ class VideoProbe(Protocol):
         self,
         l2: Sequence[PositiveFloat] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
         hidden: PositiveInt = 128,
-        sweep: Sweep = Sweep(lr=(1e-3, 3e-3, 1e-2), solver="adam", weight_decay=0.05, epochs=30),
+        lr_search: LRSearch = LRSearch(lr=(1e-3, 3e-3, 1e-2), optimizer="adam", weight_decay=0.05, epochs=30),
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        self.l2, self.hidden, self.sweep = strongest_first(l2), hidden, sweep
+        self.l2, self.hidden, self.lr_search = strongest_first(l2), hidden, lr_search
 
-    def judge(self, bench: EvaluationContext) -> list[Result]:
-        if not bench.data.splits["train"].dataset.clips:
+    def evaluate(self, context: EvaluationContext) -> list[Result]:
+        if not context.data.splits["train"].dataset.clips:
             raise InputError(
-                f"{bench.data.source.name} holds images, and a video probe needs clips: see configs/data/clips.yaml."
+                f"{context.data.source.name} holds images, and a video probe needs clips: see configs/data/clips.yaml."
             )
-        bench.require_validation()
-        classes = bench.classes()
-        splits = [bench.features(split) for split in ("train", "validation", "test")]
+        context.require_validation()
+        classes = context.classes()
+        splits = [context.features(split) for split in ("train", "validation", "test")]
         frame = splits[0][0].shape[1] // 2
         pooled: dict[str, Callable[[Tensor], Tensor]] = {
             "one frame": lambda features: features[:, frame],
@@ -64,26 +64,26 @@ class VideoProbe(Protocol):
         for variant, pool in pooled.items():
             train, validation, test = ((pool(features), labels) for features, labels in splits)
             results.append(replace(probe(train, validation, test, classes, self.l2), variant=variant))
-        return [*results, self.temporal(bench, splits, classes)]
+        return [*results, self.temporal(context, splits, classes)]
 
-    def temporal(self, bench: EvaluationContext, splits: Sequence[Labelled], classes: list[str]) -> Result:
+    def temporal(self, context: EvaluationContext, splits: Sequence[Labelled], classes: list[str]) -> Result:
         """Train the temporal head on standardised features of the training clips, which every rank holds."""
         mean, scale = moments(splits[0][0].flatten(0, 1))
         (train, labels), validation, test = [((features - mean) / scale, labels) for features, labels in splits]
-        size = min(bench.data.batch_size, len(train))  # to which learning rates are scaled
+        size = min(context.data.batch_size, len(train))  # to which learning rates are scaled
         steps = -(-len(train) // size)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            generator = torch.Generator().manual_seed(1000 * bench.seed + epoch)  # the same order on every rank
+            generator = torch.Generator().manual_seed(1000 * context.seed + epoch)  # the same order on every rank
             order = torch.randperm(len(train), generator=generator).to(train.device)
-            what = f"temporal head, epoch {epoch + 1} of {self.sweep.epochs}"
-            for rows in bench.watched(order.split(size), what, steps):
+            what = f"temporal head, epoch {epoch + 1} of {self.lr_search.epochs}"
+            for rows in context.watched(order.split(size), what, steps):
                 yield train[rows], labels[rows]
 
         def head() -> nn.Module:
             return TemporalHead(train.shape[2], self.hidden, len(classes))
 
-        heads = self.sweep.train(head, batches, steps, size, bench)
+        heads = self.lr_search.train(head, batches, steps, size, context)
         tried = {lr: predict(each, validation[0]) == validation[1] for lr, each in heads.items()}
         accuracy = {lr: right.float().mean().item() for lr, right in tried.items()}
         chosen = choose(accuracy, heads)

@@ -16,7 +16,7 @@ from simmim_pl.evaluation import AugmentedProbe
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocols.augmented import predict, zero_linear
-from simmim_pl.evaluation.training import Sweep
+from simmim_pl.evaluation.training import LRSearch
 from simmim_pl.views import CropFlip
 
 STILL = CropFlip(scale=(1, 1), ratio=(1, 1), flip=0)  # views that are the image
@@ -47,7 +47,7 @@ def encoder() -> Encoder:
         return FastCNN(2).requires_grad_(False).eval()
 
 
-def bench(seed: int = 0, images: bool = False, labels: bool = False) -> EvaluationContext:
+def context(seed: int = 0, images: bool = False, labels: bool = False) -> EvaluationContext:
     data = ImageDataModule(Altered(images, labels), batch_size=BATCH, validation=20)
     data.setup("fit")
     data.setup("test")
@@ -72,15 +72,15 @@ def by_hand(on: EvaluationContext, lr: float) -> list[nn.Linear]:
     layer = nn.Linear(features.shape[1], 10)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    solver = torch.optim.SGD(layer.parameters(), lr * BATCH / 256, momentum=0.9)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(solver, EPOCHS * steps)
+    optimizer = torch.optim.SGD(layer.parameters(), lr * BATCH / 256, momentum=0.9)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
     after = []
     for epoch in range(EPOCHS):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(on.seed + epoch))
         for rows in order.split(BATCH):
-            solver.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(layer(features[rows]), labels[rows]).backward()
-            solver.step()
+            optimizer.step()
             cosine.step()
         after.append(zero_linear(features.shape[1], 10))
         after[-1].load_state_dict(layer.state_dict())
@@ -94,14 +94,14 @@ def confusion(layer: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
     return counts
 
 
-def judge(on: EvaluationContext, views: Views = STILL) -> dict[str, Any]:
-    (result,) = AugmentedProbe(views, Sweep(LRS, epochs=EPOCHS)).judge(on)
+def evaluate(on: EvaluationContext, views: Views = STILL) -> dict[str, Any]:
+    (result,) = AugmentedProbe(views, LRSearch(LRS, epochs=EPOCHS)).evaluate(on)
     return {**result.found, **result.chosen}
 
 
 def test_with_views_that_do_nothing_it_is_plain_logistic_regression_by_sgd_after_the_last_epoch() -> None:
-    on = bench(seed=4)
-    found, sets = judge(on), standardised(on)
+    on = context(seed=4)
+    found, sets = evaluate(on), standardised(on)
     after = {lr: by_hand(on, lr) for lr in LRS}
     accuracy = {
         lr: (layers[-1](sets["validation"][0]).argmax(1) == sets["validation"][1]).double().mean().item()
@@ -116,7 +116,7 @@ def test_with_views_that_do_nothing_it_is_plain_logistic_regression_by_sgd_after
 
 
 def test_test_labels_change_nothing_but_the_score() -> None:
-    one, other = judge(bench()), judge(bench(labels=True))
+    one, other = evaluate(context()), evaluate(context(labels=True))
     assert one["lr"] == other["lr"]
     assert one["validation accuracy by lr"] == other["validation accuracy by lr"]
     predicted, again = (torch.tensor(found["confusion"]).sum(0) for found in (one, other))
@@ -125,7 +125,7 @@ def test_test_labels_change_nothing_but_the_score() -> None:
 
 
 def test_test_images_do_not_choose_the_learning_rate() -> None:
-    one, other = judge(bench()), judge(bench(images=True))
+    one, other = evaluate(context()), evaluate(context(images=True))
     assert one["lr"] == other["lr"]
     assert one["validation accuracy by lr"] == other["validation accuracy by lr"]
 
@@ -150,10 +150,10 @@ class Recording(Views):
 
 
 def test_the_encoder_is_frozen_throughout() -> None:
-    on = bench()
+    on = context()
     before = digest(on.encoder)
     views = Recording(on.encoder)
-    judge(on, views)
+    evaluate(on, views)
     assert views.states == {(before, False, False)}
     assert digest(on.encoder) == before
     assert all(parameter.grad is None for parameter in on.encoder.parameters())
@@ -162,9 +162,9 @@ def test_the_encoder_is_frozen_throughout() -> None:
 def test_every_step_draws_its_own_views_and_the_seed_decides_them() -> None:
     drawn = []
     for seed in (0, 0, 1):
-        on = bench(seed)
+        on = context(seed)
         views = Recording(on.encoder)
-        judge(on, views)
+        evaluate(on, views)
         drawn.append(views.drawn)
     assert len(set(drawn[0])) == EPOCHS * 5
     assert drawn[0] == drawn[1]
@@ -172,7 +172,7 @@ def test_every_step_draws_its_own_views_and_the_seed_decides_them() -> None:
 
 
 def test_views_are_what_the_classifier_learns_from() -> None:
-    assert judge(bench())["confusion"] != judge(bench(), CropFlip(scale=(0.1, 0.2)))["confusion"]
+    assert evaluate(context())["confusion"] != evaluate(context(), CropFlip(scale=(0.1, 0.2)))["confusion"]
 
 
 def test_more_items_than_a_block_are_all_predicted() -> None:
@@ -196,4 +196,4 @@ def test_clips_and_an_empty_validation_split_are_refused() -> None:
         data.setup("fit")
         data.setup("test")
         with pytest.raises(InputError, match=message):
-            judge(EvaluationContext(encoder(), data, "given", torch.device("cpu"), nullcontext))
+            evaluate(EvaluationContext(encoder(), data, "given", torch.device("cpu"), nullcontext))

@@ -18,8 +18,8 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import DenseProbe
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels, digest
-from simmim_pl.evaluation.protocols.dense import Pixels, confusions, grid_moments
-from simmim_pl.evaluation.training import Sweep
+from simmim_pl.evaluation.protocols.dense import Pixels, confusions, feature_map_moments
+from simmim_pl.evaluation.training import LRSearch
 from tests.evaluation.test_estimate import OnMps
 
 
@@ -55,10 +55,10 @@ class Flat(Encoder):
 
     def forward(self, image: Tensor) -> Features:
         grid = self.values[:, None, None].expand(len(image), -1, 3, 3)
-        return Features(pooled=grid.mean((2, 3)), grid=grid)
+        return Features(pooled=grid.mean((2, 3)), feature_map=grid)
 
 
-def bench(encoder: Encoder, source: Source | None = None, validation: int = 8) -> EvaluationContext:
+def context(encoder: Encoder, source: Source | None = None, validation: int = 8) -> EvaluationContext:
     data = ImageDataModule(source or Coloured(), batch_size=8, validation=validation)
     data.setup("fit")
     data.setup("test")
@@ -71,8 +71,8 @@ def small_cnn() -> Encoder:
         return FastCNN(2)
 
 
-def judge(on: EvaluationContext, lr: tuple[float, ...] = (0.003, 30.0), epochs: int = 20) -> dict[str, Any]:
-    (result,) = DenseProbe(Sweep(lr, "adam", epochs=epochs)).judge(on)
+def evaluate(on: EvaluationContext, lr: tuple[float, ...] = (0.003, 30.0), epochs: int = 20) -> dict[str, Any]:
+    (result,) = DenseProbe(LRSearch(lr, "adam", epochs=epochs)).evaluate(on)
     return {**result.found, **result.chosen}
 
 
@@ -97,10 +97,10 @@ def test_confusions_are_scikit_learns_of_every_image_without_what_is_ignored(
 
 
 def test_moments_are_those_of_all_places_of_all_training_images() -> None:
-    on = bench(small_cnn(), Shapes(train=50, test=20, size=16, copies=1))
-    mean, scale = grid_moments(on)
+    on = context(small_cnn(), Shapes(train=50, test=20, size=16, copies=1))
+    mean, scale = feature_map_moments(on)
     train = on.data.splits["train"]
-    grid = on.encoder(train.dataset.images[list(train.indices)] / 255).grid
+    grid = on.encoder(train.dataset.images[list(train.indices)] / 255).feature_map
     assert len(grid) % 8  # the last batch is smaller, and its images count as much
     torch.testing.assert_close(mean, grid.mean((0, 2, 3))[:, None, None], atol=1e-5, rtol=1e-5)
     std = grid.std((0, 2, 3), correction=0)
@@ -113,11 +113,11 @@ class Half(RawPixels):
     def forward(self, image: Tensor) -> Features:
         grid = image.clone()
         grid[:, 0] = 0.9297989
-        return Features(pooled=grid.flatten(1), grid=grid)
+        return Features(pooled=grid.flatten(1), feature_map=grid)
 
 
 def test_a_constant_channel_is_not_scaled_up() -> None:
-    mean, scale = grid_moments(bench(Half()))
+    mean, scale = feature_map_moments(context(Half()))
     assert scale[0].item() == 1
     assert mean[0].item() == pytest.approx(0.9297989)
     assert 0.1 < scale[1].item() < 0.5
@@ -126,18 +126,18 @@ def test_a_constant_channel_is_not_scaled_up() -> None:
 def test_a_grid_that_never_varies_is_refused_however_its_sums_are_rounded() -> None:
     values = torch.rand(500, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match="the same at every place of all images"):
-        judge(bench(Flat(values), Coloured(train=328)))
+        evaluate(context(Flat(values), Coloured(train=328)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_grid_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(InputError, match="NaN or infinite features"):
-        judge(bench(Flat(torch.tensor([0.1, value]))))
+        evaluate(context(Flat(torch.tensor([0.1, value]))))
 
 
 def test_a_mask_that_the_colour_of_a_pixel_tells_is_learned_from_raw_pixels() -> None:
-    on = bench(RawPixels())
-    found = judge(on, (30.0,))
+    on = context(RawPixels())
+    found = evaluate(on, (30.0,))
     assert found["metrics"]["mean IoU"]["value"] > 0.97
     assert found["metrics"]["pixel accuracy"]["value"] > 0.97
     assert found["per_class"].keys() == {"grey", "pink", "red"}
@@ -146,7 +146,7 @@ def test_a_mask_that_the_colour_of_a_pixel_tells_is_learned_from_raw_pixels() ->
 
 
 def test_validation_chooses_the_learning_rate_and_test_does_not() -> None:
-    one, other = (judge(bench(RawPixels(), Coloured(truthful))) for truthful in (True, False))
+    one, other = (evaluate(context(RawPixels(), Coloured(truthful))) for truthful in (True, False))
     tried = one["validation mean IoU by lr"]
     assert list(tried) == ["0.003", "30"]
     assert tried["30"] > tried["0.003"] + 0.1
@@ -169,10 +169,10 @@ def test_a_classifier_starts_undecided() -> None:
     assert not Pixels(3, 4, (8, 8))(torch.randn(2, 3, 2, 2)).any()
 
 
-def test_a_coarse_grid_is_judged_on_the_mask_at_its_own_size_and_the_encoder_stays_as_it_is() -> None:
-    on = bench(small_cnn(), Shapes(train=50, test=20, size=16, copies=1))
+def test_a_coarse_grid_is_evaluated_on_the_mask_at_its_own_size_and_the_encoder_stays_as_it_is() -> None:
+    on = context(small_cnn(), Shapes(train=50, test=20, size=16, copies=1))
     before = digest(on.encoder)
-    found = judge(on, epochs=1)
+    found = evaluate(on, epochs=1)
     assert torch.tensor(found["confusion"]).sum().item() == 20 * 16 * 16
     assert found["per_class"].keys() == {"background", *Shapes().classes}
     assert digest(on.encoder) == before
@@ -181,11 +181,11 @@ def test_a_coarse_grid_is_judged_on_the_mask_at_its_own_size_and_the_encoder_sta
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_masks_of_which_every_pixel_is_ignored_are_refused(split: str) -> None:
-    on = bench(RawPixels())
+    on = context(RawPixels())
     images = on.data.splits[split]
     images.dataset.masks[list(images.indices)] = 255
     with pytest.raises(InputError, match=f"In the masks of {split} every pixel is ignored"):
-        judge(on, epochs=1)
+        evaluate(on, epochs=1)
 
 
 class Apples(RawPixels):
@@ -193,17 +193,17 @@ class Apples(RawPixels):
 
     def forward(self, image: Tensor) -> Features:
         grid = image.as_subclass(OnMps)
-        return Features(pooled=grid.flatten(1), grid=grid)
+        return Features(pooled=grid.flatten(1), feature_map=grid)
 
 
 def test_a_device_without_float64_gives_the_same() -> None:
-    assert judge(bench(Apples()), epochs=1) == judge(bench(RawPixels()), epochs=1)
+    assert evaluate(context(Apples()), epochs=1) == evaluate(context(RawPixels()), epochs=1)
 
 
 def test_data_without_masks_and_an_empty_validation_split_are_refused() -> None:
     plain = Coloured()
     plain.mask_classes = []
     with pytest.raises(InputError, match="Coloured has no masks"):
-        judge(bench(RawPixels(), plain))
+        evaluate(context(RawPixels(), plain))
     with pytest.raises(InputError, match="The validation split is empty"):
-        judge(bench(RawPixels(), validation=0))
+        evaluate(context(RawPixels(), validation=0))

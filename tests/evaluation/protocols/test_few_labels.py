@@ -22,8 +22,8 @@ def splits(classes: int = 3) -> tuple[Labelled, Labelled, Labelled]:
     return train, validation, test
 
 
-def judge(protocol: FewLabels, *given: Labelled, classes: int = 3, seed: int = 0) -> list[Result]:
-    return protocol.judge(bench_of(*given, classes, seed))
+def evaluate(protocol: FewLabels, *given: Labelled, classes: int = 3, seed: int = 0) -> list[Result]:
+    return protocol.evaluate(bench_of(*given, classes, seed))
 
 
 @settings(deadline=None, max_examples=40)
@@ -60,7 +60,7 @@ def test_other_seeds_draw_other_images_and_every_image_as_often() -> None:
 def test_every_draw_is_scikit_learns_regression_on_the_same_rows(classes: int, prior: float) -> None:
     train, validation, test = splits(classes)
     protocol = FewLabels(shares=[0.1], per_class=[4], draws=3, prior=prior)
-    results = judge(protocol, train, validation, test, classes=classes, seed=7)
+    results = evaluate(protocol, train, validation, test, classes=classes, seed=7)
     assert [result.variant for result in results] == ["10 % of labels", "4 labels a class"]
     middle, scale = train[0].mean(0), train[0].std(0, correction=0)
     known, asked = (train[0] - middle) / scale, (test[0] - middle) / scale
@@ -84,13 +84,13 @@ def test_every_draw_is_scikit_learns_regression_on_the_same_rows(classes: int, p
 def test_validation_images_are_never_used() -> None:
     train, validation, test = splits()
     protocol = FewLabels(shares=[0.1], per_class=[3], draws=2)
-    first = judge(protocol, train, validation, test)
+    first = evaluate(protocol, train, validation, test)
     spoilt = 1e6 * validation[0].flip(0) + torch.inf, validation[1].flip(0)
-    assert judge(protocol, train, spoilt, test) == first
-    bench = bench_of(train, validation, test, 3)
-    del bench.known["validation"]
-    bench.data.splits["validation"].dataset.read = None  # nothing to read it with
-    assert protocol.judge(bench) == first
+    assert evaluate(protocol, train, spoilt, test) == first
+    context = bench_of(train, validation, test, 3)
+    del context.known["validation"]
+    context.data.splits["validation"].dataset.read = None  # nothing to read it with
+    assert protocol.evaluate(context) == first
 
 
 def test_features_are_standardised_by_all_training_images() -> None:
@@ -98,19 +98,19 @@ def test_features_are_standardised_by_all_training_images() -> None:
     protocol = FewLabels(shares=[0.1], per_class=[3], draws=2)
     factor = torch.tensor([1e3, 1, 1, 1e-3, 1, 1], dtype=torch.float64)
     moved: Any = [(rows * factor - 2 * factor, labels) for rows, labels in (train, validation, test)]
-    assert judge(protocol, *moved) == judge(protocol, train, validation, test)
+    assert evaluate(protocol, *moved) == evaluate(protocol, train, validation, test)
     # A test set by itself is not standardised at all.
     half = [(train[0], train[1]), validation, (test[0][::2], test[1][::2])]
-    whole = torch.tensor(judge(protocol, train, validation, test)[0].found["confusion"])
+    whole = torch.tensor(evaluate(protocol, train, validation, test)[0].found["confusion"])
     rest = [(train[0], train[1]), validation, (test[0][1::2], test[1][1::2])]
-    parts = [torch.tensor(judge(protocol, *part)[0].found["confusion"]) for part in (half, rest)]
+    parts = [torch.tensor(evaluate(protocol, *part)[0].found["confusion"]) for part in (half, rest)]
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
 def test_seeds_of_a_bench_give_other_draws_and_the_same_seed_the_same() -> None:
     given = splits()
     protocol = FewLabels(shares=[], per_class=[2], draws=4)
-    first, again, other = (judge(protocol, *given, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (evaluate(protocol, *given, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
@@ -122,7 +122,7 @@ def test_a_share_takes_each_class_in_proportion_and_at_least_once(share: float, 
     labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 4)
     features = torch.randn(124, 4, generator=torch.Generator().manual_seed(0))
     given = features, labels
-    (result,) = judge(FewLabels(shares=[share], per_class=[], draws=2), given, given, given)
+    (result,) = evaluate(FewLabels(shares=[share], per_class=[], draws=2), given, given, given)
     assert result.chosen == {"labels": sum(expected)}
 
 
@@ -130,21 +130,21 @@ def test_a_class_with_fewer_images_than_asked_for_gives_all_it_has() -> None:
     labels = torch.tensor([0] * 20 + [1] * 3)
     features = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
     given: Any = features, labels
-    (result,) = judge(FewLabels(shares=[], per_class=[10], draws=2), given, given, given, classes=3)
+    (result,) = evaluate(FewLabels(shares=[], per_class=[10], draws=2), given, given, given, classes=3)
     assert result.chosen == {"labels": 13}  # and a class without images stays without
     assert result.found["per_class"]["class 2"] is None
 
 
 def test_with_every_label_draws_agree_and_with_one_draw_there_is_no_spread() -> None:
     train, validation, test = splits()
-    (all_of_them,) = judge(FewLabels(shares=[1.0], per_class=[], draws=3), train, validation, test)
+    (all_of_them,) = evaluate(FewLabels(shares=[1.0], per_class=[], draws=3), train, validation, test)
     assert all_of_them.found["metrics"]["accuracy"]["std"] == 0
-    (once,) = judge(FewLabels(shares=[1.0], per_class=[], draws=1), train, validation, test)
+    (once,) = evaluate(FewLabels(shares=[1.0], per_class=[], draws=1), train, validation, test)
     assert once.found["metrics"]["accuracy"].keys() == {"value", "interval"}
 
 
 def test_more_labels_do_better() -> None:
-    results = judge(FewLabels(shares=[1.0], per_class=[1, 8], draws=4), *splits())
+    results = evaluate(FewLabels(shares=[1.0], per_class=[1, 8], draws=4), *splits())
     values = {result.variant: result.found["metrics"]["accuracy"]["value"] for result in results}
     assert values["1 labels a class"] + 0.05 < values["8 labels a class"] < values["100 % of labels"]
 

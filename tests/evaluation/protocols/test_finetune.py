@@ -63,9 +63,9 @@ class Tokens(Encoder):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, image: Tensor) -> Features:
-        patches = self.patch(self.normalise(image))
+        patches = self.patch(self.normalize(image))
         tokens = self.norm(self.blocks(patches.flatten(2).mT + self.cls_token))
-        return Features(pooled=tokens.mean(1), grid=tokens.mT.reshape(patches.shape))
+        return Features(pooled=tokens.mean(1), feature_map=tokens.mT.reshape(patches.shape))
 
 
 class Wrapped(Encoder):
@@ -77,7 +77,7 @@ class Wrapped(Encoder):
 
     def forward(self, image: torch.Tensor) -> Features:
         grid = self.net(image)
-        return Features(pooled=grid.mean((2, 3)), grid=grid)
+        return Features(pooled=grid.mean((2, 3)), feature_map=grid)
 
 
 def seeded(kind: type[Encoder], *args: int) -> Encoder:
@@ -86,7 +86,7 @@ def seeded(kind: type[Encoder], *args: int) -> Encoder:
         return kind(*args)
 
 
-def bench(encoder: Encoder, validation: int = 12, truthful: bool = True) -> EvaluationContext:
+def context(encoder: Encoder, validation: int = 12, truthful: bool = True) -> EvaluationContext:
     data = ImageDataModule(Colours(truthful), batch_size=BATCH, validation=validation)
     data.setup("fit")
     data.setup("test")
@@ -176,22 +176,22 @@ def by_hand(on: EvaluationContext, peak: float, epochs: int, warmup: int) -> Tun
     train = on.data.splits["train"]
     image, label = train.dataset.images[list(train.indices)], train.dataset.labels[list(train.indices)]
     steps = len(label) // BATCH
-    solver, step = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.0), 0
+    optimizer, step = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.0), 0
     network.train()
     for epoch in range(epochs):
         order = torch.randperm(len(label), generator=torch.Generator().manual_seed(on.seed + epoch))
         for rows in order[: steps * BATCH].split(BATCH):
             cosine = (1 + math.cos(math.pi * (step - warmup) / (epochs * steps - warmup))) / 2
-            solver.param_groups[0]["lr"] = peak * (min(1, (step + 1) / warmup) if step < warmup else cosine)
-            solver.zero_grad()
+            optimizer.param_groups[0]["lr"] = peak * (min(1, (step + 1) / warmup) if step < warmup else cosine)
+            optimizer.zero_grad()
             F.cross_entropy(network(image[rows] / 255), label[rows]).backward()
-            solver.step()
+            optimizer.step()
             step += 1
     return network.eval()
 
 
 def test_without_decays_it_is_plain_adamw_with_warm_up_and_cosine() -> None:
-    on = bench(seeded(Tokens))
+    on = context(seeded(Tokens))
     before = {name: value.clone() for name, value in on.encoder.state_dict().items()}
     protocol = FineTune(STILL, lr=(0.16,), layer_decay=1.0, weight_decay=0.0, epochs=3, warmup_epochs=1.5)
     network = protocol.tuned(on, 0.16, 3)
@@ -203,10 +203,10 @@ def test_without_decays_it_is_plain_adamw_with_warm_up_and_cosine() -> None:
 
 
 def test_the_copy_learns_an_easy_set_and_the_encoder_stays_as_it_is() -> None:
-    on = bench(seeded(FastCNN, 4))
+    on = context(seeded(FastCNN, 4))
     before = digest(on.encoder)
     protocol = FineTune(CropFlip(), lr=(0.2,), epochs=6)
-    (result,) = protocol.judge(on)
+    (result,) = protocol.evaluate(on)
     assert result.found["metrics"]["accuracy"]["value"] > 0.95
     assert result.chosen == {"lr": 0.2}
     assert digest(on.encoder) == before
@@ -215,7 +215,7 @@ def test_the_copy_learns_an_easy_set_and_the_encoder_stays_as_it_is() -> None:
 
 
 def test_the_copy_updates_its_running_statistics_and_is_handed_over_in_eval_mode() -> None:
-    on = bench(seeded(FastCNN, 2))
+    on = context(seeded(FastCNN, 2))
     network = FineTune(STILL, lr=(0.2,), epochs=1).tuned(on, 0.2, 3)
     statistics = {
         name: value for name, value in on.encoder.named_buffers() if name.endswith(("running_mean", "running_var"))
@@ -226,7 +226,7 @@ def test_the_copy_updates_its_running_statistics_and_is_handed_over_in_eval_mode
 
 
 def test_early_layers_move_less_than_late_ones() -> None:
-    on = bench(seeded(Tokens))
+    on = context(seeded(Tokens))
     network = FineTune(STILL, lr=(0.05,), layer_decay=0.1, weight_decay=0.0, epochs=1).tuned(on, 0.05, 3)
     moved = [
         (network.encoder.get_parameter(name) - on.encoder.get_parameter(name)).abs().max().item()
@@ -240,13 +240,13 @@ def test_the_same_seed_gives_the_same_network_and_global_state_does_not_matter()
     networks = []
     for state in (1, 2):
         torch.manual_seed(state)
-        networks.append(FineTune(CropFlip(), lr=(0.2,), epochs=1).tuned(bench(seeded(FastCNN, 2)), 0.2, 3))
+        networks.append(FineTune(CropFlip(), lr=(0.2,), epochs=1).tuned(context(seeded(FastCNN, 2)), 0.2, 3))
     assert digest(networks[0]) == digest(networks[1])
 
 
 def test_validation_chooses_among_learning_rates_that_did_not_diverge_and_test_does_not() -> None:
     protocol = FineTune(STILL, lr=(0.1, 1e30, 1e-6), epochs=3)
-    (one,), (other,) = (protocol.judge(bench(seeded(Tokens), truthful=truthful)) for truthful in (True, False))
+    (one,), (other,) = (protocol.evaluate(context(seeded(Tokens), truthful=truthful)) for truthful in (True, False))
     tried = one.chosen["validation accuracy by lr"]
     assert list(tried) == ["1e-06", "0.1", "1e+30"]
     assert tried["0.1"] > tried["1e-06"]
@@ -256,7 +256,7 @@ def test_validation_chooses_among_learning_rates_that_did_not_diverge_and_test_d
 
 
 def test_every_image_is_predicted_once_in_the_order_of_the_data_set() -> None:
-    on = bench(seeded(Tokens))
+    on = context(seeded(Tokens))
     network = FineTune(STILL, lr=(0.1,), epochs=1).tuned(on, 0.1, 3)
     for split, number in {"train": 60, "validation": 12, "test": 31}.items():
         predicted, labels = predict(network, on, split)
@@ -267,17 +267,17 @@ def test_every_image_is_predicted_once_in_the_order_of_the_data_set() -> None:
 
 
 def test_one_learning_rate_needs_no_validation_images_and_several_do() -> None:
-    on = bench(seeded(Tokens), validation=0)
-    assert FineTune(STILL, lr=(0.1,), epochs=1).judge(on)[0].chosen == {"lr": 0.1}
+    on = context(seeded(Tokens), validation=0)
+    assert FineTune(STILL, lr=(0.1,), epochs=1).evaluate(on)[0].chosen == {"lr": 0.1}
     with pytest.raises(InputError, match="The validation split is empty"):
-        FineTune(STILL, lr=(0.1, 0.2), epochs=1).judge(on)
+        FineTune(STILL, lr=(0.1, 0.2), epochs=1).evaluate(on)
 
 
 def test_clips_are_refused() -> None:
     data = ImageDataModule(ShapesClips(train=20, test=20, size=16, copies=1, frames=2), validation=5)
     data.setup("fit")
     with pytest.raises(InputError, match="ShapesClips holds clips"):
-        FineTune(STILL).judge(EvaluationContext(seeded(Tokens), data, "given", torch.device("cpu"), nullcontext))
+        FineTune(STILL).evaluate(EvaluationContext(seeded(Tokens), data, "given", torch.device("cpu"), nullcontext))
 
 
 @pytest.mark.parametrize("layer_decay", [0.0, -0.1, 1.1, math.nan])

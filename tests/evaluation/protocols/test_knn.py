@@ -187,7 +187,7 @@ def test_a_cold_temperature_stays_finite() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_bank_is_train_and_validation(metric: Similarity) -> None:
     train, validation, test = draw(5, 30), draw(6, 20), draw(7, 40)
-    (result,) = KNN(k=[7], temperature=[None], metric=metric).judge(bench_of(train, validation, test, CLASSES))
+    (result,) = KNN(k=[7], temperature=[None], metric=metric).evaluate(bench_of(train, validation, test, CLASSES))
     both = torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])
     model = KNeighborsClassifier(7, metric=metric, algorithm="brute").fit(*both)
     expected = model.predict(test[0])
@@ -200,7 +200,7 @@ def test_the_bank_is_train_and_validation(metric: Similarity) -> None:
 
 def test_validation_chooses_among_the_candidates_and_is_asked_about_among_train_alone() -> None:
     train, validation, test = draw(5, 60, spread=2.0), draw(6, 60, spread=2.0), draw(7, 40)
-    (result,) = KNN(k=[1, 15], temperature=[0.2, None]).judge(bench_of(train, validation, test, CLASSES))
+    (result,) = KNN(k=[1, 15], temperature=[0.2, None]).evaluate(bench_of(train, validation, test, CLASSES))
     tried = {}
     for k in (1, 15):
         for temperature in (0.2, None):
@@ -218,22 +218,22 @@ def test_validation_chooses_among_the_candidates_and_is_asked_about_among_train_
 def test_neither_test_labels_nor_test_images_change_what_is_chosen() -> None:
     train, validation, (images, labels) = draw(5, 60, spread=2.0), draw(6, 60, spread=2.0), draw(7, 40)
     protocol = KNN(k=[1, 5, 15], temperature=[0.1, None])
-    (first,) = protocol.judge(bench_of(train, validation, (images, labels), CLASSES))
-    (other,) = protocol.judge(bench_of(train, validation, (images, (labels + 1) % CLASSES), CLASSES))
+    (first,) = protocol.evaluate(bench_of(train, validation, (images, labels), CLASSES))
+    (other,) = protocol.evaluate(bench_of(train, validation, (images, (labels + 1) % CLASSES), CLASSES))
     assert other.chosen == first.chosen
     rolled = torch.tensor(other.found["confusion"]).roll(-1, 0)  # the same predictions
     assert rolled.tolist() == first.found["confusion"]
-    (fewer,) = protocol.judge(bench_of(train, validation, (-images[:9], labels[:9]), CLASSES))
+    (fewer,) = protocol.evaluate(bench_of(train, validation, (-images[:9], labels[:9]), CLASSES))
     assert fewer.chosen == first.chosen
 
 
 def test_a_choice_without_validation_images_is_refused() -> None:
     train, test = draw(5, 30), draw(7, 10)
     nothing = train[0][:0], train[1][:0]
-    (result,) = KNN(k=[5]).judge(bench_of(train, nothing, test, CLASSES))  # nothing to choose
+    (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # nothing to choose
     assert result.chosen == {"k": 5, "temperature": 0.1}
     with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
-        KNN(k=[3, 5]).judge(bench_of(train, nothing, test, CLASSES))
+        KNN(k=[3, 5]).evaluate(bench_of(train, nothing, test, CLASSES))
 
 
 @pytest.mark.parametrize("options", [{"k": []}, {"k": [0]}, {"temperature": []}, {"temperature": [0.1, 0.0]}])

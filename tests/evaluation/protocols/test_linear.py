@@ -28,7 +28,7 @@ BINARY = ["no", "yes"]
 
 
 def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> EvaluationContext:
-    """A bench that knows the features of its splits, so that no encoder is asked."""
+    """A context that knows the features of its splits, so that no encoder is asked."""
     known = {"train": train, "validation": validation, "test": test}
     splits = {
         name: Subset(InMemory(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels), range(len(labels)))
@@ -74,7 +74,7 @@ def accuracy(result: Result) -> float:
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_the_accuracy_and_confusion_are_those_of_a_pipeline_of_scikit_learns(classes: int) -> None:
     train, validation, test = (clusters(seed, 150, classes=classes, spread=1.2) for seed in (6, 7, 8))
-    (result,) = LinearProbe(l2=[0.1, 0.01, 0.001]).judge(bench_of(train, validation, test, classes))
+    (result,) = LinearProbe(l2=[0.1, 0.01, 0.001]).evaluate(bench_of(train, validation, test, classes))
     scaler = StandardScaler().fit(train[0])
     swept = {
         l2: make_pipeline(scaler, scikit(l2, 150, classes)).fit(*train).score(*validation) for l2 in (0.1, 0.01, 0.001)
@@ -125,7 +125,7 @@ def test_of_penalties_that_do_equally_well_the_strongest_is_chosen() -> None:
     labels = torch.arange(40) % 2
     features = torch.stack([2.0 * labels - 1, torch.linspace(-1, 1, 40)], 1)
     split = features, labels
-    (result,) = LinearProbe(l2=[1e-3, 1e-1, 1e-2]).judge(bench_of(split, split, split, 2))
+    (result,) = LinearProbe(l2=[1e-3, 1e-1, 1e-2]).evaluate(bench_of(split, split, split, 2))
     assert result.chosen == {"l2": 0.1, "validation accuracy by l2": {"0.1": 1.0, "0.01": 1.0, "0.001": 1.0}}
 
 
@@ -190,17 +190,17 @@ def test_the_sweep_goes_on_while_validation_is_within_reach_of_the_best(monkeypa
 
 def test_penalties_are_tried_from_the_strongest_whatever_their_order() -> None:
     splits = overfitting()
-    results = [LinearProbe(l2=l2).judge(bench_of(*splits, 2)) for l2 in ([0.3, 1e-2], [1e-2, 0.3])]
+    results = [LinearProbe(l2=l2).evaluate(bench_of(*splits, 2)) for l2 in ([0.3, 1e-2], [1e-2, 0.3])]
     assert results[0] == results[1]
     assert list(results[0][0].chosen["validation accuracy by l2"]) == ["0.3", "0.01"]
 
 
-def test_clips_are_judged_by_the_mean_of_their_frames() -> None:
+def test_clips_are_evaluated_by_the_mean_of_their_frames() -> None:
     train, validation, test = (clusters(seed, 60) for seed in (1, 2, 3))
     shake = torch.tensor([-5.0, 2.0, 3.0], dtype=torch.float64)[:, None]  # of mean zero
     clips = [(features[:, None] + shake, labels) for features, labels in (train, validation, test)]
-    (still,) = LinearProbe(l2=[0.01]).judge(bench_of(train, validation, test, 3))
-    (moving,) = LinearProbe(l2=[0.01]).judge(bench_of(*clips, 3))
+    (still,) = LinearProbe(l2=[0.01]).evaluate(bench_of(train, validation, test, 3))
+    (moving,) = LinearProbe(l2=[0.01]).evaluate(bench_of(*clips, 3))
     assert moving == still
 
 
@@ -220,7 +220,7 @@ def test_an_empty_validation_split_is_refused() -> None:
     train, _, test = overfitting()
     nothing: Any = train[0][:0], train[1][:0]
     with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
-        LinearProbe().judge(bench_of(train, nothing, test, 2))
+        LinearProbe().evaluate(bench_of(train, nothing, test, 2))
 
 
 @pytest.mark.parametrize("l2", [[], [0.0], [0.1, -1e-3]])

@@ -16,10 +16,10 @@ from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels
 from simmim_pl.evaluation.protocol import Result
 from simmim_pl.evaluation.protocols.video import TemporalHead
-from simmim_pl.evaluation.training import Sweep
+from simmim_pl.evaluation.training import LRSearch
 
 TRAIN, TEST, FRAMES = 96, 80, 4
-SWEEP = Sweep((0.3, 1e-5), "adam", epochs=30)
+SWEEP = LRSearch((0.3, 1e-5), "adam", epochs=30)
 VARIANTS = ["one frame", "mean of frames", "temporal head"]
 
 
@@ -67,15 +67,15 @@ class Middle(Clips):
         return clips
 
 
-def bench(source: Source, validation: int = 24) -> EvaluationContext:
+def context(source: Source, validation: int = 24) -> EvaluationContext:
     data = ImageDataModule(source, batch_size=16, validation=validation, workers=0)
     data.setup("fit")
     data.setup("test")
     return EvaluationContext(RawPixels().eval(), data, "given", torch.device("cpu"), nullcontext)
 
 
-def judge(on: EvaluationContext, sweep: Sweep = SWEEP, hidden: int = 16) -> dict[str, Result]:
-    results = VideoProbe(l2=(1e-1, 1e-3), hidden=hidden, sweep=sweep).judge(on)
+def evaluate(on: EvaluationContext, lr_search: LRSearch = SWEEP, hidden: int = 16) -> dict[str, Result]:
+    results = VideoProbe(l2=(1e-1, 1e-3), hidden=hidden, lr_search=lr_search).evaluate(on)
     assert [result.variant for result in results] == VARIANTS
     return {result.variant: result for result in results}
 
@@ -91,35 +91,35 @@ def near_chance(result: Result, chance: float, number: int) -> bool:
 
 
 def test_what_every_frame_tells_all_variants_find() -> None:
-    assert [accuracy(result) for result in judge(bench(Brightness())).values()] == [1, 1, 1]
+    assert [accuracy(result) for result in evaluate(context(Brightness())).values()] == [1, 1, 1]
 
 
 def test_a_direction_is_found_by_the_temporal_head_alone() -> None:
-    found = judge(bench(Direction()))
+    found = evaluate(context(Direction()))
     assert accuracy(found["temporal head"]) > 0.95
     assert near_chance(found["one frame"], 0.5, TEST)
     assert near_chance(found["mean of frames"], 0.5, TEST)
 
 
 def test_the_one_frame_is_the_middle_one() -> None:
-    assert accuracy(judge(bench(Middle()), Sweep((1e-3,), epochs=1))["one frame"]) == 1
+    assert accuracy(evaluate(context(Middle()), LRSearch((1e-3,), epochs=1))["one frame"]) == 1
 
 
 def test_the_mean_of_frames_is_the_linear_probe_of_clips() -> None:
-    on = bench(Middle())
-    mean = judge(on, Sweep((1e-3,), epochs=1))["mean of frames"]
-    (probe,) = LinearProbe(l2=(1e-1, 1e-3)).judge(on)
+    on = context(Middle())
+    mean = evaluate(on, LRSearch((1e-3,), epochs=1))["mean of frames"]
+    (probe,) = LinearProbe(l2=(1e-1, 1e-3)).evaluate(on)
     assert mean.found == probe.found
     assert mean.chosen == probe.chosen
 
 
 def test_no_frame_of_procedural_clips_tells_how_they_turn() -> None:
-    on = bench(ShapesClips(train=200, test=150, size=16, copies=1, frames=3), validation=40)
-    assert near_chance(judge(on, Sweep((1e-3,), epochs=1), hidden=2)["one frame"], 0.25, 150)
+    on = context(ShapesClips(train=200, test=150, size=16, copies=1, frames=3), validation=40)
+    assert near_chance(evaluate(on, LRSearch((1e-3,), epochs=1), hidden=2)["one frame"], 0.25, 150)
 
 
 def test_validation_chooses_the_learning_rate_and_test_labels_only_score() -> None:
-    one, other = (judge(bench(Direction(falsify)))["temporal head"] for falsify in (False, True))
+    one, other = (evaluate(context(Direction(falsify)))["temporal head"] for falsify in (False, True))
     tried = one.chosen["validation accuracy by lr"]
     assert list(tried) == ["1e-05", "0.3"]
     assert tried["0.3"] > tried["1e-05"]
@@ -133,19 +133,19 @@ def test_learning_rates_are_for_the_clips_that_a_step_sees(
     size: int, seen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    train = Sweep.train
-    monkeypatch.setattr(Sweep, "train", lambda self, *args: asked.append(args[3]) or train(self, *args))
-    on = bench(Brightness())
+    train = LRSearch.train
+    monkeypatch.setattr(LRSearch, "train", lambda self, *args: asked.append(args[3]) or train(self, *args))
+    on = context(Brightness())
     on.data.batch_size = size
-    judge(on, Sweep((1e-3,), epochs=1), hidden=2)
+    evaluate(on, LRSearch((1e-3,), epochs=1), hidden=2)
     assert asked == [seen]
 
 
 def test_the_seed_decides_and_global_state_does_not_matter() -> None:
-    on, found = bench(Direction()), []
+    on, found = context(Direction()), []
     for state in (1, 2):
         torch.manual_seed(state)
-        found.append(judge(on, Sweep((0.03,), epochs=2)))
+        found.append(evaluate(on, LRSearch((0.03,), epochs=2)))
     assert found[0] == found[1]
 
 
@@ -161,6 +161,6 @@ def test_the_temporal_head_sees_order_and_the_number_of_frames_is_free() -> None
 
 def test_images_and_an_empty_validation_split_are_refused() -> None:
     with pytest.raises(InputError, match="Shapes holds images, and a video probe needs clips"):
-        judge(bench(Shapes(train=50, test=20, size=16, copies=1)))
+        evaluate(context(Shapes(train=50, test=20, size=16, copies=1)))
     with pytest.raises(InputError, match="The validation split is empty"):
-        judge(bench(Brightness(), validation=0))
+        evaluate(context(Brightness(), validation=0))

@@ -1,11 +1,11 @@
-"""Late views: which are refused before a run, and not at its end."""
+"""Final views: which are refused before a run, and not at its end."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from simmim_pl.contracts import InputError, Views
-from simmim_pl.data.late import check
+from simmim_pl.data.final_views import check
 from simmim_pl.views import ContrastiveViews, CropFlip
 
 
@@ -17,7 +17,7 @@ class Stranger(Views):
 
 
 @pytest.mark.parametrize(
-    ("views", "late"),
+    ("views", "final"),
     [
         (None, None),
         (ContrastiveViews(16), None),
@@ -29,18 +29,18 @@ class Stranger(Views):
         (Stranger(), Stranger()),
     ],
 )
-def test_late_views_that_can_be_taken(views: Views | None, late: Views | None) -> None:
-    check(views, late)
+def test_final_views_that_can_be_taken(views: Views | None, final: Views | None) -> None:
+    check(views, final)
 
 
 @pytest.mark.parametrize(
-    ("late", "says"),
+    ("final", "says"),
     [
-        (ContrastiveViews(15), "Late views of 15 pixels are smaller than the views of 16 before"),
-        (CropFlip(), "CropFlip makes one late view of an image"),
-        (CropFlip(20), "set --data.late_views simmim_pl.views.ContrastiveViews, or null"),
+        (ContrastiveViews(15), "Final views of 15 pixels are smaller than the views of 16 before"),
+        (CropFlip(), "CropFlip makes one final view of an image"),
+        (CropFlip(20), "set --data.final_views simmim_pl.views.ContrastiveViews, or null"),
     ],
 )
-def test_late_views_that_are_refused(late: Views, says: str) -> None:
+def test_final_views_that_are_refused(final: Views, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        check(ContrastiveViews(16), late)
+        check(ContrastiveViews(16), final)
