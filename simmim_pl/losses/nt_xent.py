@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
+from simmim_pl.gpu import nt_xent as fused
 from simmim_pl.losses.loss import Loss
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.once_differentiable import first_only
@@ -53,6 +54,8 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
     0.5514
     """
     check(z, temperature)
+    if fused.serves(z):
+        return fused.nt_xent(z, temperature, decoupled)
     with torch.autocast(z.device.type, enabled=False):
         unit = on_sphere(z)
         anchors = unit.flatten(0, 1)
@@ -104,6 +107,8 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     >>> contrastive_accuracy(torch.eye(2).expand(2, 2, 2)).item()
     1.0
     """
+    if fused.serves(z):
+        return fused.contrastive_accuracy(z)
     with torch.autocast(z.device.type, enabled=False):  # bfloat16 similarities tie, and the first of equals would win
         anchors = on_sphere(z).flatten(0, 1)
         rows, batch = distributed.all_gather(anchors), z.shape[1]

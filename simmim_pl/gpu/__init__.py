@@ -1,0 +1,1 @@
+"""What makes one GPU fast, and touches nothing on another processor."""

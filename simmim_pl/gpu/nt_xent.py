@@ -1,0 +1,144 @@
+"""NT-Xent on a GPU: similarities are made and used in tiles, and never leave the chip.
+
+Let ``u_i`` be the unit rows of all ranks, ``s_ij`` their similarities over the temperature, minus infinity if left out,
+and ``p_ij = exp(s_ij - log Σ_k exp s_ik)``. What is left out is left out both ways, so s is symmetric, and the gradient
+of all ranks' losses with respect to this rank's row i is
+
+    ∂/∂u_i = 1 / (A τ) · Σ_j (p_ij g_i + p_ji g_j) u_j  -  positives' part,
+
+with A anchors a rank, and g the gradient that came to the loss of a row's rank. A rank that knows every row and every
+row's log-sum-exp therefore has its rows' whole gradient by itself: one product forward, two backward, three in all, as
+many as a loss needs that keeps the softmax; and gradients of rows never travel. On one rank nothing differs.
+
+- Four kernels and a mean make the loss and its gradient: ``normalise``, which makes unit rows and the positives' term,
+  ``log_partition``, and ``gradient``, which ends with the derivative of the normalisation. All sums have one order.
+- Elements of unit rows are at most 1, of weights 2, so that a pair of float16, scaled, holds 22 of float32's 24 bits.
+  Three float16 products then give what TF32x3 gives at half its cost, since tensor cores do float16 twice as fast,
+  and take it from memory as it is: rows are split once, TF32 would be split in every tile.
+- Memory: rows as pairs, as much as the rows in float32, and three numbers a row.
+- Nothing waits for the GPU, and nothing depends on values: a CUDA graph can hold it.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.once_differentiable import first_only
+
+WIDEST = 256  # elements of a row: of wider ones no tile fits the chip
+FAR = 50.0  # log2 of exp(1/τ), beyond which the squared range of exp(s) leaves float32
+SHARED = 101376  # bytes on the chip that a program can have on any GPU since Ampere; torch before 2.7 does not say
+TRITON = find_spec("triton") is not None
+# Anchors and rows of a tile, warps, stages of loading: the first that fits the chip and leaves no part of it idle.
+TILES = ((256, 64, 8, 2), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2), (16, 32, 4, 2))
+
+
+def serves(z: Tensor) -> bool:
+    """Whether these kernels compute the loss of ``z``: on an NVIDIA GPU since Ampere, with Triton, and not float64."""
+    return (
+        z.is_cuda
+        and TRITON
+        and z.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and z.shape[-1] <= WIDEST
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(z.device) >= (8, 0)
+    )
+
+
+def nt_xent(z: Float[Tensor, "V B P"], temperature: float, decoupled: bool) -> Float[Tensor, ""]:
+    """:func:`simmim_pl.losses.nt_xent`, for what :func:`serves`."""
+    loss: Tensor = FusedNTXent.apply(z, temperature, decoupled)
+    return loss
+
+
+class FusedNTXent(torch.autograd.Function):
+    """Loss and gradient; the gradient is that of all ranks' losses, as if rows were gathered with gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, temperature: float, decoupled: bool) -> Tensor:
+        from simmim_pl.gpu import nt_xent_kernels as kernels
+
+        views, images, _ = z.shape
+        z, anchors, scale = z.contiguous(), views * images, math.log2(math.e) / temperature
+        with torch.cuda.device_of(z):
+            pairs, agreement = normalised(z, 1 / (temperature * (views - 1)))
+            rows, first = distributed.gather(pairs), distributed.rank() * anchors
+            log_mass, loss = torch.empty_like(agreement), torch.empty_like(agreement)
+            where = (anchors, len(rows), first, images if decoupled else anchors)
+            grid, tile = tiles(rows, anchors)
+            kernels.log_partition[grid](rows, agreement, log_mass, loss, *where, scale, **tile)
+        ctx.save_for_backward(z, rows, distributed.gather(log_mass))
+        ctx.where, ctx.scale, ctx.temperature = where, scale, temperature
+        return loss.mean()
+
+    @staticmethod
+    @first_only
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        from simmim_pl.gpu import nt_xent_kernels as kernels
+
+        z, rows, log_mass = ctx.saved_tensors
+        (views, _, _), anchors = z.shape, ctx.where[0]
+        grads, by_z = distributed.gather(grad.reshape(1)), torch.empty_like(z)
+        grid, tile = tiles(rows, anchors, tallest=128)
+        kernels.gradient[grid](
+            *(z, rows, log_mass, grads, by_z, *z.shape, len(grads), *ctx.where),
+            *(ctx.scale, 2 / (views - 1), 1 / (anchors * ctx.temperature)),
+            **(tile | {"FAR": ctx.scale > FAR, "RANKS": power_of_2(len(grads))}),
+        )
+        return by_z, None, None
+
+
+@torch.no_grad()
+def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
+    """:func:`simmim_pl.losses.nt_xent.contrastive_accuracy`, for what :func:`serves`; of equals none is nearest."""
+    from simmim_pl.gpu import nt_xent_kernels as kernels
+
+    images, anchors = z.shape[1], z.shape[0] * z.shape[1]
+    with torch.cuda.device_of(z):
+        pairs, hit = normalised(z.contiguous(), 1.0)
+        rows = distributed.gather(pairs)
+        grid, tile = tiles(rows, anchors)
+        kernels.nearest[grid](rows, hit, anchors, len(rows), distributed.rank() * anchors, images, **tile)
+    return hit.mean()
+
+
+def normalised(z: Tensor, pull: float) -> tuple[Tensor, Tensor]:
+    """This rank's unit rows as pairs, and pull times every anchor's summed similarity to its positives."""
+    from simmim_pl.gpu import nt_xent_kernels as kernels
+
+    (views, images, width), padded = z.shape, max(16, power_of_2(z.shape[-1]))
+    pairs = torch.empty(views * images, 2, padded, dtype=torch.float16, device=z.device)
+    agreement = torch.empty(views * images, dtype=torch.float32, device=z.device)
+    tall = 2048 // padded
+    grid = (-(-images // tall),)
+    kernels.normalise[grid](z, pairs, agreement, views, images, width, pull, WIDTH=padded, TALL=tall)
+    return pairs, agreement
+
+
+def tiles(rows: Tensor, anchors: int, tallest: int = 256) -> tuple[tuple[int], dict[str, int]]:
+    """How many programs a kernel is launched with, and their tile."""
+    device = torch.cuda.get_device_properties(rows.device) if rows.is_cuda else None
+    processors = getattr(device, "multi_processor_count", 1)
+    shared = getattr(device, "shared_memory_per_block_optin", SHARED)
+    padded = rows.shape[-1]
+    for tall, wide, warps, stages in TILES:  # noqa: B007, the last serves everything
+        fits = (tall + stages * wide) * 4 * padded + 2**12 <= shared
+        if fits and tall <= tallest and (anchors >= tall * processors or tall <= 64):
+            break
+    if padded > 128:
+        warps = max(warps, 8)
+    return (-(-anchors // tall),), {
+        "WIDTH": padded, "TALL": tall, "WIDE": wide, "num_warps": warps, "num_stages": stages
+    }  # fmt: skip
+
+
+def power_of_2(number: int) -> int:
+    """The least power of two that is no smaller."""
+    return 1 << (number - 1).bit_length()
