@@ -35,6 +35,7 @@ from simmim_pl.runtime.once_differentiable import first_only
 WIDEST = 256  # elements of a row: of wider ones no tile fits the chip
 FAR = 50.0  # log2 of exp(1/τ), beyond which the squared range of exp(s) leaves float32
 SHARED = 101376  # bytes on the chip that a program can have on any GPU since Ampere; torch before 2.7 does not say
+SPARE = 4096  # bytes for what a program holds beside rows
 TRITON = find_spec("triton") is not None
 # Anchors and rows of a tile, warps, stages of loading: the first that fits the chip and leaves no part of it idle.
 TILES = ((256, 64, 8, 2), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2), (16, 32, 4, 2))
@@ -72,7 +73,7 @@ class FusedNTXent(torch.autograd.Function):
             rows, first = distributed.gather(pairs), distributed.rank() * anchors
             log_mass, loss = torch.empty_like(agreement), torch.empty_like(agreement)
             where = (anchors, len(rows), first, images if decoupled else anchors)
-            grid, tile = tiles(rows, anchors)
+            grid, tile = launch(rows, anchors)
             kernels.log_partition[grid](rows, agreement, log_mass, loss, *where, scale, **tile)
         ctx.save_for_backward(z, rows, distributed.gather(log_mass))
         ctx.where, ctx.scale, ctx.temperature = where, scale, temperature
@@ -86,7 +87,7 @@ class FusedNTXent(torch.autograd.Function):
         z, rows, log_mass = ctx.saved_tensors
         (views, _, _), anchors = z.shape, ctx.where[0]
         grads, by_z = distributed.gather(grad.reshape(1)), torch.empty_like(z)
-        grid, tile = tiles(rows, anchors, tallest=128)
+        grid, tile = launch(rows, anchors, tallest=128)
         kernels.gradient[grid](
             *(z, rows, log_mass, grads, by_z, *z.shape, len(grads), *ctx.where),
             *(ctx.scale, 2 / (views - 1), 1 / (anchors * ctx.temperature)),
@@ -104,7 +105,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     with torch.cuda.device_of(z):
         pairs, hit = normalised(z.contiguous(), 1.0)
         rows = distributed.gather(pairs)
-        grid, tile = tiles(rows, anchors)
+        grid, tile = launch(rows, anchors)
         kernels.nearest[grid](rows, hit, anchors, len(rows), distributed.rank() * anchors, images, **tile)
     return hit.mean()
 
@@ -122,21 +123,25 @@ def normalised(z: Tensor, pull: float) -> tuple[Tensor, Tensor]:
     return pairs, agreement
 
 
-def tiles(rows: Tensor, anchors: int, tallest: int = 256) -> tuple[tuple[int], dict[str, int]]:
-    """How many programs a kernel is launched with, and their tile."""
+def launch(rows: Tensor, anchors: int, tallest: int = 256) -> tuple[tuple[int], dict[str, int]]:
+    """How many programs a kernel is started with, and what each holds."""
     device = torch.cuda.get_device_properties(rows.device) if rows.is_cuda else None
-    processors = getattr(device, "multi_processor_count", 1)
-    shared = getattr(device, "shared_memory_per_block_optin", SHARED)
-    padded = rows.shape[-1]
-    for tall, wide, warps, stages in TILES:  # noqa: B007, the last serves everything
-        fits = (tall + stages * wide) * 4 * padded + 2**12 <= shared
-        if fits and tall <= tallest and (anchors >= tall * processors or tall <= 64):
-            break
-    if padded > 128:
-        warps = max(warps, 8)
-    return (-(-anchors // tall),), {
-        "WIDTH": padded, "TALL": tall, "WIDE": wide, "num_warps": warps, "num_stages": stages
-    }  # fmt: skip
+    processors, shared = (
+        getattr(device, "multi_processor_count", 1),
+        getattr(device, "shared_memory_per_block_optin", SHARED),
+    )
+    tall, wide, warps, stages = tile(rows.shape[-1], anchors, processors, shared, tallest)
+    sizes = {"WIDTH": rows.shape[-1], "TALL": tall, "WIDE": wide}
+    return (-(-anchors // tall),), sizes | {"num_warps": warps, "num_stages": stages}
+
+
+def tile(width: int, anchors: int, processors: int, shared: int, tallest: int) -> tuple[int, int, int, int]:
+    """The first of :data:`TILES` whose rows fit in ``shared`` bytes, and of which every processor has one."""
+    for tall, wide, warps, stages in TILES:
+        fits = (tall + stages * wide) * 4 * width + SPARE <= shared
+        if fits and tall <= tallest and (tall <= 64 or anchors >= tall * processors):
+            return tall, wide, warps if width <= 128 else 8, stages
+    return TILES[-1]
 
 
 def power_of_2(number: int) -> int:
