@@ -10,7 +10,7 @@ with A anchors a rank, and g the gradient that came to the loss of a row's rank.
 row's log-sum-exp therefore has its rows' whole gradient by itself: one product forward, two backward, three in all, as
 many as a loss needs that keeps the softmax; and gradients of rows never travel. On one rank nothing differs.
 
-- Four kernels and a mean make the loss and its gradient: ``normalise``, which makes unit rows and the positives' term,
+- Three kernels and a mean make the loss and its gradient: ``normalise``, which makes unit rows and the positives' term,
   ``log_partition``, and ``gradient``, which ends with the derivative of the normalisation. All sums have one order.
 - Elements of unit rows are at most 1, of weights 2, so that a pair of float16, scaled, holds 22 of float32's 24 bits.
   Three float16 products then give what TF32x3 gives at half its cost, since tensor cores do float16 twice as fast,
@@ -70,12 +70,12 @@ class FusedNTXent(torch.autograd.Function):
         z, anchors, scale = z.contiguous(), views * images, math.log2(math.e) / temperature
         with torch.cuda.device_of(z):
             pairs, agreement = normalised(z, 1 / (temperature * (views - 1)))
-            rows, first = distributed.gather(pairs), distributed.rank() * anchors
+            rows, first = distributed.all_gather(pairs), distributed.rank() * anchors
             log_mass, loss = torch.empty_like(agreement), torch.empty_like(agreement)
             where = (anchors, len(rows), first, images if decoupled else anchors)
             grid, tile = launch(rows, anchors)
             kernels.log_partition[grid](rows, agreement, log_mass, loss, *where, scale, **tile)
-        ctx.save_for_backward(z, rows, distributed.gather(log_mass))
+        ctx.save_for_backward(z, rows, log_mass)
         ctx.where, ctx.scale, ctx.temperature = where, scale, temperature
         return loss.mean()
 
@@ -86,10 +86,11 @@ class FusedNTXent(torch.autograd.Function):
 
         z, rows, log_mass = ctx.saved_tensors
         (views, _, _), anchors = z.shape, ctx.where[0]
-        grads, by_z = distributed.gather(grad.reshape(1)), torch.empty_like(z)
+        log_masses, grads = distributed.all_gather(log_mass), distributed.all_gather(grad.reshape(1))
+        by_z = torch.empty_like(z)
         grid, tile = launch(rows, anchors, tallest=128)
         kernels.gradient[grid](
-            *(z, rows, log_mass, grads, by_z, *z.shape, len(grads), *ctx.where),
+            *(z, rows, log_masses, grads, by_z, *z.shape, len(grads), *ctx.where),
             *(ctx.scale, 2 / (views - 1), 1 / (anchors * ctx.temperature)),
             **(tile | {"FAR": ctx.scale > FAR, "RANKS": power_of_2(len(grads))}),
         )
@@ -104,7 +105,7 @@ def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     images, anchors = z.shape[1], z.shape[0] * z.shape[1]
     with torch.cuda.device_of(z):
         pairs, hit = normalised(z.contiguous(), 1.0)
-        rows = distributed.gather(pairs)
+        rows = distributed.all_gather(pairs)
         grid, tile = launch(rows, anchors)
         kernels.nearest[grid](rows, hit, anchors, len(rows), distributed.rank() * anchors, images, **tile)
     return hit.mean()

@@ -12,8 +12,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-UNIT = tl.constexpr(2.0**8)  # an element of a unit row, times this, is a pair of float16 with 22 significant bits
-WEIGHT = tl.constexpr(14.0)  # the same of a softmax weight, as a power of two: the sum of two weights is at most 2
+# Before they are split, so that the smaller half is a normal float16 too:
+UNIT = tl.constexpr(2.0**8)  # what elements of unit rows are multiplied by
+WEIGHT = tl.constexpr(14.0)  # of which power of two softmax weights are; the sum of two is at most 2, a float16 65504
 
 
 @triton.jit
@@ -72,10 +73,13 @@ def load(rows, row, inside, WIDTH: tl.constexpr):
 @triton.jit
 @no_type_check
 def products(high, low, their_high, their_low):
-    """``[TALL, WIDE]`` cosine similarities. Small products first: a tensor core rounds its sum towards zero."""
+    """``[TALL, WIDE]`` similarities, times the square of UNIT.
+
+    Small products come first: tensor cores round sums towards zero (Fasi et al. 2021, doi 10.7717/peerj-cs.330).
+    """
     s = tl.dot(low, tl.trans(their_high))
     s = tl.dot(high, tl.trans(their_low), s)
-    return tl.dot(high, tl.trans(their_high), s) * (1 / (UNIT * UNIT))
+    return tl.dot(high, tl.trans(their_high), s)
 
 
 @triton.jit
@@ -89,9 +93,9 @@ def place(key, first, anchors, period):
 @triton.jit
 @no_type_check
 def similarities(high, low, mine, their_high, their_low, key, keys, first, anchors, period, scale):
-    """Products times scale; minus infinity to rows in the anchor's own place, and past the last row."""
+    """Similarities times scale; minus infinity to rows in the anchor's own place, and past the last row."""
     past = tl.where(key < keys, 0.0, -float("inf"))
-    s = products(high, low, their_high, their_low) * scale + past[None, :]
+    s = products(high, low, their_high, their_low) * (scale / (UNIT * UNIT)) + past[None, :]
     return tl.where(place(key, first, anchors, period)[None, :] == mine[:, None], -float("inf"), s)
 
 
@@ -126,14 +130,14 @@ def gradient(
     z, rows, log_mass, grads, out, views, images, width, ranks, anchors, keys, first, period, scale, pull, share,
     FAR: tl.constexpr, RANKS: tl.constexpr, WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Of every anchor ``Σ_j (p_ij g_i + p_ji g_j) u_j`` less its positives' part, through its normalisation."""
+    """Of every anchor ``share (Σ_j (p_ij g_i + p_ji g_j) u_j - pull g_i Σ_positives u)``, through its normalisation."""
     row = tl.program_id(0) * TALL + tl.arange(0, TALL)
     inside, mine = row < anchors, row % period
     high, low = load(rows, first + row, inside, WIDTH)
     rank = tl.arange(0, RANKS)
-    unitary = tl.max(tl.abs(tl.load(grads + rank, mask=rank < ranks, other=0.0)), 0)
-    unitary = tl.where(unitary == 0, 1.0, unitary)
-    own_grad = tl.load(grads + first // anchors) / unitary
+    greatest = tl.max(tl.abs(tl.load(grads + rank, mask=rank < ranks, other=0.0)), 0)
+    greatest = tl.where(greatest == 0, 1.0, greatest)  # by which all are divided, for weights within float16
+    own_grad = tl.load(grads + first // anchors) / greatest
     own_log = tl.load(log_mass + first + row, mask=inside, other=0.0) - WEIGHT
     own_weight = own_grad * tl.exp2(scale - own_log)
     total = tl.zeros([TALL, WIDTH], tl.float32)
@@ -142,7 +146,7 @@ def gradient(
         there = key < keys
         their_high, their_low = load(rows, key, there, WIDTH)
         their_log = tl.load(log_mass + key, mask=there, other=0.0) - WEIGHT
-        their_grad = tl.load(grads + key // anchors, mask=there, other=0.0) / unitary
+        their_grad = tl.load(grads + key // anchors, mask=there, other=0.0) / greatest
         s = similarities(high, low, mine, their_high, their_low, key, keys, first, anchors, period, scale)
         if FAR:
             weight = own_grad * tl.exp2(s - own_log[:, None]) + their_grad[None, :] * tl.exp2(s - their_log[None, :])
@@ -162,7 +166,7 @@ def gradient(
         others += also
     by_unit = total - others * (own_grad * pull)
     across = by_unit - tl.sum(by_unit * unit, 1)[:, None] * unit
-    by_z = across * (inverse * unitary * share)[:, None]
+    by_z = across * (inverse * greatest * share)[:, None]
     column = tl.arange(0, WIDTH)
     pointer = out + row[:, None] * width + column
     tl.store(pointer, by_z.to(out.dtype.element_ty), mask=inside[:, None] & (column < width))
@@ -178,14 +182,14 @@ def nearest(
     row = tl.program_id(0) * TALL + tl.arange(0, TALL)
     inside, mine = row < anchors, row % images
     high, low = load(rows, first + row, inside, WIDTH)
-    own = tl.full([TALL], -2.0, tl.float32)
-    other = tl.full([TALL], -2.0, tl.float32)
+    own = tl.full([TALL], -float("inf"), tl.float32)
+    other = own
     for start in range(0, keys, WIDE):
         key = start + tl.arange(0, WIDE)
         their_high, their_low = load(rows, key, key < keys, WIDTH)
         s = products(high, low, their_high, their_low) + tl.where(key < keys, 0.0, -float("inf"))[None, :]
         same = place(key, first, anchors, images)[None, :] == mine[:, None]
-        itself = (key - first)[None, :] == row[:, None]
-        own = tl.maximum(own, tl.max(tl.where(same & (itself == 0), s, -2.0), 1))
-        other = tl.maximum(other, tl.max(tl.where(same, -2.0, s), 1))
+        positive = same & ((key - first)[None, :] != row[:, None])
+        own = tl.maximum(own, tl.max(tl.where(positive, s, -float("inf")), 1))
+        other = tl.maximum(other, tl.max(tl.where(same, -float("inf"), s), 1))
     tl.store(hit + row, (own > other).to(tl.float32), mask=inside)

@@ -104,6 +104,8 @@ class LogPartition(torch.autograd.Function):
 def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
     """Share of anchors whose nearest other row is a view of the same image: the task's own top-1, in [0, 1].
 
+    Of rows equally near, the first is taken; on a GPU another image's.
+
     >>> contrastive_accuracy(torch.eye(2).expand(2, 2, 2)).item()
     1.0
     """
