@@ -49,4 +49,4 @@ def on_a_rank(rank: int, ranks: int) -> list[str]:
 def test_neither_gathering_nor_batch_norm_over_ranks_has_one():
     for gathering, norm in on_ranks(2, on_a_rank):
         assert "Gather has a first derivative only" in gathering
-        assert "Normalise has a first derivative only" in norm
+        assert "Normalize has a first derivative only" in norm
