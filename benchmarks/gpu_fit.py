@@ -11,17 +11,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from gpu_table import ROOT
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from simmim_pl.data.source import InMemory, Source
 
-ROOT = Path(__file__).parents[1]
 KERNELS = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")  # the profiler itself calls cudaDeviceSynchronize
 ON_THE_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -61,7 +61,7 @@ class Timed:
     images: float = 0.0
     seconds: float = 0.0
     memory: int = 0
-    trace: list[dict[str, Any]] | None = None
+    trace: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def rate(self) -> float:

@@ -39,6 +39,7 @@ TESTS_OF_THE_WHOLE = {
         "test_failures",
         "test_precision",
         "test_nodes",
+        "test_benchmarks",
         "test_notebooks",
     ),
 }
