@@ -5,7 +5,7 @@ BIN := .venv/bin
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: help quickstart test coverage test-long lint types gate clean
+.PHONY: help quickstart test coverage test-long test-gpu lint types gate clean
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
@@ -22,6 +22,9 @@ coverage: .venv/dev ## the tests, half as long again, and what of the package th
 test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/runtime/test_resume.py tests/test_nodes.py tests/test_failures.py \
 		tests/runtime/test_precision.py tests/runtime/test_atomic.py tests/runtime/test_lost_ranks.py
+
+test-gpu: .venv/dev ## what only a GPU can tell: a minute on one
+	GPU=1 $(BIN)/python -m pytest -m cuda tests
 
 lint: .venv/dev ## ruff
 	$(BIN)/ruff check .

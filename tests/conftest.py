@@ -1,4 +1,14 @@
-"""Shape and type annotations of the package are checked throughout the tests; they cost nothing outside them."""
+"""Shape and type annotations of the package are checked throughout the tests; they cost nothing outside them.
+
+Tests are a CPU's, whatever the machine has: only with ``GPU=1`` do they see a GPU (`make test-gpu`).
+"""
+
+import os
+
+if os.environ.get("GPU") == "1":
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its products may differ in a bit
+else:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch asks; processes that tests start inherit it
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
@@ -36,6 +46,12 @@ TINY = [
     *("--data.batch_size=32", "--model.encoder.width=2", "--model.head.hidden_dim=8", "--model.head.output_dim=4"),
     *("--trainer.max_epochs=2", "--trainer.precision=32-true", "--trainer.enable_model_summary=false"),
 ]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that are marked ``cuda`` need a GPU."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU, and GPU=1 to see it")
 
 
 def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:

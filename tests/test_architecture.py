@@ -40,6 +40,7 @@ TESTS_OF_THE_WHOLE = {
         "test_precision",
         "test_nodes",
         "test_benchmarks",
+        "test_cuda",
         "test_notebooks",
     ),
 }

@@ -62,7 +62,7 @@ def test_bfloat16_learns_the_curve_of_float32_within_seed_noise(cli: Callable[[l
     assert_same_within_seed_noise(curves(cli, "32-true"), curves(cli, "bf16-mixed"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 is for GPUs")
+@pytest.mark.cuda
 def test_float16_learns_the_curve_of_float32_within_seed_noise(cli: Callable[[list[Any]], Path]) -> None:
     gpu = "--trainer.accelerator=gpu"
     assert_same_within_seed_noise(curves(cli, "32-true", gpu), curves(cli, "16-mixed", gpu))

@@ -1,0 +1,130 @@
+"""On a GPU: the training of a CPU to the last digits, to the bit when it goes on, in bfloat16, compiled, evaluated."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from simmim_pl.views import ContrastiveViews
+from tests.conftest import CONFIGS, EVALUATION, TINY
+from tests.ranks import run
+from tests.runtime.test_resume import assert_same, ending, lines, only_run
+from tests.test_parity import BASE, DOUBLE, SGD, difference
+
+pytestmark = pytest.mark.cuda
+Cli = Callable[[list[Any]], Path]
+ON_A_GPU = "--trainer.accelerator=gpu"
+
+
+class OfTheHost(ContrastiveViews):
+    """Draws and makes views on the CPU: devices draw other numbers from the same seed."""
+
+    def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        own = torch.Generator().manual_seed(generator.initial_seed())
+        return super().forward(image.cpu(), own).to(image.device)
+
+
+HOST = ["--data.views=tests.test_cuda.OfTheHost", "--data.views.size=16"]
+CASES = {
+    "nt-xent": ["--model.encoder.width=2"],
+    "decoupled, local views, sgd": [
+        *("--model.loss.decoupled=true", *SGD, "--data.local_views=tests.test_cuda.OfTheHost"),
+        *("--data.local_views.size=8", "--data.local_views.scale=[0.1,0.3]"),
+    ],
+    "resnet": ["--model.encoder=simmim_pl.encoders.ResNet", "--model.channels_last=true", *SGD, "--data.batch_size=8"],
+    "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
+    "gradient cache": ["--model.gradient_cache=2"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_gpu_trains_as_a_cpu_in_float64(cli: Cli, case: str) -> None:
+    runs = [cli([*BASE, DOUBLE, *HOST, *CASES[case], *device]) for device in ([], [ON_A_GPU])]
+    cpu, gpu = (torch.load(each / "journal.pt", map_location="cpu") for each in runs)
+    assert len(cpu) == len(gpu) == 5
+    for one, other in zip(cpu, gpu, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-10)
+        assert difference(one["gradients"], other["gradients"]) < 1e-10
+        assert max(gradient.abs().max().item() for gradient in one["gradients"].values()) > 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"blur": 0.5, "solarize": 0.2, "hue": 0.5}], ids=["simclr", "all"])
+def test_views_are_those_of_a_cpu_for_the_same_parameters(options: dict[str, float]) -> None:
+    image = torch.randint(0, 256, (64, 3, 40, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = ContrastiveViews(32, **options)  # type: ignore[arg-type]
+    here = views(image, torch.Generator().manual_seed(1))
+    there = views(image.cuda(), torch.Generator().manual_seed(1))
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[str]:
+    """Asks for it; only warned of is what has no deterministic form, such as counting, which is exact in any order."""
+    yield "--trainer.deterministic=warn"
+    torch.use_deterministic_algorithms(False)
+
+
+RESUMED = {
+    "float32": [],
+    "bfloat16, muon": ["--trainer.precision=bf16-mixed", "--model.optimizer=simmim_pl.optimizers.Muon"],
+    "gradient cache": ["--model.gradient_cache=3"],
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_run_that_stopped_goes_on_to_the_bit(cli: Cli, tmp_path: Path, deterministic: str, case: str) -> None:
+    args = lines(1, *RESUMED[case], ON_A_GPU, deterministic)
+    copies = ["--trainer.callbacks.batches=[3,8]", f"--trainer.callbacks.folder={tmp_path}"]
+    cli([*args, "--runs=whole", "--trainer.callbacks+=tests.ranks.Snapshots", *copies])
+    whole = ending(only_run("whole"))
+    for batch in (3, 8):
+        cli([*args, f"--runs=stopped{batch}", "--ckpt_path=last"])
+        assert_same(whole, ending(only_run(f"stopped{batch}")))
+
+
+def test_a_run_of_a_gpu_goes_on_on_a_cpu(cli: Cli) -> None:
+    cli([*TINY, ON_A_GPU, "--trainer.max_epochs=1"])
+    gone_on = cli([*TINY, "--ckpt_path=last"])
+    assert torch.load(gone_on / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 10
+
+
+def losses(run: Path) -> list[float]:
+    """Of every step that was logged."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+SHORT = [*BASE, *HOST, ON_A_GPU]
+
+
+def test_pretraining_is_in_bfloat16_and_has_the_losses_of_float32(cli: Cli) -> None:
+    lower = cli([arg for arg in SHORT if "precision" not in arg])
+    assert yaml.safe_load((lower / "config.yaml").read_text())["trainer"]["precision"] == "bf16-mixed"
+    found, exact = losses(lower), losses(cli(SHORT))
+    assert found != exact
+    assert found == pytest.approx(exact, abs=0.05)
+
+
+def test_a_compiled_run_has_the_losses_of_one_that_is_not(cli: Cli, tmp_path: Path) -> None:
+    # In a process of its own: the checks of shapes in these tests would be compiled too.
+    run(1, [[*SHORT, "--model.compile=true", "--runs=compiled"]], tmp_path)
+    (compiled,) = tmp_path.glob("compiled/*/*")
+    assert losses(compiled) == pytest.approx(losses(cli(SHORT)), abs=1e-3)
+
+
+def test_an_evaluation_finds_what_a_cpu_finds(cli: Cli, pretrained: Path) -> None:
+    args = ["validate", f"--config={CONFIGS / 'evaluate/linear.yaml'}", *EVALUATION]
+    args += ["--model.protocols+=simmim_pl.evaluation.KNN", f"--model.checkpoint={pretrained}", "--model.cache=false"]
+    found = []
+    for device in ([], [ON_A_GPU]):
+        card = json.loads((cli([*args, *device]) / "result.json").read_text())
+        found.append([each["metrics"]["accuracy"]["value"] for each in card["results"]])
+    assert len(found[0]) == 6
+    assert found[1] == pytest.approx(found[0], abs=0.021)  # two of the 100 images
