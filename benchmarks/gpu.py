@@ -32,9 +32,10 @@ import torch
 import yaml
 from gpu_fit import Timed, command, counted, fit
 from gpu_limits import Network, loop, matmul_speed
-from gpu_table import ROOT, Job, Row, about, digits, table
+from gpu_table import ROOT, Job, Row, about, digits, table, tried
 
-SECTIONS = ("device", "cifar10", "cifar10_fast", "quickstart", "evaluation", "peers", "resnet50")
+SECTIONS = ("device", "cifar10", "evaluation", "quickstart", "peers", "cifar10_fast", "resnet50")
+FORMS = ("eager", "compiled")
 PEERS = (("kornia's views", "lightly's loss"), ("torchvision's views, one draw a batch", "solo-learn's loss"))
 EVALUATION = 15.0  # seconds that linear probe and kNN of CIFAR-10 may take
 
@@ -90,16 +91,16 @@ class Bench:
         yield Job("device", "matrix products", self.matrix_products)
         yield from self.of(self.cifar10)
         yield Job("cifar10", "cifar10: fit, compiled, with its callbacks", self.with_callbacks)
-        yield from self.of(self.cifar10_fast)
-        yield Job("quickstart", "quickstart: fit", self.quickstart)
         yield Job("evaluation", "validate", self.evaluation)
-        for views, loss in PEERS:
-            yield Job("peers", f"a plain loop, {views}, {loss}", partial(self.peer, views, loss))
+        yield Job("quickstart", "quickstart: fit", self.quickstart)
+        for form in FORMS:
+            yield Job("peers", f"plain loops, {form}", partial(self.peers, form))
+        yield from self.of(self.cifar10_fast)
         yield from self.of(self.resnet50)
 
     def of(self, recipe: Recipe) -> Iterator[Job]:
         """The network alone, then fit; eager, then compiled."""
-        for form in ("eager", "compiled"):
+        for form in FORMS:
             name = f"{recipe.name}: the network alone, {form}"
             yield Job(recipe.name, name, partial(self.network, recipe, form))
             yield Job(recipe.name, f"{recipe.name}: fit, {form}", partial(self.fit, recipe, form))
@@ -157,12 +158,17 @@ class Bench:
         note = f"{1000 * timed.seconds:.3g} ms a batch" + (f", {timed.memory / 1e9:.2g} GB" if self.gpu else "")
         return Row(name, timed.rate, "images/s", limit, "the network alone", note)
 
-    def peer(self, views: str, loss: str) -> Iterator[Row]:
-        """A plain loop around the network of cifar10.yaml, eager and compiled, beside fit."""
-        for form in ("eager", "compiled"):
-            network = Network(self.cifar10.nested(), self.device, form == "compiled")
-            rate, ours = loop(network, views, loss, self.seconds / 2), self.fits.get(f"cifar10 {form}")
-            yield Row(f"cifar10: a plain loop, {views}, {loss}, {form}", rate, "images/s", ours, "our fit")
+    def peers(self, form: str) -> Iterator[Row]:
+        """Plain loops around the network of cifar10.yaml."""
+        network = Network(self.cifar10.nested(), self.device, form == "compiled")
+        for views, loss in PEERS:
+            name = f"cifar10: a plain loop, {views}, {loss}, {form}"
+            yield from tried(Job("peers", name, partial(self.peer, name, network, views, loss, form)))
+
+    def peer(self, name: str, network: Network, views: str, loss: str, form: str) -> Iterator[Row]:
+        """One of them, beside fit."""
+        rate = loop(network, views, loss, self.seconds / 2)
+        yield Row(name, rate, "images/s", self.fits.get(f"cifar10 {form}"), "our fit")
 
     def evaluation(self) -> Iterator[Row]:
         """Linear probe and kNN by ``validate``, of a network that has hardly been trained."""

@@ -20,15 +20,15 @@ MATRIX = 8192
 
 def seconds_of(work: Work, device: torch.device, seconds: float) -> float:
     """Of one call, over about as long; the device is waited for at both ends alone."""
-    number, taken = 10, 0.0
-    for _ in range(2):  # the first to warm up, and to see how many calls fill the time
+    taken = 0.0
+    for known in (3, 10, 0):  # compiled, captured and warm; how many calls fill the time; and these
+        number = known or max(3, round(seconds / taken))
         wait(device)
         since = time.perf_counter()
         for _ in range(number):
             work()
         wait(device)
         taken = (time.perf_counter() - since) / number
-        number = max(3, round(seconds / taken))
     return taken
 
 

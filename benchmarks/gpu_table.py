@@ -67,7 +67,7 @@ def table(jobs: Iterable[Job], only: Iterable[str], seconds: float, out: Path | 
             out.write_text(json.dumps({"about": about(), "rows": found}, indent=1))
 
 
-def tried(job: Job, in_time: bool) -> Iterator[Row]:
+def tried(job: Job, in_time: bool = True) -> Iterator[Row]:
     """A job's rows, or what became of it."""
     if not in_time:
         yield Row(job.name, note="left out, the time was spent")
