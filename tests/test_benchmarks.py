@@ -1,30 +1,68 @@
-"""The benchmark of a GPU runs without one, and counts in the profiler's trace what it says it counts."""
+"""The benchmark of a GPU prints its table whatever fails, and counts in the profiler's trace what it says it counts."""
 
 import importlib
 import json
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_the_table_of_a_gpu_has_its_rows_without_one(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--smoke", "--only=device,cifar10_fast", f"--out={tmp_path}/out"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = {row["name"]: row for row in json.loads((tmp_path / "out").read_text())["rows"]}
-    alone, fit = (rows[f"cifar10_fast: {what}, compiled"] for what in ("the network alone", "fit"))
-    assert fit["figure"] > 0
-    assert fit["limit"] == alone["figure"]
-    assert said.count("\n| ") == len(rows) + 1  # and the heading
-    assert {"no GPU"} == {row["note"] for row in rows.values() if row["figure"] is None}
-
-
-def test_a_trace_is_counted_by_batch_and_overlapping_kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A benchmark as a module."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    counted = importlib.import_module("gpu_fit").counted
+    return importlib.import_module
+
+
+def test_its_sections_are_those_that_can_be_chosen_and_the_first_is_measured(
+    load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    gpu, out = load("gpu"), tmp_path / "out.json"
+    bench = gpu.Bench(smoke=True)
+    assert {job.section for job in bench.jobs()} == set(gpu.SECTIONS)
+    gpu.table(bench.jobs(), ["device"], 60, out)
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["figure"] > 0
+    heading, _, line = capsys.readouterr().out.splitlines()
+    assert heading == "| | figure | limit | share |"
+    assert line.startswith("| matrix products in bfloat16 | ")
+
+
+def test_a_part_that_fails_or_comes_too_late_has_a_row_and_the_others_go_on(
+    load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = load("gpu_table")
+
+    def works() -> Iterator[object]:
+        yield table.Row("half", 1.5, "s", 3, "is the aim", "a note")
+
+    def fails() -> Iterator[object]:
+        yield table.Row("before", note="no GPU")
+        raise ValueError("first line\nthis | that")
+
+    jobs = [table.Job("one", "fails", fails), table.Job("one", "works", works), table.Job("other", "works", works)]
+    table.table(jobs, ["one"], 60, tmp_path / "out.json")
+    table.table(jobs, ["other"], 0, None)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[:3] not in ("| |", "|--")]
+    assert lines == [
+        "| before | no GPU |  |  |",
+        "| fails | ValueError: this / that |  |  |",
+        "| half | 1.5 s; a note | 3, is the aim | 50 % |",
+        "| works | left out, the time was spent |  |  |",
+    ]
+    assert [row["name"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == [
+        "before",
+        "fails",
+        "half",
+    ]
+
+
+def test_a_trace_is_counted_by_batch_and_overlapping_kernels_once(load: Callable[[str], ModuleType]) -> None:
+    counted = load("gpu_fit").counted
 
     def span(cat: str, name: str, ts: float, dur: float) -> dict:
         return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur}
