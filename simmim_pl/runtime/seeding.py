@@ -41,8 +41,13 @@ def uniform(generator: torch.Generator, *shape: int, along: int) -> Float[Tensor
     ``j · ranks + rank``, as torch's ``DistributedSampler`` deals them. So an image has the views that it would have had
     if one process had drawn them all.
     """
-    rank, ranks = getattr(generator, "rank", 0), getattr(generator, "ranks", 1)
+    rank, ranks = rank_of(generator)
     whole = [size * ranks if axis == along else size for axis, size in enumerate(shape)]
     numbers = torch.rand(whole, generator=generator, device=generator.device)
     mine = [slice(rank, None, ranks) if axis == along else slice(None) for axis in range(len(shape))]
     return numbers[tuple(mine)]
+
+
+def rank_of(generator: torch.Generator) -> tuple[int, int]:
+    """Which of how many ranks takes its share of what the generator draws."""
+    return getattr(generator, "rank", 0), getattr(generator, "ranks", 1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from simmim_pl.runtime.constants import constant
 from simmim_pl.runtime.ranges import NonNegativeFloat, Probability, Range, ranged
 from simmim_pl.runtime.seeding import uniform
 from simmim_pl.views.grayscale import LUMA
@@ -85,11 +88,18 @@ def sample_jitter(
         device: where the parameters go.
     """
     draws = uniform(generator, batch, 9, along=0).to(device)
-    still, reach = draws.new_tensor(IDLE), draws.new_tensor(strength)
-    low = torch.maximum(still - reach, draws.new_tensor((0, 0, 0, -math.inf)))
-    factor = low + (still + reach - low) * draws[:, :4]
+    low, width = (constant(each, device) for each in limits(strength))
     chosen = draws[:, 8:] < probability
-    return Jitter(torch.where(chosen, factor, still), order=draws[:, 4:8].argsort(dim=1))
+    factor = torch.where(chosen, low + width * draws[:, :4], constant(IDLE, device))
+    return Jitter(factor, order=draws[:, 4:8].argsort(dim=1))
+
+
+@lru_cache
+def limits(strength: tuple[float, float, float, float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Least factors and how far they reach from there, in float32."""
+    still, reach = np.array((IDLE, strength), np.float32)
+    low = np.maximum(still - reach, np.array((0, 0, 0, -math.inf), np.float32))
+    return tuple(low.tolist()), tuple((still + reach - low).tolist())
 
 
 def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor, "B 3 H W"]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from simmim_pl.contracts import InputError, Views
+from simmim_pl.gpu.support import runs_kernels
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
-from simmim_pl.runtime.seeding import uniform
 from simmim_pl.views.color_jitter import ColorJitter
-from simmim_pl.views.crop import crop_resize, sample_crop
+from simmim_pl.views.fused import fused_views
 from simmim_pl.views.gaussian_blur import GaussianBlur
 from simmim_pl.views.grayscale import Grayscale
 from simmim_pl.views.limits import require_ordered
 from simmim_pl.views.operation import Operation
+from simmim_pl.views.plan import Crop, draw_plan, make_view
 from simmim_pl.views.solarize import Solarize
 
 BLOCK = 1_200_000  # numbers of images and views made at a time: more need fresh memory, fewer need more calls of torch
@@ -95,47 +95,16 @@ class ContrastiveViews(Views):
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch; the generator may live on any device."""
-        plans = [self.plan(image, generator, operations) for operations in self.operations]
+        crop = Crop(self.size, self.scale, self.ratio, self.flip)
+        if runs_kernels(image.device):
+            return fused_views(image, crop, self.operations, generator)
+        plans = [draw_plan(image, crop, operations, generator) for operations in self.operations]
         result = torch.empty(self.views, len(image), 3, self.size, self.size, device=image.device)
         for rows in blocks(image, self.size):
             unit = image[rows] / 255
             for view, plan, operations in zip(result, plans, self.operations, strict=True):
-                view[rows] = self.draw(unit, plan[rows], operations)
+                view[rows] = make_view(unit, plan[rows], self.size, operations)
         return result
-
-    def plan(
-        self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator, operations: Sequence[Operation]
-    ) -> Plan:
-        """Draw what to do for one view of each image."""
-        batch, device = len(image), image.device
-        box = sample_crop(batch, image.shape[-2], image.shape[-1], self.scale, self.ratio, generator, device)
-        drawn = [operation.sample(batch, generator, device) for operation in operations[:1]]
-        # Here, and not beside the crop, so that a seed draws what it drew before operations had an order.
-        flip = uniform(generator, batch, along=0).to(device) < self.flip
-        drawn += [operation.sample(batch, generator, device) for operation in operations[1:]]
-        return Plan(box, flip, drawn)
-
-    def draw(
-        self, image: Float[Tensor, "B 3 H W"], plan: Plan, operations: Sequence[Operation]
-    ) -> Float[Tensor, "B 3 S S"]:
-        """One view of each image in [0, 1]."""
-        view = crop_resize(image, plan.box, plan.flip, self.size)
-        for operation, parameters in zip(operations, plan.drawn, strict=True):
-            view = operation.apply(view, parameters)
-        return view
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do to each image for one view: where it is cut, whether it is mirrored, and what the operations drew."""
-
-    box: Int64[Tensor, "B 4"]
-    flip: Bool[Tensor, " B"]
-    drawn: list[Any]
-
-    def __getitem__(self, rows: slice) -> Plan:
-        """Of some of the images."""
-        return Plan(self.box[rows], self.flip[rows], [parameters[rows] for parameters in self.drawn])
 
 
 def simclr(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from simmim_pl.runtime.constants import constant
 from simmim_pl.runtime.seeding import uniform
 
 ATTEMPTS = 10  # torchvision's: how many boxes an image may try before it takes the central one
@@ -48,7 +49,7 @@ def sample_crop(
     fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
     first = fits.byte().argmax(dim=1)  # argmax keeps the first of equals
     boxes = torch.stack((top, left, h, w), dim=-1)[torch.arange(batch, device=device), first].long()
-    fallback = torch.tensor(central_crop(height, width, ratio), device=device)
+    fallback = constant(central_crop(height, width, ratio), device, torch.int64)
     return torch.where(fits.any(dim=1, keepdim=True), boxes, fallback)
 
 

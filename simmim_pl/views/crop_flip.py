@@ -7,10 +7,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from simmim_pl.contracts import Views
+from simmim_pl.gpu.support import runs_kernels
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, Share, ranged
-from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.crop import crop_resize, sample_crop
+from simmim_pl.views.fused import fused_views
 from simmim_pl.views.limits import require_ordered
+from simmim_pl.views.plan import Crop, draw_plan, make_view
 
 
 class CropFlip(Views):
@@ -44,7 +45,8 @@ class CropFlip(Views):
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "1 B 3 S S"]:
         """Draw one view of each image; the generator may live on any device."""
-        batch, _, height, width = image.shape
-        boxes = sample_crop(batch, height, width, self.scale, self.ratio, generator, image.device)
-        flipped = uniform(generator, batch, along=0).to(image.device) < self.flip
-        return crop_resize(image / 255, boxes, flipped, self.size or height)[None]
+        crop = Crop(self.size or image.shape[-2], self.scale, self.ratio, self.flip)
+        if runs_kernels(image.device):
+            return fused_views(image, crop, [[]], generator)
+        plan = draw_plan(image, crop, [], generator)
+        return make_view(image / 255, plan, crop.size, [])[None]

@@ -16,6 +16,7 @@ from simmim_pl.views import (
     Solarize,
     contrastive,
 )
+from simmim_pl.views.plan import Crop, draw_plan
 from tests.conftest import TINY
 
 
@@ -151,7 +152,8 @@ def test_the_blocks_that_a_cache_holds_change_nothing(batch, monkeypatch):
 
 def test_a_seed_draws_what_it_always_drew(batch):
     """Crops and flips of the first views ever made here: a change would make every earlier number another."""
-    plan = (views := ContrastiveViews()).plan(batch, seeded(0), views.operations[0])
+    views = ContrastiveViews()
+    plan = draw_plan(batch, Crop(32, views.scale, views.ratio, views.flip), views.operations[0], seeded(0))
     assert plan.box[:3].tolist() == [[1, 2, 23, 22], [0, 7, 17, 22], [5, 13, 19, 23]]
     assert plan.flip[:8].tolist() == [True, True, True, True, False, False, True, False]
     assert ContrastiveViews()(batch, seeded(0))[1].mean().item() == pytest.approx(0.46783, abs=1e-4)  # and the second
