@@ -65,6 +65,9 @@ class Killed(BaseException):
     """Of a run that :class:`Dies`."""
 
 
+PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def free_port() -> int:
     """A port that nothing listens to."""
     with socket.socket() as free:
@@ -83,7 +86,7 @@ def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = N
         | {"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
         for rank in range(ranks)
     ]
-    common = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    common = {**os.environ, "PYTHONPATH": PATH, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.ranks", json.dumps(lines)],

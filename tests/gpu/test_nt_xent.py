@@ -35,15 +35,15 @@ def test_the_kernels_in_the_interpreter() -> None:
 
 
 @pytest.mark.skipif(INTERPRETED or not fused.TRITON, reason="no compiler")
-@pytest.mark.parametrize(("name", "tallest"), [("log_partition", 256), ("gradient", 128)])
-def test_a_kernel_compiles_for_an_h100_that_need_not_be_there(name: str, tallest: int) -> None:
+@pytest.mark.parametrize("name", ["log_partition", "gradient"])
+def test_a_kernel_compiles_for_an_h100_that_need_not_be_there(name: str) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
 
     from simmim_pl.gpu import nt_xent_kernels as kernels
 
     shared = 232448
-    tall, wide, warps, stages = fused.tile(64, 10**6, 132, shared, tallest)
+    tall, wide, warps, stages = fused.tile(64, shared)
     sizes = {"WIDTH": 64, "TALL": tall, "WIDE": wide, "FAR": False, "RANKS": 1}
     types = dict.fromkeys(("z", "agreement", "log_mass", "loss", "grads", "out"), "*fp32") | {"rows": "*fp16"}
     types |= dict.fromkeys(("scale", "pull", "share"), "fp32") | dict.fromkeys(sizes, "constexpr")
@@ -197,13 +197,11 @@ def test_contrastive_accuracy_is_that_of_the_whole_matrix(views: int) -> None:
 
 @pytest.mark.parametrize("shared", [101376, 166912, 232448])  # of Ada, A100 and H100
 @pytest.mark.parametrize("width", [16, 64, 128, 256])
-@pytest.mark.parametrize("anchors", [4, 1024, 10**6])
-def test_a_tile_fits_the_chip_and_large_batches_have_large_ones(width: int, anchors: int, shared: int) -> None:
-    tall, wide, warps, stages = fused.tile(width, anchors, 132, shared, 256)
+def test_a_tile_fits_the_chip(width: int, shared: int) -> None:
+    tall, wide, warps, stages = fused.tile(width, shared)
     assert (tall + stages * wide) * 4 * width + fused.SPARE <= shared
     assert warps == 8 or width <= 128
-    assert tall <= fused.tile(width, 10**7, 132, shared, 256)[0]
-    assert fused.tile(64, 10**6, 132, shared, 128)[0] == 128
+    assert tall == 64 or width > 128
 
 
 def test_a_cpu_and_float64_keep_the_page_in_torch() -> None:

@@ -37,8 +37,10 @@ def check(batch: int, height: int, width: int, size: int, seed: int) -> None:
     kernel = kernel_size(size) if size >= 20 else 1
     (view,) = make_views(image.to(DEVICE), parameters, size, kernel)
     expected = make_view(image / 255, plan, size, operations)
-    # Places are float32: beyond 256 pixels their last digit is 3e-5 of one.
-    torch.testing.assert_close(view.cpu(), expected, atol=1e-5 if max(height, width) <= 256 else 1e-4, rtol=0)
+    # Coordinates are float32: beyond 256 pixels their last digit is 3e-5 of one. A GPU rounds otherwise, and colours
+    # that are almost grey keep little of their hue: there a tenth of a step of eight bits is the limit.
+    usual = 1e-5 if max(height, width) <= 256 else 1e-4
+    torch.testing.assert_close(view.cpu(), expected, atol=0.1 / 255 if DEVICE.type == "cuda" else usual, rtol=0)
     if DEVICE.type == "cuda":
         again = make_views(image.to(DEVICE), parameters, size, kernel)
         assert torch.equal(again[0], view)
