@@ -144,7 +144,6 @@ OUTSIDE = {
     "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val has to be 0 or more",
     "--trainer.num_nodes=0": "--trainer.num_nodes has to be 1 or more",
     CALLBACK % ("OnlineProbe", "lr: -1"): "--trainer.callbacks.lr has to be above 0",
-    CALLBACK % ("TrainingMonitor", "every: 0"): "--trainer.callbacks.every has to be 1 or more",
     CALLBACK % ("Representation", "images: 0"): "--trainer.callbacks.images has to be 2 or more",
     CALLBACK % ("Dashboard", "images: 0"): "--trainer.callbacks.images has to be 1 or more",
     CALLBACK % ("Checkpoint", "every_n_epochs: 0"): "--trainer.callbacks.every_n_epochs has to be 1 or more",

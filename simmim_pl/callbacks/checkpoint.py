@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint as Base
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.nn.utils import get_total_norm
 
 from simmim_pl.contracts import Batch, InputError
 from simmim_pl.runtime import distributed, lost_ranks
@@ -86,12 +88,12 @@ class Checkpoint(Base):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step, self.saved_time, self.heard = trainer.global_step, time.monotonic(), None
         restore_history(trainer, self.restored)
-        self.listen()
+        self.listen(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if not between_steps(trainer, batch_idx):
             return
-        overdue, *heard = distributed.any_rank([self.overdue(), *self.signals()], pl_module.device)
+        overdue, *heard = distributed.any_rank([self.overdue(), *self.signals()])
         steps = self.every_n_steps is not None and trainer.global_step - self.saved_step >= self.every_n_steps
         if any(heard) or overdue or steps:
             self.within = True
@@ -100,7 +102,7 @@ class Checkpoint(Base):
         self.leave(trainer, heard)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        heard = distributed.any_rank(self.signals(), pl_module.device)
+        heard = distributed.any_rank(self.signals())
         if any(heard) or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.save(trainer, pl_module)
         self.leave(trainer, heard)
@@ -119,8 +121,8 @@ class Checkpoint(Base):
         """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""
         if self.path is None:
             return
-        spoilt = not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
-        if distributed.any_rank([spoilt], pl_module.device) == [False]:  # saving is work for all ranks or for none
+        spoilt = not get_total_norm(pl_module.parameters(), math.inf).isfinite()  # the largest, read once
+        if distributed.any_rank([bool(spoilt)]) == [False]:  # saving is work for all ranks or for none
             trainer.save_checkpoint(self.path)
             self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
@@ -148,8 +150,9 @@ class Checkpoint(Base):
             return False
         return time.monotonic() - self.saved_time > 60 * self.every_n_minutes
 
-    def listen(self) -> None:
-        """Have signals heard by :meth:`hear`, in place of Lightning, which would talk to other ranks within a step."""
+    def listen(self, trainer: Trainer) -> None:
+        """Have signals heard by :meth:`hear`, in place of Lightning, whose ranks ask each other by way of the GPU."""
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread():  # no other may
             self.before = {number: signal.signal(number, self.hear) for number in SIGNALS}
 

@@ -13,24 +13,20 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from simmim_pl.contracts import Batch
-from simmim_pl.runtime.ranges import PositiveInt, ranged
+from simmim_pl.runtime.log_steps import due
 
 
 class TrainingMonitor(Callback):
     """Logs ``train/seconds``, ``train/images_per_second``, ``train/memory_gb`` and ``gradients/PART``.
 
     - Seconds are those since training began, validation counted; of a run that goes on, those up to its checkpoint too.
-    - Images per second are of all devices, validation not counted.
+    - Images per second are of all devices, since the last line of the log or the epoch's beginning, validation not
+      counted: between lines a GPU is not waited for, and nothing is known of its speed.
     - Memory is the most that this device (rank zero's) has held so far; without a GPU, that the process has.
     - A gradient's norm is of each part of the method, such as the encoder, before clipping.
-
-    Args:
-        every: batches over which images per second are averaged.
     """
 
-    @ranged
-    def __init__(self, every: PositiveInt = 10) -> None:
-        self.every = every
+    def __init__(self) -> None:
         self.seen, self.since = 0, 0.0
         self.before, self.began = 0.0, 0.0  # seconds before this process, and when it began to train
 
@@ -52,8 +48,7 @@ class TrainingMonitor(Callback):
         self.on_train_epoch_start(trainer, pl_module)  # one within an epoch is not counted either
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every == 0 or (trainer.global_step + 1) % every:  # it would not be logged
+        if not due(trainer):
             return
         for name, part in pl_module.named_children():
             gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
@@ -63,12 +58,10 @@ class TrainingMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and trainer.global_step % every == 0:  # or it would not be logged
-            pl_module.log("train/seconds", self.before + time.perf_counter() - self.began)
         self.seen += (len(batch["index"]) if "index" in batch else batch["views"].shape[1]) * trainer.world_size
-        if batch_idx % self.every == self.every - 1 or trainer.is_last_batch:
+        if due(trainer):
             now = time.perf_counter()
+            pl_module.log("train/seconds", self.before + now - self.began)
             pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)
             pl_module.log("train/memory_gb", peak_memory(pl_module.device) / 1e9)
             self.seen, self.since = 0, now

@@ -176,7 +176,7 @@ class EvaluationContext:
             path = self.cache / f"{self.key(split)}.pt" if self.cache and kept else None
             found = read_cache(path) if path else None
             # All ranks extract or none does: one may not see yet what another has written.
-            if path and not distributed.all_ranks(found is not None, self.device):
+            if path and not distributed.all_ranks(found is not None):
                 found = None
             if found is None:
                 found = self.extract(split)
@@ -188,7 +188,7 @@ class EvaluationContext:
     def extract(self, split: str) -> Labelled:
         """Run the encoder over a split, every image once whatever the number of ranks."""
         parts, total = [], self.passes(split)
-        with together(self.device):
+        with together():
             first: Batch = {}
             for batch in self.watched(self.batches(split), f"features of {split}", total):
                 first = first or batch

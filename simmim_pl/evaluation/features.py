@@ -41,14 +41,14 @@ def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[None]:
+def together() -> Iterator[None]:
     """Work that every rank does for itself: when one stops with an :class:`InputError`, all stop before they wait."""
     failure: InputError | None = None
     try:
         yield
     except InputError as error:
         failure = error
-    if not distributed.all_ranks(failure is None, device):
+    if not distributed.all_ranks(failure is None):
         raise failure or InputError("Another device stopped, for the reason that it gives.")
 
 

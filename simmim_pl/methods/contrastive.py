@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Contrastive(Method):
         if "local" in batch:  # smaller regions at their own size: they too have to agree with all views of their image
             z = torch.cat([z, self.embed(batch["local"])[1]])
         loss = self.loss(z)
-        self.log("train/contrastive_accuracy", contrastive_accuracy(z), prog_bar=True)
+        self.log("train/contrastive_accuracy", partial(contrastive_accuracy, z.detach()), prog_bar=True)
         chance = self.loss.at_chance(len(z), z.shape[1] * distributed.world_size())
         if chance is not None:
             self.log("train/loss_at_chance", chance)

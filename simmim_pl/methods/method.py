@@ -9,7 +9,6 @@ from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int64
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
@@ -17,6 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.small_grids import small_grids
+from simmim_pl.methods.finite_loss import FiniteLoss
+from simmim_pl.methods.step_log import StepLog
 from simmim_pl.runtime import distributed, schedule
 from simmim_pl.runtime.checkpoint import read, require_same, shapes
 from simmim_pl.runtime.fingerprint import fingerprint
@@ -35,7 +36,7 @@ class Output(TypedDict, total=False):
     label: Int64[Tensor, " B"]
 
 
-class Method(LightningModule):
+class Method(StepLog):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
     Callbacks read what a step returns, and ask ``encoder``, :meth:`forward` and, of the network before training,
@@ -81,6 +82,7 @@ class Method(LightningModule):
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
         self.sync_batchnorm = sync_batchnorm
+        self.losses = FiniteLoss()
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
         schedule.require_possible(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
@@ -96,14 +98,9 @@ class Method(LightningModule):
         return features
 
     def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
-        """Log the loss, stop if it is not finite, and return what callbacks read."""
-        mean = distributed.all_reduce_mean(loss.detach())  # not finite on one rank stops all of them
-        if not torch.isfinite(mean):
-            raise InputError(
-                f"The loss became {mean.item()} at step {self.global_step}; the last good checkpoint is kept. Resume "
-                "from it with --ckpt_path and a lower learning rate, a longer warm-up, or --trainer.precision 32-true."
-            )
-        self.log("train/loss", mean, prog_bar=True)
+        """Log the loss, which stops the run at the log's next line if it is not finite; return what callbacks read."""
+        self.losses.add(self.global_step, loss)
+        self.log("train/loss", self.losses.read, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("train/progress", (self.trainer.global_step + 1) / self.trainer.estimated_stepping_batches)
         output: Output = {"loss": loss, "features": pooled.detach()}
@@ -154,9 +151,16 @@ class Method(LightningModule):
         self.configured_before = checkpoint.get("hyperparameters", [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.losses.read()
         checkpoint["hyperparameters"] = self.configured
 
+    def on_train_epoch_end(self) -> None:
+        self.losses.read()
+
+    on_validation_start = on_train_epoch_end
+
     def on_train_start(self) -> None:
+        self.losses = FiniteLoss()
         if self.configured_before:  # the optimizer's own were restored
             scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
             carry_over(self.trainer.optimizers[0], scheduler, self.configured_before, self.configured)
@@ -165,12 +169,8 @@ class Method(LightningModule):
         if stage != "fit":
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        facts = {
-            "code": fingerprint(),
-            "seed": self.seed,
-            "batch_size": getattr(data, "batch_size", None),
-            "precision": self.trainer.precision,
-        }
+        facts = {"code": fingerprint(), "seed": self.seed, "precision": self.trainer.precision}
+        facts["batch_size"] = getattr(data, "batch_size", None)
         images = {f"number of {split} images": len(part) for split, part in getattr(data, "splits", {}).items()}
         distributed.require_alike(facts | images)
 

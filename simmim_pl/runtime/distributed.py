@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -90,9 +91,24 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
             parameter.grad = all_reduce_mean(parameter.grad)
 
 
-def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Of each flag, whether it is raised on some rank."""
-    return (all_reduce_sum(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+def any_rank(flags: Sequence[bool]) -> list[bool]:
+    """Of each flag, whether it is raised on some rank. Ranks wait for each other, and for no device."""
+    if world_size() == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, group=of_processors(dist.group.WORLD))
+    return (raised > 0).tolist()
+
+
+def all_ranks(flag: bool) -> bool:
+    """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
+    return not any_rank([not flag])[0]
+
+
+@lru_cache(maxsize=1)
+def of_processors(world: Any) -> Any:
+    """The ranks as a group that exchanges what lies in the processors' memory, which NCCL does not."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 def require_alike(facts: Mapping[str, Any]) -> None:
@@ -112,11 +128,6 @@ def require_alike(facts: Mapping[str, Any]) -> None:
                     f"The devices do not agree on the {name}: it is {everyone[0].get(name)} on rank 0 and "
                     f"{theirs.get(name)} on rank {other}. Start all of them with the same code, config and data."
                 )
-
-
-def all_ranks(flag: bool, device: torch.device) -> bool:
-    """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
-    return bool(all_reduce_mean(torch.tensor(float(flag), device=device)) == 1)
 
 
 def broken(error: BaseException) -> bool:

@@ -451,6 +451,6 @@ def test_the_cache_key_sees_what_no_weight_shows(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_error_on_one_rank_stops_the_others_before_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "all_ranks", lambda flag, device: False)  # some other rank failed
+    monkeypatch.setattr(distributed, "all_ranks", lambda flag: False)  # some other rank failed
     with pytest.raises(InputError, match="Another device stopped"):
         context(small(), SMALL).features("test")

@@ -207,21 +207,13 @@ class Fingerprint(Callback):
 def test_a_loss_of_nan_names_its_step_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints/last.ckpt"
     before, module = Fingerprint(path), method()
-    module.breaks = 7  # the third step of the second epoch
+    module.breaks = 7  # the third step of the second epoch, which has no line of the log
     with pytest.raises(InputError, match=r"became nan at step 7\b.*--ckpt_path"):
         fit(tmp_path, module, enable_checkpointing=True, callbacks=[before, Checkpoint()])
     assert [hashlib.md5(path.read_bytes()).hexdigest()] == before.seen
     saved = torch.load(path, weights_only=True)
     assert saved["global_step"] == 5
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_any_loss_that_is_not_finite_is_refused(loss: float) -> None:
-    module = method()
-    features = module(torch.rand(2, 3, 16, 16))
-    with pytest.raises(InputError, match=f"became {loss} at step 0"):
-        module.finish(torch.tensor(loss), features.pooled, {})
 
 
 def test_validation_and_prediction_give_features_of_clean_images_in_order(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def agreed(rank: int, ranks: int) -> tuple[torch.Tensor, bool, list[bool]]:
     (used * torch.tensor([1.0, rank, 3 * rank])).sum().backward()
     distributed.average_gradients([used, unused])
     flags = (True, rank == 0, rank != 0, False)
-    return used.grad, unused.grad is None, [distributed.all_ranks(flag, torch.device("cpu")) for flag in flags]
+    return used.grad, unused.grad is None, [distributed.all_ranks(flag) for flag in flags]
 
 
 class Patches(Encoder):
