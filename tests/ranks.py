@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from simmim_pl.runtime import distributed
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,8 +31,9 @@ class Journal(Callback):
         self.steps.append({"gradients": gradients})
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
+        loss = distributed.all_reduce_mean(outputs["loss"]) * trainer.accumulate_grad_batches
         if self.steps:
-            self.steps[-1]["loss"] = trainer.callback_metrics["train/loss"].item()
+            self.steps[-1]["loss"] = loss.item()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         folder = trainer.log_dir

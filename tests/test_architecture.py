@@ -42,6 +42,7 @@ TESTS_OF_THE_WHOLE = {
         "test_benchmarks",
         "test_cuda",
         "test_notebooks",
+        "test_waits",
     ),
 }
 

@@ -135,8 +135,8 @@ class OnlineProbe(Callback):
         # A DataLoader draws a number when it starts: the fork keeps the run's randomness as it is without a callback.
         with trainer.strategy.precision_plugin.forward_context(), torch.random.fork_rng(devices=[]):
             for batch in trainer.datamodule.reference_dataloader():  # type: ignore[attr-defined]
-                image = batch["image"].to(pl_module.device).float() / 255
-                parts.append((pl_module(image).pooled.float(), batch["label"].to(pl_module.device)))
+                image, label = (batch[name].to(pl_module.device, non_blocking=True) for name in ("image", "label"))
+                parts.append((pl_module(image.float() / 255).pooled.float(), label))
         features, label = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*parts, strict=True))
         return features, label
 

@@ -37,7 +37,7 @@ def steps(trainer: Any, module: Any) -> Iterator[Step]:
     trainer.fit_loop.epoch_loop.val_loop.setup_data()
     trainer.training = True
     for number, rows in enumerate(islice(trainer.val_dataloaders, trainer.num_val_batches[0])):
-        batch: Any = {name: value.to(module.device) for name, value in rows.items()}
+        batch: Any = {name: value.to(module.device, non_blocking=True) for name, value in rows.items()}
         if number == 0:
             settle(trainer, module, batch)
         with trainer.precision_plugin.forward_context():

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Subset
 from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.final_views import check, is_final
 from simmim_pl.data.local import require_smaller
+from simmim_pl.data.on_device import OnDevice, Where, settle
 from simmim_pl.data.predicted import Wanted, left_out, origin, parts
 from simmim_pl.data.sampler import ResumableSampler
-from simmim_pl.data.source import ImageDataset, Source, whole
+from simmim_pl.data.source import ImageDataset, Source, Split, whole
 from simmim_pl.data.split import train_val_split
 from simmim_pl.data.validate import load
 from simmim_pl.data.workers import as_it_is, end_with_process, leave_signals
@@ -45,6 +46,7 @@ class ImageDataModule(LightningDataModule):
         seed: seed of the order of the training images and of their views.
         workers: processes that decode images; sets that live in memory use none.
         predict_split: what ``predict`` embeds: ``all`` images, validation's and test's included; or those of one split.
+        on_device: images of a set in memory lie on the device; ``auto``: on a GPU, where a quarter of it is enough.
     """
 
     @ranged
@@ -61,6 +63,7 @@ class ImageDataModule(LightningDataModule):
         seed: Seed = 0,
         workers: NonNegativeInt = 2,
         predict_split: Wanted = "all",
+        on_device: Where = "auto",
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
@@ -68,7 +71,7 @@ class ImageDataModule(LightningDataModule):
         check(views, final_views)
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
-        self.predict_split = predict_split
+        self.predict_split, self.on_device = predict_split, on_device
         self.splits: dict[str, Subset] = {}
         self.start = (0, 0)  # epoch and batch at which training begins
 
@@ -107,10 +110,15 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         wanted = self.predict_split if stage == "predict" else "test" if stage == "test" else "train"
         if wanted != "test" and "train" not in self.splits:
-            self.splits |= self.divide(load(self.source, "train"))
+            self.splits |= self.divide(self.load("train"))
         if "test" not in self.splits and (wanted == "test" or (wanted == "all" and self.source.has_test())):
-            test = load(self.source, "test")
+            test = self.load("test")
             self.splits["test"] = Subset(test, range(len(test)))
+
+    def load(self, split: Split) -> ImageDataset:
+        """A split of the source, checked, where its batches are made."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return settle(load(self.source, split), self.on_device, device)
 
     def divide(self, images: ImageDataset) -> dict[str, Subset]:
         """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
@@ -191,7 +199,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=as_it_is,
             persistent_workers=workers > 0,
             worker_init_fn=leave_signals,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not isinstance(whole(images), OnDevice),
             **order,
         )
         end_with_process(loader)
@@ -204,10 +212,8 @@ class ImageDataModule(LightningDataModule):
             return batch
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
         generator = seeded(self.seed, step, batch["image"].device, *self.rank_and_world_size())
-        if self.final_views is not None and is_final(trainer, step, self.final_share):
-            batch["views"] = self.final_views(batch["image"], generator)
-        else:
-            batch["views"] = self.views(batch["image"], generator)
+        last = self.final_views if self.final_views and is_final(trainer, step, self.final_share) else None
+        batch["views"] = (last or self.views)(batch["image"], generator)
         if self.local_views is not None:
             batch["local"] = self.local_views(batch["image"], generator)
             require_smaller(batch)

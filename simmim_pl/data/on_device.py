@@ -1,0 +1,75 @@
+"""A split whose pixels lie on the device where the work is: a batch is a look-up there, and no copy of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from simmim_pl.contracts import Batch, InputError
+from simmim_pl.data.source import ImageDataset, InMemory
+
+Where = bool | Literal["auto"]
+SHARE = 4  # of the free memory a set may take one part in so many, unless it is asked for
+
+
+class OnDevice(ImageDataset):
+    """A split with its images and labels on a device; its batches are made there.
+
+    Args:
+        images: the split as it lies in memory, of which it keeps labels and digest.
+        device: to which it is copied.
+    """
+
+    def __init__(self, images: InMemory, device: torch.device) -> None:
+        super().__init__(images.labels, workers=False)
+        self.files, self.host, self.pixels = images.files, images, images.images.to(device)
+        self.label = None if images.labels is None else images.labels.to(device)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
+        return self.pixels[index]
+
+    def digest(self) -> str:
+        return self.host.digest()
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch on the device, whose work goes on meanwhile."""
+        index = torch.tensor(indices, dtype=torch.int64)
+        if self.pixels.is_cuda:  # of memory that is not pinned, the copy would wait
+            index = index.pin_memory().to(self.pixels.device, non_blocking=True)
+        batch: Batch = {"index": index, "image": self.read(index)}
+        if self.label is not None:
+            batch["label"] = self.label[index]
+        return batch
+
+
+def settle(images: ImageDataset, wanted: Where, device: torch.device) -> ImageDataset:
+    """The split as it is, or on the device; with ``auto`` on a GPU where a quarter of the free memory is enough.
+
+    Raises:
+        InputError: it shall lie on the device, and cannot.
+    """
+    if wanted is False or (wanted == "auto" and device.type != "cuda"):
+        return images
+    if type(images).read is not InMemory.read or images.clips or images.masks is not None:
+        if wanted is True:
+            raise InputError(
+                "--data.on_device true is for images that are held in memory, and these are clips, have masks, or are "
+                "decoded as they are read: set it to auto."
+            )
+        return images
+    assert isinstance(images, InMemory)
+    size, free = images.images.nbytes, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if free is None or size <= free // (1 if wanted is True else SHARE):
+        return OnDevice(images, device)
+    if wanted is True:
+        raise InputError(
+            f"The images take {size / 1e9:.1f} GB, and the GPU has {free / 1e9:.1f} GB free: set --data.on_device auto."
+        )
+    return images
