@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from simmim_pl.runtime.precision import bfloat16_in_hardware
@@ -57,33 +58,57 @@ class Muon(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    move = self.orthogonal if is_matrix(parameter) else self.nadam
-                    move(parameter, parameter.grad, group)
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moved and group["weight_decay"]:
+                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            if matrices := [parameter for parameter in moved if is_matrix(parameter)]:
+                self.orthogonal(matrices, group)
+            if others := [parameter for parameter in moved if not is_matrix(parameter)]:
+                self.nadam(others, group)
         return loss
 
-    def orthogonal(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
-        """Move a matrix by the nearest orthogonal one to its momentum, in an AdamW step's size."""
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        average = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
-        update = orthogonalise(grad.lerp(average, group["momentum"]).reshape(len(grad), -1))
-        size = 0.2 * max(update.shape) ** 0.5
-        parameter.add_(update.reshape(grad.shape).to(parameter.dtype), alpha=-group["lr"] * size)
+    def orthogonal(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Move each matrix by the nearest orthogonal one to its momentum, in an AdamW step's size."""
+        averages, grads = self.kept(parameters, "momentum_buffer"), gradients(parameters)
+        torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(grads, averages, group["momentum"])
+        alike: defaultdict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter, update in zip(parameters, ahead, strict=True):
+            matrix = wide(update, parameter)
+            alike[matrix.shape, matrix.dtype, matrix.device].append((parameter, matrix))
+        for (shape, *_), same in alike.items():  # each some products of all its matrices at once
+            moved, matrices = zip(*same, strict=True)
+            updates = orthogonalise(matrices).to(moved[0].dtype)
+            step = [shaped(update, parameter) for update, parameter in zip(updates, moved, strict=True)]
+            torch._foreach_add_(moved, step, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
-    def nadam(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
-        """Move anything else as Adam does with Nesterov's momentum (Dozat 2016)."""
-        state, (beta1, beta2) = self.state[parameter], group["betas"]
-        if not state:
-            state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-        state["step"] += 1
-        average = state["exp_avg"].lerp_(grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        scale = (square / (1 - beta2 ** state["step"])).sqrt_().add_(EPS)
-        parameter.addcdiv_(average.lerp(grad, 1 - beta1), scale, value=-group["lr"] / (1 - beta1 ** state["step"]))
+    def nadam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Move the others as Adam does with Nesterov's momentum (Dozat 2016)."""
+        averages, squares = self.kept(parameters, "exp_avg"), self.kept(parameters, "exp_avg_sq")
+        (beta1, beta2), grads = group["betas"], gradients(parameters)
+        for parameter in parameters:
+            self.state[parameter]["step"] = self.state[parameter].get("step", 0) + 1
+        steps = [self.state[parameter]["step"] for parameter in parameters]
+        torch._foreach_lerp_(averages, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+        scales = torch._foreach_div(squares, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, EPS)
+        ahead = torch._foreach_lerp(averages, grads, 1 - beta1)
+        torch._foreach_addcdiv_(parameters, ahead, scales, [-group["lr"] / (1 - beta1**step) for step in steps])
+
+    def kept(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        """What the state holds of each parameter under a name; zeros at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
+
+
+def gradients(parameters: list[Tensor]) -> list[Tensor]:
+    """Of those that have one."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -94,16 +119,37 @@ def is_matrix(parameter: Tensor) -> bool:
     return short >= SMALLEST and long <= LONGEST * short
 
 
-def orthogonalise(matrix: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
-    """All singular values brought near one by Newton–Schulz iterations: ``U Vᵀ`` of ``U S Vᵀ``, roughly."""
-    x = matrix.to(working_type(matrix))
-    if tall := x.shape[0] > x.shape[1]:  # the products are of the shorter side
-        x = x.mT
-    x = x / x.norm().clamp(min=EPS)
+def columns(parameter: Tensor) -> tuple[int, ...]:
+    """Axes after the first, as they lie in memory: the order of a matrix's columns changes nothing but the speed."""
+    return tuple(sorted(range(1, parameter.ndim), key=parameter.stride, reverse=True))
+
+
+def wide(update: Float[Tensor, "O ..."], parameter: Tensor) -> Float[Tensor, "short long"]:
+    """An update as a matrix whose shorter side comes first: the iteration's products are of that side."""
+    matrix = update.permute(0, *columns(parameter)).flatten(1)
+    return matrix.mT if len(matrix) > matrix.shape[1] else matrix
+
+
+def shaped(matrix: Float[Tensor, "short long"], parameter: Tensor) -> Float[Tensor, "O ..."]:
+    """The inverse of :func:`wide`."""
+    axes = columns(parameter)
+    matrix = matrix if len(matrix) == len(parameter) else matrix.mT
+    return matrix.reshape(-1, *(parameter.shape[axis] for axis in axes)).movedim(tuple(range(1, parameter.ndim)), axes)
+
+
+def orthogonalise(matrices: Sequence[Float[Tensor, "O I"]]) -> Float[Tensor, "N O I"]:
+    """All singular values brought near one by Newton–Schulz iterations: ``U Vᵀ`` of ``U S Vᵀ``, roughly.
+
+    The products are of the side ``O``, which should be the shorter.
+    """
+    first = matrices[0]
+    x = first.new_empty(len(matrices), *first.shape, dtype=working_type(first))
+    torch._foreach_copy_(list(x), list(matrices))
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=EPS)
     for a, b, c in COEFFICIENTS:
         product = x @ x.mT
-        x = torch.addmm(x, torch.addmm(product, product, product, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(product, product, product, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def working_type(matrix: Tensor) -> torch.dtype:

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from simmim_pl.contracts import InputError
 from simmim_pl.optimizers import Muon
@@ -60,20 +62,22 @@ def test_it_is_timms_but_for_the_type_of_the_iteration(
 @pytest.mark.parametrize("hardware", [True, False])
 def test_the_iteration_is_in_bfloat16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch, hardware: bool) -> None:
     monkeypatch.setattr(page, "bfloat16_in_hardware", lambda kind: hardware)
-    assert orthogonalise(torch.randn(8, 20)).dtype == (torch.bfloat16 if hardware else torch.float32)
-    assert orthogonalise(torch.randn(8, 20, dtype=torch.float64)).dtype == torch.float64
+    assert orthogonalise([torch.randn(8, 20)]).dtype == (torch.bfloat16 if hardware else torch.float32)
+    assert orthogonalise([torch.randn(8, 20, dtype=torch.float64)]).dtype == torch.float64
 
 
-@given(st.integers(4, 24), st.integers(4, 24), st.integers(0, 1000))
-def test_directions_stay_and_singular_values_come_near_one(rows: int, columns: int, seed: int) -> None:
+@given(st.integers(1, 3), st.integers(4, 24), st.integers(4, 24), st.integers(0, 1000))
+def test_directions_stay_and_singular_values_come_near_one(count: int, rows: int, columns: int, seed: int) -> None:
     left, values, right = torch.linalg.svd(
-        torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
+        torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
         full_matrices=False,
     )
-    values = values.clamp(min=0.05 * values[0].item())  # what is next to nothing takes more iterations
-    found = left.mT @ orthogonalise(left @ values.diag() @ right) @ right.mT
-    assert (found - found.diagonal().diag()).abs().max() < 1e-10
-    assert 0.6 < found.diagonal().min() <= found.diagonal().max() < 1.3
+    values = values.clamp(min=0.05 * values[:, :1])  # what is next to nothing takes more iterations
+    values *= 10.0 ** torch.arange(count)[:, None]  # of matrices in one batch, each has a length of its own
+    found = left.mT @ orthogonalise(list(left @ values.diag_embed() @ right)) @ right.mT
+    kept = found.diagonal(dim1=1, dim2=2)
+    assert (found - kept.diag_embed()).abs().max() < 1e-10
+    assert 0.6 < kept.min() <= kept.max() < 1.3
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,58 @@ def test_directions_stay_and_singular_values_come_near_one(rows: int, columns: i
 )
 def test_timm_takes_the_same_for_matrices(shape: tuple[int, ...]) -> None:
     assert is_matrix(torch.empty(shape)) == timm.optim.muon._is_suitable_for_muon(torch.empty(shape))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda kernel: kernel.contiguous(memory_format=torch.channels_last),
+        lambda kernel: kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),  # no matrix in memory
+    ],
+)
+def test_how_a_kernel_lies_in_memory_changes_nothing(layout: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    plain = [torch.randn(40, 6, 3, 3, dtype=torch.float64), torch.randn(8, 40, 1, 1, dtype=torch.float64)]
+    pairs = [(kernel.clone(), layout(kernel.clone())) for kernel in plain]
+    for kernels in zip(*pairs, strict=True):
+        torch.manual_seed(1)
+        for kernel in kernels:
+            kernel.grad = torch.randn(kernel.shape, dtype=torch.float64)
+        Muon(kernels).step()
+    for kernel, (one, other) in zip(plain, pairs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+        assert not torch.equal(one, kernel)
+        assert one.stride() != other.stride() or one.shape[2] == 1
+
+
+class Operations(TorchDispatchMode):
+    """Counts what would be launched on a GPU: operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        tensors = any(isinstance(each, torch.Tensor) for each in pytree.tree_leaves((args, result)))
+        self.count += tensors and not function.is_view and function is not torch.ops.aten._unsafe_view.default
+        assert function is not torch.ops.aten._local_scalar_dense.default, "a GPU would be waited for"
+        return result
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(16, 16, 3, bias=False), lambda: nn.BatchNorm2d(16)])
+def test_more_layers_of_the_same_shape_take_no_more_operations(make: Callable[[], nn.Module]) -> None:
+    found = []
+    for layers in (1, 6):
+        parameters = [parameter for _ in range(layers) for parameter in make().parameters()]
+        optimizer = Muon(parameters, weight_decay=0.1)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()  # makes the state
+        with Operations() as operations:
+            optimizer.step()
+        found.append(operations.count)
+    assert 0 < found[0] == found[1]
 
 
 def test_a_copy_that_loads_its_state_goes_on_the_same() -> None:
