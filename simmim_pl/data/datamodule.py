@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.final_views import check, is_final
-from simmim_pl.data.local import require_smaller
-from simmim_pl.data.predicted import Wanted, left_out, origin, parts
+from simmim_pl.data.local import require_views_not_enlarged
+from simmim_pl.data.predicted import PredictSplit, describe_left_out, predicted_subsets, splits_and_paths
 from simmim_pl.data.sampler import ResumableSampler
 from simmim_pl.data.source import ImageDataset, Source, whole
 from simmim_pl.data.split import train_val_split
-from simmim_pl.data.validate import load
-from simmim_pl.data.workers import as_it_is, end_with_process, leave_signals
+from simmim_pl.data.validate import load_split
+from simmim_pl.data.workers import identity_collate, ignore_signals, shut_down_at_exit
 from simmim_pl.runtime.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
-from simmim_pl.runtime.seeding import seeded
+from simmim_pl.runtime.seeding import make_generator
 
 
 class ImageDataModule(LightningDataModule):
@@ -60,7 +60,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: Seed = 0,
         seed: Seed = 0,
         workers: NonNegativeInt = 2,
-        predict_split: Wanted = "all",
+        predict_split: PredictSplit = "all",
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
@@ -107,9 +107,9 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         wanted = self.predict_split if stage == "predict" else "test" if stage == "test" else "train"
         if wanted != "test" and "train" not in self.splits:
-            self.splits |= self.divide(load(self.source, "train"))
+            self.splits |= self.divide(load_split(self.source, "train"))
         if "test" not in self.splits and (wanted == "test" or (wanted == "all" and self.source.has_test())):
-            test = load(self.source, "test")
+            test = load_split(self.source, "test")
             self.splits["test"] = Subset(test, range(len(test)))
 
     def divide(self, images: ImageDataset) -> dict[str, Subset]:
@@ -156,12 +156,12 @@ class ImageDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader]:
         if self.predict_split != "all":
-            rank_zero_info(left_out(self.splits, self.predict_split))
-        return [self.loader(part) for part in parts(self.splits, self.predict_split)]
+            rank_zero_info(describe_left_out(self.splits, self.predict_split))
+        return [self.loader(part) for part in predicted_subsets(self.splits, self.predict_split)]
 
     def origin(self, part: Tensor, index: Tensor) -> tuple[list[str], list[str] | None]:
-        """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.origin`."""
-        return origin(self.splits, self.predict_split, part, index)
+        """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.splits_and_paths`."""
+        return splits_and_paths(self.splits, self.predict_split, part, index)
 
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and the number of ranks."""
@@ -188,13 +188,13 @@ class ImageDataModule(LightningDataModule):
             images,
             batch_size=batch_size or -(-self.batch_size // self.rank_and_world_size()[1]),
             num_workers=workers,
-            collate_fn=as_it_is,
+            collate_fn=identity_collate,
             persistent_workers=workers > 0,
-            worker_init_fn=leave_signals,
+            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
             **order,
         )
-        end_with_process(loader)
+        shut_down_at_exit(loader)
         return loader
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -203,12 +203,12 @@ class ImageDataModule(LightningDataModule):
         if self.views is None or trainer is None or trainer.state.stage != RunningStage.TRAINING:
             return batch
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
-        generator = seeded(self.seed, step, batch["image"].device, *self.rank_and_world_size())
+        generator = make_generator(self.seed, step, batch["image"].device, *self.rank_and_world_size())
         if self.final_views is not None and is_final(trainer, step, self.final_share):
             batch["views"] = self.final_views(batch["image"], generator)
         else:
             batch["views"] = self.views(batch["image"], generator)
         if self.local_views is not None:
             batch["local"] = self.local_views(batch["image"], generator)
-            require_smaller(batch)
+            require_views_not_enlarged(batch)
         return batch
