@@ -122,7 +122,7 @@ def peer(precision: str, compiled: bool) -> None:
 def data_path() -> float:
     """Images per second of loading and making views alone."""
     from simmim_pl.data import ImageDataModule, Shapes
-    from simmim_pl.runtime.seeding import seeded
+    from simmim_pl.runtime.seeding import make_generator
     from simmim_pl.views import ContrastiveViews
 
     data = ImageDataModule(Shapes(train=20_000, size=32), BATCH, ContrastiveViews(32, scale=(0.2, 1.0), grayscale=0.1))
@@ -133,7 +133,7 @@ def data_path() -> float:
         if step == WARM:
             since = time.perf_counter()
         assert data.views is not None
-        data.views(batch["image"], seeded(0, step, batch["image"].device))
+        data.views(batch["image"], make_generator(0, step, batch["image"].device))
         seen += len(batch["image"]) * (step >= WARM)
     return seen / (time.perf_counter() - since)
 

@@ -22,14 +22,14 @@ import torch
 
 def measure(batch: int, pieces: int, steps: int) -> None:
     """Print seconds a step and the growth of this process's peak memory in MB, forward and backward."""
-    from simmim_pl.cpu.malloc import freed_memory
+    from simmim_pl.cpu.malloc import configure_malloc
     from simmim_pl.encoders import FastCNN
     from simmim_pl.encoders.heads import ProjectionHead
     from simmim_pl.losses import NTXent
     from simmim_pl.methods import Contrastive
     from simmim_pl.methods.gradient_cache import chunked_forward
 
-    freed_memory(keep=False)  # as the command line does when a batch is encoded in pieces
+    configure_malloc(keep=False)  # as the command line does when a batch is encoded in pieces
     head = partial(ProjectionHead, hidden_dim=256, output_dim=128)
     module = Contrastive(FastCNN(16), head, NTXent(), optimizer=torch.optim.SGD, channels_last=True)
     before, seconds = 0, []

@@ -16,8 +16,8 @@ import time
 import torch
 from torch import nn
 
-from simmim_pl.cpu.malloc import freed_memory
-from simmim_pl.cpu.small_grids import small_grids
+from simmim_pl.cpu.malloc import configure_malloc
+from simmim_pl.cpu.small_grids import convert_small_grids
 from simmim_pl.encoders import FastCNN, ResNet
 
 ENCODERS = {
@@ -38,13 +38,13 @@ def seconds(encoder: nn.Module, views: torch.Tensor, dtype: torch.dtype) -> floa
 
 
 def main() -> int:
-    freed_memory(keep=True)  # as the command line does
+    configure_malloc(keep=True)  # as the command line does
     print(f"{os.cpu_count()} cores, torch {torch.__version__}\n| | torch's | ours | |\n|---|---:|---:|---:|")
     least = 1.0
     for name, (plain, number, size) in ENCODERS.items():
         plain.to(memory_format=torch.channels_last)
         ours, views = copy.deepcopy(plain), torch.rand(number, 3, size, size)
-        small_grids(ours)
+        convert_small_grids(ours)
         for dtype in (torch.bfloat16, torch.float32):
             taken = [[seconds(encoder, views, dtype) for encoder in (plain, ours)] for _ in range(6)]
             theirs, own = (min(column) for column in zip(*taken[1:], strict=True))

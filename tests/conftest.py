@@ -84,7 +84,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]]
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports, half a second each, are drawn only by tests that are marked ``drawn``, and in processes of their own."""
     if "drawn" not in request.keywords:
-        monkeypatch.setattr("simmim_pl.report.page.write", lambda folders, path: None)
+        monkeypatch.setattr("simmim_pl.report.page.write_report", lambda folders, path: None)
 
 
 @pytest.fixture(scope="session")

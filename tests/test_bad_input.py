@@ -384,7 +384,7 @@ def test_a_full_disk_while_images_are_kept(
 ) -> None:
     real = atomic.write
 
-    def full(path: Path, content: atomic.Content) -> None:
+    def full(path: Path, content: atomic.Writer) -> None:
         def overflow(file: IO[bytes]) -> None:
             file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from simmim_pl.runtime.resume import carry_over, changes, hyperparameters
+from simmim_pl.runtime.resume import apply_changed_hyperparameters, config_changes, hyperparameters
 from simmim_pl.runtime.schedule import warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
@@ -162,7 +162,7 @@ def test_without_a_change_a_restored_optimizer_stays_as_it_is_to_the_bit() -> No
     again, schedule_again, now = made(0.3, 0.1, 30)
     again.load_state_dict(optimizer.state_dict())
     schedule_again.load_state_dict(schedule.state_dict())
-    carry_over(again, schedule_again, before, now)
+    apply_changed_hyperparameters(again, schedule_again, before, now)
     assert hyperparameters(again) == hyperparameters(optimizer)
     assert schedule_again.state_dict() == schedule.state_dict()
 
@@ -170,6 +170,6 @@ def test_without_a_change_a_restored_optimizer_stays_as_it_is_to_the_bit() -> No
 def test_changes_name_keys_as_the_command_line_does() -> None:
     before = {"a": {"class_path": "x.A", "init_args": {"b": 1, "c": [1, 2]}}, "name": "one", "list": [1]}
     now = {"a": {"class_path": "x.A", "init_args": {"b": 2, "c": [1, 2]}}, "name": "two", "list": [1, 2]}
-    assert list(changes(before, now)) == [("a.b", 1, 2), ("list", [1], [1, 2])]
-    assert list(changes(before, {**before, "a": None})) == [("a", before["a"], None)]
-    assert list(changes(before, before)) == []
+    assert list(config_changes(before, now)) == [("a.b", 1, 2), ("list", [1], [1, 2])]
+    assert list(config_changes(before, {**before, "a": None})) == [("a", before["a"], None)]
+    assert list(config_changes(before, before)) == []

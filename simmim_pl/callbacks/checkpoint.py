@@ -114,8 +114,8 @@ class Checkpoint(Base):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.deafen()
-        if distributed.broken(exception):
-            lost_ranks.see_it_out()
+        if distributed.is_connection_error(exception):
+            lost_ranks.ignore_sigterm()
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""

@@ -86,7 +86,7 @@ class Dashboard(Callback):
                 with self.budget:
                     send(trainer, pictures(found))
             except Exception as error:  # whatever else it is, a picture is not worth the run
-                if atomic.full(error):
+                if atomic.is_disk_full(error):
                     raise
                 rank_zero_warn(f"W&B gets no pictures of step {trainer.global_step} ({type(error).__name__}: {error}).")
             self.drawn = found.get("step", trainer.global_step)
@@ -134,7 +134,7 @@ def require_written(run: Any) -> None:
     """
     log = Path(run.settings.log_internal)
     said = log.read_text(encoding="utf-8", errors="replace").lower() if log.is_file() else ""
-    for code in atomic.FULL:
+    for code in atomic.DISK_FULL_ADVICE:
         if os.strerror(code).lower() in said:
             raise atomic.WriteError(code, os.strerror(code), run.settings.sync_file)
 

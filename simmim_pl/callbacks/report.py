@@ -40,7 +40,7 @@ class Report(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (folder := run_directory(trainer)) is not None:
-            self.attempt(folder / starts.NAME, lambda: starts.add(folder, began(trainer)))
+            self.attempt(folder / starts.FILE_NAME, lambda: starts.add_start(folder, began(trainer)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -50,7 +50,7 @@ class Report(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (folder := run_directory(trainer)) is not None:
-            self.attempt(folder / starts.NAME, lambda: starts.end(folder, trainer.global_step))
+            self.attempt(folder / starts.FILE_NAME, lambda: starts.record_end(folder, trainer.global_step))
         if path := self.write(trainer):
             rank_zero_info(f"Is it learning? {path} shows it.")
 
@@ -64,14 +64,16 @@ class Report(Callback):
             return None
 
         def draw() -> None:
-            from simmim_pl.report.page import write  # matplotlib takes half a second, and training need not wait for it
+            from simmim_pl.report.page import (
+                write_report,  # matplotlib takes half a second, and training need not wait for it
+            )
 
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     logger.save()
             if found := observed(trainer):
                 keep(folder, found)
-            write([folder], folder / "report.html")
+            write_report([folder], folder / "report.html")
 
         with self.budget:
             return self.attempt(folder / "report.html", draw)
@@ -81,7 +83,7 @@ class Report(Callback):
         try:
             write()
         except Exception as error:  # whatever else it is, a picture is not worth the run
-            if atomic.full(error):
+            if atomic.is_disk_full(error):
                 raise
             rank_zero_warn(f"{path} is not written ({type(error).__name__}: {error}).")
             return None

@@ -20,7 +20,7 @@ from simmim_pl.command import loggers, quiet, say_once, trainer_options
 from simmim_pl.command.data_seed import data_seed
 from simmim_pl.command.instantiation import build, explained, refusal
 from simmim_pl.command.parser import Parser
-from simmim_pl.command.run_directory import RunDirectory, check_name, newest, run_id
+from simmim_pl.command.run_directory import RunDirectory, newest_checkpoint, require_valid_name, run_id
 from simmim_pl.command.run_start import SaveConfig
 from simmim_pl.contracts import InputError
 from simmim_pl.cpu import malloc
@@ -51,11 +51,13 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
         config = self.config[self.config.subcommand]
-        check_name(config.name)
+        require_valid_name(config.name)
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = newest(config.runs, config.name, self.config.subcommand)
+            config.ckpt_path = newest_checkpoint(config.runs, config.name, self.config.subcommand)
         if config.get("ckpt_path"):
-            self.saved = checkpoint.read(config.ckpt_path, weights_only=config.get("weights_only") is not False)
+            self.saved = checkpoint.load_checkpoint(
+                config.ckpt_path, weights_only=config.get("weights_only") is not False
+            )
             if self.config.subcommand == "fit":
                 checkpoint.require_resumable(self.saved, config.ckpt_path)
 
@@ -75,7 +77,7 @@ class CLI(LightningCLI):
         self.choose_precision()
         given = config.trainer.logger
         self.save_config_kwargs |= {"directory": directory, "wandb": given in (None, True)}
-        self.save_config_kwargs["checkpoint"] = integrity.identity(self.saved) if self.saved else None
+        self.save_config_kwargs["checkpoint"] = integrity.checkpoint_id(self.saved) if self.saved else None
         self.save_config_kwargs["changes"] = self.changes() if resumed else []
         others = [] if given in (None, True, False) else list(given) if isinstance(given, list) else [given]
         if not config.trainer.fast_dev_run:
@@ -86,7 +88,7 @@ class CLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
         if trainer.strategy.root_device.type == "cpu":
-            malloc.freed_memory(keep=not getattr(self.model, "saves_memory", False))
+            malloc.configure_malloc(keep=not getattr(self.model, "saves_memory", False))
         return trainer
 
     def require_weights(self) -> None:
@@ -128,15 +130,16 @@ class CLI(LightningCLI):
         """What was and is changed when the run went on, with the step; refuses what cannot be, and says what is."""
         parser = self._parser(self.subcommand)
         now = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
-        changed = list(resume.changes(self.saved["config"], now))
-        resume.require_possible(changed)
+        changed = list(resume.config_changes(self.saved["config"], now))
+        resume.require_allowed_changes(changed)
         for key, before, after in changed:
-            rank_zero_info(f"Changed since the checkpoint: {key}, {resume.short(before)} → {resume.short(after)}")
+            old, new = resume.abbreviate_value(before), resume.abbreviate_value(after)
+            rank_zero_info(f"Changed since the checkpoint: {key}, {old} → {new}")
         step = {"step": self.saved.get("global_step")} | {key: [before, after] for key, before, after in changed}
         return [*self.saved.get("changes", []), *([step] if changed else [])]
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with atomic.going_on(self.kept):
+        with atomic.add_resume_advice(self.kept):
             super()._run_subcommand(subcommand)
 
     def kept(self) -> Any:
@@ -167,13 +170,13 @@ def read_dotenv() -> None:
             os.environ.setdefault(key, value)
 
 
-@say_once.job()
-@lost_ranks.watch()
+@say_once.mark_job()
+@lost_ranks.watch_ranks()
 def main(args: ArgsType = None) -> None:
     """Run the command line. What the user can mend ends in one sentence and exit code 2."""
     try:
         read_dotenv()
-        quiet.silence()
+        quiet.hide_messages()
         with ExitStack() as held:
             CLI(
                 LightningModule,
@@ -190,16 +193,16 @@ def main(args: ArgsType = None) -> None:
                 args=args,
                 held=held,
             )
-        atomic.flush_output()
+        atomic.flush_stdout()
     except Exception as error:
         sentence = mendable(error)
-        lost_ranks.leave()
+        lost_ranks.announce_exit()
         if sentence is None:
             raise
-        if say_once.first(sentence):
+        if say_once.is_first(sentence):
             print(f"error: {sentence}", file=sys.stderr)
         with suppress(OSError):
-            atomic.flush_output()
+            atomic.flush_stdout()
         sys.exit(2)
     finally:
         wandb.teardown(exit_code=2 if sys.exc_info()[0] else 0)  # finishes the run, forgets the credentials

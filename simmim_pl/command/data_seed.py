@@ -7,7 +7,7 @@ from pydoc import locate
 from typing import Any
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.ranges import Seed, outside
+from simmim_pl.runtime.ranges import Seed, range_error
 
 
 def data_seed(seed: Any, data: Any) -> Any:
@@ -18,7 +18,7 @@ def data_seed(seed: Any, data: Any) -> Any:
     Raises:
         InputError: somebody has.
     """
-    if outside(Seed, seed):
+    if range_error(Seed, seed):
         return 0
     given = (getattr(data, "init_args", None) or {}).get("seed", seed)
     if given != seed and given != by_itself(data.class_path):

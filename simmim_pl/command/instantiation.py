@@ -10,7 +10,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from simmim_pl.command import say_once
-from simmim_pl.command.suggestions import advised
+from simmim_pl.command.suggestions import add_install_advice
 from simmim_pl.contracts import InputError
 
 REFUSALS = (ValueError, ImportError, MisconfigurationException)  # what classes, ours or not, refuse arguments with
@@ -34,7 +34,7 @@ def explained(name: str, *further: type[Exception]) -> Iterator[None]:
     except InputError:
         raise
     except refusals as error:
-        raise InputError(f"{name} cannot be built: {advised(reason(error))}.") from error
+        raise InputError(f"{name} cannot be built: {add_install_advice(reason(error))}.") from error
 
 
 def reason(error: BaseException) -> str:
@@ -51,7 +51,7 @@ def reason(error: BaseException) -> str:
 def refusal(error: BaseException) -> str | None:
     """One sentence for what Lightning refuses once it runs, and for a warning that was made an error."""
     if isinstance(error, Warning):
-        return say_once.of_warning(error)
+        return say_once.describe_warning(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from simmim_pl.command.instantiation import explained
-from simmim_pl.command.run_directory import swept
+from simmim_pl.command.run_directory import sweep_run_id
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic
 
@@ -40,7 +40,7 @@ class History(CSVLogger):
         return super().experiment if self.begun and not self.silent else DummyExperiment()
 
     def save(self) -> None:
-        with atomic.naming(Path(self.log_dir, "metrics.csv")):  # a full disk may leave half a line there
+        with atomic.name_file_in_errors(Path(self.log_dir, "metrics.csv")):  # a full disk may leave half a line there
             super().save()
 
     @rank_zero_only
@@ -84,10 +84,12 @@ def start_wandb(folder: Path) -> wandb.Run:
         settings = wandb.Settings(init_timeout=WANDB_TIMEOUT, login_timeout=WANDB_TIMEOUT, silent=mode != "online")
         return wandb.init(
             dir=folder,
-            project=None if swept() else project,  # W&B takes an agent's word from the environment, and warns of ours
+            project=None
+            if sweep_run_id()
+            else project,  # W&B takes an agent's word from the environment, and warns of ours
             name=f"{name}/{run_id}",
             group=name,
-            id=None if swept() else run_id,
+            id=None if sweep_run_id() else run_id,
             resume="allow",
             mode=mode,
             settings=settings,

@@ -13,14 +13,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from simmim_pl.command import parse_errors, suggestions
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic, ranges
-from simmim_pl.runtime.yaml_schema import require_small
+from simmim_pl.runtime.yaml_schema import require_bounded_size
 
 read_yaml = get_loader("yaml")
 
 
 def read_small(text: str) -> Any:
     """jsonargparse's own reader, for YAML that aliases do not make too large to be walked."""
-    require_small(text)
+    require_bounded_size(text)
     return read_yaml(text)
 
 
@@ -43,7 +43,7 @@ class Parser(LightningArgumentParser):
         """Learn the ranges too that :func:`simmim_pl.runtime.ranges.ranged` has left on a constructor."""
         added: list[str] = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
         before = f"{nested_key}." if nested_key else ""
-        hints = {f"{before}{name}": hint for name, hint in ranges.of(class_type).items()}
+        hints = {f"{before}{name}": hint for name, hint in ranges.argument_ranges(class_type).items()}
         self.limit({key: hint for key, hint in hints.items() if key in added})
         return added
 
@@ -64,7 +64,7 @@ class Parser(LightningArgumentParser):
     def validate(self, namespace: Any, *args: Any, **kwargs: Any) -> None:
         """Refuse numbers out of their range too. Raises TypeError, as for another type."""
         for key, hint in self.ranges.items():
-            if wrong := ranges.outside(hint, namespace.get(key)):
+            if wrong := ranges.range_error(hint, namespace.get(key)):
                 raise TypeError(f'Parser key "{key}":\n  {wrong}')
         super().validate(namespace, *args, **kwargs)
 
@@ -76,10 +76,10 @@ class Parser(LightningArgumentParser):
         """
         if isinstance(refused := getattr(ex, "__cause__", None), InputError):  # of a link between two arguments
             raise refused
-        message = suggestions.add(message, getattr(ex, "subcommand_parser", self)._actions)
+        message = suggestions.add_suggestions(message, getattr(ex, "subcommand_parser", self)._actions)
         if not self.exit_on_error:  # a parser inside another, which says it
             super().error(message, ex)
-        line = parse_errors.sentence(message)
+        line = parse_errors.to_sentence(message)
         end = "" if line.endswith("?") else "."
         raise InputError(f"{line}{end} See {self.prog.replace(' [options]', '')} --help.") from ex
 

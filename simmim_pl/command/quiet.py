@@ -1,27 +1,28 @@
-"""Messages of other packages that no user of this one can act on."""
+"""Hide warnings and log messages of other packages that users of this one cannot act on."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 
-UNHELPFUL = (  # warnings of Lightning's
+HIDDEN_WARNINGS = (  # Lightning's, as regular expressions
     ".*LeafSpec.* is deprecated",
     "Precision .* is not supported by the model summary",
     ".*does not have many workers",
-    "Found .* in eval mode at the start of training",  # an evaluation's encoder: meant, and asserted
+    "Found .* in eval mode at the start of training",  # the frozen encoder of an evaluation, on purpose
     ".*configure_optimizers. returned .None.",
-    "You're resuming from a checkpoint that ended before the epoch ended",  # data/order.py goes on where it was
+    "You're resuming from a checkpoint that ended before the epoch ended",  # data/sampler.py continues within an epoch
     "Experiment logs directory .* exists and is not empty",  # the history is in the checkpoint
-    # The whole split is gathered before it is evaluated.
+    # These are computed on the whole split, gathered from all ranks.
     "It is recommended to use .self.log..(val|representation|information)/.* sync_dist=True",
 )
-SAVES = "lightning.pytorch.trainer.connectors.checkpoint_connector"  # says at every checkpoint what it does not do
+# Logs a line about weights_only at every checkpoint.
+CHECKPOINT_LOGGER = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
 
-def silence() -> None:
-    """Hide them."""
-    for message in UNHELPFUL:
+def hide_messages() -> None:
+    """Install the filters."""
+    for message in HIDDEN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger(SAVES).addFilter(lambda record: "weights_only" not in record.getMessage())
-    logging.raiseExceptions = False  # a log that a full disk does not take, such as W&B's own, is no traceback
+    logging.getLogger(CHECKPOINT_LOGGER).addFilter(lambda record: "weights_only" not in record.getMessage())
+    logging.raiseExceptions = False  # no traceback when a log file, such as W&B's own, is on a full disk

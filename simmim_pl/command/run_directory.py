@@ -1,4 +1,4 @@
-"""Run directories: which one a run has, and that it belongs to one process at a time."""
+"""Run directories ``RUNS/NAME/ID``: choose one for a run, and lock it for one process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic
 
-LOCK = ".lock"  # in a run directory, held while a process works there; the system releases that of a dead one
-PATIENCE = 10.0  # seconds in which the data loading processes of a killed run end, which hold its lock too
+LOCK = ".lock"  # lock file in a run directory; the system releases the lock when its process dies
+PATIENCE = 10.0  # seconds to wait for the lock: DataLoader workers of a killed run hold it until they end
 
 
-def check_name(name: str) -> None:
-    """Refuse a run's name that would lead out of the folder of all runs, or hide in it."""
+def require_valid_name(name: str) -> None:
+    """Raise :class:`InputError` for a run name that is absolute, hidden or leads out of the folder of all runs."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or any(part.startswith(".") for part in parts):
         raise InputError(
@@ -31,8 +31,8 @@ def check_name(name: str) -> None:
 
 
 @contextmanager
-def looked_into(folder: Path) -> Iterator[Path]:
-    """A folder, which need not exist; raises :class:`InputError` where the system does not let it be looked into."""
+def readable_folder(folder: Path) -> Iterator[Path]:
+    """Turn OSErrors in this context, such as missing permissions, into an :class:`InputError` about the folder."""
     try:
         yield folder
     except OSError as error:
@@ -41,9 +41,21 @@ def looked_into(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def newest(runs: str, name: str, subcommand: str) -> str | None:
-    """The last checkpoint of the newest run of a name that has one; without any, ``fit`` starts at its beginning."""
-    with looked_into(Path(runs, name)) as folder:
+def newest_checkpoint(runs: str, name: str, subcommand: str) -> str | None:
+    """Path of the last checkpoint of the newest run of a name.
+
+    Args:
+        runs: folder of all runs.
+        name: of the run.
+        subcommand: ``fit`` may start without a checkpoint; others may not.
+
+    Returns:
+        The path, or ``None`` if there is none and ``fit`` starts from the beginning.
+
+    Raises:
+        InputError: there is no checkpoint, or the folder cannot be read.
+    """
+    with readable_folder(Path(runs, name)) as folder:
         found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if found:
         return str(found[-1])
@@ -54,21 +66,29 @@ def newest(runs: str, name: str, subcommand: str) -> str | None:
 
 
 def run_id(ckpt_path: str | None, runs: str, name: str) -> str:
-    """The name of a run's directory: of one that goes on its own again, of a sweep's what W&B's agent gave it."""
+    """The id of a run, which names its directory.
+
+    A resumed run keeps its id; a run of a W&B sweep has the id that the agent chose; any other gets a new one.
+
+    Args:
+        ckpt_path: checkpoint to resume from, or ``None``.
+        runs: folder of all runs.
+        name: of the run.
+    """
     if ckpt_path:
         folder = Path(ckpt_path).resolve().parent.parent
         if folder.parent == Path(runs, name).resolve():
             return folder.name
-    return swept() or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
+    return sweep_run_id() or time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
 
 
-def swept() -> str | None:
-    """The id of the run for which an agent of a W&B sweep has started this process, if one has."""
+def sweep_run_id() -> str | None:
+    """The run id if an agent of a W&B sweep started this process, else ``None``."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 class RunDirectory:
-    """The directory of a run, ``RUNS/NAME/ID``, which belongs to one process at a time; on rank zero only.
+    """The directory of a run, ``RUNS/NAME/ID``, locked for one process at a time. Rank zero does the work.
 
     Args:
         folder: its path; it need not exist.
@@ -77,19 +97,20 @@ class RunDirectory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock: FileLock | None = None
-        self.new = False  # whether claiming has made it
+        self.new = False  # whether claim() created it
 
     def exists(self) -> bool:
-        """Whether it is there, on any rank."""
-        with looked_into(self.folder):
+        """Whether the directory exists. May be called on any rank."""
+        with readable_folder(self.folder):
             return self.folder.is_dir()
 
     @rank_zero_only
     def claim(self) -> None:
-        """Make the directory where there is none, and keep other processes out of it. Again, it does nothing.
+        """Create the directory if missing, and lock it. Does nothing if this object holds the lock already.
 
         Raises:
-            InputError: another process works there, or the directory cannot be made.
+            InputError: another process holds the lock, or the directory cannot be created.
+            OSError: the disk is full.
         """
         if self.lock is not None:
             return
@@ -105,7 +126,7 @@ class RunDirectory:
                 "without --ckpt_path or with another --name."
             ) from error
         except OSError as error:
-            if atomic.full(error):
+            if atomic.is_disk_full(error):
                 raise
             reason = error.strerror
             raise InputError(f"Cannot write to {self.folder} ({reason}): choose another folder with --runs.") from error
@@ -113,17 +134,17 @@ class RunDirectory:
 
     @rank_zero_only
     def release(self) -> None:
-        """Let other processes work there."""
+        """Release the lock."""
         if self.lock is not None:
             self.lock.release()
             self.lock = None
 
     @rank_zero_only
     def discard(self) -> None:
-        """Leave nothing of a directory that was made for a run which could not begin."""
+        """Release the lock, and delete the directory if it was created for this run, which could not start."""
         self.release()
         if self.new:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # others' runs lie there
+            with suppress(OSError):  # not empty: it holds other runs
                 self.folder.parent.rmdir()
                 self.folder.parent.parent.rmdir()

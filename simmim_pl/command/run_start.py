@@ -40,7 +40,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Where nodes do not share a disk, one may find another checkpoint than the others, or none.
-        distributed.require_alike({"checkpoint to go on from": self.checkpoint})
+        distributed.require_equal_on_all_ranks({"checkpoint to go on from": self.checkpoint})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.config = self.config.clone()
@@ -78,7 +78,7 @@ class SaveConfig(SaveConfigCallback):
                 logger.experiment.config.update(self.nested, allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
-        saved |= {"config": self.nested, "format": checkpoint.FORMAT, "version": simmim_pl.__version__}
+        saved |= {"config": self.nested, "format": checkpoint.FORMAT_VERSION, "version": simmim_pl.__version__}
         saved["changes"] = self.changes  # what was changed when the run went on, with the step
 
     @cached_property

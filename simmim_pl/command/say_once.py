@@ -1,4 +1,4 @@
-"""A sentence is said once, however many processes of a job have the same to say."""
+"""Print a message once per job, although every process (rank) of the job wants to print it."""
 
 from __future__ import annotations
 
@@ -11,59 +11,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-JOB = "SIMMIM_PL_JOB"
-STEPS = 4294967290  # in SLURM steps from here on are no srun's: a batch script, an interactive shell
-OLD = 300.0  # seconds after which a sentence is said again: by another command of the same job
-MARKER = "simmim_pl-"
+JOB_VARIABLE = "SIMMIM_PL_JOB"  # environment variable with the id of the job
+FIRST_RESERVED_STEP = 4294967290  # SLURM steps from here on are not started by srun: batch script, interactive shell
+MARKER_LIFETIME = 300.0  # seconds after which another command of the same job may print the message again
+MARKER = "simmim_pl-"  # prefix of the empty files that mark printed messages
 
 
 @contextmanager
-def job() -> Iterator[None]:
-    """Within, the processes that Lightning starts from this one know that they belong together."""
-    own = JOB not in os.environ
+def mark_job() -> Iterator[None]:
+    """In this context, child processes (ranks that Lightning starts) inherit one job id."""
+    own = JOB_VARIABLE not in os.environ
     if own:
-        os.environ[JOB] = launched() or uuid.uuid4().hex
+        os.environ[JOB_VARIABLE] = launcher_job() or uuid.uuid4().hex
     try:
         yield
     finally:
         if own:
-            del os.environ[JOB]
+            del os.environ[JOB_VARIABLE]
 
 
-def launched() -> str | None:
-    """The name of the job by which torchrun or SLURM has started this process beside others."""
+def launcher_job() -> str | None:
+    """Job id if torchrun or SLURM started this process as one of several, else ``None``."""
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # JOB/attempt_0/RANK/error.json
         return str(Path(error_file).parents[1])
     step = os.environ.get("SLURM_STEP_ID", "")
-    if os.environ.get("SLURM_NTASKS", "1") == "1" or not step.isdecimal() or int(step) >= STEPS:
+    if os.environ.get("SLURM_NTASKS", "1") == "1" or not step.isdecimal() or int(step) >= FIRST_RESERVED_STEP:
         return None
     return "-".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
 
 
-def first(sentence: str) -> bool:
-    """Whether no other process of this job, on this machine, has said the same: who says it leaves an empty file."""
-    if "LOCAL_RANK" not in os.environ and launched() is None:
+def is_first(sentence: str) -> bool:
+    """Whether this is the first process of the job, on this machine, to print a message.
+
+    The first process creates an empty marker file in the temporary folder; the others find it.
+    """
+    if "LOCAL_RANK" not in os.environ and launcher_job() is None:
         return True
-    sweep()
-    digest = hashlib.sha256(f"{os.environ.get(JOB)}|{sentence}".encode()).hexdigest()
+    remove_old_markers()
+    digest = hashlib.sha256(f"{os.environ.get(JOB_VARIABLE)}|{sentence}".encode()).hexdigest()
     try:
         os.close(os.open(Path(tempfile.gettempdir(), f"{MARKER}{digest[:32]}"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
-    except OSError:  # rather twice than never
+    except OSError:  # better to print twice than never
         return True
     return True
 
 
-def sweep() -> None:
-    """Remove the files that are too old to keep anyone silent."""
+def remove_old_markers() -> None:
+    """Remove marker files older than ``MARKER_LIFETIME``."""
     for path in Path(tempfile.gettempdir()).glob(MARKER + "[0-9a-f]" * 32):
-        with suppress(OSError):  # another's, or gone just now
-            if path.stat().st_size == 0 and time.time() - path.stat().st_mtime > OLD:
+        with suppress(OSError):  # another user's, or removed just now
+            if path.stat().st_size == 0 and time.time() - path.stat().st_mtime > MARKER_LIFETIME:
                 path.unlink()
 
 
-def of_warning(warning: Warning) -> str:
-    """What is said of a warning that was made an error, on one line."""
+def describe_warning(warning: Warning) -> str:
+    """One sentence for a warning that a warnings filter turned into an error."""
     reason = " ".join(str(warning).split()).rstrip(".")
     return f"A warning was made an error ({reason}): start without PYTHONWARNINGS=error and without -W error."

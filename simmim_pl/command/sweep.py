@@ -1,4 +1,4 @@
-"""``python -m simmim_pl.sweep``: the grid of a W&B sweep, run here one after the other and without an account."""
+"""``python -m simmim_pl.sweep``: run the grid of a W&B sweep on this machine, one run at a time, without an account."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from simmim_pl.command.sweep_config import SweepConfig, describe, expand, name, read
+from simmim_pl.command.sweep_config import SweepConfig, build_command, describe_values, load_sweep_config, run_name
 from simmim_pl.contracts import InputError
 
 COLUMNS = ("val/knn", "val/probe", "train/loss")
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-# What ends the sweep with the run that it ends: of any other signal the run died by itself, as where memory runs out.
-STOPS = [*SIGNALS, *(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))]
-PATIENCE = 60.0  # seconds in which a run ends after Ctrl-C, which the terminal has sent to it too
-DONE = "done"  # an empty file beside the directories of a combination's run
+FORWARDED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# A run that ends by one of these was stopped by the user, which stops the sweep. Any other signal is a failed run.
+STOP_SIGNALS = [*FORWARDED_SIGNALS, *(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))]
+PATIENCE = 60.0  # seconds that a run has to end after Ctrl-C, which the terminal sends to it too
+DONE_MARKER = "done"  # empty file beside the run directories of a finished combination
 
 
-def call(command: list[str]) -> int:
-    """The exit code of a command. Stopping this process also stops the command, after its last checkpoint."""
-    before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in SIGNALS}
+def run_command(command: list[str]) -> int:
+    """Run a command and return its exit code. Stopping this process also stops the command, after a last checkpoint."""
+    before = {
+        number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in FORWARDED_SIGNALS
+    }
     try:
         child = subprocess.Popen(command)
         try:
@@ -45,54 +47,69 @@ def call(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def by_signal(code: int) -> int:
-    """The signal that an exit code tells of, as Python or as a shell writes it; 0 without one."""
+def signal_number(code: int) -> int:
+    """The signal behind an exit code, by Python's convention (−n) or a shell's (128 + n); 0 if there is none."""
     return -code if code < 0 else max(code - 128, 0)
 
 
-def ending(code: int) -> str:
-    """How a run failed.
+def describe_exit(code: int) -> str:
+    """How a run ended, in words.
 
-    >>> ending(3), ending(137)
+    >>> describe_exit(3), describe_exit(137)
     ('failed with exit code 3', 'was killed by SIGKILL')
     """
     names = {number.value: number.name for number in signal.Signals}
-    number = by_signal(code)
+    number = signal_number(code)
     return f"was killed by {names[number]}" if number in names else f"failed with exit code {code}"
 
 
-def carry_out(config: SweepConfig, runs: str, dry: bool = False) -> int:
-    """Run what is not done yet; returns how many combinations failed. A run that was stopped goes on."""
+def run_combinations(config: SweepConfig, runs: str, dry: bool = False) -> int:
+    """Run all combinations that are not finished; a run that was stopped resumes from its checkpoint.
+
+    Args:
+        config: the sweep.
+        runs: folder of all runs.
+        dry: print the commands only.
+
+    Returns:
+        How many combinations failed.
+
+    Raises:
+        KeyboardInterrupt: a run was stopped by a signal.
+    """
     failed = 0
     for number, values in enumerate(config.combinations, 1):
-        run, told = Path(runs, name(config, values)), f"[{number}/{len(config.combinations)}] {describe(values)}"
-        command = [*expand(config, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
+        run, told = (
+            Path(runs, run_name(config, values)),
+            f"[{number}/{len(config.combinations)}] {describe_values(values)}",
+        )
+        command = [*build_command(config, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
         if dry:
             print(shlex.join(command))
-        elif (run / DONE).exists():
+        elif (run / DONE_MARKER).exists():
             print(f"{told}: done before", flush=True)
         else:
             print(told, flush=True)
-            code = call(command)
-            if by_signal(code) in STOPS:
+            code = run_command(command)
+            if signal_number(code) in STOP_SIGNALS:
                 raise KeyboardInterrupt
             if code:
-                print(f"{told}: {ending(code)}", file=sys.stderr, flush=True)
+                print(f"{told}: {describe_exit(code)}", file=sys.stderr, flush=True)
                 failed += 1
             else:
                 run.mkdir(parents=True, exist_ok=True)
-                (run / DONE).touch()
+                (run / DONE_MARKER).touch()
     return failed
 
 
-def newest(run: Path) -> Path | None:
-    """The newest directory of a run that has logged anything."""
+def newest_run_directory(run: Path) -> Path | None:
+    """The newest run directory of a combination that has logged metrics."""
     found = sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent if found else None
 
 
-def last(folder: Path | None) -> dict[str, float]:
-    """The last value of each metric in a run directory."""
+def last_metrics(folder: Path | None) -> dict[str, float]:
+    """The last value of each metric in a run directory; empty for ``None``."""
     found: dict[str, float] = {}
     if folder is not None:
         with (folder / "metrics.csv").open(newline="") as file:
@@ -101,31 +118,31 @@ def last(folder: Path | None) -> dict[str, float]:
     return found
 
 
-def table(config: SweepConfig, runs: str) -> str:
-    """What is done as a Markdown table with each run's directory, the best first and marked."""
+def results_table(config: SweepConfig, runs: str) -> str:
+    """Markdown table of the finished combinations with their metrics and run directories, the best first and marked."""
     columns = list(dict.fromkeys([config.metric, *COLUMNS]))
-    done = [(values, Path(runs, name(config, values))) for values in config.combinations]
-    folders = [(values, newest(run)) for values, run in done if (run / DONE).exists()]
-    rows = [(values, folder, last(folder)) for values, folder in folders]
+    done = [(values, Path(runs, run_name(config, values))) for values in config.combinations]
+    folders = [(values, newest_run_directory(run)) for values, run in done if (run / DONE_MARKER).exists()]
+    rows = [(values, folder, last_metrics(folder)) for values, folder in folders]
 
     def score(scores: dict[str, float]) -> float:
-        """The smaller the better; what has no score comes last."""
+        """The metric with its sign such that smaller is better; infinite if missing, so that it sorts last."""
         value = scores.get(config.metric, math.nan)
         return math.inf if math.isnan(value) else -value if config.maximise else value
 
     rows.sort(key=lambda row: score(row[2]))
-    least = score(rows[0][2]) if rows else math.inf
+    best_score = score(rows[0][2]) if rows else math.inf
     lines = [["", *config.combinations[0], *columns, "directory"]]
     lines.append(["---"] * len(lines[0]))
     for values, folder, scores in rows:
-        best = "best" if score(scores) == least < math.inf else ""
+        best = "best" if score(scores) == best_score < math.inf else ""
         shown = [f"{scores[column]:.4g}" if column in scores else "–" for column in columns]
         lines.append([best, *map(str, values.values()), *shown, str(folder or "–")])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exit code 1 when a combination failed, 2 when the sweep cannot be run."""
+    """Run the command line. Exit code 1: a combination failed; 2: the sweep cannot be run; 130: it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m simmim_pl.sweep", description=__doc__, allow_abbrev=False)
     parser.add_argument("sweep", help="YAML of a W&B sweep whose method is grid, such as configs/sweep.yaml")
     parser.add_argument(
@@ -136,8 +153,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
     options = parser.parse_args(args)
     try:
-        config = read(options.sweep)
-        failed = carry_out(config, options.runs, options.dry_run)
+        config = load_sweep_config(options.sweep)
+        failed = run_combinations(config, options.runs, options.dry_run)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:
@@ -149,7 +166,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         parser.exit(130, "Stopped. The same command goes on from here.\n")
     if not options.dry_run:
-        print(table(config, options.runs))
+        print(results_table(config, options.runs))
     if failed:
         count = len(config.combinations)
         parser.exit(1, f"error: {failed} of {count} combinations failed; the same command tries them again.\n")

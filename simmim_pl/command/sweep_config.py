@@ -1,4 +1,4 @@
-"""What the YAML of a W&B sweep says, where its method is a grid: the combinations, and the command of each."""
+"""Parse the YAML of a W&B grid sweep: all combinations of parameter values, and the command of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simmim_pl.runtime import yaml_schema
 REQUIRED = ("method", "metric", "parameters", "command")
 OPTIONAL = ("program", "name", "description", "project", "entity")
 MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_equals}")
-Values = dict[str, Any]  # of one combination: a value by its key on the command line
+Values = dict[str, Any]  # one combination: values by key of the command line
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class SweepConfig:
     combinations: list[Values]
 
 
-def read(path: str) -> SweepConfig:
-    """Read a sweep in W&B's format."""
+def load_sweep_config(path: str) -> SweepConfig:
+    """Load a sweep in W&B's format. Raises :class:`InputError` if it is invalid or no grid."""
     sweep = yaml_schema.mapping(yaml_schema.load(path), path, REQUIRED, OPTIONAL)
     if sweep["method"] != "grid":
         raise InputError(
@@ -45,18 +45,18 @@ def read(path: str) -> SweepConfig:
         raise InputError(f"{path} has no parameters: name at least one, such as model.optimizer.lr.")
     for key in sweep["parameters"]:
         yaml_schema.text(key, f"A parameter's key in {path}")
-    axes = {key: choices(key, entry) for key, entry in sweep["parameters"].items()}
+    axes = {key: parameter_values(key, entry) for key, entry in sweep["parameters"].items()}
     return SweepConfig(
         metric=yaml_schema.text(metric["name"], f"The metric's name in {path}"),
         maximise=metric["goal"] == "maximize",
         program=str(sweep.get("program", "simmim_pl")),
-        command=words(sweep["command"], f"The command of {path}"),
+        command=parse_command(sweep["command"], f"The command of {path}"),
         combinations=[dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())],
     )
 
 
-def choices(key: str, entry: Any) -> list[Any]:
-    """The values of a parameter."""
+def parameter_values(key: str, entry: Any) -> list[Any]:
+    """The values of a parameter, from W&B's ``values`` or ``value``. Raises :class:`InputError`."""
     entry = yaml_schema.mapping(entry, f"The parameter {key}", [], ["values", "value"])
     if len(entry) != 1:
         raise InputError(f"The parameter {key} needs either values, a list, or value, a single one.")
@@ -65,8 +65,8 @@ def choices(key: str, entry: Any) -> list[Any]:
     )
 
 
-def words(command: Any, where: str) -> list[str]:
-    """The words of a command, of which one stands for the values."""
+def parse_command(command: Any, where: str) -> list[str]:
+    """The words of a command, with macros. Raises :class:`InputError` for an unknown macro, or without ``${args}``."""
     found = [str(word) for word in yaml_schema.items(command, where)]
     if unknown := [word for word in found if re.fullmatch(r"\$\{\w+\}", word) and word not in MACROS]:
         raise InputError(f"{where} has {unknown[0]}, and known here are {', '.join(MACROS)}.")
@@ -75,8 +75,8 @@ def words(command: Any, where: str) -> list[str]:
     return found
 
 
-def expand(config: SweepConfig, values: Values) -> list[str]:
-    """The command of a combination, as W&B's agent writes it; the interpreter is the one that runs this."""
+def build_command(config: SweepConfig, values: Values) -> list[str]:
+    """The command of a combination, with macros expanded as W&B's agent does; ``${interpreter}`` is this Python."""
     macros = {
         "${env}": [] if os.name == "nt" else ["/usr/bin/env"],
         "${interpreter}": [sys.executable],
@@ -88,12 +88,12 @@ def expand(config: SweepConfig, values: Values) -> list[str]:
     return [re.sub(r"\$\{envvar:([A-Z0-9_]*)\}", lambda name: os.environ.get(name[1], name[1]), w) for w in found]
 
 
-def describe(values: Values) -> str:
-    """A combination for people: the last part of each key, and its value."""
+def describe_values(values: Values) -> str:
+    """A combination as ``key=value,…`` with the last part of each key."""
     return ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items())
 
 
-def name(config: SweepConfig, values: Values) -> str:
-    """The name of a combination's run: another command or another value is another run."""
+def run_name(config: SweepConfig, values: Values) -> str:
+    """Name of a combination's run: its values, and a digest of command and values, which makes it unique."""
     digest = hashlib.sha256(repr((config.program, config.command, values)).encode()).hexdigest()[:6]
-    return re.sub(r"[^\w.=,-]+", "_", describe(values))[:80] + "-" + digest
+    return re.sub(r"[^\w.=,-]+", "_", describe_values(values))[:80] + "-" + digest

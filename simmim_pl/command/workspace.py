@@ -1,4 +1,4 @@
-"""``python -m simmim_pl.workspace``: a dashboard's layout from YAML, saved as a view of a W&B project."""
+"""``python -m simmim_pl.workspace``: save a dashboard layout from YAML as a view of a W&B project."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from simmim_pl.runtime import yaml_schema
 KINDS = ("lines", "histogram", "media", "table")
 
 
-def library() -> tuple[Any, Any]:
-    """The modules of wandb-workspaces that make workspaces and panels."""
+def import_wandb_workspaces() -> tuple[Any, Any]:
+    """wandb-workspaces' modules for workspaces and for panels. Raises :class:`InputError` if it is not installed."""
     try:
         return import_module("wandb_workspaces.workspaces"), import_module("wandb_workspaces.reports.v2")
     except ImportError as error:
@@ -25,9 +25,19 @@ def library() -> tuple[Any, Any]:
         ) from error
 
 
-def build(spec: Any, where: str, entity: str, project: str) -> Any:
-    """The workspace that a spec describes. What it leaves out, W&B shows by itself below."""
-    workspaces, panels = library()
+def build_workspace(spec: Any, where: str, entity: str, project: str) -> Any:
+    """Build the workspace that a spec describes. W&B shows all other metrics below it.
+
+    Args:
+        spec: from YAML.
+        where: path of the YAML, for errors.
+        entity: W&B user or team.
+        project: W&B project.
+
+    Raises:
+        InputError: the spec is invalid.
+    """
+    workspaces, panels = import_wandb_workspaces()
     spec = yaml_schema.mapping(spec, where, ["name", "sections"], ["x"])
     x = yaml_schema.text(spec.get("x", "Step"), f"x of {where}")
     sections = []
@@ -35,19 +45,19 @@ def build(spec: Any, where: str, entity: str, project: str) -> Any:
         section = yaml_schema.mapping(entry, f"Section {number} of {where}", ["name", "panels"])
         name = yaml_schema.text(section["name"], f"name of section {number} of {where}")
         listed = enumerate(yaml_schema.items(section["panels"], f"panels of section {name}"), 1)
-        made = [panel(item, f"Panel {place} of section {name}", x, panels) for place, item in listed]
+        made = [build_panel(item, f"Panel {place} of section {name}", x, panels) for place, item in listed]
         sections.append(workspaces.Section(name=name, panels=made, is_open=True))
     name = yaml_schema.text(spec["name"], f"name of {where}")
     return workspaces.Workspace(entity=entity, project=project, name=name, sections=sections, auto_generate_panels=True)
 
 
-def panel(entry: Any, where: str, x: str, panels: Any) -> Any:
-    """One panel: curves of several keys, or what was logged under one."""
+def build_panel(entry: Any, where: str, x: str, panels: Any) -> Any:
+    """Build one panel: lines of several metrics, or a histogram, media or table of one key."""
     kinds = [kind for kind in KINDS if isinstance(entry, dict) and kind in entry]
     if len(kinds) != 1:
         raise InputError(f"{where} needs one of {', '.join(KINDS)}: {entry!r} does not fit.")
     (kind,) = kinds
-    # W&B writes the key above a table, and has no place for a title.
+    # A table panel has no title: W&B shows the key instead.
     entry = yaml_schema.mapping(entry, where, [kind] if kind == "table" else ["title", kind])
     keys = yaml_schema.items(entry["lines"], f"lines of {where}") if kind == "lines" else [entry[kind]]
     keys = [yaml_schema.text(key, f"A key of {where}") for key in keys]
@@ -56,12 +66,12 @@ def panel(entry: Any, where: str, x: str, panels: Any) -> Any:
     title = yaml_schema.text(entry["title"], f"title of {where}")
     if kind == "media":
         return panels.MediaBrowser(title=title, media_keys=keys)
-    # A histogram is a plot of lines to W&B too, over its own count of steps.
+    # W&B shows histograms in a line plot, over its own step counter.
     return panels.LinePlot(title=title, x=x if kind == "lines" else "Step", y=keys)
 
 
-def save(workspace: Any) -> str:
-    """Save a workspace as a new view of its project; returns its address."""
+def save_view(workspace: Any) -> str:
+    """Save a workspace as a new view of its project and return its URL. Raises :class:`InputError` if that fails."""
     try:
         workspace.save()
         return str(workspace.url)
@@ -77,20 +87,22 @@ def save(workspace: Any) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; what the user can mend ends in one sentence and exit code 2."""
+    """Run the command line. Errors that the user can fix are printed as one sentence, with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m simmim_pl.workspace", description=__doc__, allow_abbrev=False)
     try:
         read_dotenv()
-        options = parsed(parser, args)
+        options = parse_arguments(parser, args)
         if not options.entity:
-            raise InputError("Nobody is named whose project this is: add --entity USER_OR_TEAM, or set WANDB_ENTITY.")
-        print(save(build(yaml_schema.load(options.spec), options.spec, options.entity, options.project)))
+            raise InputError(
+                "The W&B entity of the project is missing: add --entity USER_OR_TEAM, or set WANDB_ENTITY."
+            )
+        print(save_view(build_workspace(yaml_schema.load(options.spec), options.spec, options.entity, options.project)))
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
 
 
-def parsed(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; what it does not say, the environment does."""
+def parse_arguments(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; defaults come from WANDB_ENTITY and WANDB_PROJECT."""
     parser.add_argument("spec", help="YAML of the layout, such as configs/workspace.yaml")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="W&B user or team [WANDB_ENTITY]")
     project = os.environ.get("WANDB_PROJECT") or "simmim_pl"

@@ -1,1 +1,1 @@
-"""What makes a CPU fast, and touches nothing on another processor."""
+"""Optimisations for CPUs. They have no effect on other devices."""

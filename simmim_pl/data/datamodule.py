@@ -13,16 +13,16 @@ from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.final_views import check, is_final
-from simmim_pl.data.local import require_smaller
+from simmim_pl.data.local import require_views_not_enlarged
 from simmim_pl.data.on_device import OnDevice, Where, settle
-from simmim_pl.data.predicted import Wanted, left_out, origin, parts
+from simmim_pl.data.predicted import PredictSplit, describe_left_out, predicted_subsets, splits_and_paths
 from simmim_pl.data.sampler import ResumableSampler
 from simmim_pl.data.source import ImageDataset, Source, Split, whole
 from simmim_pl.data.split import train_val_split
-from simmim_pl.data.validate import load
-from simmim_pl.data.workers import as_it_is, end_with_process, leave_signals
+from simmim_pl.data.validate import load_split
+from simmim_pl.data.workers import identity_collate, ignore_signals, shut_down_at_exit
 from simmim_pl.runtime.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
-from simmim_pl.runtime.seeding import seeded
+from simmim_pl.runtime.seeding import make_generator
 
 
 class ImageDataModule(LightningDataModule):
@@ -62,7 +62,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: Seed = 0,
         seed: Seed = 0,
         workers: NonNegativeInt = 2,
-        predict_split: Wanted = "all",
+        predict_split: PredictSplit = "all",
         on_device: Where = "auto",
     ) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class ImageDataModule(LightningDataModule):
     def load(self, split: Split) -> ImageDataset:
         """A split of the source, checked, where its batches are made."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return settle(load(self.source, split), self.on_device, device)
+        return settle(load_split(self.source, split), self.on_device, device)
 
     def divide(self, images: ImageDataset) -> dict[str, Subset]:
         """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
@@ -164,12 +164,12 @@ class ImageDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader]:
         if self.predict_split != "all":
-            rank_zero_info(left_out(self.splits, self.predict_split))
-        return [self.loader(part) for part in parts(self.splits, self.predict_split)]
+            rank_zero_info(describe_left_out(self.splits, self.predict_split))
+        return [self.loader(part) for part in predicted_subsets(self.splits, self.predict_split)]
 
     def origin(self, part: Tensor, index: Tensor) -> tuple[list[str], list[str] | None]:
-        """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.origin`."""
-        return origin(self.splits, self.predict_split, part, index)
+        """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.splits_and_paths`."""
+        return splits_and_paths(self.splits, self.predict_split, part, index)
 
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and the number of ranks."""
@@ -196,13 +196,13 @@ class ImageDataModule(LightningDataModule):
             images,
             batch_size=batch_size or -(-self.batch_size // self.rank_and_world_size()[1]),
             num_workers=workers,
-            collate_fn=as_it_is,
+            collate_fn=identity_collate,
             persistent_workers=workers > 0,
-            worker_init_fn=leave_signals,
+            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available() and not isinstance(whole(images), OnDevice),
             **order,
         )
-        end_with_process(loader)
+        shut_down_at_exit(loader)
         return loader
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -211,10 +211,10 @@ class ImageDataModule(LightningDataModule):
         if self.views is None or trainer is None or trainer.state.stage != RunningStage.TRAINING:
             return batch
         step = trainer.fit_loop.total_batch_idx + 1  # Lightning counts the batch after it is transferred
-        generator = seeded(self.seed, step, batch["image"].device, *self.rank_and_world_size())
+        generator = make_generator(self.seed, step, batch["image"].device, *self.rank_and_world_size())
         last = self.final_views if self.final_views and is_final(trainer, step, self.final_share) else None
         batch["views"] = (last or self.views)(batch["image"], generator)
         if self.local_views is not None:
             batch["local"] = self.local_views(batch["image"], generator)
-            require_smaller(batch)
+            require_views_not_enlarged(batch)
         return batch

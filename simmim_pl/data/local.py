@@ -1,12 +1,12 @@
-"""Local views: of smaller regions than the others, at a size of their own."""
+"""Check local views, which show smaller regions than the global views, at a smaller size."""
 
 from __future__ import annotations
 
 from simmim_pl.contracts import Batch, InputError
 
 
-def require_smaller(batch: Batch) -> None:
-    """Refuse local views of more pixels than the image has: they would be enlarged, and show nothing more closely."""
+def require_views_not_enlarged(batch: Batch) -> None:
+    """Raise :class:`InputError` if local views have more pixels than the image: upsampling would add no detail."""
     size, height, width = batch["local"].shape[-1], *batch["image"].shape[-2:]
     if size > min(height, width):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What the pixels of a batch have to be, whoever's source they came from."""
+"""Check dtype and shape of the pixels that a source returns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from simmim_pl.contracts import InputError
 
 
 def require_pixels(pixels: Any, number: int, clips: bool, name: str) -> None:
-    """Refuse pixels that are not uint8 ``[B, 3, H, W]``, or of clips ``[B, T, 3, H, W]``; the values are not read.
+    """Refuse pixels that are not uint8 ``[B, 3, H, W]``, or uint8 ``[B, T, 3, H, W]`` of clips. Values are not read.
 
-    - ``number``: B.
-    - ``name``: whose they are.
+    Args:
+        pixels: what the source returned.
+        number: B, items that were asked for.
+        clips: whether the items are clips.
+        name: of the data set, for the error.
 
     Raises:
-        InputError: with what was found and what is due.
+        InputError: with the dtype and shape found and those required.
     """
     due = f"uint8 [{number}, T, 3, H, W] of clips" if clips else f"uint8 [{number}, 3, H, W]"
     found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}" if torch.is_tensor(pixels) else None

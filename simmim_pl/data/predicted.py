@@ -1,4 +1,4 @@
-"""What ``predict`` embeds: every image there is, or those of one split; and where each came from."""
+"""The images that ``predict`` embeds, of all splits or of one, and the split and file of each."""
 
 from __future__ import annotations
 
@@ -11,30 +11,43 @@ from torch.utils.data import Subset
 
 from simmim_pl.data.source import whole
 
-Wanted = Literal["all", "train", "validation", "test"]
+PredictSplit = Literal["all", "train", "validation", "test"]
 
 
-def parts(splits: Mapping[str, Subset], wanted: Wanted) -> list[Subset]:
-    """What is embedded, a loader each. All images are those of the source's train, in its order, then those of test."""
+def predicted_subsets(splits: Mapping[str, Subset], wanted: PredictSplit) -> list[Subset]:
+    """The subsets to embed, one for each DataLoader.
+
+    ``all`` means the source's whole training set in its own order (train and validation mixed), then test.
+    """
     if wanted != "all":
         return [splits[wanted]]
     train = whole(splits["train"])
     return [Subset(train, range(len(train))), *([splits["test"]] if "test" in splits else [])]
 
 
-def left_out(splits: Mapping[str, Subset], wanted: Wanted) -> str:
-    """A sentence that counts the images that are not embedded when only a split is."""
+def describe_left_out(splits: Mapping[str, Subset], wanted: PredictSplit) -> str:
+    """A sentence that counts the images that are left out when only one split is embedded."""
     known = [f"{len(splits[name])} of {name}" for name in ("train", "validation") if name in splits and name != wanted]
     lacking = "all of train and validation" if wanted == "test" else " and ".join([*known, "all of test"])
     number = len(splits[wanted])
     return f"Embedding {number} images of {wanted}; left out are {lacking}, which --data.predict_split all embeds too."
 
 
-def origin(
-    splits: Mapping[str, Subset], wanted: Wanted, part: Int64[Tensor, " N"], index: Int64[Tensor, " N"]
+def splits_and_paths(
+    splits: Mapping[str, Subset], wanted: PredictSplit, part: Int64[Tensor, " N"], index: Int64[Tensor, " N"]
 ) -> tuple[list[str], list[str] | None]:
-    """Split and file of each image, given its part and place; no files of sets that are none of image files."""
-    images = [whole(each) for each in parts(splits, wanted)]
+    """Split and file of each embedded image.
+
+    Args:
+        splits: subset of each split.
+        wanted: the split that is embedded, or ``all``.
+        part: int64 ``[N]``, position of each image's subset in :func:`predicted_subsets`.
+        index: int64 ``[N]``, position of each image in the whole data set of its subset.
+
+    Returns:
+        N names of splits, and N paths; ``None`` for the paths if the data set is not made of image files.
+    """
+    images = [whole(each) for each in predicted_subsets(splits, wanted)]
     held_out = set(splits["validation"].indices) if wanted == "all" else set()
 
     def split(part: int, index: int) -> str:

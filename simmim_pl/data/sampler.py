@@ -1,4 +1,4 @@
-"""The order of the training images, and a place in it."""
+"""The random order of training images, which can start in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class ResumableSampler(DistributedSampler):
-    """torch's random order by (seed, epoch), dealt to ranks in turn, which may begin in the middle of an epoch.
+    """torch's ``DistributedSampler`` that can start in the middle of an epoch.
 
-    Lightning tells it the epoch, but only when the processes that load data have already asked for the first images: so
-    it knows from the beginning in which epoch it starts. Its length is always the whole epoch's.
+    The order is a function of (seed, epoch); ranks take images in turn. Lightning calls ``set_epoch`` only after the
+    workers have asked for the first images, so the constructor takes the first epoch. The length is a whole epoch's.
 
     Args:
         images: the data set.
         ranks: number of ranks.
-        rank: of this process.
+        rank: index of this process.
         seed: of the order.
-        epoch: in which the run goes on.
-        skipped: images that this rank has already seen in that epoch.
+        epoch: the first epoch.
+        skipped: images of the first epoch that this rank has seen already.
     """
 
     def __init__(self, images: Sized, ranks: int, rank: int, seed: int, epoch: int = 0, skipped: int = 0) -> None:
         super().__init__(cast(Any, images), ranks, rank, shuffle=True, seed=seed, drop_last=True)
         self.set_epoch(epoch)
-        self.first, self.skipped = epoch, skipped
+        self.first_epoch, self.skipped = epoch, skipped
 
     def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), self.skipped if self.epoch == self.first else 0, None)
+        return islice(super().__iter__(), self.skipped if self.epoch == self.first_epoch else 0, None)

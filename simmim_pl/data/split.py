@@ -1,4 +1,4 @@
-"""Hold a validation split out of a training set."""
+"""Hold out a stratified validation split."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from simmim_pl.contracts import InputError
 def train_val_split(
     size: int, labels: Int64[Tensor, " N"] | None, amount: int | float, seed: int
 ) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " held"]]:
-    """Positions that are kept and positions held out, both ascending; a function of its arguments only.
+    """Split positions into training and validation, stratified by class. Depends on the arguments only.
 
-    - ``size``: N, images in all.
-    - ``labels``: class of each image; the held-out part then has every class in proportion, to within one image.
-    - ``amount``: images to hold out: a whole number, or a float for a share, below 1.
+    Args:
+        size: N, number of images.
+        labels: class of each image, int64 ``[N]``. Each class then has its proportional number of validation images,
+            to within one. ``None`` for a random split.
+        amount: images to hold out: an int is a number, a float a fraction below 1.
+        seed: of the random choice.
+
+    Returns:
+        Positions kept for training and positions held out, int64, both ascending.
 
     Raises:
-        InputError: nothing would be left to train on, or the amount is negative.
+        InputError: no image would be left to train on, or the amount is negative.
 
     >>> kept, held = train_val_split(6, torch.tensor([0, 0, 0, 1, 1, 1]), 2, seed=0)
     >>> len(kept), sorted(held // 3)
@@ -34,12 +40,12 @@ def train_val_split(
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(size, generator=generator)
     if labels is not None:
-        shuffled = shuffled[proportional(labels[shuffled], number)]
+        shuffled = shuffled[stratified_order(labels[shuffled], number)]
     return shuffled[number:].sort().values, shuffled[:number].sort().values
 
 
-def proportional(labels: Int64[Tensor, " N"], number: int) -> Int64[Tensor, " N"]:
-    """An order whose first ``number`` have each class in proportion, to within one image: the largest remainders."""
+def stratified_order(labels: Int64[Tensor, " N"], number: int) -> Int64[Tensor, " N"]:
+    """An order of the images whose first ``number`` are stratified by class (largest remainder method)."""
     by_class, counts = labels.argsort(stable=True), labels.bincount()
     quota, rest = counts * number // len(labels), counts * number % len(labels)
     quota[rest.argsort(descending=True, stable=True)[: number - int(quota.sum())]] += 1

@@ -1,4 +1,4 @@
-"""Refuse a split that is not what it has to be, whoever's source it came from."""
+"""Load a split from a source and check its labels, masks and first pixels."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 from simmim_pl.data.source import ImageDataset, Source, Split
 
-IGNORED = 255  # in masks
-LOOKED_AT = 4  # images of a split that are read to see what their values are
+IGNORE_INDEX = 255  # id of pixels in masks that loss and metrics ignore
+CHECKED_IMAGES = 4  # images of a split whose pixel values are checked
 
 
-def load(source: Source, split: Split) -> ImageDataset:
-    """A split of a source, checked.
+def load_split(source: Source, split: Split) -> ImageDataset:
+    """Load a split of a source and check it.
 
     Raises:
-        InputError: it cannot be read; or its labels, its masks or some of its images are not what they have to be.
+        InputError: it cannot be read, or :func:`require_valid_split` refuses it.
     """
     images = source.load(split)
-    require_sound(images, source, split)
+    require_valid_split(images, source, split)
     return images
 
 
-def require_sound(images: ImageDataset, source: Source, split: str) -> None:
-    """Refuse a split whose labels, masks, or first few images are not what they have to be.
+def require_valid_split(images: ImageDataset, source: Source, split: str) -> None:
+    """Refuse a split with invalid labels or masks, or with invalid pixels in four images spread over it.
+
+    Args:
+        images: the split.
+        source: it came from, which names the classes.
+        split: its name, for errors.
 
     Raises:
-        InputError: with what was found and what is due.
+        InputError: with what was found and what is required.
     """
     name, number = f"The {split} split of {type(source).__name__}", len(images)
     require_labels(images.labels, number, getattr(source, "classes", None), name)
     require_masks(images.masks, number, source.mask_classes, name)
     if not number:
         return
-    some = torch.linspace(0, number - 1, min(number, LOOKED_AT)).long()
+    some = torch.linspace(0, number - 1, min(number, CHECKED_IMAGES)).long()
     batch = images.__getitems__(some.tolist())
     pixels = batch["clip" if images.clips else "image"]
     if pixels.max() == 1:
@@ -52,7 +57,7 @@ def require_sound(images: ImageDataset, source: Source, split: str) -> None:
 
 
 def require_labels(labels: Any, number: int, classes: Any, name: str) -> None:
-    """Refuse labels that are not int64 ``[N]`` in 0 … C − 1."""
+    """Raise :class:`InputError` unless labels are int64 ``[N]`` in 0 … C − 1, or ``None``."""
     if labels is None:
         return
     require_tensor(labels, torch.int64, [number], f"{name} has labels")
@@ -66,21 +71,21 @@ def require_labels(labels: Any, number: int, classes: Any, name: str) -> None:
 
 
 def require_masks(masks: Any, number: int, classes: Any, name: str) -> None:
-    """Refuse masks that are not uint8 ``[N, H, W]`` with the ids of classes, or 255."""
+    """Raise :class:`InputError` unless masks are uint8 ``[N, H, W]`` of class ids or 255, or ``None``."""
     if masks is None:
         return
     shape = list(masks.shape[1:]) if torch.is_tensor(masks) and masks.ndim == 3 else ["H", "W"]
     require_tensor(masks, torch.uint8, [number, *shape], f"{name} has masks")
-    unknown = masks[(masks >= len(classes)) & (masks != IGNORED)] if classes else masks[:0]
+    unknown = masks[(masks >= len(classes)) & (masks != IGNORE_INDEX)] if classes else masks[:0]
     if unknown.numel():
         raise InputError(
             f"{name} has masks with the id {int(unknown[0])}, and its source names {len(classes)} mask_classes: ids "
-            f"are 0 to one less than their number, or {IGNORED}, which is ignored."
+            f"are 0 to one less than their number, or {IGNORE_INDEX}, which is ignored."
         )
 
 
 def require_tensor(found: Any, dtype: torch.dtype, shape: list[Any], what: str) -> None:
-    """Refuse anything but a tensor of this type and shape."""
+    """Raise :class:`InputError` unless a value is a tensor of this dtype and shape."""
     wanted = str(dtype).removeprefix("torch.")
     due = f"{wanted} [{', '.join(map(str, shape))}]"
     if not isinstance(found, Tensor):

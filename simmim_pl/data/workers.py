@@ -1,4 +1,4 @@
-"""What the processes that load data are told."""
+"""Signals and shutdown of DataLoader workers."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 
-def leave_signals(worker: int) -> None:
-    """Signals to a group reach the processes that load data too; what they mean is the main process's to decide.
+def ignore_signals(worker: int) -> None:
+    """Worker init function: ignore signals sent to the whole process group, which the main process handles.
 
-    A second SIGTERM is obeyed: it is the main process's, which ends them so when they do not come to an end.
+    The second SIGTERM ends the worker: it comes from the main process, which terminates workers that do not stop.
+
+    Args:
+        worker: index of the worker, unused.
     """
-    heard: list[int] = []
+    received: list[int] = []
     for number in (signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(0) if heard else heard.append(number))
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(0) if received else received.append(number))
 
 
-def end_with_process(loader: DataLoader) -> None:
-    """End a loader's persistent processes before multiprocessing does, which at exit sends one SIGTERM and waits."""
-    atexit.register(end, weakref.ref(loader))
+def shut_down_at_exit(loader: DataLoader) -> None:
+    """Shut down a loader's persistent workers at exit, before multiprocessing sends them one SIGTERM and waits."""
+    atexit.register(shut_down, weakref.ref(loader))
 
 
-def end(loader: weakref.ref[DataLoader]) -> None:
-    """End the processes of a loader that is still there and has started some."""
+def shut_down(loader: weakref.ref[DataLoader]) -> None:
+    """Shut down the workers of a loader, if it still exists and has started any."""
     if iterator := getattr(loader(), "_iterator", None):
         iterator._shutdown_workers()
 
 
-def as_it_is(batch: Any) -> Any:
-    """The collate function of data sets that return whole batches."""
+def identity_collate(batch: Any) -> Any:
+    """Collate function for data sets whose ``__getitems__`` returns a whole batch: returns it unchanged."""
     return batch

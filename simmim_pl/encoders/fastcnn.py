@@ -11,17 +11,17 @@ from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ra
 
 
 class FastCNN(Encoder):
-    """Stem at full resolution, then three stages of one widening convolution and one residual block.
+    """Stem at full resolution, then three stages of one convolution that doubles the channels and one residual block.
 
-    Almost all arithmetic is in 3×3 convolutions on 16×16 to 4×4 grids (for 32×32 images), where a CPU is quickest.
+    Almost all arithmetic is in 3×3 convolutions on 16×16 to 4×4 grids (for 32×32 images), which are fastest on a CPU.
     At width 32 an image costs 0.2 GFLOP forward, against 1.1 GFLOP of ResNet-18 with the CIFAR stem.
 
     Args:
         width: channels of the stem; the stages have 2, 4 and 8 times as many, so D = 8 · width.
         mean: per-channel mean of the images, in [0, 1].
         std: per-channel standard deviation of the images.
-        features: D, where it is to be another: a last 1×1 convolution to that many channels, BatchNorm and ReLU, for
-            little arithmetic. A linear probe reads more from more features.
+        features: another D: adds a last 1×1 convolution to that many channels with BatchNorm and ReLU, which costs
+            little. A linear probe is more accurate on more features.
 
     Raises:
         InputError: an argument is out of its range.
@@ -37,38 +37,38 @@ class FastCNN(Encoder):
     ) -> None:
         super().__init__(features or 8 * width, mean, std)
         self.net = nn.Sequential(
-            convolution(3, width),
+            conv_bn_relu(3, width),
             nn.MaxPool2d(2),
-            convolution(width, 2 * width),
-            Residual(2 * width),
-            convolution(2 * width, 4 * width),
+            conv_bn_relu(width, 2 * width),
+            ResidualBlock(2 * width),
+            conv_bn_relu(2 * width, 4 * width),
             nn.MaxPool2d(2),
-            Residual(4 * width),
-            convolution(4 * width, 8 * width),
+            ResidualBlock(4 * width),
+            conv_bn_relu(4 * width, 8 * width),
             nn.MaxPool2d(2),
-            Residual(8 * width),
+            ResidualBlock(8 * width),
         )
         if features:
-            self.net.append(convolution(8 * width, features, size=1))
+            self.net.append(conv_bn_relu(8 * width, features, size=1))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         feature_map = self.net(self.normalize(image))
         return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)
 
 
-def convolution(before: int, after: int, size: int = 3) -> nn.Sequential:
-    """Convolution that keeps height and width, BatchNorm, ReLU."""
+def conv_bn_relu(before: int, after: int, size: int = 3) -> nn.Sequential:
+    """Convolution with same padding, BatchNorm, ReLU."""
     conv = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
 
-class Residual(nn.Module):
-    """``relu(x + two convolutions of x)`` at constant width."""
+class ResidualBlock(nn.Module):
+    """``relu(x + branch(x))`` with two 3×3 convolutions and a constant number of channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         last = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
-        self.branch = nn.Sequential(convolution(width, width), last, nn.BatchNorm2d(width))
+        self.branch = nn.Sequential(conv_bn_relu(width, width), last, nn.BatchNorm2d(width))
 
     def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
         out: Tensor = (x + self.branch(x)).relu_()

@@ -1,4 +1,4 @@
-"""Heads that sit on an encoder's pooled features."""
+"""Heads on an encoder's pooled features: projection head and linear classifier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
 class ProjectionHead(nn.Module):
-    """MLP from features to the space where views are compared; thrown away after pretraining.
+    """MLP from features to the space in which the loss compares views; discarded after pretraining.
 
     Chen et al. 2020, section 4.2 (arXiv 2002.05709).
 
@@ -19,9 +19,9 @@ class ProjectionHead(nn.Module):
         input_dim: D, length of the encoder's pooled features; the method supplies it.
         hidden_dim: units of each hidden layer.
         output_dim: P, length of the projection.
-        num_layers: linear layers in all, at least 1.
+        num_layers: number of linear layers, at least 1.
         norm: BatchNorm after each hidden layer.
-        bias: give the last layer a bias.
+        bias: bias in the last layer.
     """
 
     @ranged
@@ -49,7 +49,7 @@ class ProjectionHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Linear classifier on standardised features: what an online probe trains.
+    """Linear classifier on features standardised by BatchNorm, as the online probe trains it.
 
     Args:
         input_dim: D, length of the features.

@@ -1,4 +1,4 @@
-"""torchvision's ResNet, with the stem that small images need."""
+"""torchvision's ResNet with a stem for small images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 class ResNet(Encoder):
     """ResNet-18, 34 or 50 (He et al. 2016, arXiv 1512.03385) without its classifier.
 
-    With ``stem: cifar`` the first convolution is 3×3 at stride 1 and there is no max-pool (Chen et al. 2020, appendix
-    B.9): with ImageNet's stem a 32×32 image is down to 8×8 before the first block and accuracy stops early.
+    With ``stem: cifar`` the first convolution is 3×3 with stride 1, and there is no max-pooling (Chen et al. 2020,
+    appendix B.9). ImageNet's stem reduces a 32×32 image to 8×8 before the first block, which limits accuracy.
 
     Args:
         depth: 18, 34 (D = 512) or 50 (D = 2048).
@@ -29,7 +29,7 @@ class ResNet(Encoder):
         std: per-channel standard deviation of the images.
     """
 
-    # What torchvision calls the parts of ``net``: its own names are their numbers.
+    # torchvision's names of the children of ``net``, whose own names are their positions.
     published = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
     @ranged

@@ -10,27 +10,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.encoders.unfit import explain
+from simmim_pl.encoders.image_size import raise_for_image_size
 from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
 
 class Timm(Encoder):
-    """A model of timm's by name, without its classifier. timm is an extra: ``pip install 'simmim_pl[timm]'``.
+    """A timm model by name, without its classifier. timm is an extra: ``pip install 'simmim_pl[timm]'``.
 
-    ``pooled`` is what the classifier would receive. ``feature_map`` is the last feature map before pooling, or a
-    transformer's normalised patch tokens in their places. Where a head transforms the pooled vector (MobileNetV3,
-    VGG), or pools a class token, ``pooled`` is not the mean of ``feature_map``, which may then also have another number
+    ``pooled`` is the input of the classifier. ``feature_map`` is the last feature map before pooling, or a
+    transformer's normalised patch tokens arranged as a grid. If a head transforms the pooled vector (MobileNetV3, VGG)
+    or pooling takes the class token, ``pooled`` is not the mean of ``feature_map``, which may then have another number
     of channels than ``embed_dim``.
 
     Args:
-        name: as in ``timm.list_models()``, with a tag or not: ``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``, …
-        pretrained: download timm's weights; without them, freshly initialised.
-        mean: per-channel mean of the images, in [0, 1]; by default what timm's weights of that name were trained with.
-        std: per-channel standard deviation of the images; by default as ``mean``.
+        name: as in ``timm.list_models()``, with or without a tag: ``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``…
+        pretrained: download timm's weights; otherwise weights are initialised at random.
+        mean: per-channel mean of the images, in [0, 1]; by default that of timm's weights.
+        std: per-channel standard deviation of the images; by default that of timm's weights.
 
     Raises:
-        InputError: timm is not installed, has no such model, cannot download its weights, or cannot give its feature
-            map; at the first batch, when the model takes images of one size only and these are of another.
+        InputError: timm is not installed, has no such model, cannot download its weights or cannot return its feature
+            map; or, at the first batch, the model does not accept images of this size.
     """
 
     @ranged
@@ -41,7 +41,7 @@ class Timm(Encoder):
         mean: tuple[Probability, Probability, Probability] | None = None,
         std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None,
     ) -> None:
-        net = build(name, pretrained)
+        net = create_model(name, pretrained)
         made_for = net.pretrained_cfg
         embed_dim = getattr(net, "head_hidden_size", net.num_features)
         super().__init__(embed_dim, mean or made_for["mean"], std or made_for["std"])
@@ -51,21 +51,21 @@ class Timm(Encoder):
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         try:
             last, maps = self.net.forward_intermediates(self.normalize(image), indices=1, norm=True, output_fmt="NCHW")
-        except (AssertionError, RuntimeError) as error:  # one size only, a map that cannot be normalised, too small
-            explain(self.name, image, error)
+        except (AssertionError, RuntimeError) as error:  # fixed image size, image too small, map cannot be normalised
+            raise_for_image_size(self.name, image, error)
             raise
-        if not isinstance(last, Tensor):  # CrossViT and EfficientViM have several
+        if not isinstance(last, Tensor):  # CrossViT and EfficientViM return several
             raise InputError(f"{self.name} has no single feature map: choose another model, such as resnet18.")
         pooled = self.net.forward_head(last, pre_logits=True)
-        if last.ndim == 3:  # tokens: only the map has them in their places, without those of class and register
+        if last.ndim == 3:  # tokens: `maps` has the patch tokens as a grid, without class and register tokens
             return Features(pooled=pooled, feature_map=maps[-1])
-        # In some CNNs a convolution follows the last map, so `last` is nearer to what is pooled.
+        # In some CNNs a convolution follows the last intermediate map, so `last` is closer to what is pooled.
         channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         return Features(pooled=pooled, feature_map=last.permute(0, 3, 1, 2) if channels_last else last)
 
 
-def build(name: str, pretrained: bool) -> Any:
-    """timm's model without its classifier. Names of files or of repositories on a hub are not known names."""
+def create_model(name: str, pretrained: bool) -> Any:
+    """Create a timm model without its classifier. Raises :class:`InputError` for anything but a name of timm's list."""
     try:
         timm = import_module("timm")
     except ModuleNotFoundError as error:

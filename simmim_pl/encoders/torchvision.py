@@ -14,33 +14,33 @@ from torch.utils.hooks import RemovableHandle
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.encoders.unfit import explain
+from simmim_pl.encoders.image_size import raise_for_image_size
 from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
 # Channel statistics of ImageNet's training set, in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# A network's hooks are shared by the threads that run it.
-ONE_AT_A_TIME = threading.Lock()
+# A network's forward hooks are shared by all threads, so that only one may run it at a time.
+FORWARD_LOCK = threading.Lock()
 
 
 class Torchvision(Encoder):
-    """A model of torchvision's by name; its last linear layer is left out.
+    """A torchvision model by name, without its last linear layer.
 
-    ``pooled`` is what that layer would receive. ``feature_map`` is the last feature map before pooling, or a
-    VisionTransformer's patch tokens in their places. Where a head transforms the pooled vector (AlexNet, VGG,
-    MobileNetV3), or for a ViT's class token, ``pooled`` is not the mean of ``feature_map``, which in the first three
-    also has another number of channels than ``embed_dim``.
+    ``pooled`` is the input of that layer. ``feature_map`` is the last feature map before pooling, or a
+    VisionTransformer's patch tokens arranged as a grid. If a head transforms the pooled vector (AlexNet, VGG,
+    MobileNetV3), or for a ViT's class token, ``pooled`` is not the mean of ``feature_map``. In AlexNet, VGG and
+    MobileNetV3 the map also has another number of channels than ``embed_dim``.
 
     Args:
         name: as in ``torchvision.models``: ``resnet18``, ``convnext_tiny``, ``vit_b_16``, …
-        weights: ``DEFAULT`` or a name such as ``IMAGENET1K_V1`` to download; without it, freshly initialised.
-        mean: per-channel mean of the images, in [0, 1]; by default the weights' own, without weights ImageNet's.
-        std: per-channel standard deviation of the images; by default as ``mean``.
+        weights: weights to download, ``DEFAULT`` or a name such as ``IMAGENET1K_V1``; otherwise initialised at random.
+        mean: per-channel mean of the images, in [0, 1]; by default that of the weights, without weights ImageNet's.
+        std: per-channel standard deviation of the images; by default like ``mean``.
 
     Raises:
-        InputError: the name or the weights are unknown, cannot be downloaded, or the model does not end in one linear
-            layer; at the first batch, when the model takes images of one size only and these are of another.
+        InputError: the name or the weights are unknown, the weights cannot be downloaded, or the model does not end in
+            one linear layer; or, at the first batch, the model does not accept images of this size.
     """
 
     @ranged
@@ -52,11 +52,11 @@ class Torchvision(Encoder):
         std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None,
     ) -> None:
         found = None if weights is None else find_weights(require_known(name), weights)
-        net = build(name, found)
+        net = create_model(name, found)
         path, last = last_linear(net, name)
-        made_for: Any = found.transforms() if found else None  # the preprocessing that the weights were trained with
-        mean = mean or tuple(getattr(made_for, "mean", IMAGENET_MEAN))
-        std = std or tuple(getattr(made_for, "std", IMAGENET_STD))
+        transforms: Any = found.transforms() if found else None  # the preprocessing that the weights were trained with
+        mean = mean or tuple(getattr(transforms, "mean", IMAGENET_MEAN))
+        std = std or tuple(getattr(transforms, "std", IMAGENET_STD))
         super().__init__(last.in_features, mean, std)
         self.name = name
         self.net = net
@@ -64,21 +64,23 @@ class Torchvision(Encoder):
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         seen: list[Tensor] = []
-        with ONE_AT_A_TIME:
-            handle = listen(self.net, seen.append)
+        with FORWARD_LOCK:
+            handle = record_feature_map(self.net, seen.append)
             try:
                 pooled = self.net(self.normalize(image))
-            except (AssertionError, RuntimeError) as error:  # a ViT of one size only, a pool that has nothing left
-                explain(self.name, image, error)
+            except (AssertionError, RuntimeError) as error:  # a ViT's fixed image size, an image too small to pool
+                raise_for_image_size(self.name, image, error)
                 raise
             finally:
                 handle.remove()
         feature_map = seen[-1]
-        return Features(pooled=pooled, feature_map=places(feature_map) if feature_map.ndim == 3 else feature_map)
+        return Features(
+            pooled=pooled, feature_map=tokens_to_feature_map(feature_map) if feature_map.ndim == 3 else feature_map
+        )
 
 
 def require_known(name: str) -> str:
-    """The name, if torchvision has an image classifier of that name."""
+    """Return the name if torchvision has an image classifier of that name; else raise :class:`InputError`."""
     names = list_models(module=torchvision.models)
     if name not in names:
         close = ", ".join(difflib.get_close_matches(name, names)) or "resnet18, convnext_tiny, vit_b_16, …"
@@ -87,15 +89,15 @@ def require_known(name: str) -> str:
 
 
 def find_weights(name: str, weights: str) -> WeightsEnum:
-    """The entry of torchvision's table that these weights of this model have."""
+    """torchvision's entry for these weights of a model. Raises :class:`InputError` if there is none."""
     table = get_model_weights(name).__members__
     if weights not in table:
         raise InputError(f"{name} has no weights {weights} in torchvision: choose one of {', '.join(table)}.")
     return table[weights]
 
 
-def build(name: str, weights: WeightsEnum | None) -> nn.Module:
-    """The whole model, with downloaded weights or freshly initialised."""
+def create_model(name: str, weights: WeightsEnum | None) -> nn.Module:
+    """Create the whole model, with downloaded or random weights. Raises :class:`InputError`."""
     try:
         net: nn.Module = get_model(require_known(name), weights=weights)
     except (OSError, RuntimeError) as error:  # no connection, no such file, or a file whose hash is wrong
@@ -109,15 +111,23 @@ def build(name: str, weights: WeightsEnum | None) -> nn.Module:
 
 
 def last_linear(net: nn.Module, name: str) -> tuple[str, nn.Linear]:
-    """The classifier, and its path in the network."""
+    """The classifier, and its path in the network. Raises :class:`InputError` if there is no single linear layer."""
     linear = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear or hasattr(net, "aux_logits"):  # SqueezeNet has no linear layer, GoogLeNet and Inception have three
         raise InputError(f"{name} does not end in one linear layer: choose another model, such as resnet18.")
     return linear[-1]
 
 
-def listen(net: nn.Module, record: Callable[[Tensor], None]) -> RemovableHandle:
-    """Have the last feature map recorded when the network runs, until the handle is removed."""
+def record_feature_map(net: nn.Module, record: Callable[[Tensor], None]) -> RemovableHandle:
+    """Register a hook that passes the last feature map of each forward pass to ``record``.
+
+    Args:
+        net: the network.
+        record: receives the feature map ``[B, G, h, w]``, or a ViT's tokens ``[B, n, D]``.
+
+    Returns:
+        The handle that removes the hook.
+    """
     pools = [module for module in net.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
     if pools:  # the others are inside squeeze-and-excitation blocks
         return pools[-1].register_forward_pre_hook(lambda module, given: record(given[0]))
@@ -126,8 +136,8 @@ def listen(net: nn.Module, record: Callable[[Tensor], None]) -> RemovableHandle:
     return trunk.register_forward_hook(lambda module, given, feature_map: record(feature_map))
 
 
-def places(tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B D h w"]:
-    """A VisionTransformer's patch tokens in their places, without the class token before them."""
-    side = round((int(tokens.shape[1]) - 1) ** 0.5)  # torch.jit.trace makes a size a tensor
+def tokens_to_feature_map(tokens: Float[Tensor, "B n D"]) -> Float[Tensor, "B D h w"]:
+    """Arrange a VisionTransformer's patch tokens as a feature map, without the class token before them."""
+    side = round((int(tokens.shape[1]) - 1) ** 0.5)  # under torch.jit.trace a size is a tensor
     feature_map: Tensor = tokens[:, 1:].mT.unflatten(2, (side, side))
     return feature_map

@@ -27,7 +27,7 @@ from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Protocol, Result
 from simmim_pl.evaluation.table import table
 from simmim_pl.runtime import atomic
-from simmim_pl.runtime.checkpoint import read
+from simmim_pl.runtime.checkpoint import load_checkpoint
 
 TIMES = "wall_time_seconds"  # the one key in which two cards of the same command differ
 
@@ -78,7 +78,7 @@ def publish(
         "precision": str(trainer.precision),
         TIMES: round(time.perf_counter() - started, 2),
     }
-    if checkpoint is not None and (changes := read(checkpoint).get("changes")):
+    if checkpoint is not None and (changes := load_checkpoint(checkpoint).get("changes")):
         found["pretraining changed"] = changes  # settings, when the run went on from a checkpoint, with the step
     for logger in trainer.loggers:
         logger.log_metrics(dict(scalars(entries)), step=0)
@@ -117,7 +117,7 @@ def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
         write(card, beside)
         print(f"and, beside the checkpoint, to {beside}.json and .md")
     except OSError as error:
-        if atomic.full(error):
+        if atomic.is_disk_full(error):
             raise
         rank_zero_warn(f"There is no copy of the result beside {checkpoint} ({error.strerror}).")
 

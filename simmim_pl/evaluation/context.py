@@ -21,7 +21,7 @@ from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.evaluation.features import Labelled, collect, read_cache, together, write_cache
 from simmim_pl.evaluation.frozen import FrozenGuard, RawPixels, attributes, digest, require_frozen, source_code
 from simmim_pl.runtime import distributed
-from simmim_pl.runtime.seeding import seeded
+from simmim_pl.runtime.seeding import make_generator
 
 Item = TypeVar("Item")
 
@@ -141,7 +141,7 @@ class EvaluationContext:
 
     def generator(self, step: int) -> torch.Generator:
         """Randomness of a step, of which this rank takes its images' share."""
-        return seeded(self.seed, step, self.device, distributed.rank(), distributed.world_size())
+        return make_generator(self.seed, step, self.device, distributed.rank(), distributed.world_size())
 
     def encode(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
         """Features of images, uint8 or in [0, 1], by the frozen encoder, in float32."""

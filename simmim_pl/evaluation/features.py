@@ -83,6 +83,6 @@ def write_cache(path: Path, known: Labelled) -> None:
     try:
         atomic.write(path, lambda file: torch.save(saved, file))
     except OSError as error:
-        if atomic.full(error):
+        if atomic.is_disk_full(error):
             raise
         rank_zero_warn(f"Features are not kept in {path.parent} ({error}); the next evaluation extracts them again.")

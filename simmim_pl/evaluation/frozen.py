@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.runtime.checkpoint import load_encoder, load_weights
+from simmim_pl.runtime.checkpoint import load_encoder
+from simmim_pl.runtime.weights import load_weights
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.runtime import distributed
-from simmim_pl.runtime.once_differentiable import first_only
+from simmim_pl.runtime.once_differentiable import no_double_backward
 
 WIDEST = 256  # elements of a row: of wider ones no tile fits the chip
 FAR = 50.0  # log2 of exp(1/τ), beyond which the squared range of exp(s) leaves float32
@@ -81,7 +81,7 @@ class FusedNTXent(torch.autograd.Function):
         return loss.mean()
 
     @staticmethod
-    @first_only
+    @no_double_backward
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         from simmim_pl.gpu import nt_xent_kernels as kernels
 

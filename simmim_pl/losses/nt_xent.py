@@ -14,7 +14,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.gpu import nt_xent as fused
 from simmim_pl.losses.loss import Loss
 from simmim_pl.runtime import distributed
-from simmim_pl.runtime.once_differentiable import first_only
+from simmim_pl.runtime.once_differentiable import no_double_backward
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 from simmim_pl.runtime.unit_norm import unit as on_sphere
 
@@ -94,7 +94,7 @@ class LogPartition(torch.autograd.Function):
         return total / len(anchors)
 
     @staticmethod
-    @first_only
+    @no_double_backward
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_anchors, by_rows = ctx.saved_tensors
         return grad * by_anchors, grad * by_rows, None, None

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
-from simmim_pl.cpu.small_grids import small_grids
+from simmim_pl.cpu.small_grids import convert_small_grids
 from simmim_pl.methods.finite_loss import FiniteLoss
 from simmim_pl.methods.step_log import StepLog
 from simmim_pl.runtime import distributed, schedule
-from simmim_pl.runtime.checkpoint import read, require_same, shapes
+from simmim_pl.runtime.checkpoint import load_checkpoint, meta_state_dict, require_same_architecture
 from simmim_pl.runtime.fingerprint import fingerprint
-from simmim_pl.runtime.from_config import build
+from simmim_pl.runtime.from_config import build_method
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
-from simmim_pl.runtime.resume import carry_over, hyperparameters
+from simmim_pl.runtime.resume import apply_changed_hyperparameters, hyperparameters
 from simmim_pl.runtime.seeding import derive_seed
 from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
@@ -85,7 +85,7 @@ class Method(StepLog):
         self.losses = FiniteLoss()
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
-        schedule.require_possible(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
+        schedule.require_valid_lr(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         if compile:
@@ -134,20 +134,20 @@ class Method(StepLog):
             InputError: the checkpoint cannot be read, names a class that is not allowed, or does not fit its config.
         """
         optimizers = [f"torch.optim.{name}" for name in torch.optim.__all__ if hasattr(torch.optim, name)]
-        saved = read(checkpoint_path)
+        saved = load_checkpoint(checkpoint_path)
 
         def made() -> Any:
-            return build(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
+            return build_method(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
 
-        if not (allow or given) and (own := shapes(made)):  # of ours alone: before any memory is taken
-            require_same(saved["state_dict"], own, checkpoint_path)
+        if not (allow or given) and (own := meta_state_dict(made)):  # of ours alone: before any memory is taken
+            require_same_architecture(saved["state_dict"], own, checkpoint_path)
         method = made()
-        require_same(saved["state_dict"], method.state_dict(), checkpoint_path)
+        require_same_architecture(saved["state_dict"], method.state_dict(), checkpoint_path)
         method.load_state_dict(saved["state_dict"])
         return method
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        require_same(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
+        require_same_architecture(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
         self.configured_before = checkpoint.get("hyperparameters", [])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,7 +163,9 @@ class Method(StepLog):
         self.losses = FiniteLoss()
         if self.configured_before:  # the optimizer's own were restored
             scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
-            carry_over(self.trainer.optimizers[0], scheduler, self.configured_before, self.configured)
+            apply_changed_hyperparameters(
+                self.trainer.optimizers[0], scheduler, self.configured_before, self.configured
+            )
 
     def setup(self, stage: str) -> None:
         if stage != "fit":
@@ -172,7 +174,7 @@ class Method(StepLog):
         facts = {"code": fingerprint(), "seed": self.seed, "precision": self.trainer.precision}
         facts["batch_size"] = getattr(data, "batch_size", None)
         images = {f"number of {split} images": len(part) for split, part in getattr(data, "splits", {}).items()}
-        distributed.require_alike(facts | images)
+        distributed.require_equal_on_all_ranks(facts | images)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
@@ -184,7 +186,7 @@ class Method(StepLog):
         if self.sync_batchnorm:
             convert_sync_batchnorm(self, strategy.root_device)
         if strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
-            small_grids(self.encoder)
+            convert_small_grids(self.encoder)
         # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
         strategy.precision_plugin.convert_module(self)
 

@@ -4,7 +4,7 @@ from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy
 from simmim_pl.metrics.diagnosis import MEASURED, Verdict, diagnose, verdict
 from simmim_pl.metrics.effective_rank import EffectiveRank, rankme
-from simmim_pl.metrics.embedding_std import EmbeddingStd, spread
+from simmim_pl.metrics.embedding_std import EmbeddingStd, embedding_std
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
 from simmim_pl.metrics.similarity import Similarities, histogram
 from simmim_pl.metrics.uniformity import Uniformity, uniformity
@@ -22,12 +22,12 @@ __all__ = [
     "alignment",
     "contrastive_accuracy",
     "diagnose",
+    "embedding_std",
     "histogram",
     "infonce",
     "nwj",
     "rankme",
     "smile",
-    "spread",
     "uniformity",
     "verdict",
 ]

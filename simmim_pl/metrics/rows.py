@@ -1,4 +1,4 @@
-"""Metrics that need all rows at once keep them; every rank's in the end."""
+"""Base class of metrics that need all rows at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-class Rows(Metric):
-    """Base of metrics of all rows ``[N, ...]`` at once; subclasses define ``compute`` on :meth:`gathered`."""
+class RowsMetric(Metric):
+    """Keeps all rows; ``compute`` of a subclass uses :meth:`gathered`, which has the rows of all ranks."""
 
     rows: list[Tensor]
 
@@ -19,9 +19,9 @@ class Rows(Metric):
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, z: Float[Tensor, " B *shape"]) -> None:
-        """Keep some rows."""
+        """Add rows ``[B, ...]``."""
         self.rows.append(z.detach())
 
     def gathered(self) -> Float[Tensor, " N *shape"]:
-        """All rows so far."""
+        """All rows, ``[N, ...]``; during ``compute`` those of all ranks."""
         return torch.as_tensor(dim_zero_cat(self.rows))

@@ -1,4 +1,4 @@
-"""How similar views of one image are, and views of different images: two histograms."""
+"""Histograms of the cosine similarity of positive and of negative pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from simmim_pl.runtime.unit_norm import unit
 
 
 def histogram(similarity: Float[Tensor, ...], bins: int) -> Int64[Tensor, " bins"]:
-    """Counts of cosine similarities in equal bins of [−1, 1]; the last bin holds 1 itself, and none a NaN.
+    """Histogram of cosine similarities over [−1, 1]. The last bin includes 1; NaN is not counted.
+
+    Args:
+        similarity: any shape.
+        bins: number of equal bins.
 
     >>> histogram(torch.tensor([-1.0, -0.1, 0.9, 1.0]), bins=4)
     tensor([1, 1, 0, 2])
@@ -23,13 +27,12 @@ def histogram(similarity: Float[Tensor, ...], bins: int) -> Int64[Tensor, " bins
 
 
 class Similarities(Metric):
-    """Histograms of the cosine similarity of positive and of negative pairs, over all batches, on all ranks.
+    """:func:`histogram` of positive and of negative pairs of all updates, on all ranks.
 
-    Positive pairs are two views of one image, negative ones views of two images that were in one update: of a batch,
-    on one device.
+    A positive pair is two views of one image; a negative pair is views of two images of the same update.
 
     Args:
-        bins: equal bins of [−1, 1].
+        bins: number of equal bins of [−1, 1].
     """
 
     is_differentiable, full_state_update = False, False
@@ -45,7 +48,7 @@ class Similarities(Metric):
             self.add_state(name, torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, z: Float[Tensor, "V B P"]) -> None:
-        """Count the pairs of a batch, one pair of views at a time."""
+        """Add the pairs of projections ``[V, B, P]``."""
         rows = unit(z)
         for v in range(len(rows)):
             for w in range(v + 1, len(rows)):
@@ -55,5 +58,5 @@ class Similarities(Metric):
                 self.negative += histogram(similarity[~pairs], self.bins)
 
     def compute(self) -> dict[str, Tensor]:
-        """The two histograms, as counts."""
+        """Counts ``[bins]`` of ``positive`` and ``negative`` pairs."""
         return {"positive": self.positive, "negative": self.negative}

@@ -12,7 +12,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.report.charts import png
 from simmim_pl.report.figures import figures
 from simmim_pl.report.observed import observed
-from simmim_pl.report.page import write
+from simmim_pl.report.page import write_report
 from simmim_pl.runtime import atomic
 
 
@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     path = options.output or (Path("report.html") if len(options.runs) > 1 else options.runs[0] / "report.html")
     try:
-        write(options.runs, path)
+        write_report(options.runs, path)
         if options.pictures:
             export(options.runs[0], options.pictures)
     except (InputError, OSError) as error:

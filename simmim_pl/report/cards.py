@@ -14,14 +14,14 @@ from PIL import Image
 from simmim_pl.evaluation.table import cells
 from simmim_pl.report.charts import COLOURS, number
 from simmim_pl.report.run import Run
-from simmim_pl.report.tables import framed, numbered, table
+from simmim_pl.report.tables import collapsed_table, html_table, scrollable_table
 
 MANY = 30  # classes, more than fit a table
 
 
 def results(run: Run) -> Markup:
     """Every card of the run's checkpoint, or of the run itself."""
-    return Markup().join(table(cells(card), f"{run.name}: {card['command']}", "card") for card in run.cards)
+    return Markup().join(html_table(cells(card), f"{run.name}: {card['command']}", "card") for card in run.cards)
 
 
 def confusion(run: Run) -> Markup:
@@ -45,7 +45,7 @@ def matrix(result: dict[str, Any], run: str) -> Markup:
     head = Markup("<figcaption>{}</figcaption>").format(title)
     said = "Numbers" if few else "Most often mistaken"
     rows = confused(counts, names)
-    numbers = numbered(rows, f"{run}: confusion, {title}", said) if len(rows) > 1 else Markup()
+    numbers = collapsed_table(rows, f"{run}: confusion, {title}", said) if len(rows) > 1 else Markup()
     return Markup('<figure class="confusion">{}{}{}</figure>').format(head, shown, numbers)
 
 
@@ -60,7 +60,7 @@ def labelled(share: np.ndarray, names: list[str], title: str) -> Markup:
                 value, f"{100 * value:.0f}" if value >= 0.005 else ""
             )
         rows.append(line + Markup("</tr>"))
-    return framed(Markup().join(rows), f"Percent of each true class: {title}", "matrix")
+    return scrollable_table(Markup().join(rows), f"Percent of each true class: {title}", "matrix")
 
 
 def pixels(share: np.ndarray, title: str) -> Markup:

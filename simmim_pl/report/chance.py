@@ -1,27 +1,27 @@
-"""What an encoder that tells nothing apart would reach, where a run's config and observations say it."""
+"""Chance levels of metrics: the values of an encoder that gives the same features for all images."""
 
 from __future__ import annotations
 
 import math
 
 from simmim_pl.report.run import Run
-from simmim_pl.report.settings import flat
+from simmim_pl.report.settings import flatten
 
 
-def chance(run: Run) -> dict[str, float]:
-    """By metric:
+def chance_levels(run: Run) -> dict[str, float]:
+    """Chance levels by metric, as far as config and observations of a run determine them.
 
-    - Accuracy of kNN and probe: one of the classes.
+    - Accuracy of kNN and probe: 1 / number of classes.
     - Contrastive accuracy: with V views of N images, V − 1 of the V·N − 1 other rows are of the same image.
-    - Loss: when all similarities are the same, NT-Xent is log(V·N − 1), decoupled log(V·N − V); others are not known.
+    - Loss: if all similarities are equal, NT-Xent is log(V·N − 1), decoupled log(V·N − V). Other losses are left out.
 
-    What a run has logged itself, as ``METRIC_at_chance``, is left out: it has a curve of its own.
+    Metrics for which the run logs ``METRIC_at_chance`` are left out: that is a curve of its own.
     """
-    settings = flat(run.config)
+    settings = flatten(run.config)
     found: dict[str, float] = {}
     if len(run.observed.get("classes", ())) > 1:
         found |= dict.fromkeys(("val/knn", "val/probe"), 1 / len(run.observed["classes"]))
-    if "information/ceiling" in run.history:  # the logarithm of half the images, and two views of each are compared
+    if "information/ceiling" in run.history:  # log of half the number of images; two views of each are compared
         found["representation/contrastive_accuracy"] = 1 / (4 * math.exp(run.last("information/ceiling")) - 1)
     views, images = settings.get("data.views.views"), settings.get("data.batch_size")
     if isinstance(views, int) and isinstance(images, int) and views > 1 and images > 1:

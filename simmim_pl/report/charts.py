@@ -101,7 +101,7 @@ def plain(name: str, otherwise: str) -> str:
 
     - ``otherwise``: in its place where no font has its letters, of which matplotlib would draw boxes.
     """
-    if fonts.families(name) is None:
+    if fonts.font_families(name) is None:
         return otherwise
     name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
@@ -110,7 +110,7 @@ def plain(name: str, otherwise: str) -> str:
 def named(legend: Legend) -> None:
     """Give every name the fonts that have its letters."""
     for text in legend.get_texts():
-        text.set_fontfamily(fonts.families(text.get_text()) or [fonts.USUAL])
+        text.set_fontfamily(fonts.font_families(text.get_text()) or [fonts.DEFAULT_FONT])
 
 
 def thin(values: np.ndarray, points: int = POINTS) -> np.ndarray:

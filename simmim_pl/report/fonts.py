@@ -1,4 +1,4 @@
-"""Fonts for names in any script: those that are installed, asked for the glyphs that the usual one lacks."""
+"""Choose installed fonts for texts in any script, by the glyphs that they have."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from functools import cache
 
 from matplotlib import font_manager
 
-USUAL = "DejaVu Sans"  # comes with matplotlib
-BOXES = "Last Resort"  # has a box for every character, and no glyph
+DEFAULT_FONT = "DejaVu Sans"  # comes with matplotlib
+PLACEHOLDER_FONT = "Last Resort"  # shows a box for every character
 
 
 @cache
-def characters(path: str) -> frozenset[int]:
-    """The code points for which a font has a glyph; none where it cannot be read, or only has bitmaps."""
+def font_characters(path: str) -> frozenset[int]:
+    """Code points for which a font file has a glyph; empty if it cannot be read or has bitmaps only."""
     try:
         font = font_manager.get_font(path)
         return frozenset(font.get_charmap()) if font.scalable else frozenset()
@@ -20,16 +20,20 @@ def characters(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def families(text: str) -> list[str] | None:
-    """The usual font and what else has the glyphs of a text; nothing when a character is in no font.
+def font_families(text: str) -> list[str] | None:
+    """The default font, and further fonts for the glyphs that it lacks; ``None`` if no font has some character.
 
-    >>> families("Δ-cat")
+    >>> font_families("Δ-cat")
     ['DejaVu Sans']
     """
-    found = [USUAL]
-    missing = {ord(each) for each in text} - characters(font_manager.findfont(USUAL))
+    found = [DEFAULT_FONT]
+    missing = {ord(each) for each in text} - font_characters(font_manager.findfont(DEFAULT_FONT))
     for entry in font_manager.fontManager.ttflist if missing else ():
-        if entry.style == "normal" and not entry.name.startswith(BOXES) and missing & characters(entry.fname):
+        if (
+            entry.style == "normal"
+            and not entry.name.startswith(PLACEHOLDER_FONT)
+            and missing & font_characters(entry.fname)
+        ):
             found.append(entry.name)
-            missing -= characters(entry.fname)
+            missing -= font_characters(entry.fname)
     return None if missing else found

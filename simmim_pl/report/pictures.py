@@ -13,8 +13,8 @@ from PIL import Image
 from simmim_pl.report import charts, figures
 from simmim_pl.report.cards import address, confusion, results
 from simmim_pl.report.run import Run
-from simmim_pl.report.svg import colour, dash, line, mark, svg
-from simmim_pl.report.tables import framed, numbered
+from simmim_pl.report.svg import line_sample, marker_sample, series_colour, series_dash, to_svg
+from simmim_pl.report.tables import collapsed_table, scrollable_table
 
 
 def similarities(run: Run) -> Markup:
@@ -27,7 +27,7 @@ def similarities(run: Run) -> Markup:
     means = [["pairs", "mean similarity"]]
     for name, counts in (("views of one image", positive), ("views of different images", negative)):
         means.append([name, charts.number(float((counts * centres).sum() / max(counts.sum(), 1)))])
-    samples = [line(colour(2 * number), dash(number)) for number in range(2)]
+    samples = [line_sample(series_colour(2 * number), series_dash(number)) for number in range(2)]
     legend = [Markup("{} {}").format(*pair) for pair in zip(samples, charts.PAIRS, strict=True)]
     return chart(figure, f"{run.name}: similarity of views", means, legend)
 
@@ -54,7 +54,7 @@ def scatter(run: Run) -> Markup:
         of = place[label == number]
         means.append([str(classes[number]), str(len(of)), *(f"{value:.2f}" for value in of.mean(0))])
     told = map(str, classes[: len(charts.COLOURS)]) if label.max() >= 0 else ()
-    legend = [Markup("{} {}").format(mark(number), name) for number, name in enumerate(told)]
+    legend = [Markup("{} {}").format(marker_sample(number), name) for number, name in enumerate(told)]
     return chart(figure, f"{run.name}: map of validation images", means, legend)
 
 
@@ -73,7 +73,7 @@ def neighbours(run: Run) -> Markup:
             row.append(cell.format(thumbnail(image, named(classes, other)), value, same))
         rows.append(Markup("<tr>{}</tr>").format(Markup().join(row)))
     caption = f"{run.name}: nearest neighbours, most similar first, with cosine similarity"
-    return framed(Markup().join(rows), caption, "images")
+    return scrollable_table(Markup().join(rows), caption, "images")
 
 
 def named(classes: np.ndarray, label: int) -> str:
@@ -93,7 +93,7 @@ def chart(figure: Figure, name: str, rows: list[list[str]], legend: Sequence[Mar
     """A figure, a legend in the page's letters, and the figure's numbers."""
     items = Markup().join(Markup("<li>{}</li>").format(item) for item in legend)
     told = Markup('<ul class="legend">{}</ul>').format(items) if legend else Markup()
-    return Markup("<figure>{}{}{}</figure>").format(svg(figure, name), told, numbered(rows, name))
+    return Markup("<figure>{}{}{}</figure>").format(to_svg(figure, name), told, collapsed_table(rows, name))
 
 
 def thumbnail(image: np.ndarray, name: str) -> Markup:

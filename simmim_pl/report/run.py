@@ -1,4 +1,4 @@
-"""A run as its directory tells it."""
+"""Load a run from its directory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,26 @@ import yaml
 from simmim_pl.contracts import InputError
 from simmim_pl.metrics import MEASURED, Verdict, verdict
 from simmim_pl.report.observed import Observed, observed
-from simmim_pl.report.starts import Start, starts
+from simmim_pl.report.starts import Start, load_starts
 from simmim_pl.runtime import yaml_schema
 
-History = dict[str, tuple[np.ndarray, np.ndarray]]  # by metric, steps and values
+History = dict[str, tuple[np.ndarray, np.ndarray]]  # steps [N] and values [N] by metric
 
 
 @dataclass
 class Run:
-    """What a run directory holds: name, config, history, last observations, result cards, picture of views, starts."""
+    """Content of a run directory.
+
+    Attributes:
+        name: ``NAME/ID``.
+        folder: the directory.
+        config: settings of the run.
+        history: logged metrics.
+        observed: arrays of the last observations, for pictures.
+        cards: result cards of evaluations.
+        views: PNG of the views, or ``None``.
+        starts: one entry for each time the run was started or resumed.
+    """
 
     name: str
     folder: Path
@@ -36,7 +47,7 @@ class Run:
 
     @property
     def epoch(self) -> float:
-        """Optimizer steps of an epoch, exact once the end of one was logged; 0 while not even a second has begun."""
+        """Optimizer steps per epoch, exact once the end of an epoch was logged; 0 before the second epoch begins."""
         steps, epochs = self.history.get("epoch", (np.zeros(0), np.zeros(0)))
         return float(((steps + 1) / (epochs + 1)).max()) if epochs.any() else 0.0
 
@@ -45,15 +56,15 @@ class Run:
         return yaml.safe_dump(self.config, sort_keys=False)
 
     def last(self, metric: str) -> float:
-        """The metric's last value, NaN when it was never logged."""
+        """Last value of a metric; NaN if it was never logged."""
         return float(self.history[metric][1][-1]) if metric in self.history else math.nan
 
     def first(self, metric: str) -> float:
-        """The metric's first value, NaN when it was never logged."""
+        """First value of a metric; NaN if it was never logged."""
         return float(self.history[metric][1][0]) if metric in self.history else math.nan
 
     def validations(self) -> list[dict[str, float]]:
-        """Of each validation the metrics as they were last logged by then, its step, and its share of all if known."""
+        """For each validation: the last values of all metrics by then, its step, and training progress if known."""
         steps = {x for metric in MEASURED if metric in self.history for x in self.history[metric][0]}
         whole = self.starts[-1].get("steps") if self.starts else None
         return [
@@ -64,15 +75,15 @@ class Run:
         ]
 
     def verdict(self) -> Verdict:
-        """Whether the run learns, as :class:`simmim_pl.callbacks.CollapseMonitor` said after the last validation."""
+        """Whether the run learns, as :class:`simmim_pl.callbacks.CollapseMonitor` decided at the last validation."""
         return verdict(self.validations())
 
 
-def read(folder: Path) -> Run:
-    """Read a run directory, of a run that goes on too.
+def load_run(folder: Path) -> Run:
+    """Load a run from its directory, also while it is training.
 
     Raises:
-        InputError: it is none, or a file in it cannot be read.
+        InputError: it is no run directory, or a file in it cannot be read.
     """
     if not (folder / "config.yaml").is_file() and not (folder / "metrics.csv").is_file():
         raise InputError(f"{folder} is no run directory: name one like runs/NAME/ID, with config.yaml and metrics.csv.")
@@ -84,31 +95,31 @@ def read(folder: Path) -> Run:
             name=f"{folder.resolve().parent.name}/{folder.resolve().name}",
             folder=folder,
             config=yaml_schema.parse(config.read_text(encoding="utf-8")) if config.is_file() else {},
-            history=history(table) if table.is_file() else {},
+            history=load_history(table) if table.is_file() else {},
             observed=observed(folder),
-            cards=[card(path) for path in cards if path.is_file()],
+            cards=[load_card(path) for path in cards if path.is_file()],
             views=views.read_bytes() if views.is_file() else None,
-            starts=starts(folder),
+            starts=load_starts(folder),
         )
     except (OSError, ValueError, RecursionError, csv.Error, yaml.YAMLError) as error:
         raise InputError(f"The run in {folder} cannot be read ({' '.join(str(error).split())}).") from error
 
 
-def card(path: Path) -> dict[str, Any]:
-    """A result card. Raises :class:`ValueError` when the file holds something else."""
+def load_card(path: Path) -> dict[str, Any]:
+    """Load a result card. Raises :class:`ValueError` if the file holds something else."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not {"command", "results"} <= found.keys():
         raise ValueError(f"{path.name} holds no result card")
     return found
 
 
-def history(table: Path) -> History:
-    """Every metric's steps and values; a line without a metric leaves it out."""
+def load_history(table: Path) -> History:
+    """Load ``metrics.csv``. A metric has a point for each line in which it is not empty."""
     found: dict[str, list[tuple[float, float]]] = {}
     with table.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             step = float(row.pop("step", None) or 0)
             for name, value in row.items():
-                if name and value:  # a line that is being written may have more cells, or fewer
+                if name and value:  # a line that is just being written may have too many or too few cells
                     found.setdefault(name, []).append((step, float(value)))
     return {name: tuple(np.array(points).T) for name, points in found.items()}

@@ -1,4 +1,4 @@
-"""With what a run was started, and gone on with: ``run.json``, an entry each time."""
+"""``run.json``: one entry with device, code and versions for each time a run was started or resumed."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic
 
-NAME = "run.json"
+FILE_NAME = "run.json"
 
-# Of an entry: `began`, local time; `steps`, that the run will have taken at its end, none when nobody knows; `device`
-# and how many; `precision`; `code`, the commit; `versions`, of packages; `ended`, the step at which it came to its end.
+# Keys of an entry: `began`, local time; `steps`, optimizer steps planned in all, or null; `device`, with their number;
+# `precision`; `code`, the commit; `versions` of packages; `ended`, the last step if training came to its end.
 Start = dict[str, Any]
 
 
-def add(folder: Path, start: Start) -> None:
-    """Keep one more start of the run."""
-    write(folder, [*starts(folder), start])
+def add_start(folder: Path, start: Start) -> None:
+    """Append an entry."""
+    write_starts(folder, [*load_starts(folder), start])
 
 
-def end(folder: Path, step: int) -> None:
-    """Keep the step at which the last start came to its end."""
-    if found := starts(folder):
-        write(folder, [*found[:-1], found[-1] | {"ended": step}])
+def record_end(folder: Path, step: int) -> None:
+    """Record in the last entry the step at which training ended."""
+    if found := load_starts(folder):
+        write_starts(folder, [*found[:-1], found[-1] | {"ended": step}])
 
 
-def write(folder: Path, found: list[Start]) -> None:
-    """Replace all starts."""
+def write_starts(folder: Path, found: list[Start]) -> None:
+    """Replace the file."""
     text = json.dumps(found, indent=2)
-    atomic.write(folder / NAME, lambda file: file.write(f"{text}\n".encode()))
+    atomic.write(folder / FILE_NAME, lambda file: file.write(f"{text}\n".encode()))
 
 
-def starts(folder: Path) -> list[Start]:
-    """All starts, the first one first. Raises :class:`InputError` when the file cannot be read."""
-    path = folder / NAME
+def load_starts(folder: Path) -> list[Start]:
+    """All entries, oldest first. Raises :class:`InputError` if the file cannot be read."""
+    path = folder / FILE_NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         if not isinstance(found, list) or not all(isinstance(start, dict) for start in found):

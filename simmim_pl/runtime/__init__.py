@@ -1,1 +1,1 @@
-"""What every run needs, and nobody who reads about learning has to know first."""
+"""Infrastructure of every run: ranks, seeds, checkpoints, atomic writes. Not needed to understand the methods."""

@@ -1,6 +1,6 @@
 """Atomic writes: temporary file, fsync, rename.
 
-A write that fails is a :class:`WriteError`, whoever tried it; the command line makes one sentence of it.
+A failed write raises :class:`WriteError`; the command line turns it into one sentence (:func:`explain`).
 """
 
 from __future__ import annotations
@@ -19,75 +19,86 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.integrity import sealed
+from simmim_pl.runtime.integrity import with_digests
 from simmim_pl.runtime.storable import storable_checkpoint
 
-Content = Callable[[IO[bytes]], Any]  # writes a file, given the open file
+Writer = Callable[[IO[bytes]], Any]  # writes the content of a file, given the open file
 
-# Why a disk takes no more, and what the user can do. A limit on the size of files (ulimit -f) looks like a full disk.
-FULL = {
+# Error numbers of a full disk, with what the user can do. A file size limit (ulimit -f) counts as a full disk.
+DISK_FULL_ADVICE = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room on the disk, or have the quota raised",
     errno.EFBIG: "make room on the disk, or raise the limit on a file's size (ulimit -f)",
 }
-ADVICE = FULL | {errno.EROFS: "make the disk writable, or write to another", errno.EIO: "mend the disk, or use another"}
-# What torch's writer says when the disk is full; where a file of Python's was written, the OSError lies behind it.
-WRITER = ("PytorchStreamWriter", "unexpected pos", "write failed")
+WRITE_ADVICE = DISK_FULL_ADVICE | {
+    errno.EROFS: "make the disk writable, or write to another",
+    errno.EIO: "mend the disk, or use another",
+}
+# Phrases in the RuntimeErrors that torch.save raises when the disk is full; not all of them have an OSError as cause.
+TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "unexpected pos", "write failed")
 
 
 class WriteError(OSError):
-    """A file could not be written: number and name of the reason, and the file's name."""
+    """A file could not be written. Carries errno, the reason and the file name."""
 
 
 class DurableIO(TorchCheckpointIO):
-    """Lightning's way to save a checkpoint, made to survive a kill, a full disk and a loss of power.
+    """Lightning's checkpoint plugin, made to survive a kill, a full disk and a power failure.
 
-    Lightning writes a temporary file too, but does not wait until it is on the disk. What could not be read back is
-    converted or refused, see :func:`simmim_pl.runtime.storable.storable`.
+    Lightning also writes a temporary file first, but does not fsync it. Values that ``torch.load`` could not read back
+    are converted or refused, see :func:`simmim_pl.runtime.storable.storable`.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        readable = sealed(storable_checkpoint(checkpoint))
-        if "://" in str(path):  # a bucket, which keeps a file as a whole or not at all
-            super().save_checkpoint(readable, path, storage_options)
+        stored = with_digests(storable_checkpoint(checkpoint))
+        if "://" in str(path):  # object storage, whose uploads are atomic
+            super().save_checkpoint(stored, path, storage_options)
             return
-        write(Path(path), lambda file: torch.save(readable, file))
+        write(Path(path), lambda file: torch.save(stored, file))
 
 
-def write(path: Path, content: Content) -> None:
-    """Replace a file by what ``content`` writes; when it fails, or is killed, the file stays what it was.
+def write(path: Path, content: Writer) -> None:
+    """Replace a file atomically: on failure, or when the process is killed, the old file stays as it was.
 
-    Every attempt has a file of its own, so two at a time cannot mix. One that succeeds sweeps what others left, those
-    that were killed; one that is still at work then fails.
+    Each call writes its own temporary file, so concurrent writes cannot mix. A successful write removes the temporary
+    files of writes that were killed; a write still in progress then fails.
+
+    Args:
+        path: the file. Its folder is created if missing.
+        content: writes the new content to the open temporary file.
 
     Raises:
-        WriteError: the disk is full, or cannot be written. Nothing is left of the attempt.
+        WriteError: the disk is full or cannot be written. No temporary file is left.
     """
-    half = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    with naming(path):
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    with name_file_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with half.open("wb") as file:
+            with temporary.open("wb") as file:
                 content(file)
                 file.flush()
-                sync(file.fileno())
-            half.replace(path)
+                fsync(file.fileno())
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                half.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
     for leftover in path.parent.glob(f"{escape(path.name)}.*.part"):
         leftover.unlink(missing_ok=True)
-    with suppress(OSError):  # some file systems cannot: then the rename is on the disk a little later
+    with suppress(OSError):  # not every file system can fsync a folder: the rename then reaches the disk a little later
         folder = os.open(path.parent, os.O_RDONLY)
-        sync(folder)
+        fsync(folder)
         os.close(folder)
 
 
-def sync(file: int) -> None:
-    """Wait until what was written to a file is on the disk; macOS leaves it in the drive's cache if not told twice."""
+def fsync(file: int) -> None:
+    """Wait until a file's content is on the disk. macOS needs F_FULLFSYNC in addition, to empty the drive's cache.
+
+    Args:
+        file: file descriptor.
+    """
     os.fsync(file)
-    with suppress(ImportError, OSError):  # Windows has no such module; some file systems cannot
+    with suppress(ImportError, OSError):  # Windows has no fcntl; not every file system supports F_FULLFSYNC
         import fcntl
 
         if hasattr(fcntl, "F_FULLFSYNC"):
@@ -95,41 +106,48 @@ def sync(file: int) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Have what fails to be written in here say which file it was: Python itself names only files that are opened.
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Add the file name to write errors raised in this context: Python names the file only when opening it fails.
 
     Raises:
-        WriteError: in place of any OSError, and of what torch's writer makes of one.
+        WriteError: in place of any OSError, and of the RuntimeError that torch.save raises on a failed write.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = next(reasons(error), None)
-        if reason is None or isinstance(error, WriteError) or not (isinstance(error, OSError) or by_torch(error)):
+        reason = next(os_errors(error), None)
+        if (
+            reason is None
+            or isinstance(error, WriteError)
+            or not (isinstance(error, OSError) or is_torch_write_error(error))
+        ):
             raise
         raise WriteError(reason.errno, reason.strerror or str(reason), str(path)) from error
 
 
-def flush_output() -> None:
-    """Have what is printed written now: at its end Python would only give exit code 120.
+def flush_stdout() -> None:
+    """Flush standard output now: a failing flush at interpreter exit would only set exit code 120.
 
     Raises:
-        WriteError: standard output is a file on a full disk, or closed.
+        WriteError: standard output is closed, or is a file on a full disk.
     """
-    with naming(Path("standard output")):
+    with name_file_in_errors(Path("standard output")):
         try:
             sys.stdout.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else it is tried again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again at exit
             raise
 
 
 @contextmanager
-def going_on(checkpoint: Callable[[], Any]) -> Iterator[None]:
-    """Have what fails to be written in here say also from which checkpoint the run goes on, if there is one then.
+def add_resume_advice(checkpoint: Callable[[], Any]) -> Iterator[None]:
+    """Add "resume from this checkpoint" to write errors raised in this context.
+
+    Args:
+        checkpoint: returns the path of the newest checkpoint, or something false. Called only after an error.
 
     Raises:
-        InputError: in place of an error that a disk explains.
+        InputError: in place of an error that :func:`explain` explains.
     """
     try:
         yield
@@ -142,32 +160,32 @@ def going_on(checkpoint: Callable[[], Any]) -> Iterator[None]:
         raise InputError(f"{sentence}{goes_on}") from error
 
 
-def full(error: BaseException) -> bool:
-    """Whether an error is a full disk's, or came of one. A run does not go on without what it then did not write."""
-    return any(reason.errno in FULL for reason in reasons(error))
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk caused an error. A run must not continue as if the failed write had succeeded."""
+    return any(reason.errno in DISK_FULL_ADVICE for reason in os_errors(error))
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence when a file could not be written, or something came of that; nothing for any other error."""
-    for reason in reasons(error):
-        if isinstance(reason, WriteError) or reason.errno in ADVICE:
+    """One sentence for the user if a failed write caused this error, else ``None``."""
+    for reason in os_errors(error):
+        if isinstance(reason, WriteError) or reason.errno in WRITE_ADVICE:
             file, why = reason.filename2 or reason.filename or "A file", str(reason.strerror or reason)
-            advice = ADVICE.get(reason.errno or 0, "make it a place that can be written, or write to another")
+            advice = WRITE_ADVICE.get(reason.errno or 0, "make it a place that can be written, or write to another")
             return f"{file} cannot be written ({why[:1].lower()}{why[1:]}): {advice}."
     return None
 
 
-def reasons(error: BaseException) -> Iterator[OSError]:
-    """The OSErrors among an error and those that it came of, and a full disk where torch's writer says so only."""
+def os_errors(error: BaseException) -> Iterator[OSError]:
+    """The OSErrors in an error's chain of causes; ENOSPC last if torch.save failed to write, see TORCH_WRITE_ERRORS."""
     each: BaseException | None = error
     while each is not None:
         if isinstance(each, OSError):
             yield each
         each = each.__cause__ or each.__context__
-    if by_torch(error):
+    if is_torch_write_error(error):
         yield OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def by_torch(error: BaseException) -> bool:
-    """Whether torch's writer says that it cannot write; what a device says is not mended by room on the disk."""
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in WRITER)
+def is_torch_write_error(error: BaseException) -> bool:
+    """Whether this is torch.save failing to write. Other RuntimeErrors, such as CUDA's, have nothing to do with it."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in TORCH_WRITE_ERRORS)

@@ -1,4 +1,4 @@
-"""The only file that knows ranks. With one process every function is the identity."""
+"""Communication between ranks; the only file that uses torch.distributed. With one process nothing is sent."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.once_differentiable import first_only
+from simmim_pl.runtime.once_differentiable import no_double_backward
 
 
 def world_size() -> int:
-    """Number of ranks that train together; 1 outside a process group."""
+    """Number of ranks; 1 outside a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's place among the ranks; 0 outside a process group."""
+    """Index of this process among the ranks; 0 outside a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def all_gather(local: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " N *shape"]:
     """Concatenate every rank's rows in rank order, ``[B, ...]`` → ``[world size · B, ...]``, with gradient.
 
-    The backward pass sums what every rank's loss says about the local rows. DDP then averages parameter gradients over
-    ranks, so the mean of the ranks' losses is what is minimised: exactly the one-process loss of the whole batch.
-    All ranks must hold the same number of rows.
+    The backward pass sums, over the ranks' losses, the gradients with respect to the local rows. DDP then averages
+    parameter gradients over ranks. So what is minimised is the mean of the ranks' losses, which equals the one-process
+    loss of the whole batch. All ranks must hold the same number of rows.
     """
     if world_size() == 1:
         return local
@@ -50,20 +50,20 @@ def all_reduce_sum(local: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 
 class AllGather(torch.autograd.Function):
-    """:func:`all_gather` on several ranks; torch's own differentiable form is deprecated or private, by version."""
+    """:func:`all_gather` on several ranks. torch's differentiable one is deprecated or private, by version."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
         return torch.cat(all_gather_list(local.contiguous()))
 
     @staticmethod
-    @first_only
+    @no_double_backward
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return all_reduce_sum(grads[0]).chunk(world_size())[rank()]
 
 
 def all_gather_list(local: Tensor) -> list[Tensor]:
-    """Each rank's tensor of the same shape, without gradient."""
+    """Every rank's tensor, in rank order, without gradient. All must have the same shape."""
     parts = [torch.empty_like(local) for _ in range(world_size())]
     dist.all_gather(parts, local)
     return parts
@@ -85,7 +85,7 @@ def all_reduce_mean(local: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Give every rank the ranks' mean gradient, for networks that are trained outside DDP."""
+    """Average gradients over ranks, in place, for networks that are trained outside DDP."""
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad = all_reduce_mean(parameter.grad)
@@ -111,11 +111,14 @@ def of_processors(world: Any) -> Any:
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
-def require_alike(facts: Mapping[str, Any]) -> None:
-    """Refuse to go on when something differs between ranks that has to be the same on all of them.
+def require_equal_on_all_ranks(facts: Mapping[str, Any]) -> None:
+    """Refuse to continue if a value differs between ranks.
+
+    Args:
+        facts: values by name, as the error shows them; the same names on every rank.
 
     Raises:
-        InputError: on every rank, naming the fact and the values of the first two ranks that differ.
+        InputError: on every rank, with the name and the two values.
     """
     everyone: list[Any] = [None] * world_size()
     if world_size() == 1:
@@ -130,21 +133,21 @@ def require_alike(facts: Mapping[str, Any]) -> None:
                 )
 
 
-def broken(error: BaseException) -> bool:
-    """Whether the connection to another rank has closed."""
+def is_connection_error(error: BaseException) -> bool:
+    """Whether the connection to another rank was closed."""
     closed = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
     return world_size() > 1 and isinstance(error, RuntimeError) and any(words in str(error) for words in closed)
 
 
-def port_in_use(error: BaseException) -> bool:
-    """Whether ranks cannot meet at the port that they were told."""
+def is_port_in_use(error: BaseException) -> bool:
+    """Whether the process group could not start because MASTER_PORT is in use."""
     return isinstance(error, dist.DistError) and "EADDRINUSE" in str(error)
 
 
-def store() -> dist.Store | None:
-    """What ranks found each other by, which keeps notes for all; nothing on one process, or where its host is gone.
+def rendezvous_store() -> dist.Store | None:
+    """The key-value store of the rendezvous, shared by all ranks; ``None`` with one process, or when its host is gone.
 
-    The host is asked first: torch tells of one that is gone with a page of C++.
+    The host is probed first, because torch prints a page of C++ trace when it is gone.
     """
     if world_size() == 1:
         return None

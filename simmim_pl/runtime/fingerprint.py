@@ -1,4 +1,4 @@
-"""Which code this is."""
+"""A fingerprint of the code, which tells whether two results came from the same code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import simmim_pl
 
 @cache
 def fingerprint() -> str:
-    """Version of the package and of torch, with a hash of the package's own files: the same where the code is."""
+    """Version of the package, 12 hex digits of SHA-256 over its source files, and version of torch."""
     sha = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         sha.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Build what a checkpoint's config describes: nothing is imported or downloaded because the config says so."""
+"""Build the encoder or method that a checkpoint's config describes, without unsafe imports and without downloads."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.safe_import import require_ours
+from simmim_pl.runtime.safe_import import require_safe_imports
 
 Method = TypeVar("Method")
-# What an encoder of ours would download at its start, and how to say that it should not.
-DOWNLOADS = {"weights": None, "pretrained": False}
+# Arguments by which encoders of this package download weights, with the values that turn it off.
+NO_DOWNLOAD = {"weights": None, "pretrained": False}
 
 
-def described(saved: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """What a checkpoint's config says of the method's arguments."""
+def method_arguments(saved: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """The method's arguments in a checkpoint's config. Raises :class:`InputError` if there are none."""
     spec: Any = saved["config"]
     for key in ("model", "init_args"):
         spec = spec.get(key) if isinstance(spec, dict) else None
@@ -26,39 +26,56 @@ def described(saved: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     return spec
 
 
-def build(
+def build_method(
     method: type[Method], saved: Mapping[str, Any], path: str, allow: frozenset[str], given: dict[str, Any]
 ) -> Method:
-    """A method as a checkpoint's config describes it, with fresh weights, but for the arguments that are given."""
-    spec = {key: value for key, value in described(saved, path).items() if key not in given}
+    """Build a method as a checkpoint's config describes it, with initial weights.
+
+    Args:
+        method: its class.
+        saved: the checkpoint.
+        path: the checkpoint's path, for errors.
+        allow: class paths outside this package that may be imported.
+        given: arguments that replace those of the config.
+
+    Raises:
+        InputError: as :func:`instantiate`.
+    """
+    spec = {key: value for key, value in method_arguments(saved, path).items() if key not in given}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(method, "method", skip={*given}, instantiate=False)
     return method(**instantiate(parser, {"method": spec}, path, allow).method.as_dict(), **given)
 
 
 def instantiate(parser: ArgumentParser, spec: dict[str, Any], path: str | Path, allow: frozenset[str]) -> Namespace:
-    """Build what a config describes.
+    """Instantiate the classes that a config describes.
+
+    Args:
+        parser: knows the types of the arguments.
+        spec: the config.
+        path: the checkpoint that holds it, for errors.
+        allow: class paths outside this package that may be imported.
 
     Raises:
-        InputError: it names a class that is neither ours nor allowed, or cannot be built.
+        InputError: it names a class that is neither in this package nor allowed, or cannot be built.
     """
-    require_ours(spec, str(path), allow)
+    require_safe_imports(spec, str(path), allow)
     try:
         parsed = parser.parse_object(spec)
-        without_downloads(parsed)
+        disable_downloads(parsed)
         built: Namespace = parser.instantiate_classes(parsed)
-    except Exception as error:  # jsonargparse's ArgumentError, or whatever a class raises at such arguments
+    except Exception as error:  # jsonargparse's ArgumentError, or anything that a constructor raises
         reason = " ".join(str(error).split())
         raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
     return built
 
 
-def without_downloads(config: Any) -> None:
-    """Have no encoder of ours within a parsed config fetch weights, whichever way it is told to."""
+def disable_downloads(config: Any) -> None:
+    """Turn off downloads of all encoders of this package in a parsed config, in place."""
     parts = vars(config) if isinstance(config, Namespace) else config
     for part in parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (list, tuple)) else ():
-        without_downloads(part)
+        disable_downloads(part)
     if isinstance(parts, dict) and str(parts.get("class_path")).startswith("simmim_pl."):
         for given in (parts.get("init_args") or {}, parts.get("dict_kwargs") or {}):
-            for key in DOWNLOADS.keys() & (vars(given) if isinstance(given, Namespace) else given).keys():
-                given[key] = DOWNLOADS[key]
+            for key in NO_DOWNLOAD.keys() & (vars(given) if isinstance(given, Namespace) else given).keys():
+                given[key] = NO_DOWNLOAD[key]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what ``fit`` wrote, to the last value: from any other, a run would go on as another run."""
+"""Verify a checkpoint against the digest of each section, so that a run never resumes from a changed one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from simmim_pl.contracts import InputError
 
-SEALS = "digests"  # the section that says what the others are
-# What Lightning restores a run from, as far as it does not look itself: types, by key; further keys are welcome.
-READY = {"ready": int, "completed": int}
-PROGRESS = {"total": READY, "current": READY}
-BATCHES = {**PROGRESS, "is_last_batch": bool}
+DIGESTS = "digests"  # name of the section that holds the digests of the others
+# Types of the values that Lightning restores without checking them, by key. Other keys are allowed.
+COUNTS = {"ready": int, "completed": int}
+PROGRESS = {"total": COUNTS, "current": COUNTS}
+BATCH_PROGRESS = {**PROGRESS, "is_last_batch": bool}
 SECTIONS: dict[str, Any] = {
     "epoch": int,
     "global_step": int,
     "state_dict": {str: Tensor},
     "config": {str: object},
-    "ImageDataModule": {"epoch": int, "batches": int},  # of other data, another name
+    "ImageDataModule": {"epoch": int, "batches": int},  # absent with another datamodule
     "callbacks": {str: object},
     "lr_schedulers": [{str: object}],
     "optimizer_states": [{"state": {int: {str: object}}, "param_groups": [{"params": [int]}]}],
@@ -33,7 +33,7 @@ SECTIONS: dict[str, Any] = {
             "state_dict": dict,
             "epoch_progress": PROGRESS,
             "epoch_loop.state_dict": {"_batches_that_stepped": int},
-            "epoch_loop.batch_progress": BATCHES,
+            "epoch_loop.batch_progress": BATCH_PROGRESS,
             "epoch_loop.scheduler_progress": PROGRESS,
             "epoch_loop.automatic_optimization.state_dict": dict,
             "epoch_loop.automatic_optimization.optim_progress": {
@@ -42,63 +42,73 @@ SECTIONS: dict[str, Any] = {
             "epoch_loop.manual_optimization.state_dict": dict,
             "epoch_loop.manual_optimization.optim_step_progress": PROGRESS,
             "epoch_loop.val_loop.state_dict": dict,
-            "epoch_loop.val_loop.batch_progress": BATCHES,
+            "epoch_loop.val_loop.batch_progress": BATCH_PROGRESS,
         },
-        "validate_loop": {"state_dict": dict, "batch_progress": BATCHES},
-        "test_loop": {"state_dict": dict, "batch_progress": BATCHES},
+        "validate_loop": {"state_dict": dict, "batch_progress": BATCH_PROGRESS},
+        "test_loop": {"state_dict": dict, "batch_progress": BATCH_PROGRESS},
         "predict_loop": {"state_dict": dict, "batch_progress": PROGRESS},
     },
 }
-MAY_BE_NONE = ("lr_schedulers", "optimizer_states")  # of a user's module, where the digests say so
+MAY_BE_EMPTY = ("lr_schedulers", "optimizer_states")  # with a user's module, if a digest confirms it
 
 
-def sealed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint with the digest of each of its sections."""
-    return {**checkpoint, SEALS: {name: digest(value) for name, value in checkpoint.items() if name != SEALS}}
+def with_digests(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the section ``digests``: SHA-256 of each other section, see :func:`digest`."""
+    return {**checkpoint, DIGESTS: {name: digest(value) for name, value in checkpoint.items() if name != DIGESTS}}
 
 
-def identity(saved: Mapping[str, Any]) -> str:
-    """What tells a checkpoint from others: its step, and a digest of what it holds."""
-    return f"step {saved.get('global_step')} ({digest(saved.get(SEALS) or saved)[:12]})"
+def checkpoint_id(saved: Mapping[str, Any]) -> str:
+    """Global step and digest of a checkpoint, as one line of text."""
+    return f"step {saved.get('global_step')} ({digest(saved.get(DIGESTS) or saved)[:12]})"
 
 
 def require_intact(saved: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse to go on from a checkpoint that was changed after ``fit`` wrote it, by hand or by accident.
+    """Verify a checkpoint against the digest of each section, and the types of the values that Lightning restores.
+
+    Args:
+        saved: the checkpoint.
+        path: its path, for the error.
 
     Raises:
-        InputError: a section is missing, is not what its digest says, or has values of a type that no run writes.
+        InputError: a section is missing, does not match its digest, or holds a value of the wrong type.
     """
-    unsound = next(chain(unfit(saved), unlike(saved, saved.get(SEALS, {}))), None)
-    if unsound is not None:
+    damaged = next(chain(malformed_values(saved), changed_sections(saved, saved.get(DIGESTS, {}))), None)
+    if damaged is not None:
         raise InputError(
-            f"{path} is damaged or was changed after fit wrote it, at {unsound}: no run can go on exactly from it. Use "
+            f"{path} is damaged or was changed after fit wrote it, at {damaged}: no run can go on exactly from it. Use "
             "another checkpoint of the run, or start a new one."
         )
 
 
-def unlike(saved: Mapping[str, Any], seals: Any) -> Iterator[str]:
-    """Sections that are not what their digests say; a file of another callback's has none."""
-    if not isinstance(seals, Mapping):
-        yield SEALS
-    elif seals:
-        for name in sorted((saved.keys() | seals.keys()) - {SEALS}, key=str):
-            if name not in saved or seals.get(name) != digest(saved[name]):
+def changed_sections(saved: Mapping[str, Any], digests: Any) -> Iterator[str]:
+    """Names of sections that do not match their digests. A checkpoint of another callback has no digests to check."""
+    if not isinstance(digests, Mapping):
+        yield DIGESTS
+    elif digests:
+        for name in sorted((saved.keys() | digests.keys()) - {DIGESTS}, key=str):
+            if name not in saved or digests.get(name) != digest(saved[name]):
                 yield name
 
 
-def unfit(saved: Mapping[str, Any]) -> Iterator[str]:
-    """Where something that Lightning restores is missing or of another type."""
-    seals = saved.get(SEALS)
+def malformed_values(saved: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of values that Lightning restores and that are missing or have the wrong type, see SECTIONS."""
+    digests = saved.get(DIGESTS)
     for name, kind in SECTIONS.items():
-        none = isinstance(value := saved.get(name), list) and not value
-        if none and name in MAY_BE_NONE and isinstance(seals, Mapping) and name in seals:
+        empty = isinstance(value := saved.get(name), list) and not value
+        if empty and name in MAY_BE_EMPTY and isinstance(digests, Mapping) and name in digests:
             continue
         if name in saved or name != "ImageDataModule":
-            yield from faults(value, kind, name)
+            yield from type_mismatches(value, kind, name)
 
 
-def faults(value: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Where in a section something is missing, or of another type than wanted."""
+def type_mismatches(value: Any, wanted: Any, where: str) -> Iterator[str]:
+    """Dotted keys of values below ``where`` that are missing or not of the type in ``wanted``.
+
+    Args:
+        value: the section, or a value in it.
+        wanted: a type, ``[type of each item]``, ``{type of each key: type of each value}``, or types by key.
+        where: the dotted key of ``value``.
+    """
     if isinstance(wanted, type):
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             yield where
@@ -107,20 +117,20 @@ def faults(value: Any, wanted: Any, where: str) -> Iterator[str]:
             yield where
             return
         for place, part in enumerate(value):
-            yield from faults(part, wanted[0], f"{where}.{place}")
+            yield from type_mismatches(part, wanted[0], f"{where}.{place}")
     elif not isinstance(value, Mapping):
         yield where
-    elif isinstance(kind := next(iter(wanted)), type):  # any keys of that type
+    elif isinstance(kind := next(iter(wanted)), type):  # any keys, all of one type
         for key, part in value.items():
-            yield from faults(key, kind, f"{where}.{key}")
-            yield from faults(part, wanted[kind], f"{where}.{key}")
+            yield from type_mismatches(key, kind, f"{where}.{key}")
+            yield from type_mismatches(part, wanted[kind], f"{where}.{key}")
     else:
         for key, kind in wanted.items():
-            yield from faults(value[key], kind, f"{where}.{key}") if key in value else [f"{where}.{key}"]
+            yield from type_mismatches(value[key], kind, f"{where}.{key}") if key in value else [f"{where}.{key}"]
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of tensors and plain values: their types, their order, every bit."""
+    """SHA-256, in hex, of nested tensors and plain values: covers types, shapes, order and every bit."""
     sha = hashlib.sha256()
     left = [value]
     while left:
@@ -141,7 +151,7 @@ def digest(value: Any) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence for what Lightning, an optimizer or a callback raises while a checkpoint is restored."""
+    """One sentence for an error raised while a checkpoint is restored, else ``None``: decided by the traceback."""
     calls = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
     restoring = [code.co_name == "load_state_dict" or "checkpoint_connector" in code.co_filename for code in calls]
     if not any(restoring) or any(code.co_name in ("dump_checkpoint", "save_checkpoint") for code in calls):

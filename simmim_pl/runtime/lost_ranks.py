@@ -1,9 +1,9 @@
-"""When a rank is lost: the others say which, and how, and all of them leave soon with exit code 2.
+"""When a rank is lost, the other ranks report which one and how, and all exit within seconds with code 2.
 
-A rank that is killed says nothing; the others see its connections close. So every rank that leaves for a reason of its
-own, or since it noticed that another left, puts a note into the store that all share; who left none was killed. How,
-only the process that started it knows: under Lightning's launcher that is rank zero, which watches the others and
-notes it. torchrun tells of it by itself.
+A killed rank reports nothing; the others only see its connections close. So each rank that exits by itself, or notices
+a closed connection, leaves a note in the shared key-value store. A rank without a note was killed. The signal or exit
+code is known only to the parent process: with Lightning's launcher that is rank zero, which writes the note for the
+killed rank. torchrun reports it itself.
 """
 
 from __future__ import annotations
@@ -21,113 +21,121 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 
 from simmim_pl.runtime import distributed
 
-STOPPED, NOTICED = "stopped", "noticed"
-NOTED = 1.5  # seconds after which who started a rank has noted how it ended
-PATIENCE = 5.0  # seconds until all ranks that live have noticed
-PARENT = "SIMMIM_PARENT"  # the process that started this one, if it was such a one itself
-AGAIN = "Start all ranks again; with --ckpt_path last they go on."
-leaving = threading.Event()  # this process has noticed, and ends by itself
+STOPPED, NOTICED = "stopped", "noticed"  # notes of a rank that exits by itself, and of one that saw a closed connection
+LAUNCHER_DELAY = 1.5  # seconds after which the parent process has left the note for a killed child
+PATIENCE = 5.0  # seconds after which every living rank has noticed a closed connection
+PARENT_VARIABLE = "SIMMIM_PARENT"  # environment variable: pid of the parent, if that is a rank too
+RESTART_ADVICE = "Start all ranks again; with --ckpt_path last they go on."
+leaving = threading.Event()  # set once this process knows of the loss and exits by itself
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence when ranks cannot meet, or one has left the others; nothing for any other error."""
-    if distributed.port_in_use(error):
+    """One sentence if ranks could not connect, or a connection was lost; ``None`` for any other error."""
+    if distributed.is_port_in_use(error):
         port, host = os.environ.get("MASTER_PORT"), os.environ.get("MASTER_ADDR")
         return f"Port {port} of {host} is in use: stop what uses it, or set MASTER_PORT to a free one on all ranks."
-    if not distributed.broken(error):
+    if not distributed.is_connection_error(error):
         return None
-    see_it_out()
+    ignore_sigterm()
     leaving.set()
-    return told(*heard())
+    return describe_loss(*collect_notes())
 
 
-def see_it_out() -> None:
-    """Live on until this rank has said what it knows: torchrun sends SIGTERM to those that are left."""
+def ignore_sigterm() -> None:
+    """Ignore SIGTERM, which torchrun sends to the surviving ranks, until this rank has reported the loss."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def leave() -> None:
-    """Note that this rank ends, for a reason of its own if it has not noted another."""
+def announce_exit() -> None:
+    """Leave the note ``STOPPED`` for this rank, unless it has left one already."""
     leaving.set()
-    note(distributed.rank(), STOPPED)
+    leave_note(distributed.rank(), STOPPED)
 
 
-def note(rank: int, text: str) -> None:
-    """Leave a note of a rank where there is none."""
-    store = distributed.store()
-    with suppress(RuntimeError):  # its host has gone just now
+def leave_note(rank: int, text: str) -> None:
+    """Write a rank's note into the shared store, unless it has one."""
+    store = distributed.rendezvous_store()
+    with suppress(RuntimeError):  # the store's host exited just now
         if store is not None and not store.check([f"left/{rank}"]):
             store.set(f"left/{rank}", text)
 
 
-def heard() -> tuple[dict[int, str], list[int]]:
-    """The notes of the ranks that have left, and which gave no sign of life; none of either without a store."""
+def collect_notes() -> tuple[dict[int, str], list[int]]:
+    """Wait for notes of the other ranks.
+
+    Returns:
+        The notes of the ranks that exited, and the ranks without any note; both empty if the store is gone.
+    """
     mine, began = distributed.rank(), time.monotonic()
     others = set(range(distributed.world_size())) - {mine}
-    note(mine, NOTICED)
-    while (waited := time.monotonic() - began) < 2 * PATIENCE and (store := distributed.store()):
-        with suppress(RuntimeError):  # its host has gone just now: the next turn finds that
+    leave_note(mine, NOTICED)
+    while (waited := time.monotonic() - began) < 2 * PATIENCE and (store := distributed.rendezvous_store()):
+        with suppress(RuntimeError):  # the store's host exited just now: the next iteration finds no store
             there = [other for other in others if store.check([f"left/{other}"])]
             notes = {other: store.get(f"left/{other}").decode() for other in there}
             left = {other: text for other, text in notes.items() if text != NOTICED}
             silent = sorted(others - notes.keys())
-            known = left or (len(silent) == 1 and waited > NOTED)
-            # The store may be rank zero's, which therefore waits until all have noticed.
+            known = left or (len(silent) == 1 and waited > LAUNCHER_DELAY)
+            # Rank zero may host the store, so it waits until all others have read the notes.
             if waited > PATIENCE or (known and (mine > 0 or len(silent) <= (0 if left else 1))):
                 return left, silent
         time.sleep(0.05)
     return {}, []
 
 
-def told(left: dict[int, str], silent: Sequence[int]) -> str:
-    """What this rank says of the others' notes and silence.
+def describe_loss(left: dict[int, str], silent: Sequence[int]) -> str:
+    """The sentence that this rank reports.
 
-    >>> print(told({1: "was killed by SIGKILL"}, []))
+    Args:
+        left: notes of ranks that exited, by rank.
+        silent: ranks without a note.
+
+    >>> print(describe_loss({1: "was killed by SIGKILL"}, []))
     Rank 1 was killed by SIGKILL, and rank 0 stops with it. Start all ranks again; with --ckpt_path last they go on.
     """
     mine = distributed.rank()
     for other, text in left.items():
         if text == STOPPED:
             return f"Rank {other} has stopped, and rank {mine} with it: what rank {other} has said tells why."
-        return f"Rank {other} {text}, and rank {mine} stops with it. {AGAIN}"
+        return f"Rank {other} {text}, and rank {mine} stops with it. {RESTART_ADVICE}"
     who = " and ".join(f"rank {other}" for other in silent) or "rank 0"
     verb = "are" if len(silent) > 1 else "is"
     how = "killed without a word, as by SIGKILL when memory runs out" if silent else "killed, or it said why it stopped"
-    return f"{who[0].upper()}{who[1:]} {verb} lost ({how}), and rank {mine} stops with it. {AGAIN}"
+    return f"{who[0].upper()}{who[1:]} {verb} lost ({how}), and rank {mine} stops with it. {RESTART_ADVICE}"
 
 
 @contextmanager
-def watch() -> Iterator[None]:
-    """Within, have the processes that Lightning starts watched here, and this one watch the process that started it.
+def watch_ranks() -> Iterator[None]:
+    """In this context, watch the processes that Lightning's launcher starts, and this process's parent if it is a rank.
 
-    Lightning's own observer kills all of them, itself too, before any has said what it knows.
+    Replaces Lightning's own observer, which kills all ranks, itself included, before any can report the loss.
     """
 
     def observe(child_processes: list[subprocess.Popen]) -> None:
-        in_background(watch_children, child_processes)
+        start_daemon_thread(watch_children, child_processes)
 
     leaving.clear()
     subprocess_script._launch_process_observer = observe
-    before = os.environ.get(PARENT)
-    if before == str(os.getppid()) and os.environ.get("LOCAL_RANK", "0") != "0":  # which Lightning sets in those
-        in_background(watch_parent, os.getppid())
-    os.environ[PARENT] = str(os.getpid())
+    before = os.environ.get(PARENT_VARIABLE)
+    if before == str(os.getppid()) and os.environ.get("LOCAL_RANK", "0") != "0":  # this process is a launched rank
+        start_daemon_thread(watch_parent, os.getppid())
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     try:
         yield
     finally:
-        del os.environ[PARENT]
+        del os.environ[PARENT_VARIABLE]
         if before is not None:
-            os.environ[PARENT] = before
+            os.environ[PARENT_VARIABLE] = before
 
 
-def in_background(work: Callable[..., None], *args: object) -> None:
-    """Work in a thread that ends with the process."""
+def start_daemon_thread(work: Callable[..., None], *args: object) -> None:
+    """Run a function in a daemon thread."""
     threading.Thread(target=work, args=args, daemon=True).start()
 
 
 def watch_children(children: Sequence[subprocess.Popen]) -> None:
-    """Note how a rank ended that did not end well; leave with the others if this one has not noticed by then."""
+    """Leave the note for a child that failed; exit too if this process has not noticed the loss by then."""
     while not any(child.poll() for child in children):
         if all(child.returncode == 0 for child in children):
             return
@@ -136,22 +144,22 @@ def watch_children(children: Sequence[subprocess.Popen]) -> None:
         (i, child.returncode) for i, child in enumerate(children, distributed.rank() + 1) if child.returncode
     )
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    note(rank, how)
+    leave_note(rank, how)
     if not leaving.wait(2 * PATIENCE):
         for child in children:
             child.kill()
-        end(told({rank: how}, []))
+        exit_with_error(describe_loss({rank: how}, []))
 
 
 def watch_parent(parent: int) -> None:
-    """Leave when the process that started this one is gone, and this one has not noticed, as in a GPU's kernel."""
+    """Exit when the parent process is gone and this one has not noticed, for example while it waits for a GPU."""
     while os.getppid() == parent:
         time.sleep(0.5)
     if not leaving.wait(2 * PATIENCE):
-        end(told({}, []))
+        exit_with_error(describe_loss({}, []))
 
 
-def end(sentence: str) -> None:
-    """End this process whatever it waits for."""
+def exit_with_error(sentence: str) -> None:
+    """Print an error and exit with code 2 at once, also while the main thread is blocked."""
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     os._exit(2)

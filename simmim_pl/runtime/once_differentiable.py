@@ -1,4 +1,4 @@
-"""Gradients of our own that can be taken once: a second derivative of them would be wrong without a word."""
+"""Refuse double backward through a custom ``backward``, whose second derivative would be silently wrong."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import torch
 from simmim_pl.contracts import InputError
 
 
-def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """To decorate the ``backward`` of a ``torch.autograd.Function`` that autograd cannot differentiate.
+def no_double_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the ``backward`` of a ``torch.autograd.Function`` that autograd cannot differentiate.
 
-    torch's ``once_differentiable`` refuses only where the gradient that comes in has itself one. Of a loss none has,
-    and what this function contributes to a second derivative would be left out.
+    torch's ``once_differentiable`` raises only if the incoming gradient requires grad. The gradient of a loss with
+    respect to itself never does, so this function's part of a second derivative would be missing without an error.
+
+    Args:
+        backward: the static method to decorate.
 
     Raises:
-        InputError: ``create_graph=True`` asked for a gradient that can be differentiated.
+        InputError: when called under ``create_graph=True``.
     """
 
     @wraps(backward)
     def refusing(ctx: Any, *grads: Any) -> Any:
-        if torch.is_grad_enabled():  # in a backward pass only when its graph is to be kept
+        if torch.is_grad_enabled():  # in a backward pass this means create_graph=True
             name = type(ctx).__name__.removesuffix("Backward")
             raise InputError(f"{name} has a first derivative only: take gradients without create_graph=True.")
         return backward(ctx, *grads)

@@ -1,43 +1,41 @@
-"""What a pickle of tensors would take in memory, found without making any of it."""
+"""Find how much memory a pickle of tensors would take, without unpickling it."""
 
 from __future__ import annotations
 
 import pickletools
-import re
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import torch
 
-# Bytes of an element, by the kind of storage that ``torch.save`` writes.
-ELEMENT = {"Untyped": 1, "Byte": 1, "Char": 1, "Bool": 1, "Short": 2, "Half": 2, "BFloat16": 2, "Int": 4, "Float": 4}
-ELEMENT |= {"Long": 8, "Double": 8, "ComplexFloat": 8, "ComplexDouble": 16}
-STORAGE = re.compile(r"torch(?:\.cuda|\.storage)?\.(\w+)Storage")
-# All that tensors and plain values are made with. Of what torch would let a file call besides, some takes memory by a
-# number in the file, such as bytearray(10**10).
-TENSORS = {f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3")}
-PARAMETERS = {f"torch._utils._rebuild_{name}" for name in ("parameter", "parameter_with_state")}
-PLAIN = {"collections.OrderedDict", "collections.Counter", "torch.Size", "torch.device", "_codecs.encode"}
-PLAIN |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex")}
-TEXTS = {"_codecs.encode", "torch.device"}  # other calls would take a text apart
-NESTED = 1000  # values in a key: of tuples in tuples all are looked at, as often as they stand there
+from simmim_pl.runtime.pickle_globals import (
+    ELEMENT_BYTES,
+    PARAMETERS,
+    PLAIN,
+    STORAGE,
+    STRING_CALLS,
+    TENSORS,
+    require_known_global,
+)
+
+MAX_KEY_VALUES = 1000  # nested values in a dict key or set item: hashing visits each as often as it occurs
 
 
 class RefusedError(Exception):
-    """Why a file is not read."""
+    """Refuses a file; the message is the reason."""
 
 
 @dataclass(frozen=True)
-class Name:
-    """A function or type that the file names."""
+class Global:
+    """A function or type that the pickle names."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory of tensors: how many bytes, and of how many each element is."""
+    """The storage behind tensors: its bytes, and bytes of an element."""
 
     size: int
     element: int
@@ -45,66 +43,66 @@ class Storage:
 
 @dataclass(eq=False)
 class Group:
-    """A list, dict, set or what a call made of one: its parts, and how many values it is as a key."""
+    """A list, dict or set, or what a call made of one: its parts, and how many nested values hashing it visits."""
 
     parts: list[Any] = field(default_factory=list)
-    weight: int = 1
+    key_values: int = 1
 
     def extend(self, parts: list[Any]) -> None:
         self.parts.extend(parts)
-        self.weight = min(self.weight + weight(parts) - 1, NESTED + 1)
+        self.key_values = min(self.key_values + count_key_values(parts) - 1, MAX_KEY_VALUES + 1)
 
 
 class Tuple(Group):
-    """A tuple that the file writes out."""
+    """A tuple that the pickle spells out item by item."""
 
 
 TENSOR = object()
 
 
-class Pickled:
-    """Follows the instructions of a pickle and calls nothing.
+class PickleScanner:
+    """Simulates the opcodes of a pickle on a stack and calls nothing.
 
     Args:
-        size: bytes of the whole file, which what is made of it may not exceed.
-        entries: bytes by key of storage, where the file is an archive.
+        size: bytes of the whole file: the limit on what it may take in memory.
+        entries: bytes by storage key, if the file is a ZIP archive.
     """
 
     def __init__(self, size: int, entries: dict[str, int] | None = None) -> None:
         self.size, self.entries = size, entries
         self.storages: dict[str, Storage] = {}
-        self.taken, self.followed, self.copied = 0, 0, 0
+        self.allocated, self.executed, self.copied = 0, 0, 0
 
-    def read(self, file: Any) -> None:
-        """Follow one pickle of an open file.
+    def scan(self, file: Any) -> None:
+        """Scan one pickle of an open file, from its position.
 
         Raises:
-            RefusedError: it would take more memory, or time, than such a file may.
+            RefusedError: it would take more memory or time than a file of this size may.
             Exception: ``torch.save`` did not write it.
         """
         self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []  # the stacks below, one a mark
+        self.marks: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
-        for instruction, argument, _ in pickletools.genops(file):
-            self.follow(instruction.name, argument)
+        for opcode, argument, _ in pickletools.genops(file):
+            self.execute(opcode.name, argument)
 
-    def follow(self, instruction: str, argument: Any) -> None:
-        """Do one instruction on the stack, of those that ``torch.load(weights_only=True)`` knows."""
-        self.followed += 1
-        match instruction:
+    def execute(self, opcode: str, argument: Any) -> None:
+        """Execute one opcode on the stack; known are those of ``torch.load(weights_only=True)``."""
+        self.executed += 1
+        match opcode:
             case "PROTO" | "STOP":
                 return
             case "MARK":
-                self.outer.append(self.stack)
+                self.marks.append(self.stack)
                 self.stack = []
                 return
             case "BUILD":
-                if self.pop(1)[0].parts[::2] != ["_metadata"]:  # of a state dict; others could replace its methods
+                if self.pop(1)[0].parts[::2] != ["_metadata"]:  # a state dict's; other attributes could replace methods
                     raise ValueError("it sets attributes")
                 return
             case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS":
-                parts = self.marked() if instruction.endswith("S") else self.pop(1 + (instruction == "SETITEM"))
-                if instruction.startswith("SET"):
+                parts = self.pop_mark() if opcode.endswith("S") else self.pop(1 + (opcode == "SETITEM"))
+                if opcode.startswith("SET"):
                     require_keys(parts[::2])
                 self.stack[-1].extend(parts)
                 return
@@ -116,56 +114,58 @@ class Pickled:
             case "EMPTY_TUPLE":
                 value = Tuple()
             case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                parts = self.marked() if instruction == "TUPLE" else self.pop(int(instruction[-1]))
-                value = Tuple(parts, weight(parts))
+                parts = self.pop_mark() if opcode == "TUPLE" else self.pop(int(opcode[-1]))
+                value = Tuple(parts, count_key_values(parts))
             case "BINGET" | "LONG_BINGET":
                 value = self.memo[argument]
             case "GLOBAL":
-                value = Name(known(argument.replace(" ", ".", 1)))
+                value = Global(require_known_global(argument.replace(" ", ".", 1)))
             case "REDUCE":
                 function, arguments = self.pop(2)
-                value = self.call(function.path, written(arguments))
+                value = self.call(function.path, tuple_items(arguments))
             case "BINPERSID":
-                value = self.storage(*written(self.pop(1)[0]))
+                value = self.storage(*tuple_items(self.pop(1)[0]))
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINSTRING":
                 value = argument
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 value = None
             case _:
-                raise ValueError(f"{instruction} is no instruction of torch.save")
+                raise ValueError(f"{opcode} is no instruction of torch.save")
         self.stack.append(value)
 
     def pop(self, number: int) -> list[Any]:
-        """Take the last values off the stack."""
+        """Pop the last values off the stack."""
         values = self.stack[-number:]
         del self.stack[-number:]
         return values
 
-    def marked(self) -> list[Any]:
-        """Take the values after the last mark off the stack."""
-        values, self.stack = self.stack, self.outer.pop()
+    def pop_mark(self) -> list[Any]:
+        """Pop the values above the last mark."""
+        values, self.stack = self.stack, self.marks.pop()
         return values
 
-    def take(self, size: int) -> None:
-        """Count memory that something takes."""
-        self.taken += size
-        if self.taken > self.size:
-            raise RefusedError(f"it asks for {self.taken} bytes of memory and has {self.size}: it was made to do harm")
+    def allocate(self, size: int) -> None:
+        """Count bytes that unpickling would allocate. Raises :class:`RefusedError` above the limit."""
+        self.allocated += size
+        if self.allocated > self.size:
+            raise RefusedError(
+                f"it asks for {self.allocated} bytes of memory and has {self.size}: it was made to do harm"
+            )
 
-    def storage(self, kind: str, type_: Name, key: str, device: str, elements: int, view: Any = None) -> Storage:
-        """The memory that tensors share; of an archive, an entry that has just that size."""
-        element = ELEMENT[STORAGE.fullmatch(type_.path)[1]]  # type: ignore[index]
+    def storage(self, kind: str, type_: Global, key: str, device: str, elements: int, view: Any = None) -> Storage:
+        """A persistent id: the storage of tensors, in an archive an entry of exactly that size."""
+        element = ELEMENT_BYTES[STORAGE.fullmatch(type_.path)[1]]  # type: ignore[index]
         found = Storage(elements * element, element)
         if self.entries is not None and self.entries[key] != found.size:
             raise ValueError("a storage is not of the size that its tensors need")
         if self.entries is None and key not in self.storages:
-            self.take(found.size)
+            self.allocate(found.size)
         return self.storages.setdefault(key, found)
 
     def call(self, path: str, given: list[Any]) -> Any:
-        """What a call gives: a tensor that lies within its memory, or a plain value no larger than what is given."""
+        """Result of a call: a tensor that lies within its storage, or a plain value no larger than its arguments."""
         if path in TENSORS:
-            (storage, offset), (size, stride) = given[:2], map(written, given[2:4])
+            (storage, offset), (size, stride) = given[:2], map(tuple_items, given[2:4])
             type_ = given[6].path if path.endswith("v3") else ""
             element = getattr(torch, type_.removeprefix("torch.")).itemsize if type_ else storage.element
             last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -178,41 +178,35 @@ class Pickled:
         if path in PARAMETERS and given[0] is TENSOR:
             return TENSOR
         text = sum(len(part) for part in given if isinstance(part, str))
-        odd = TENSOR in given or (text and path not in TEXTS) or (path == "_codecs.encode" and given[1] != "latin1")
+        odd = (
+            TENSOR in given
+            or (text and path not in STRING_CALLS)
+            or (path == "_codecs.encode" and given[1] != "latin1")
+        )
         if path not in PLAIN or odd:
             raise ValueError(f"it calls {path}")
-        self.take(text)
+        self.allocate(text)
         inner = [part for each in given if isinstance(each, Group) for part in each.parts]
         self.copied += len(inner)
-        if self.copied > self.followed:  # what is given to a call is written out for it
+        if self.copied > self.executed:  # the parts of an argument are copied for the call
             raise RefusedError(f"it copies {self.copied} values: it was made to do harm")
         require_keys(inner)
-        return given[0] if text else Group(inner, weight(inner))
+        return given[0] if text else Group(inner, count_key_values(inner))
 
 
-def written(value: Any) -> list[Any]:
-    """The parts of a tuple that the file writes out: torch takes apart anything, a set in an order of its own."""
+def tuple_items(value: Any) -> list[Any]:
+    """Items of a spelled-out tuple. torch would unpack any iterable here, also a set, whose order is not known."""
     if not isinstance(value, Tuple):
         raise ValueError("a call is given no tuple")
     return value.parts
 
 
-def known(path: str) -> str:
-    """The name, if it is of what tensors and plain values are made of. Raises ValueError if not."""
-    storage = STORAGE.fullmatch(path)
-    kind = getattr(torch, path.removeprefix("torch."), None) if path.count(".") == 1 else None
-    ours = path in TENSORS | PARAMETERS | PLAIN or (storage and storage[1] in ELEMENT) or isinstance(kind, torch.dtype)
-    if not ours:
-        raise ValueError(f"it names {path}")
-    return path
-
-
-def weight(parts: list[Any]) -> int:
-    """How many values a tuple of these is as a key, as far as it matters."""
-    return min(1 + sum(part.weight if isinstance(part, Group) else 1 for part in parts), NESTED + 1)
+def count_key_values(parts: list[Any]) -> int:
+    """Number of nested values of a tuple of these parts, at most one above MAX_KEY_VALUES."""
+    return min(1 + sum(part.key_values if isinstance(part, Group) else 1 for part in parts), MAX_KEY_VALUES + 1)
 
 
 def require_keys(parts: list[Any]) -> None:
-    """Raises :class:`RefusedError` where a key of a dict or set would take long to compare."""
-    if any(isinstance(part, Group) and part.weight > NESTED for part in parts):
+    """Raise :class:`RefusedError` if a dict key or set item would take long to hash and compare."""
+    if any(isinstance(part, Group) and part.key_values > MAX_KEY_VALUES for part in parts):
         raise RefusedError("a key in it is of tuples within tuples without end")

@@ -1,4 +1,4 @@
-"""Types of numbers with a range, for signatures: the command line and the constructor refuse what is outside."""
+"""Annotated number types with a range, for signatures. Command line and constructors refuse values outside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Range:
-    """An interval of numbers, written as in mathematics: ``Range("(0, 1]")`` leaves 0 out.
+    """An interval of numbers in mathematical notation: ``Range("(0, 1]")`` excludes 0 and includes 1.
 
     >>> one = Range("(0, inf)")
     >>> 1 in one, 0 in one, float("inf") in one, float("nan") in one
@@ -48,20 +48,27 @@ Probability = Annotated[float, Range("[0, 1]")]
 Share = Annotated[float, Range("(0, 1]")]
 
 
-def outside(hint: Any, value: Any) -> str | None:
-    """What is wrong with a number, or with one in a list, by the ranges in its type; nothing, if it is within them.
+def range_error(hint: Any, value: Any) -> str | None:
+    """Check a number, or each number of a list, against the ranges in its type.
 
-    >>> outside(tuple[Probability, Probability] | None, (0.5, 2.0))
+    Args:
+        hint: type annotation.
+        value: the argument.
+
+    Returns:
+        The predicate of an error sentence, or ``None`` if the value is in range.
+
+    >>> range_error(tuple[Probability, Probability] | None, (0.5, 2.0))
     'has to be within [0, 1], and is 2.0'
-    >>> outside(PositiveInt | None, 1)
+    >>> range_error(PositiveInt | None, 1)
     """
     if get_origin(hint) in (Union, UnionType):
-        verdicts = [outside(part, value) for part in alternatives(hint, value)]
+        verdicts = [range_error(part, value) for part in matching_alternatives(hint, value)]
         return None if None in verdicts else next(iter(verdicts), None)
     if isinstance(value, (list, tuple)):
         parts = [part for part in get_args(hint) if part is not Ellipsis]
         each = parts if len(parts) == len(value) else parts[:1] * len(value)
-        return next(filter(None, map(outside, each, value)), None)
+        return next(filter(None, map(range_error, each, value)), None)
     if get_origin(hint) is not Annotated or not isinstance(value, (int, float)):
         return None
     if isinstance(value, bool):
@@ -70,8 +77,8 @@ def outside(hint: Any, value: Any) -> str | None:
     return f"has to be {wrong[0] if math.isfinite(value) else 'finite'}, and is {value}" if wrong else None
 
 
-def alternatives(hint: Any, value: Any) -> list[Any]:
-    """The parts of a union that a value can be meant for: of numbers those of its own type, where there is one."""
+def matching_alternatives(hint: Any, value: Any) -> list[Any]:
+    """The members of a union to check a value against: for a number those of its own type, if there are any."""
     parts = [part for part in get_args(hint) if part is not type(None)]
     if isinstance(value, (list, tuple)):
         return [part for part in parts if get_origin(part) not in (None, Annotated)]
@@ -80,7 +87,7 @@ def alternatives(hint: Any, value: Any) -> list[Any]:
 
 
 def intervals(hint: Any) -> Iterator[str]:
-    """The intervals in a type, as ``--help`` shows them.
+    """All intervals in a type annotation, as ``--help`` shows them.
 
     >>> list(intervals(PositiveInt | Probability))
     ['[1, inf)', '[0, 1]']
@@ -91,7 +98,7 @@ def intervals(hint: Any) -> Iterator[str]:
 
 
 def ranged(init: Callable[P, None]) -> Callable[P, None]:
-    """Have a constructor raise :class:`InputError` for numbers outside the ranges in its signature."""
+    """Decorate a constructor to raise :class:`InputError` for numbers outside the ranges in its signature."""
     signature = inspect.signature(init)
 
     @functools.cache
@@ -101,7 +108,7 @@ def ranged(init: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
-            if wrong := outside(hints().get(name), value):
+            if wrong := range_error(hints().get(name), value):
                 raise InputError(f"{name} {wrong}.")
         init(*args, **kwargs)
 
@@ -109,8 +116,8 @@ def ranged(init: Callable[P, None]) -> Callable[P, None]:
     return checked
 
 
-def of(kind: type) -> dict[str, Any]:
-    """Types with ranges of what a class takes by name; its own arguments stand for those of the classes above it."""
+def argument_ranges(kind: type) -> dict[str, Any]:
+    """Types of a class's constructor arguments that have ranges, by name; a subclass overrides its base classes."""
     found: dict[str, Any] = {}
     for init in filter(None, (vars(each).get("__init__") for each in reversed(kind.__mro__))):
         hints: dict[str, Any] = getattr(init, "ranges", dict)()

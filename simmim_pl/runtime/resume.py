@@ -1,4 +1,4 @@
-"""What may change between a checkpoint and the run that goes on from it: done and said, or refused."""
+"""Settings that changed between a checkpoint and the run that resumes from it: each is applied, or refused."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from simmim_pl.contracts import InputError
 
 Change = tuple[str, Any, Any]  # key, value in the checkpoint, value now
 
-NOT_OF_THE_RUN = {"name", "runs", "ckpt_path", "weights_only", "untrained"}
-# What a checkpoint's weights, optimizer state or place in the data are tied to, whatever lies below it.
-TIED = {
+IGNORED_KEYS = {"name", "runs", "ckpt_path", "weights_only", "untrained"}  # they do not affect training
+# Keys that must not change, with everything below them, and why.
+FIXED_KEYS = {
     "model.encoder": "its weights are of that encoder",
     "model.head": "its weights are of that head",
     "model.decay_norm_and_bias": "its optimizer has divided the weights by it",
@@ -24,52 +24,61 @@ TIED = {
     "seed_everything": "a run can only go on with the same batches",
     "data.seed": "a run can only go on with the same batches",
 }
-# Of these the class is tied, and not its arguments.
-CLASSES = {
+# Keys whose class must not change, though its arguments may.
+FIXED_CLASSES = {
     "model": "its weights are of that method",
     "model.optimizer": "its optimizer state is of that class",
     "data": "its place in the data is of that class",
     "data.source": "its place in the data is of that class",
 }
-# Where weights come from at the very beginning: the checkpoint's replace them.
-REPLACED = ("pretrained", "weights")
+# Arguments that name initial weights may change: the checkpoint's weights replace them.
+INITIAL_WEIGHTS = ("pretrained", "weights")
 
 
-def changes(before: Any, now: Any, place: tuple[str, ...] = ()) -> Iterator[Change]:
-    """Keys in which two configs differ, without ``init_args``; of another class, or a list, as a whole.
+def config_changes(before: Any, now: Any, place: tuple[str, ...] = ()) -> Iterator[Change]:
+    """Settings in which two configs differ. Where the class differs, or in a list, the whole value is one change.
 
-    >>> list(changes({"lr": 1, "loss": {"class_path": "A", "init_args": {"t": 1}}, "old": None},
+    Args:
+        before: config of the checkpoint.
+        now: config of this run.
+        place: keys that lead to both.
+
+    Yields:
+        Dotted key without ``init_args``, value before, value now.
+
+    >>> list(config_changes({"lr": 1, "loss": {"class_path": "A", "init_args": {"t": 1}}, "old": None},
     ...              {"lr": 2, "loss": {"class_path": "A", "init_args": {"t": 3}}}))
     [('loss.t', 1, 3), ('lr', 1, 2)]
     """
     nested = isinstance(before, Mapping) and isinstance(now, Mapping)
     if nested and before.get("class_path") == now.get("class_path"):
         for key in sorted(before.keys() | now.keys()):
-            if place or key not in NOT_OF_THE_RUN:
-                yield from changes(before.get(key), now.get(key), (*place, key))
+            if place or key not in IGNORED_KEYS:
+                yield from config_changes(before.get(key), now.get(key), (*place, key))
     elif before != now:
         yield ".".join(part for part in place if part not in ("init_args", "dict_kwargs")), before, now
 
 
-def require_possible(changed: Sequence[Change]) -> None:
-    """Raises :class:`InputError` for the first change after which a run cannot go on from its checkpoint."""
+def require_allowed_changes(changed: Sequence[Change]) -> None:
+    """Raise :class:`InputError` for the first change that a resumed run cannot have."""
     for key, before, now in changed:
-        for tied, why in TIED.items():
-            if (key == tied or key.startswith(f"{tied}.")) and not key.endswith(REPLACED):
-                refuse(key, before, now, why)
-        if key in CLASSES:
-            refuse(key, before, now, CLASSES[key])
+        for tied, why in FIXED_KEYS.items():
+            if (key == tied or key.startswith(f"{tied}.")) and not key.endswith(INITIAL_WEIGHTS):
+                refuse_change(key, before, now, why)
+        if key in FIXED_CLASSES:
+            refuse_change(key, before, now, FIXED_CLASSES[key])
 
 
-def refuse(key: str, before: Any, now: Any, why: str) -> None:
-    """Raise the sentence."""
+def refuse_change(key: str, before: Any, now: Any, why: str) -> None:
+    """Raise :class:`InputError` for a change, with its reason."""
     raise InputError(
-        f"{key} is {short(before)} in the checkpoint and {short(now)} now, and {why}: set it back, or start a new run."
+        f"{key} is {abbreviate_value(before)} in the checkpoint and {abbreviate_value(now)} now, and {why}: set it "
+        "back, or start a new run."
     )
 
 
-def short(value: Any) -> str:
-    """A value in a few words: of a part its class, of a list how long it is."""
+def abbreviate_value(value: Any) -> str:
+    """A value in at most 40 characters: a class without its arguments, a long list as its length."""
     if isinstance(value, Mapping) and "class_path" in value:
         return str(value["class_path"]).rsplit(".", 1)[-1]
     text = "null" if value is None else str(value)
@@ -79,21 +88,26 @@ def short(value: Any) -> str:
 
 
 def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Of every group of parameters, what the config made of it: learning rate, weight decay, momentum, …"""
+    """Hyperparameters of each parameter group (lr, weight_decay, momentum, …), without the parameters."""
     return [
         {name: value for name, value in group.items() if name not in ("params", "param_names")}
         for group in optimizer.param_groups
     ]
 
 
-def carry_over(
+def apply_changed_hyperparameters(
     optimizer: Optimizer, schedule: LambdaLR, before: list[dict[str, Any]], now: list[dict[str, Any]]
 ) -> None:
-    """Give a restored optimizer what the config has changed; its state, and what it has changed itself, stay.
+    """Apply changed hyperparameters to a restored optimizer, in place.
 
-    Without a change this leaves every value as it was restored, to the bit.
+    Optimizer state, and hyperparameters that the optimizer itself has changed, stay. If nothing changed, every value
+    stays as restored, bit for bit.
 
-    - ``before``, ``now``: :func:`hyperparameters` as the config made them, of the checkpoint's run and of this one.
+    Args:
+        optimizer: restored from the checkpoint.
+        schedule: its learning rate schedule, restored too.
+        before: :func:`hyperparameters` that the checkpoint's config produced.
+        now: :func:`hyperparameters` that this run's config produced.
     """
     for group, old, new in zip(optimizer.param_groups, before, now, strict=True):
         group |= {name: value for name, value in new.items() if name != "lr" and old.get(name) != value}

@@ -1,4 +1,4 @@
-"""What a checkpoint's config may name: nothing is imported because a file asks for it."""
+"""Refuse configs in checkpoints that would import code from outside this package."""
 
 from __future__ import annotations
 
@@ -14,63 +14,76 @@ from typing import Any
 import yaml
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.yaml_schema import DEEPEST, MOST, parse
+from simmim_pl.runtime.yaml_schema import MAX_DEPTH, MAX_VALUES, parse
 
-LONGEST = 10 * MOST  # characters of all strings of a config together
+MAX_CHARACTERS = 10 * MAX_VALUES  # of all strings of a config together
 
 
-def require_ours(spec: Any, path: str, allow: frozenset[str] = frozenset()) -> None:
-    """Refuse what would import from outside this package, however deep in the config it stands, unless allowed.
+def require_safe_imports(spec: Any, path: str, allow: frozenset[str] = frozenset()) -> None:
+    """Refuse a config that names a class outside this package, at any depth, unless it is allowed.
 
-    That is a class path, and any other string that jsonargparse would take for one where a class is expected.
+    Checked are class paths, and every other string that jsonargparse would import where it expects a class.
+
+    Args:
+        spec: the config.
+        path: the checkpoint that holds it, for errors.
+        allow: class paths outside this package that may be imported.
 
     Raises:
-        InputError: it names such a thing, or is too large to be a config, see :func:`parts`.
+        InputError: it names such a class, or is too large to be a config, see :func:`walk`.
     """
     length = 0
-    for part in parts(spec, path, MOST, meaning):
+    for part in walk(spec, path, MAX_VALUES, children_with_yaml):
         if isinstance(part, Mapping) and isinstance(name := part.get("class_path"), str):
-            require_class(name, path, allow)
+            require_allowed_class(name, path, allow)
         elif isinstance(part, str):
             length += len(part)
-            for name in importable(part[: LONGEST + 1]):
-                require_class(name, path, allow)
-        if length > LONGEST:
-            raise InputError(f"{path} holds a config of more than {LONGEST} characters, none of ours: do not use it.")
+            for name in importable_names(part[: MAX_CHARACTERS + 1]):
+                require_allowed_class(name, path, allow)
+        if length > MAX_CHARACTERS:
+            raise InputError(
+                f"{path} holds a config of more than {MAX_CHARACTERS} characters, none of ours: do not use it."
+            )
 
 
-def held(value: Any) -> Collection[Any]:
-    """The values that a mapping or a list holds."""
+def children(value: Any) -> Collection[Any]:
+    """Values of a mapping, items of a list or set; nothing for any other value."""
     if isinstance(value, Mapping):
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else ()
 
 
-def meaning(value: Any) -> Collection[Any]:
-    """The values that a value of a config holds: jsonargparse reads YAML in strings too."""
+def children_with_yaml(value: Any) -> Collection[Any]:
+    """:func:`children`, and the content of a string that is YAML, because jsonargparse parses strings as YAML too."""
     if not isinstance(value, str):
-        return held(value)
+        return children(value)
     with suppress(yaml.YAMLError, ValueError):
-        if not isinstance(meant := parse(value[: LONGEST + 1]), str):
-            return [meant]
+        if not isinstance(parsed := parse(value[: MAX_CHARACTERS + 1]), str):
+            return [parsed]
     return ()
 
 
-def parts(value: Any, path: str, most: int, within: Callable[[Any], Collection[Any]] = held) -> Iterator[Any]:
-    """A value and all values within it, each as often as it stands there.
+def walk(value: Any, path: str, most: int, within: Callable[[Any], Collection[Any]] = children) -> Iterator[Any]:
+    """A value and all nested values; a value that is shared by several parents comes once for each.
 
-    Pickle and YAML can share a value: ``a = [a, a]``, forty times, is 2⁴⁰ values in forty. Whoever walks a config
-    meets all of them, so the first walk is one that stops.
+    Pickle and YAML can share values: ``a = [a, a]``, forty times, needs forty lists and unfolds to 2⁴⁰ values. Later
+    code would visit them all, so this walk comes first and stops at a limit.
+
+    Args:
+        value: the root.
+        path: the file it came from, for errors.
+        most: limit on the number of values.
+        within: returns the values directly inside a value.
 
     Raises:
-        InputError: they are more than ``most``, or lie more than ``DEEPEST`` levels deep.
+        InputError: there are more than ``most`` values, or more than ``MAX_DEPTH`` levels.
     """
     left, seen = [(value, 0)], 0
     while left:
         part, depth = left.pop()
         seen += 1
-        if seen > most or depth > DEEPEST:
-            found = f"more than {most} values" if seen > most else f"values nested more than {DEEPEST} deep"
+        if seen > most or depth > MAX_DEPTH:
+            found = f"more than {most} values" if seen > most else f"values nested more than {MAX_DEPTH} deep"
             raise InputError(f"{path} holds {found}, which no run of ours writes: do not use it.")
         yield part
         try:
@@ -79,11 +92,11 @@ def parts(value: Any, path: str, most: int, within: Callable[[Any], Collection[A
             raise InputError(f"{path} holds a text that is nested too deeply or too large: do not use it.") from error
 
 
-def require_class(name: str, path: str, allow: frozenset[str]) -> None:
-    """Refuse a class path that is neither allowed nor of a class that this package defines.
+def require_allowed_class(name: str, path: str, allow: frozenset[str]) -> None:
+    """Raise :class:`InputError` unless a class path is allowed or names a class that this package defines.
 
-    ``simmim_pl.command.cli.os.system`` begins like one of ours: the class must stand in a module of ours and be
-    defined by us.
+    A prefix is not enough: ``simmim_pl.command.cli.os.system`` starts with the package's name too. The class must be in
+    a module of this package and be defined there.
     """
     if name in allow:
         return
@@ -103,10 +116,10 @@ def require_class(name: str, path: str, allow: frozenset[str]) -> None:
         )
 
 
-def importable(text: str) -> list[str]:
-    """Names with dots in a Python expression, such as ``a.b.C | d.E``, whose first part is an importable module.
+def importable_names(text: str) -> list[str]:
+    """Dotted names in a Python expression, such as ``a.b.C | d.E``, whose first part is an importable module.
 
-    A word that is no name in Python, such as ``a.class``, is one for jsonargparse, which would import ``a``.
+    ``a.class`` is not a Python expression, but jsonargparse would still import ``a``, so it counts too.
     """
     text = text.strip()
     if "." in text and all(part.isidentifier() for part in text.split(".")):
@@ -117,11 +130,13 @@ def importable(text: str) -> list[str]:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return []
         inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        names = [dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and id(node) not in inner]
-    return [name for name in sorted({*names}) if known(name.partition(".")[0])]
+        names = [
+            dotted_name(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and id(node) not in inner
+        ]
+    return [name for name in sorted({*names}) if module_exists(name.partition(".")[0])]
 
 
-def dotted(node: ast.expr) -> str:
+def dotted_name(node: ast.expr) -> str:
     """``a.b.c`` of nested attributes; empty where they do not start at a name."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):
@@ -130,6 +145,6 @@ def dotted(node: ast.expr) -> str:
     return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
 
 
-def known(module: str) -> bool:
-    """Whether there is a module of this name, which is not imported to find out."""
+def module_exists(module: str) -> bool:
+    """Whether a top-level module of this name exists; it is not imported."""
     return bool(module) and (module in sys.modules or find_spec(module) is not None)

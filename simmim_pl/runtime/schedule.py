@@ -1,4 +1,4 @@
-"""Learning rates by batch and step, and weight decay by group of parameters, in pretraining and in evaluation."""
+"""Learning rate by batch size and step, and parameter groups for weight decay, in pretraining and evaluation."""
 
 from __future__ import annotations
 
@@ -10,31 +10,36 @@ from torch import nn
 
 from simmim_pl.contracts import InputError
 
-REFERENCE_BATCH = 256  # images a step, for which learning rates are given
+REFERENCE_BATCH = 256  # images per optimizer step to which the learning rates in configs refer
 
 
 def effective_batch(trainer: Any) -> int:
-    """Images that one optimizer step sees, over all accumulated batches and devices.
+    """Images per optimizer step, over all accumulated batches and devices.
 
     Raises:
-        InputError: neither the datamodule nor the DataLoader says how many a batch has.
+        InputError: neither the datamodule nor the DataLoader has a ``batch_size``.
     """
     size = getattr(trainer.datamodule, "batch_size", None)
     if size is None:
         trainer.fit_loop.setup_data()
-        of_device = getattr(trainer.train_dataloader, "batch_size", None)
-        if of_device is None:
+        per_device = getattr(trainer.train_dataloader, "batch_size", None)
+        if per_device is None:
             raise InputError(
                 "The learning rate is for 256 images a step, and the training DataLoader does not say how many a "
                 "batch has: make it with a batch_size, or pass Trainer.fit a datamodule such as "
                 "simmim_pl.data.ImageDataModule."
             )
-        size = of_device * trainer.world_size
+        size = per_device * trainer.world_size
     return int(size * trainer.accumulate_grad_batches)
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    """Factor on the learning rate: linear from 1/warmup to 1, then half a cosine to 0 at ``steps``.
+    """Factor on the learning rate: linear warm-up from 1/warmup to 1, then cosine decay to 0 at ``steps``.
+
+    Args:
+        step: optimizer step, from 0.
+        warmup: steps of warm-up.
+        steps: optimizer steps in all.
 
     >>> [round(warmup_cosine(step, warmup=2, steps=6), 3) for step in range(7)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
@@ -45,11 +50,16 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def require_possible(optimizer: OptimizerCallable, groups: list[dict[str, Any]]) -> None:
-    """Have an optimizer refuse its settings before training: torch's raise ValueError, where they look.
+def require_valid_lr(optimizer: OptimizerCallable, groups: list[dict[str, Any]]) -> None:
+    """Build the optimizer once to check its settings before training.
+
+    Args:
+        optimizer: makes an optimizer from parameter groups.
+        groups: parameter groups.
 
     Raises:
         InputError: a learning rate is negative or not finite.
+        ValueError: torch's optimizer refuses another setting.
     """
     if any(group["params"] for group in groups):
         for group in optimizer(groups).param_groups:
@@ -58,9 +68,15 @@ def require_possible(optimizer: OptimizerCallable, groups: list[dict[str, Any]])
 
 
 def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """Split parameters so that weight decay spares biases and normalisation: the tensors of fewer than two axes."""
+    """Parameter groups with and without weight decay.
+
+    Args:
+        module: its trainable parameters.
+        decay_norm_and_bias: apply weight decay to all. Otherwise parameters with fewer than two dimensions (biases,
+            normalisation) get none.
+    """
     parameters = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
-    spared = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
+    not_decayed = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
     groups: list[dict[str, Any]] = [{"params": decayed}]
-    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+    return [*groups, {"params": not_decayed, "weight_decay": 0.0}] if not_decayed else groups

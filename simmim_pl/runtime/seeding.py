@@ -1,4 +1,4 @@
-"""Randomness that is a function of a run's place, never of global state, and the same on any number of ranks."""
+"""Random numbers that depend on seed, step and image only: never on global state or the number of ranks."""
 
 from __future__ import annotations
 
@@ -9,37 +9,52 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Share(torch.Generator):
-    """A generator of which each rank takes its images' share, see :func:`uniform`.
+class RankGenerator(torch.Generator):
+    """A generator that knows which images of a batch belong to this rank, see :func:`uniform`.
+
+    A plain ``torch.Generator`` counts as rank 0 of 1.
 
     Attributes:
-        rank: of this process.
-        ranks: that share the batch. A plain ``torch.Generator`` is that of a process which has the whole batch.
+        rank: index of this process.
+        ranks: number of ranks that share the batch.
     """
 
     rank: int = 0
     ranks: int = 1
 
 
-def seeded(seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Share:
-    """A generator that depends on seed and step only: a resumed run repeats an uninterrupted one, on any ranks."""
-    generator = Share(device)
+def make_generator(seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> RankGenerator:
+    """A generator seeded by seed and step only, so that a resumed run draws the same numbers, on any number of ranks.
+
+    Args:
+        seed: of the run.
+        step: optimizer step.
+        device: of the generator, and of the numbers drawn from it.
+        rank: index of this process.
+        ranks: number of ranks that share the batch.
+    """
+    generator = RankGenerator(device)
     generator.manual_seed(derive_seed(seed, step, "0"))
     generator.rank, generator.ranks = rank, ranks
     return generator
 
 
 def derive_seed(seed: int, step: int, purpose: str) -> int:
-    """A seed of its own for a purpose at a step of a run."""
+    """A 63-bit seed that is different for every (seed, step, purpose)."""
     return random.Random(f"{seed} {step} {purpose}").getrandbits(63)
 
 
 def uniform(generator: torch.Generator, *shape: int, along: int) -> Float[Tensor, ...]:
-    """Numbers in [0, 1), of which axis ``along`` runs over this rank's images.
+    """Uniform numbers in [0, 1) for this rank's images.
 
-    They are drawn for the whole batch, on every rank the same, and each rank takes its own: its image j is the batch's
-    ``j · ranks + rank``, as torch's ``DistributedSampler`` deals them. So an image has the views that it would have had
-    if one process had drawn them all.
+    Every rank draws the numbers of the whole batch and keeps those of its own images: local image j is image
+    ``j · ranks + rank`` of the batch, as torch's ``DistributedSampler`` assigns them. So an image gets the same numbers
+    on any number of ranks.
+
+    Args:
+        generator: see :func:`make_generator`.
+        shape: of the result.
+        along: the axis over this rank's images.
     """
     rank, ranks = rank_of(generator)
     whole = [size * ranks if axis == along else size for axis, size in enumerate(shape)]

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold: what ``torch.load`` reads back without running code."""
+"""Convert what goes into a checkpoint to types that ``torch.load(weights_only=True)`` reads back."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from simmim_pl.contracts import InputError
 # By exact type: subclasses are pickled by reference to their class, which torch.load(weights_only=True) refuses.
 PLAIN = (type(None), bool, int, float, complex, str, torch.Size, torch.dtype, torch.device)
 TENSORS = (Tensor, torch.nn.Parameter)
-LONGEST = 255 * 8 - 1  # bits of a whole number; a longer one is written by an instruction that torch does not read
+MAX_INT_BITS = 255 * 8 - 1  # longer integers are pickled with an opcode that torch does not read
 
 
 def storable(value: Any, place: str) -> Any:
-    """A value as a checkpoint can hold it: the same, with NumPy's numbers, paths and the like as their plain equals.
+    """Convert a value to tensors, plain values and plain containers of them.
 
-    - ``place``: where it stands, for the error, such as ``the state of the callback OnlineProbe``.
+    NumPy scalars become Python numbers and arrays tensors, paths become strings, enum members their values, instances
+    of container subclasses the plain container.
 
-    NumPy arrays become tensors, paths text, enumerations their values, subclasses of containers the container itself.
+    Args:
+        value: anything.
+        place: where it is, for the error, such as ``the state of the callback OnlineProbe``.
 
     Raises:
         InputError: it holds an object that could not be read back.
     """
     if isinstance(value, Tensor):
         return plain_tensor(value, place)
-    if isinstance(value, int) and value.bit_length() > LONGEST:
-        refuse(f"a whole number of {value.bit_length()} bits", place)
+    if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        refuse_value(f"a whole number of {value.bit_length()} bits", place)
     if isinstance(value, (bytes, bytearray)):
-        return bytes(value) or refuse("bytes of length 0", place)
+        return bytes(value) or refuse_value("bytes of length 0", place)
     if type(value) in PLAIN:
         return value
     if isinstance(value, np.generic):
@@ -53,7 +56,7 @@ def storable(value: Any, place: str) -> Any:
         parts = {storable(key, place): storable(part, f"{place}, {key}") for key, part in value.items()}
         kind: Any = next((kind for kind in (OrderedDict, Counter) if type(value) is kind), dict)
         found = kind(parts)
-        if kind is OrderedDict and hasattr(value, "_metadata"):  # of a state dict: of which version each module was
+        if kind is OrderedDict and hasattr(value, "_metadata"):  # a state dict's versions of modules
             found._metadata = storable(value._metadata, place)
         return found
     if isinstance(value, tuple):
@@ -62,25 +65,25 @@ def storable(value: Any, place: str) -> Any:
         return {storable(part, place) for part in value}
     if isinstance(value, Sequence):
         return [storable(part, place) for part in value]
-    refuse(f"a {type(value).__module__}.{type(value).__qualname__}", place)
+    refuse_value(f"a {type(value).__module__}.{type(value).__qualname__}", place)
 
 
 def plain_tensor(value: Tensor, place: str) -> Tensor:
-    """A tensor as a checkpoint can hold it: without its class and attributes of Python's, which torch would not read.
+    """A tensor without its Python subclass and attributes, which torch would not read back.
 
     Raises:
-        InputError: it has not all its numbers in memory, each at its place.
+        InputError: it is sparse, quantised, nested or on the meta device.
     """
     kind = "quantised" if value.is_quantized else "nested" if value.is_nested else str(value.layout)
     if kind != "torch.strided" or value.is_meta:
-        refuse(f"a tensor that is {'on meta' if value.is_meta else kind.removeprefix('torch.')}", place)
+        refuse_value(f"a tensor that is {'on meta' if value.is_meta else kind.removeprefix('torch.')}", place)
     if type(value) in TENSORS and not vars(value):
         return value
     return value.detach().as_subclass(Tensor)
 
 
-def refuse(what: str, place: str) -> NoReturn:
-    """Raise the sentence."""
+def refuse_value(what: str, place: str) -> NoReturn:
+    """Raise :class:`InputError` for a value that cannot be stored."""
     raise InputError(
         f"{place[0].upper()}{place[1:]}, holds {what}, which could not be read back from a checkpoint: have "
         "state_dict() return tensors, numbers, text, and lists and dicts of such."
@@ -88,18 +91,18 @@ def refuse(what: str, place: str) -> NoReturn:
 
 
 def storable_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole checkpoint of Lightning's, :func:`storable` section by section, callback by callback."""
+    """Apply :func:`storable` to each section of Lightning's checkpoint, and to each callback's state."""
     found = {}
     for section, state in checkpoint.items():
         if section == "callbacks":
             found[section] = {
-                key: storable(each, f"the state of the callback {name(key)}") for key, each in state.items()
+                key: storable(each, f"the state of the callback {callback_name(key)}") for key, each in state.items()
             }
         else:
             found[section] = storable(state, f"the checkpoint's section {section}")
     return found
 
 
-def name(key: str) -> str:
-    """A callback's name from Lightning's key for its state, which may have arguments behind it."""
+def callback_name(key: str) -> str:
+    """Class name of a callback from Lightning's state key, which may end in arguments: ``Name{...}``."""
     return key.partition("{")[0]

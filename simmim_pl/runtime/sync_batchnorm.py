@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are of the whole batch on every device: torch's own on GPUs, ours where it has none."""
+"""Synchronised BatchNorm: torch's ``SyncBatchNorm`` on GPUs, and an implementation for CPUs, where torch has none."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import distributed
-from simmim_pl.runtime.once_differentiable import first_only
+from simmim_pl.runtime.once_differentiable import no_double_backward
 
 
 def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> None:
-    """Have every BatchNorm within a module take its statistics over all ranks; names in a checkpoint stay the same.
+    """Convert every BatchNorm in a module, in place, to take its statistics over all ranks.
 
-    With one rank nothing changes. torch's ``SyncBatchNorm`` refuses the CPU, where gloo ranks use
-    :class:`SyncBatchNorm`; both compute the same.
+    Names in the state dict stay the same. With one rank nothing changes. torch's ``SyncBatchNorm`` refuses CPU tensors,
+    so ranks on the CPU use :class:`SyncBatchNorm` of this file; both compute the same.
+
+    Args:
+        module: the network.
+        device: where it will run.
 
     Raises:
-        InputError: a layer does more than normalise, as timm's that include an activation: it would be lost.
+        InputError: a layer does more than normalise, which conversion would drop: some of timm's have an activation.
     """
     if distributed.world_size() == 1:
         return
@@ -41,10 +45,10 @@ def convert_sync_batchnorm(module: nn.Module, device: torch.device) -> None:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """To stand before a BatchNorm among the bases of a class: its statistics in training are of all ranks' items.
+    """Mixin before a BatchNorm class: training statistics are taken over all ranks.
 
-    Each rank has to hold the same number of items. What the running variance is fed is unbiased by the number of values
-    over all ranks, as if one process had seen them.
+    Every rank must hold the same number of items. The running variance is updated with the unbiased variance over all
+    ranks' values, as one process would.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -64,14 +68,17 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class Normalize(torch.autograd.Function):
-    """``(x - mean) / sqrt(variance + eps) · weight + bias`` by all ranks' mean and variance (Ioffe & Szegedy 2015)."""
+    """``(x - mean) / sqrt(variance + eps) · weight + bias`` with mean and variance of all ranks' values.
+
+    Ioffe & Szegedy 2015 (arXiv 1502.03167), Algorithm 1. ``x`` is ``[B, C, ...]``; mean and variance are ``[C]``.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        zeros = torch.zeros(x.shape[1], dtype=exact)  # statistics of bfloat16 are computed in the type of these
+        zeros = torch.zeros(x.shape[1], dtype=exact)  # the statistics of bfloat16 inputs are computed in this type
         own_mean, own_variance = torch.batch_norm_update_stats(x, zeros, zeros.clone(), 0.0)
         means, variances = torch.stack(distributed.all_gather_list(torch.stack([own_mean, own_variance]))).unbind(1)
         mean = means.mean(0)
@@ -81,14 +88,14 @@ class Normalize(torch.autograd.Function):
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
 
     @staticmethod
-    @first_only
+    @no_double_backward
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
         unit = torch.ones_like(mean) if weight is None else weight
         _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             grad, x, unit, None, None, mean, inverse, True, 0.0, [False, True, True]
         )
-        # DDP averages the gradients of weight and bias over ranks; those of the statistics are summed here.
+        # DDP averages the gradients of weight and bias over ranks. Gradients through the statistics are summed here.
         count = x.numel() // x.shape[1] * distributed.world_size()
         along, across = distributed.all_reduce_sum(torch.stack([by_weight, by_bias])) / count
         slope = unit * inverse
@@ -99,5 +106,5 @@ class Normalize(torch.autograd.Function):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``weight · x + bias`` by channel, in the type of ``x``: BatchNorm's own kernel is three times as fast at it."""
+    """``weight · x + bias`` per channel, in the type of ``x``, by BatchNorm's kernel: three times as fast on a CPU."""
     return F.batch_norm(x, torch.zeros_like(weight), torch.ones_like(weight), weight, bias, False, 0.0, 0.0)

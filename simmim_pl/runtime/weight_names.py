@@ -1,4 +1,4 @@
-"""By which names a file knows the tensors of an encoder: other tools give the same network other names."""
+"""Match an encoder's tensors with those of a file, where other tools name the same network differently."""
 
 from __future__ import annotations
 
@@ -11,41 +11,55 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder
 
-Tensors = Mapping[str, Tensor]
-Names = dict[str, str]  # the encoder's name of a tensor → another
+StateDict = Mapping[str, Tensor]
+NameMap = dict[str, str]  # name of a tensor in the encoder → its name in the file
 
 
-def tables(content: Any, place: str = "", deepest: int = 3) -> dict[str, dict[str, Tensor]]:
-    """All mappings from names to tensors in a file, by the keys under which they lie; the file itself by ``""``."""
+def find_state_dicts(content: Any, place: str = "", deepest: int = 3) -> dict[str, dict[str, Tensor]]:
+    """All state dicts in a file, by dotted key; the top level has the key ``""``.
+
+    Args:
+        content: the loaded file.
+        place: dotted key of ``content``.
+        deepest: levels to search below it.
+    """
     if not isinstance(content, Mapping) or deepest < 0:
         return {}
     own = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     found = {place: own} if own else {}
     for key, value in content.items():
         if isinstance(key, str):
-            found |= tables(value, f"{place}.{key}" if place else key, deepest - 1)
+            found |= find_state_dicts(value, f"{place}.{key}" if place else key, deepest - 1)
     return found
 
 
-def needed(encoder: Encoder) -> list[str]:
-    """Names of the tensors without which the encoder's function is not known: all but its mean, std and counts."""
+def required_names(encoder: Encoder) -> list[str]:
+    """Names of the tensors that a file must have: all but mean, std and ``num_batches_tracked``."""
     names = list(encoder.state_dict())
     return [name for name in names if name not in ("mean", "std") and not name.endswith(".num_batches_tracked")]
 
 
-def same_network(theirs: Tensors, encoder: Encoder) -> tuple[Names, str | None]:
-    """The encoder's tensors in a file, and where the first is missing or of another shape; None if all are there.
+def match_names(theirs: StateDict, encoder: Encoder) -> tuple[NameMap, str | None]:
+    """Match an encoder's tensors with those of a file.
 
-    All of them have to be there under the names of one tool, in their shapes, and the file may hold no further part of
-    the same kind: the ResNet-18 that can be found in a ResNet-34 is not what was trained.
+    All required tensors must be there, in their shapes, under the names of one naming scheme. The file must not hold
+    further layers of the same kind: a ResNet-34 contains the names of a ResNet-18, but was trained as another network.
+
+    Args:
+        theirs: state dict of the file.
+        encoder: to be loaded.
+
+    Returns:
+        Name in the file of each tensor by the best scheme, and the first name that is missing, has another shape or is
+        left over; ``None`` if the file fits.
     """
-    own, wanted = encoder.state_dict(), needed(encoder)
-    best: tuple[int, Names] = (-1, {})
-    for names in dialects(encoder):
-        pairs = under_prefix(theirs, {name: names.get(name, name) for name in own}, wanted)
+    own, wanted = encoder.state_dict(), required_names(encoder)
+    best: tuple[int, NameMap] = (-1, {})
+    for names in naming_schemes(encoder):
+        pairs = add_common_prefix(theirs, {name: names.get(name, name) for name in own}, wanted)
         fit = [name for name in wanted if pairs[name] in theirs and theirs[pairs[name]].shape == own[name].shape]
         if len(fit) == len(wanted):
-            more = further(theirs, [pairs[name] for name in wanted])
+            more = find_extra_layer(theirs, [pairs[name] for name in wanted])
             return pairs, more
         best = max(best, (len(fit), pairs), key=lambda found: found[0])
     pairs = best[1]
@@ -53,14 +67,15 @@ def same_network(theirs: Tensors, encoder: Encoder) -> tuple[Names, str | None]:
     return pairs, pairs[lacking[0]] if lacking else None
 
 
-def dialects(encoder: Encoder) -> Iterator[Names]:
-    """How tools name what the encoder needs, without what all names begin with.
+def naming_schemes(encoder: Encoder) -> Iterator[NameMap]:
+    """The names that different tools give to the encoder's tensors, without their common prefix.
 
-    Its own way; by the numbers of its parts, as in an ``nn.Sequential`` of a backbone's children; by the names that its
-    parts have in torchvision. lightly calls a ResNet's ``downsample`` ``shortcut``. Parts are counted with those that
-    hold no tensors: a sequence that lacks the ReLU is another network, whose layers have other numbers.
+    These are the encoder's own names, with any leading part removed; the positions of its children, as in an
+    ``nn.Sequential`` of a backbone; and torchvision's names (the encoder's ``published``). Each also with ``shortcut``
+    for ``downsample``, as in lightly. Positions count children without tensors too: a sequence without the ReLU is
+    another network, whose layers have other positions.
     """
-    own, wanted = list(encoder.state_dict()), needed(encoder)
+    own, wanted = list(encoder.state_dict()), required_names(encoder)
     first = wanted[0].split(".") if wanted else []
     starts = [".".join([*first[:depth], ""]) if depth else "" for depth in range(len(first))]
     for start in starts:
@@ -77,19 +92,19 @@ def dialects(encoder: Encoder) -> Iterator[Names]:
     ]
     for way in ways:
         for old, new in (("", ""), (".downsample.", ".shortcut.")):
-            yield {name: renamed(name, way).replace(old, new) for name in own if name.startswith("net.")}
+            yield {name: rename_part(name, way).replace(old, new) for name in own if name.startswith("net.")}
 
 
-def renamed(name: str, way: Names) -> str:
-    """``net.layer1.0.weight`` as ``4.0.weight``, where the part ``layer1`` is called ``4``."""
+def rename_part(name: str, way: NameMap) -> str:
+    """Rename a child in a tensor's name and drop ``net.``: ``net.layer1.0.weight`` → ``4.0.weight``."""
     _, part, rest = name.split(".", 2)
     return f"{way.get(part, part)}.{rest}"
 
 
-def under_prefix(theirs: Tensors, names: Names, wanted: list[str]) -> Names:
-    """Names in the file, each with the one prefix under which most of those wanted are: ``module.encoder_q.``.
+def add_common_prefix(theirs: StateDict, names: NameMap, wanted: list[str]) -> NameMap:
+    """Add the prefix (such as ``module.encoder_q.``) under which the file has most of the wanted names.
 
-    Of two prefixes with as many, the one that comes first in the file.
+    If two prefixes have the same number of names, the one that comes first in the file is taken.
     """
     ends = {names[name] for name in wanted}
     votes: Counter[str] = Counter()
@@ -100,8 +115,8 @@ def under_prefix(theirs: Tensors, names: Names, wanted: list[str]) -> Names:
     return {name: before + end for name, end in names.items()}
 
 
-def further(theirs: Tensors, taken: list[str]) -> str | None:
-    """A weight in the file that is named like one that is taken but for its numbers: of a layer that is not ours."""
+def find_extra_layer(theirs: StateDict, taken: list[str]) -> str | None:
+    """A weight in the file that belongs to a further layer: its name differs from a matched one in numbers only."""
 
     def kind(name: str) -> tuple[str, int]:
         return re.sub(r"\d+", "#", name), theirs[name].ndim

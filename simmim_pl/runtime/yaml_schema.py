@@ -1,4 +1,4 @@
-"""YAML that a person or a file brings, checked: what is wrong with it is one sentence."""
+"""Parse and check YAML from a user or a file. Every fault is an :class:`InputError` of one sentence."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import yaml
 
 from simmim_pl.contracts import InputError
 
-# Values in a config, aliases written out, and levels of nesting. Ours have about a hundred, at ten levels.
-MOST = 10_000
-DEEPEST = 100
+# Limits of a config: values with all aliases expanded, and levels of nesting. A usual one has a hundred values and ten
+# levels.
+MAX_VALUES = 10_000
+MAX_DEPTH = 100
 
 
-def require_small(text: str) -> None:
-    """Refuse YAML that aliases make exponentially large, or that is nested too deeply to be walked.
+def require_bounded_size(text: str) -> None:
+    """Refuse YAML that is exponentially large once aliases are expanded, or nested too deeply for recursion.
 
-    ``a: &a [x, x]``, ``b: &b [*a, *a]`` and so on doubles with every line. The parser's events are counted, in linear
-    time, before anything is built of them.
+    ``a: &a [x, x]``, ``b: &b [*a, *a]`` and so on doubles with every line ("billion laughs"). This counts the parser's
+    events in linear time, before any object is built.
 
     Raises:
-        InputError: more than ``MOST`` values, or more than ``DEEPEST`` levels.
+        InputError: more than ``MAX_VALUES`` values, or more than ``MAX_DEPTH`` levels.
         yaml.YAMLError: it is not YAML.
     """
-    if len(text) < DEEPEST:  # every level takes a character: too short for either
+    if len(text) < MAX_DEPTH:  # each level takes a character, so this text cannot exceed either limit
         return
-    sizes: dict[str, int] = {}
-    within: list[tuple[str | None, int]] = [(None, 0)]  # of each collection that is open, its anchor and values so far
+    sizes: dict[str, int] = {}  # values by anchor
+    within: list[tuple[str | None, int]] = [(None, 0)]  # anchor and number of values of each open collection
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):
             within.append((event.anchor, 1))
@@ -37,29 +38,33 @@ def require_small(text: str) -> None:
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, size = within.pop()
         elif isinstance(event, yaml.AliasEvent):
-            around = event.anchor in [name for name, _ in within]  # it contains itself
-            anchor, size = None, MOST if around else sizes.get(str(event.anchor), 1)
+            recursive = event.anchor in [name for name, _ in within]  # an alias inside its own anchor
+            anchor, size = None, MAX_VALUES if recursive else sizes.get(str(event.anchor), 1)
         if anchor is not None:
             sizes[anchor] = size
         within[-1] = (within[-1][0], within[-1][1] + size)
-        if within[-1][1] > MOST or len(within) > DEEPEST:
+        if within[-1][1] > MAX_VALUES or len(within) > MAX_DEPTH:
             raise InputError(
-                f"This YAML holds more than {MOST} values once its aliases are written out, or more than {DEEPEST} "
-                f"levels of them: write a smaller one than {text[:40]!r} …"
+                f"This YAML holds more than {MAX_VALUES} values once its aliases are written out, or more than "
+                f"{MAX_DEPTH} levels of them: write a smaller one than {text[:40]!r} …"
             )
 
 
 def parse(text: str) -> Any:
-    """What YAML text says. Raises as :func:`require_small` does."""
-    require_small(text)
+    """Parse YAML text. Raises as :func:`require_bounded_size` does."""
+    require_bounded_size(text)
     try:
         return yaml.safe_load(text)
-    except (AttributeError, LookupError, ValueError) as error:  # a scalar that its tag, or its form, does not fit
+    except (AttributeError, LookupError, ValueError) as error:  # a scalar that does not match its tag or its format
         raise yaml.YAMLError(str(error)) from error
 
 
 def load(path: str | Path) -> Any:
-    """The content of a YAML file."""
+    """Parse a YAML file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or is too large.
+    """
     try:
         return parse(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -69,7 +74,16 @@ def load(path: str | Path) -> Any:
 
 
 def mapping(value: Any, where: str, required: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:
-    """A mapping that has the keys it must have, and none but those that it may have.
+    """Check that a value is a mapping with all required keys and no unknown ones, and return it.
+
+    Args:
+        value: from YAML.
+        where: what the value is, as subject of the error.
+        required: keys that it must have.
+        optional: further keys that it may have.
+
+    Raises:
+        InputError: it is no mapping, or a key is missing or unknown.
 
     >>> mapping({"title": "Loss", "line": []}, "A panel", ["title", "lines"])
     Traceback (most recent call last):
@@ -86,14 +100,14 @@ def mapping(value: Any, where: str, required: Collection[str], optional: Collect
 
 
 def text(value: Any, where: str) -> str:
-    """A text that is not empty."""
+    """Check that a value is a non-empty string, and return it. Raises :class:`InputError`."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where} has to be a text, not {value!r}.")
     return value
 
 
 def items(value: Any, where: str) -> list[Any]:
-    """A list that is not empty."""
+    """Check that a value is a non-empty list, and return it. Raises :class:`InputError`."""
     if not isinstance(value, list) or not value:
         raise InputError(f"{where} has to be a list of at least one item, not {value!r}.")
     return value

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from simmim_pl.callbacks import CollapseMonitor
 from simmim_pl.losses import Loss
 from simmim_pl.metrics import verdict
-from simmim_pl.report.run import read
+from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, QUIET, TINY
 from tests.metrics.test_diagnosis import HEALTHY, NOTHING
 
@@ -124,7 +124,7 @@ def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.M
     monkeypatch.setattr(
         "simmim_pl.callbacks.collapse_monitor.verdict", lambda found: evaluated.append([*found]) or verdict(found)
     )
-    run = read(cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=2", *more]))
+    run = load_run(cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=2", *more]))
     assert len(evaluated[-1]) == 2
     for mine, theirs in zip(evaluated[-1], run.validations()[-2:], strict=True):
         assert mine == pytest.approx({name: theirs[name] for name in mine})
@@ -163,7 +163,7 @@ COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, r
 def test_runs_that_fail_are_named_and_a_healthy_one_is_not(cli: Cli, change: list[str], named: set[str]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        state = read(cli([*SHORT, *change])).verdict().state
+        state = load_run(cli([*SHORT, *change])).verdict().state
     said = [str(warning.message).split(" at step ") for warning in caught if " at step " in str(warning.message)]
     assert state in named
     assert [name.lower() for name, _ in said] == [state] * (state != "learning")

@@ -26,7 +26,7 @@ from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.report.observed import observed
-from simmim_pl.report.run import read
+from simmim_pl.report.run import load_run
 from simmim_pl.views import ContrastiveViews
 from tests.command.test_cli import records
 from tests.conftest import CONFIGS, TINY
@@ -160,7 +160,7 @@ def test_every_picture_of_the_shipped_layout_is_logged(offline: Path) -> None:
 def test_the_verdict_is_in_the_summary(offline: Path) -> None:
     items = [item for record in records(offline) for item in record.summary.update]
     summary = {item.key: json.loads(item.value_json) for item in items if item.key}
-    verdict = read(offline).verdict()
+    verdict = load_run(offline).verdict()
     assert (summary["verdict"], summary["verdict_evidence"]) == (verdict.state, str(verdict))
 
 

@@ -20,7 +20,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
-from simmim_pl.runtime.seeding import seeded
+from simmim_pl.runtime.seeding import make_generator
 from simmim_pl.views import ContrastiveViews
 
 METRICS = {"val/knn", "val/probe"}
@@ -175,7 +175,7 @@ def test_the_untrained_encoder_is_evaluated_by_the_same_neighbours(tmp_path: Pat
     batch = next(iter(images.val_dataloader()))["image"]
     for norm in (part for part in settled.modules() if isinstance(part, nn.BatchNorm2d)):
         norm.momentum = 1.0
-    settled.project(images.views(batch, seeded(images.seed, -1, batch.device)))
+    settled.project(images.views(batch, make_generator(images.seed, -1, batch.device)))
     settled.eval()
     expected = neighbours(settled, images, k=7, temperature=0.1)
     assert found == pytest.approx([expected] * 2, abs=1e-6)

@@ -15,7 +15,7 @@ from simmim_pl.callbacks import EmbeddingMap, Report
 from simmim_pl.callbacks.report import began
 from simmim_pl.evaluation.card import code_version, versions
 from simmim_pl.report.observed import observed
-from simmim_pl.report.starts import NAME, starts
+from simmim_pl.report.starts import FILE_NAME, load_starts
 from simmim_pl.runtime.atomic import WriteError
 from tests.callbacks.test_online_probe import fit, method
 from tests.conftest import TINY
@@ -41,7 +41,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
         clock.now += 100
         before(self, *args)
 
-    monkeypatch.setattr("simmim_pl.report.page.write", write)
+    monkeypatch.setattr("simmim_pl.report.page.write_report", write)
     monkeypatch.setattr("simmim_pl.callbacks.budget.time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(Report, "on_validation_end", later)
     return drawn
@@ -87,14 +87,14 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_a_run_was_started_with_is_kept_each_time(tmp_path: Path) -> None:
     fit(tmp_path, Report(), max_epochs=2, **logged(tmp_path))
-    (folder,) = (path.parent for path in tmp_path.rglob(NAME))
-    (start,) = starts(folder)
+    (folder,) = (path.parent for path in tmp_path.rglob(FILE_NAME))
+    (start,) = load_starts(folder)
     assert (start["steps"], start["ended"]) == (10, 10)
     assert (start["device"], start["precision"]) == ("cpu × 1", "32-true")
     assert start["versions"] == versions()
     assert start["code"] == code_version()
     fit(tmp_path, Report(), max_epochs=-1, max_steps=3, **logged(tmp_path))
-    assert [(start["steps"], start["ended"]) for start in starts(folder)] == [(10, 10), (3, 3)]
+    assert [(start["steps"], start["ended"]) for start in load_starts(folder)] == [(10, 10), (3, 3)]
 
 
 def test_of_a_run_without_an_end_nobody_knows_the_steps() -> None:

@@ -15,7 +15,7 @@ from simmim_pl.callbacks import Representation
 from simmim_pl.callbacks.projections import projections
 from simmim_pl.methods import Contrastive
 from simmim_pl.metrics import MutualInformation
-from simmim_pl.runtime.seeding import seeded
+from simmim_pl.runtime.seeding import make_generator
 from simmim_pl.views import ContrastiveViews
 from tests.callbacks.test_online_probe import Dropping, FastCNN, Gradients, Unlabelled, fit, method
 from tests.conftest import TINY
@@ -53,7 +53,7 @@ def test_what_is_logged_is_what_the_references_find(tmp_path: Path) -> None:
     with torch.no_grad():  # three batches of 16, 16 and 8 images, of which ten, ten and eight are looked at
         batches = [batch["image"] for batch in data.val_dataloader()]
         features = module(torch.cat(batches).float() / 255).pooled.double().numpy()
-        views = [data.views(image[:10], seeded(0, -1 - i, image.device)) for i, image in enumerate(batches)]
+        views = [data.views(image[:10], make_generator(0, -1 - i, image.device)) for i, image in enumerate(batches)]
         z = torch.cat([module.project(pair)[1] for pair in views], dim=1)
     singular = np.linalg.svd(features, compute_uv=False)
     assert logged["representation/rankme"] == pytest.approx(np.exp(entropy(singular)), rel=1e-3)

@@ -14,7 +14,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
-from simmim_pl.runtime.seeding import seeded
+from simmim_pl.runtime.seeding import make_generator
 from tests.callbacks.test_online_probe import Dropping, fit
 
 
@@ -78,7 +78,7 @@ def test_batch_norm_has_the_statistics_of_the_first_batch(tmp_path: Path) -> Non
     trainer = fit(tmp_path, watch, module=module)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     image = next(iter(data.val_dataloader()))["image"]
-    views = data.views(image, seeded(data.seed, -1, image.device)).flatten(0, 1)
+    views = data.views(image, make_generator(data.seed, -1, image.device)).flatten(0, 1)
     first = fresh.encoder.net[0]
     convolved = first[0](fresh.encoder.normalize(views)).transpose(0, 1).flatten(1)
     for name, expected in (("mean", convolved.mean(1)), ("var", convolved.var(1))):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.command.parse_errors import sentence
+from simmim_pl.command.parse_errors import to_sentence
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
 Command = Callable[[list[str]], Path]
@@ -163,9 +163,9 @@ def test_help_shows_the_range_of_a_number(cli: Command, capsys: pytest.CaptureFi
     ],
 )
 def test_a_page_becomes_one_line(message: str, line: str) -> None:
-    assert sentence(message) == line
+    assert to_sentence(message) == line
 
 
 @given(st.text(max_size=200))
 def test_whatever_jsonargparse_says_is_one_line(message: str) -> None:
-    assert "\n" not in sentence(message)
+    assert "\n" not in to_sentence(message)

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from simmim_pl.command import run_directory
-from simmim_pl.command.run_directory import RunDirectory, check_name
+from simmim_pl.command.run_directory import RunDirectory, require_valid_name
 from simmim_pl.contracts import InputError
 from tests.conftest import CONFIGS, TINY
 from tests.ranks import ROOT
@@ -136,12 +136,12 @@ def test_a_folder_that_cannot_be_looked_into_is_one_sentence(
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/../../b", "", ".", "..", ".features", "a/.b"])
 def test_a_name_cannot_leave_the_runs_folder(name: str) -> None:
     with pytest.raises(InputError, match="is no name of a folder within --runs"):
-        check_name(name)
+        require_valid_name(name)
 
 
 @pytest.mark.parametrize("name", ["run", "weak views", "lr=0.1,width=2", "group/run"])
 def test_other_names_can_be_taken(name: str) -> None:
-    check_name(name)
+    require_valid_name(name)
 
 
 def test_the_command_line_checks_the_name(cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -202,4 +202,4 @@ def test_the_saved_config_of_a_run_that_went_on_repeats_the_whole_run(cli: Cli) 
 
 def test_every_config_has_a_name_within_the_runs_folder() -> None:
     for path in [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("evaluate/*.yaml")]:
-        check_name(str((yaml.safe_load(path.read_text()) or {}).get("name", "run")))
+        require_valid_name(str((yaml.safe_load(path.read_text()) or {}).get("name", "run")))

@@ -14,27 +14,27 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """As a process that nothing has started beside others."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     slurm = [f"SLURM_{name}" for name in ("NTASKS", "JOB_ID", "STEP_ID", "RESTART_COUNT")]
-    for name in ("LOCAL_RANK", "TORCHELASTIC_ERROR_FILE", *slurm, say_once.JOB):
+    for name in ("LOCAL_RANK", "TORCHELASTIC_ERROR_FILE", *slurm, say_once.JOB_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_a_process_alone_says_everything_and_leaves_nothing(tmp_path: object) -> None:
-    with say_once.job():
-        assert say_once.first("one")
-        assert say_once.first("one")
+    with say_once.mark_job():
+        assert say_once.is_first("one")
+        assert say_once.is_first("one")
     assert os.listdir(str(tmp_path)) == []
 
 
 def test_of_two_processes_that_lightning_started_one_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    with say_once.job():
+    with say_once.mark_job():
         monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning sets it in the process from which it starts the others
-        assert say_once.first("one")
-        with say_once.job():  # of another process, with this one's environment
-            assert not say_once.first("one")
-            assert say_once.first("what only another rank knows")
-    assert say_once.JOB not in os.environ
-    with say_once.job():  # the next run
-        assert say_once.first("one")
+        assert say_once.is_first("one")
+        with say_once.mark_job():  # of another process, with this one's environment
+            assert not say_once.is_first("one")
+            assert say_once.is_first("what only another rank knows")
+    assert say_once.JOB_VARIABLE not in os.environ
+    with say_once.mark_job():  # the next run
+        assert say_once.is_first("one")
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_of_the_processes_of_a_launcher_one_speaks(monkeypatch: pytest.MonkeyPat
     for rank in range(3):
         for name, value in names.items():
             monkeypatch.setenv(name, value.format(rank=rank))
-        with say_once.job():
-            heard.append(say_once.first("one"))
+        with say_once.mark_job():
+            heard.append(say_once.is_first("one"))
     assert heard == [True, False, False]
 
 
@@ -61,8 +61,8 @@ def test_two_commands_of_a_slurm_job_that_no_srun_has_started_both_speak(
     for name, value in {"SLURM_NTASKS": tasks, "SLURM_JOB_ID": "7", "SLURM_STEP_ID": step}.items():
         monkeypatch.setenv(name, value)
     for _ in range(2):
-        with say_once.job():
-            assert say_once.first("one")
+        with say_once.mark_job():
+            assert say_once.is_first("one")
 
 
 def test_a_slurm_job_that_was_put_into_the_queue_again_speaks_again_and_so_does_a_later_command_of_its_step(
@@ -70,15 +70,15 @@ def test_a_slurm_job_that_was_put_into_the_queue_again_speaks_again_and_so_does_
 ) -> None:
     def heard(restarts: str) -> bool:
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-        with say_once.job():
-            return say_once.first("one")
+        with say_once.mark_job():
+            return say_once.is_first("one")
 
     for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}.items():
         monkeypatch.setenv(name, value)
     assert [heard("0"), heard("0"), heard("1"), heard("1")] == [True, False, True, False]
     (tmp_path / "simmim_pl-notes").touch()
     for path in tmp_path.iterdir():
-        os.utime(path, (time.time(), time.time() - say_once.OLD - 1))
+        os.utime(path, (time.time(), time.time() - say_once.MARKER_LIFETIME - 1))
     assert [heard("1"), heard("1")] == [True, False]
     assert len(list(tmp_path.iterdir())) == 2  # the notes, and one file of ours
 
@@ -86,6 +86,6 @@ def test_a_slurm_job_that_was_put_into_the_queue_again_speaks_again_and_so_does_
 def test_where_nothing_can_be_written_it_is_rather_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with say_once.job():
-        assert say_once.first("one")
-        assert say_once.first("one")
+    with say_once.mark_job():
+        assert say_once.is_first("one")
+        assert say_once.is_first("one")

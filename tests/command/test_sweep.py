@@ -83,16 +83,16 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
     parameters["model.loss.temperature"] = SHIPPED["parameters"]["model.loss.temperature"]
     command = ["${env}", "${interpreter}", "-m", "${program}", *TINY, "${args}"]
     path = write(**SHIPPED | {"parameters": parameters, "command": command})
-    known = sweep_config.read(path)
-    names = [sweep_config.name(known, values) for values in known.combinations]
+    known = sweep_config.load_sweep_config(path)
+    names = [sweep_config.run_name(known, values) for values in known.combinations]
 
     def train(number: int, *more: str) -> Path:  # in this process, which saves seconds
-        words = sweep_config.expand(known, known.combinations[number])[4:]
+        words = sweep_config.build_command(known, known.combinations[number])[4:]
         return newest_run([*words, f"--name={names[number]}", "--ckpt_path=last", *more])
 
     runs = [train(0, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"), train(1)]
     assert torch.load(runs[0] / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
-    (runs[1].parent / sweep.DONE).touch()
+    (runs[1].parent / sweep.DONE_MARKER).touch()
 
     assert code([path]) == 0
     printed = capfd.readouterr().out
@@ -157,7 +157,7 @@ def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
 def test_the_sweep_stops_only_where_somebody_has_stopped_the_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, told: int
 ) -> None:
-    monkeypatch.setattr(sweep, "call", lambda command: told)
+    monkeypatch.setattr(sweep, "run_command", lambda command: told)
     assert code([write()]) == (1 if told in (-9, 137, -11, 255, 3) else 130)
 
 
@@ -184,37 +184,39 @@ def test_after_ctrl_c_a_run_has_time_to_end_by_itself(
     child = SimpleNamespace(wait=wait, terminate=lambda: seen.append("terminate"))
     monkeypatch.setattr(subprocess, "Popen", lambda command: child)
     with pytest.raises(stop):
-        sweep.call(["stub"])
+        sweep.run_command(["stub"])
     assert seen == calls
 
 
 def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_not(here: Path) -> None:
-    known = sweep_config.read(write())
+    known = sweep_config.load_sweep_config(write())
     for values, scores in zip(known.combinations, ("0.5", "nan", "0.5"), strict=True):
-        folder = here / "runs" / sweep_config.name(known, values)
+        folder = here / "runs" / sweep_config.run_name(known, values)
         for run, score in (("old", "0.9"), ("new", scores)):
             (folder / run).mkdir(parents=True)
             (folder / run / "metrics.csv").write_text(f"val/knn\n{score}\n")
             os.utime(folder / run / "metrics.csv", (1e9, 1e9 + (run == "new")))
-        (folder / sweep.DONE).touch()
-    found = rows(sweep.table(known, "runs"))
+        (folder / sweep.DONE_MARKER).touch()
+    found = rows(sweep.results_table(known, "runs"))
     assert [(row[0], row[1], row[-1].rsplit("/", 1)[-1]) for row in found] == [
         ("best", "1", "new"),
         ("best", "3", "new"),
         ("", "2", "new"),
     ]
-    (here / "runs" / sweep_config.name(known, known.combinations[1]) / "new/metrics.csv").unlink()
+    (here / "runs" / sweep_config.run_name(known, known.combinations[1]) / "new/metrics.csv").unlink()
     for path in here.glob("runs/*/*/metrics.csv"):
         path.write_text("val/knn\nnan\n")
-    assert [row[0] for row in rows(sweep.table(known, "runs"))] == ["", "", ""]
+    assert [row[0] for row in rows(sweep.results_table(known, "runs"))] == ["", "", ""]
 
 
 def test_another_command_or_value_is_another_run(here: Path) -> None:
-    known = sweep_config.read(write())
-    other = sweep_config.read(write(command=["python", "stub.py", "--trainer.max_epochs=2", "${args}"]))
-    names = [sweep_config.name(sweep_, values) for sweep_ in (known, other) for values in sweep_.combinations]
-    odd = sweep_config.read(write(parameters={"model.encoder": {"values": ["configs/encoder/a b.yaml", "x" * 300]}}))
-    names += [sweep_config.name(odd, values) for values in odd.combinations]
+    known = sweep_config.load_sweep_config(write())
+    other = sweep_config.load_sweep_config(write(command=["python", "stub.py", "--trainer.max_epochs=2", "${args}"]))
+    names = [sweep_config.run_name(sweep_, values) for sweep_ in (known, other) for values in sweep_.combinations]
+    odd = sweep_config.load_sweep_config(
+        write(parameters={"model.encoder": {"values": ["configs/encoder/a b.yaml", "x" * 300]}})
+    )
+    names += [sweep_config.run_name(odd, values) for values in odd.combinations]
     assert len(set(names)) == 8
     assert not [name for name in names if "/" in name or " " in name or len(name) > 100]
 
@@ -242,13 +244,13 @@ def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert len(commands) == 8
     assert len({tuple(command) for command in commands}) == 8
-    for command, values in zip(commands, sweep_config.read(path).combinations, strict=True):
+    for command, values in zip(commands, sweep_config.load_sweep_config(path).combinations, strict=True):
         theirs = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
         start = ["/usr/bin/env", sys.executable, "-m", "simmim_pl", "fit", "--config", "configs/quickstart.yaml"]
         assert command[:-3] == [*start, *theirs["args"], "a word", *theirs["args_no_equals"]]
         assert command[-3:] == [
             "--runs=runs",
-            f"--name={sweep_config.name(sweep_config.read(path), values)}",
+            f"--name={sweep_config.run_name(sweep_config.load_sweep_config(path), values)}",
             "--ckpt_path=last",
         ]
     assert not (here / "runs").exists()

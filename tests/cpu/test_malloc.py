@@ -17,8 +17,8 @@ from tests.conftest import CONFIGS, EVALUATION, TINY
 
 PROGRAM = """
 import resource, sys, torch
-from simmim_pl.cpu.malloc import freed_memory
-told = None if sys.argv[1] == "as it is" else freed_memory(keep=sys.argv[1] == "keep")
+from simmim_pl.cpu.malloc import configure_malloc
+told = None if sys.argv[1] == "as it is" else configure_malloc(keep=sys.argv[1] == "keep")
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for step in range(30):
     before = before if step > 20 else faults()
@@ -61,7 +61,7 @@ def test_memory_that_is_to_be_returned_is() -> None:
 
 def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    assert malloc.freed_memory(keep=True) is False
+    assert malloc.configure_malloc(keep=True) is False
 
 
 @pytest.mark.parametrize(("pieces", "keep"), [(1, True), (2, False)])
@@ -69,7 +69,7 @@ def test_memory_is_kept_unless_it_is_short(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, pieces: int, keep: bool
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(malloc, "freed_memory", lambda keep: asked.append(keep))
+    monkeypatch.setattr(malloc, "configure_malloc", lambda keep: asked.append(keep))
     cli([*TINY, f"--model.gradient_cache={pieces}", "--trainer.max_steps=1"])
     assert asked == [keep]
 
@@ -78,6 +78,6 @@ def test_an_evaluation_keeps_it_too(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, pretrained: Path
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(malloc, "freed_memory", lambda keep: asked.append(keep))
+    monkeypatch.setattr(malloc, "configure_malloc", lambda keep: asked.append(keep))
     cli(["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION])
     assert asked == [True]

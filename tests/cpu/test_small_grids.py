@@ -17,7 +17,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from simmim_pl.cpu import small_grids as page
-from simmim_pl.cpu.small_grids import SmallGrid, convolution, small_grids, widest, widest_gradient
+from simmim_pl.cpu.small_grids import (
+    SmallGridConv2d,
+    convert_small_grids,
+    convolution,
+    max_grid,
+    max_grid_of_weight_gradient,
+)
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods import Contrastive
 from tests.conftest import TINY
@@ -40,7 +46,10 @@ def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]
 @contextmanager
 def up_to(widest: int) -> Iterator[None]:
     """Products on grids up to this wide, whatever the channels."""
-    with patch.object(page, "widest", lambda _: widest), patch.object(page, "widest_gradient", lambda _: widest):
+    with (
+        patch.object(page, "max_grid", lambda _: widest),
+        patch.object(page, "max_grid_of_weight_gradient", lambda _: widest),
+    ):
         yield
 
 
@@ -64,13 +73,15 @@ def test_torch_finds_no_fault_with_the_operations(layer: Any, widest: int) -> No
     with up_to(widest):
         torch.library.opcheck(convolution, (x, weight, *geometry))
         known = (convolution(x, weight, *geometry).detach(), x.detach(), weight.detach(), *geometry)
-        torch.library.opcheck(page.by_input, known)  # among others, that torch.compile is told the right strides
-        torch.library.opcheck(page.by_weight, known)
+        torch.library.opcheck(
+            page.convolution_grad_input, known
+        )  # among others, that torch.compile is told the right strides
+        torch.library.opcheck(page.convolution_grad_weight, known)
 
 
 def test_few_channels_make_products_slow() -> None:
     weights = [torch.empty(channels, channels, 3, 3) for channels in (32, 128, 256, 2048)]
-    sizes = [(widest(weight), widest_gradient(weight)) for weight in weights]
+    sizes = [(max_grid(weight), max_grid_of_weight_gradient(weight)) for weight in weights]
     assert sizes == [(0, 1), (2, 4), (4, 8), (4, 8)]
 
 
@@ -114,8 +125,8 @@ def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> Non
     torch.manual_seed(0)
     plain = FastCNN(32).to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
-    small_grids(quick)
-    assert sum(isinstance(layer, SmallGrid) for layer in quick.modules()) == 10
+    convert_small_grids(quick)
+    assert sum(isinstance(layer, SmallGridConv2d) for layer in quick.modules()) == 10
     exact = trained(copy.deepcopy(plain), size, low=False)
     theirs, ours = ((trained(encoder, size, low=True) - exact).norm() for encoder in (plain, quick))
     assert taken
@@ -125,7 +136,7 @@ def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> Non
 def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken: list[Any]) -> None:
     with up_to(5):
         layer, small = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), (10, 10)
-        small_grids(layer)
+        convert_small_grids(layer)
         with torch.autocast("cpu", torch.bfloat16):
             for size in (small, (small[0] + 1, 4), (4, small[1] + 1)):
                 assert layer(torch.rand(1, 3, *size)).dtype == torch.bfloat16
@@ -153,7 +164,7 @@ def test_layers_of_another_kind_are_left_alone() -> None:
         ]
     )
     before = [type(layer) for layer in layers]
-    small_grids(layers)
+    convert_small_grids(layers)
     assert [type(layer) for layer in layers] == before
 
 
@@ -165,4 +176,4 @@ def test_layers_change_their_class_only_where_a_cpu_trains_in_bfloat16(
     monkeypatch.setattr(Contrastive, "on_train_end", lambda self: seen.extend(self.modules()))
     cli([*TINY, f"--trainer.precision={precision}", "--trainer.max_steps=1"])
     assert sum(isinstance(layer, nn.Conv2d) for layer in seen) > 9
-    assert sum(isinstance(layer, SmallGrid) for layer in seen) == taken
+    assert sum(isinstance(layer, SmallGridConv2d) for layer in seen) == taken

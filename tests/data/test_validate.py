@@ -15,7 +15,7 @@ import simmim_pl
 from simmim_pl.contracts import InputError
 from simmim_pl.data import CIFAR10, Folder, ImageDataModule, Shapes
 from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
-from simmim_pl.data.validate import load
+from simmim_pl.data.validate import load_split
 from tests.conftest import QUIET, TINY
 
 GOOD = torch.arange(6 * 3 * 4 * 5).view(6, 3, 4, 5).remainder(256).to(torch.uint8)
@@ -73,7 +73,7 @@ def test_pixels_of_another_kind_are_refused_before_a_batch_is_made(name: str) ->
 @pytest.mark.parametrize("name", [name for name, (held, _) in PIXELS.items() if isinstance(held, Tensor)])
 def test_a_tensor_in_memory_is_refused_when_it_is_given_or_opened(name: str) -> None:
     with pytest.raises(InputError, match=r"InMemory gave pixels as .* is due|0 and 1 only"):
-        load(Own(InMemory(PIXELS[name][0], LABELS)), "train")
+        load_split(Own(InMemory(PIXELS[name][0], LABELS)), "train")
 
 
 def test_another_number_of_images_than_was_asked_for_is_refused() -> None:
@@ -82,15 +82,15 @@ def test_another_number_of_images_than_was_asked_for_is_refused() -> None:
             return self.held[index[:-1]]
 
     with pytest.raises(InputError, match=r"Short gave pixels as uint8 \[3, 3, 4, 5\], and uint8 \[4, 3, H, W\]"):
-        load(Own(Short(GOOD)), "train")
+        load_split(Own(Short(GOOD)), "train")
 
 
 def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
     with pytest.raises(InputError, match=r"uint8 \[4, T, 3, H, W\] of clips is due"):
-        load(Own(Read(GOOD, clips=True)), "train")
+        load_split(Own(Read(GOOD, clips=True)), "train")
     with pytest.raises(InputError, match=r"uint8 \[4, 2, 3, 4, 5\]"):
-        load(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1))), "train")
-    load(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1), clips=True)), "train")
+        load_split(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1))), "train")
+    load_split(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1), clips=True)), "train")
 
 
 @pytest.mark.parametrize(
@@ -107,16 +107,16 @@ def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
 )
 def test_labels_of_another_kind_are_refused(labels: Any, says: str) -> None:
     with pytest.raises(InputError, match=f"The train split of Own has {says}"):
-        load(Own(Read(GOOD, labels)), "train")
+        load_split(Own(Read(GOOD, labels)), "train")
 
 
 def test_labels_need_names() -> None:
     source = Own(Read(GOOD, LABELS))
     del source.classes
     with pytest.raises(InputError, match="set classes to the list of their names"):
-        load(source, "train")
+        load_split(source, "train")
     source.images.labels = None
-    load(source, "train")
+    load_split(source, "train")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_labels_need_names() -> None:
 )
 def test_masks_of_another_kind_are_refused(masks: Tensor, says: str) -> None:
     with pytest.raises(InputError, match=f"The train split of Own has {says}"):
-        load(Own(Read(GOOD, None, masks)), "train")
+        load_split(Own(Read(GOOD, None, masks)), "train")
 
 
 def test_what_is_due_passes() -> None:
@@ -143,11 +143,11 @@ def test_what_is_due_passes() -> None:
         InMemory(GOOD, None),
         Read(GOOD[:, :, :1]),
     ):
-        assert load(Own(images), "train") is images
-    assert len(load(Shapes(train=20, test=10, size=16), "test")) == 10
-    assert len(load(Own(InMemory(GOOD[:0], None)), "train")) == 0
+        assert load_split(Own(images), "train") is images
+    assert len(load_split(Shapes(train=20, test=10, size=16), "test")) == 10
+    assert len(load_split(Own(InMemory(GOOD[:0], None)), "train")) == 0
     black = InMemory(torch.zeros_like(GOOD), None)
-    assert load(Own(black), "train") is black  # dull, and no mistake of scale
+    assert load_split(Own(black), "train") is black  # dull, and no mistake of scale
 
 
 def test_a_later_batch_that_is_wrong_is_refused_too() -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from simmim_pl.encoders import FastCNN, ResNet
-from simmim_pl.encoders.fastcnn import Residual
+from simmim_pl.encoders.fastcnn import ResidualBlock
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
@@ -82,14 +82,14 @@ def test_in_eval_mode_an_image_is_encoded_the_same_in_every_batch() -> None:
 
 
 def test_a_residual_block_whose_branch_is_silent_is_the_relu_of_its_input() -> None:
-    block, x = Residual(3), torch.randn(2, 3, 4, 4)
+    block, x = ResidualBlock(3), torch.randn(2, 3, 4, 4)
     expected = x.relu()
     nn.init.zeros_(block.branch[-1].weight)
     torch.testing.assert_close(block(x), expected)
 
 
 def test_a_residual_block_equals_its_formula() -> None:
-    block, x = Residual(3).eval(), torch.randn(2, 3, 4, 4)
+    block, x = ResidualBlock(3).eval(), torch.randn(2, 3, 4, 4)
     one, two = (module.weight for module in block.modules() if isinstance(module, nn.Conv2d))
     scale = (1 + 1e-5) ** -0.5  # of a fresh BatchNorm in eval mode
     inner = (scale * F.conv2d(x, one, padding=1)).relu()

@@ -252,7 +252,7 @@ def test_downloaded_weights_come_with_the_statistics_that_they_were_trained_with
         "Table", (), {"name": "X", "transforms": staticmethod(lambda: type("T", (), {"mean": MEAN, "std": STD}))}
     )
     monkeypatch.setattr(page, "find_weights", lambda name, weights: table)
-    monkeypatch.setattr(page, "build", lambda name, weights: copy.deepcopy(whole))
+    monkeypatch.setattr(page, "create_model", lambda name, weights: copy.deepcopy(whole))
     assert Torchvision("mobilenet_v3_small", "DEFAULT").mean.flatten().tolist() == pytest.approx(MEAN)
     assert Torchvision("mobilenet_v3_small", "DEFAULT", STD).mean.flatten().tolist() == pytest.approx(STD)
     assert Torchvision("mobilenet_v3_small").std.flatten().tolist() == pytest.approx(page.IMAGENET_STD)

@@ -21,7 +21,7 @@ from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
-from simmim_pl.report.run import read
+from simmim_pl.report.run import load_run
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
@@ -258,7 +258,7 @@ def test_a_method_without_projections_trains_goes_on_and_is_evaluated(
     own = [f"--model={__name__}.MeanPixel", "--model.encoder.width=2", "--trainer.check_val_every_n_epoch=1"]
     run = cli([*without, *own])
     assert "MeanPixel has no projections of views to compare: Representation measures its features only" in caplog.text
-    history = read(run).history
+    history = load_run(run).history
     assert {"representation/rankme", "val/knn", "val/probe"} <= history.keys()
     assert not {"representation/alignment", "information/infonce"} & history.keys()
     assert cli([*without, *own, "--ckpt_path=last", "--trainer.max_epochs=3"]) == run

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simmim_pl.metrics import EmbeddingStd, spread
+from simmim_pl.metrics import EmbeddingStd, embedding_std
 from tests.metrics.test_alignment import normal, unit
 
 
@@ -15,7 +15,7 @@ from tests.metrics.test_alignment import normal, unit
 def test_it_is_the_standard_deviation_of_normalised_rows(number, width, parts, seed):
     z = normal(number, width, seed=seed) + 0.5
     expected = unit(z).std(0) * np.sqrt(width)
-    np.testing.assert_allclose(spread(z), expected, atol=1e-5)
+    np.testing.assert_allclose(embedding_std(z), expected, atol=1e-5)
     metric = EmbeddingStd(width)
     for part in z.chunk(parts):
         metric.update(part)
@@ -23,9 +23,9 @@ def test_it_is_the_standard_deviation_of_normalised_rows(number, width, parts, s
 
 
 def test_it_knows_its_limits():
-    assert spread(normal(5000, 64)).mean().item() == pytest.approx(1, abs=0.01)
-    assert spread(torch.ones(10, 4)).max().item() == pytest.approx(0, abs=1e-6)
-    assert spread(torch.zeros(10, 4)).max() == 0  # a network that is dead
+    assert embedding_std(normal(5000, 64)).mean().item() == pytest.approx(1, abs=0.01)
+    assert embedding_std(torch.ones(10, 4)).max().item() == pytest.approx(0, abs=1e-6)
+    assert embedding_std(torch.zeros(10, 4)).max() == 0  # a network that is dead
     flat = normal(1000, 4)
     flat[:, 2] = 0
-    assert spread(flat)[2] == 0
+    assert embedding_std(flat)[2] == 0

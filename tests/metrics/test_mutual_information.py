@@ -94,7 +94,7 @@ def test_the_blocks_do_not_change_the_metric(monkeypatch):
     z[1] = z[0] + 0.3 * z[1]
     found = []
     for block in (2**22, 150):
-        monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(module, "BLOCK_PAIRS", block)
         metric = MutualInformation()
         for part in z.split(20, dim=1):
             metric.update(part)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from simmim_pl.report.about import about, apart, duration
-from simmim_pl.report.run import Run, read
+from simmim_pl.report.about import format_duration, run_differences, run_facts
+from simmim_pl.report.run import Run, load_run
 
 START = {
     "began": "then",
@@ -27,11 +27,11 @@ def made(folder: Path, *starts: object, metrics: str = METRICS) -> Run:
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text(metrics)
     (folder / "run.json").write_text(json.dumps(starts))
-    return read(folder)
+    return load_run(folder)
 
 
 def test_a_run_that_goes_on_says_how_far_and_how_long(tmp_path: Path) -> None:
-    found = about([made(tmp_path / "a/1", START)])
+    found = run_facts([made(tmp_path / "a/1", START)])
     assert found == {
         **{"Progress": ["step 12 of 40, epoch 3"], "Time": ["24 s taken, about 56 s left"], "Began": ["then"]},
         **{"Device": ["cpu × 1"], "Precision": ["32-true"], "Code": ["abc"], "Versions": ["x 1"]},
@@ -39,26 +39,26 @@ def test_a_run_that_goes_on_says_how_far_and_how_long(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ended_has_no_time_left(tmp_path: Path) -> None:
-    found = about([made(tmp_path / "a/1", START | {"ended": 13})])
+    found = run_facts([made(tmp_path / "a/1", START | {"ended": 13})])
     assert (found["Progress"], found["Time"]) == (["step 13 of 40, epoch 3.25"], ["24 s taken"])
 
 
 def test_what_changed_when_a_run_went_on_is_told_in_order(tmp_path: Path) -> None:
-    found = about([made(tmp_path / "a/1", START, START | {"code": "def", "steps": None})])
+    found = run_facts([made(tmp_path / "a/1", START, START | {"code": "def", "steps": None})])
     assert (found["Code"], found["Device"], found["Time"]) == (["abc → def"], ["cpu × 1"], ["24 s taken"])
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
-    assert about([made(tmp_path / "a/1", metrics="step\n")]) == {}
-    assert about([made(tmp_path / "b/1", metrics="epoch,step,train/loss\n0,3,1.0\n")]) == {"Progress": ["step 4"]}
+    assert run_facts([made(tmp_path / "a/1", metrics="step\n")]) == {}
+    assert run_facts([made(tmp_path / "b/1", metrics="epoch,step,train/loss\n0,3,1.0\n")]) == {"Progress": ["step 4"]}
 
 
 def test_several_runs_are_told_by_what_differs(tmp_path: Path) -> None:
     runs = [made(tmp_path / f"a/{n}", START | {"code": f"c{n}", "versions": {"x": "1", "y": n}}) for n in (1, 2)]
     for run, rate in zip(runs, (0.1, 0.2), strict=True):
         run.config = {"name": "a", "model": {"lr": rate}, "ckpt_path": rate}
-    assert apart(runs) == {"model.lr": ["0.1", "0.2"], "code": ["c1", "c2"], "y": ["1", "2"]}
-    assert apart(runs[:1] * 2) == {}
+    assert run_differences(runs) == {"model.lr": ["0.1", "0.2"], "code": ["c1", "c2"], "y": ["1", "2"]}
+    assert run_differences(runs[:1] * 2) == {}
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_several_runs_are_told_by_what_differs(tmp_path: Path) -> None:
     ],
 )
 def test_times_are_told_in_two_units(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said

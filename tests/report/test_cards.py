@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from simmim_pl.report.cards import confusion, results
-from simmim_pl.report.run import Run, read
+from simmim_pl.report.run import Run, load_run
 from tests.report.test_run import directory
 from tests.report.test_tables import rows_of
 
@@ -21,7 +21,7 @@ COUNTS = [[3, 1, 0, 0], [0, 4, 0, 0], [0, 0, 0, 0], [1, 1, 1, 997]]
 
 def evaluated(folder: Path, names: list[str] = NAMES, counts: Any = COUNTS, **more: Any) -> Run:
     """A run whose card has one result of its encoder and one of a baseline."""
-    run = read(directory(folder))
+    run = load_run(directory(folder))
     found = {
         "task": "KNN",
         "variant": "k=5",

@@ -11,9 +11,9 @@ import yaml
 
 from simmim_pl.losses import NTXent
 from simmim_pl.metrics import MutualInformation, contrastive_accuracy
-from simmim_pl.report.chance import chance
+from simmim_pl.report.chance import chance_levels
 from simmim_pl.report.observed import keep
-from simmim_pl.report.run import read
+from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS
 
 
@@ -27,7 +27,7 @@ def made(folder: Path, views: int = 2, local: int = 0, images: int = 8, **loss: 
     config["model"]["init_args"]["loss"]["init_args"] |= loss
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return chance(read(folder))
+    return chance_levels(load_run(folder))
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
@@ -56,29 +56,29 @@ def test_of_validation_images_it_follows_from_the_ceiling(tmp_path: Path) -> Non
     metric.update(torch.randn(2, 40, 8))
     ceiling = metric.compute()["ceiling"].item()
     (tmp_path / "metrics.csv").write_text(f"step,information/ceiling\n9,{ceiling}\n")
-    assert chance(read(tmp_path)) == {"representation/contrastive_accuracy": pytest.approx(1 / (2 * 40 - 1))}
+    assert chance_levels(load_run(tmp_path)) == {"representation/contrastive_accuracy": pytest.approx(1 / (2 * 40 - 1))}
 
 
 def test_accuracy_is_one_of_the_classes(tmp_path: Path) -> None:
     keep(tmp_path, {"classes": np.array(["a", "b", "c", "d"])})
     (tmp_path / "metrics.csv").write_text("step\n")
-    assert chance(read(tmp_path)) == {"val/knn": 0.25, "val/probe": 0.25}
+    assert chance_levels(load_run(tmp_path)) == {"val/knn": 0.25, "val/probe": 0.25}
 
 
 @pytest.mark.parametrize("text", ["", "model: {loss: x}\n", "data: {views: null, batch_size: many}\n"])
 def test_what_is_not_known_is_not_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(f"name: some\n{text}")
-    assert chance(read(tmp_path)) == {}
+    assert chance_levels(load_run(tmp_path)) == {}
 
 
 def test_another_loss_has_another_chance(tmp_path: Path) -> None:
     made(tmp_path / "run")
     path = tmp_path / "run/config.yaml"
     path.write_text(path.read_text().replace("simmim_pl.losses.NTXent", "mine.Loss"))
-    assert "train/loss" not in chance(read(tmp_path / "run"))
+    assert "train/loss" not in chance_levels(load_run(tmp_path / "run"))
 
 
 def test_what_the_run_logs_itself_is_not_told_twice(tmp_path: Path) -> None:
     assert "train/loss" in made(tmp_path / "run")
     (tmp_path / "run/metrics.csv").write_text("step,train/loss_at_chance\n1,6.2\n")
-    assert chance(read(tmp_path / "run")).keys() == {"train/contrastive_accuracy"}
+    assert chance_levels(load_run(tmp_path / "run")).keys() == {"train/contrastive_accuracy"}

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from simmim_pl.report import charts
-from simmim_pl.report.svg import svg
+from simmim_pl.report.svg import to_svg
 
 PLACE = np.random.default_rng(0).normal(size=(40, 2))
 FIGURES: dict[str, Callable[..., Figure]] = {
@@ -133,7 +133,7 @@ def test_any_name_is_shown_as_it_is(name: str) -> None:
         charts.curves([(name, np.arange(3.0), np.arange(3.0)), ("b", np.arange(3.0), np.arange(3.0))]),
         charts.scatter(PLACE, np.zeros(40, dtype=int), [name], [0.5, 0.2]),
     ):
-        text = "".join(ET.fromstring(svg(figure, "a").replace("xlink:", "")).itertext())
+        text = "".join(ET.fromstring(to_svg(figure, "a").replace("xlink:", "")).itertext())
         assert name in text
 
 

@@ -15,17 +15,17 @@ def glyphs(family: str) -> set[int]:
 
 def test_the_usual_font_is_enough_for_what_it_has() -> None:
     for text in ("cat", "Größe Δ", "кот", "قطة", ""):
-        assert fonts.families(text) == [fonts.USUAL]
-        assert set(map(ord, text)) <= glyphs(fonts.USUAL)
+        assert fonts.font_families(text) == [fonts.DEFAULT_FONT]
+        assert set(map(ord, text)) <= glyphs(fonts.DEFAULT_FONT)
 
 
 def test_another_font_helps_where_the_usual_one_lacks_a_glyph(monkeypatch: pytest.MonkeyPatch) -> None:
     other = ENTRIES["STIXGeneral"]
-    only = chr(min(glyphs("STIXGeneral") - glyphs(fonts.USUAL) - set(range(0xE000, 0xF900))))
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.USUAL], other])
-    assert fonts.families(f"cat {only}") == [fonts.USUAL, "STIXGeneral"]
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.USUAL]])
-    assert fonts.families(f"cat {only}") is None
+    only = chr(min(glyphs("STIXGeneral") - glyphs(fonts.DEFAULT_FONT) - set(range(0xE000, 0xF900))))
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.DEFAULT_FONT], other])
+    assert fonts.font_families(f"cat {only}") == [fonts.DEFAULT_FONT, "STIXGeneral"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.DEFAULT_FONT]])
+    assert fonts.font_families(f"cat {only}") is None
 
 
 def test_a_font_of_boxes_and_a_file_that_is_none_do_not_count(
@@ -34,6 +34,6 @@ def test_a_font_of_boxes_and_a_file_that_is_none_do_not_count(
     none = tmp_path_factory.mktemp("fonts") / "none.ttf"
     none.write_bytes(b"none")
     entry = font_manager.FontEntry(fname=str(none), name="None", style="normal")
-    boxes = [entry for entry in ENTRIES.values() if entry.name.startswith(fonts.BOXES)]
+    boxes = [entry for entry in ENTRIES.values() if entry.name.startswith(fonts.PLACEHOLDER_FONT)]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*boxes, entry])
-    assert fonts.families("\ue000") is None
+    assert fonts.font_families("\ue000") is None

@@ -24,7 +24,7 @@ from simmim_pl.report import page as pages
 from simmim_pl.report.__main__ import main
 from simmim_pl.report.observed import keep
 from simmim_pl.report.pictures import PICTURES
-from simmim_pl.report.run import read
+from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, EVALUATION, TINY
 from tests.report.test_run import directory
 from tests.report.test_tables import rows_of
@@ -105,7 +105,7 @@ def assert_only_ours_runs(html: str) -> None:
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
-    html = pages.page([read(whole(tmp_path / "some/1"))])
+    html = pages.render_page([load_run(whole(tmp_path / "some/1"))])
     found = Nesting(html)
     assert all(address.startswith("data:") for address in found.loaded)
     assert_only_ours_runs(html)
@@ -116,7 +116,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
-    text = text_of(pages.page([read(whole(tmp_path / "some/1"))]))
+    text = text_of(pages.render_page([load_run(whole(tmp_path / "some/1"))]))
     assert "Learning : 3 pieces of evidence say so" in text
     assert (
         "For learning: loss 2.50, by chance 6.20; two views share 1.20 ± 0.21 nats, untrained 0.10; projections spread"
@@ -134,7 +134,7 @@ def test_a_collapsed_run_is_told_from_a_healthy_one(tmp_path: Path) -> None:
     folder = whole(tmp_path / "some/1", std=0.0)
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", "0.2,0.001,"))
-    text = text_of(pages.page([read(folder)]))
+    text = text_of(pages.render_page([load_run(folder)]))
     assert "Complete collapse : All images are at nearly the same point" in text
     assert "Learning :" not in text
 
@@ -154,7 +154,7 @@ def test_green_is_for_what_is_proved_only(tmp_path: Path, change: tuple[str, str
     table = folder / "metrics.csv"
     assert change == ("", "") or change[0] in table.read_text()
     table.write_text(table.read_text().replace(*change) if change[0] else table.read_text())
-    html = pages.page([read(folder)])
+    html = pages.render_page([load_run(folder)])
     assert f'<div class="verdict {shown}">' in html
     assert html.count('<div class="verdict ') == 1
 
@@ -163,7 +163,7 @@ def test_a_run_that_learned_nothing_is_shown_so(tmp_path: Path) -> None:
     folder = whole(tmp_path / "some/1")
     table = folder / "metrics.csv"
     table.write_text(re.sub(r"1\.[02],6\.2\n", "0.01,6.2\n", table.read_text()))
-    html = pages.page([read(folder)])
+    html = pages.render_page([load_run(folder)])
     assert '<div class="verdict ill">' in html
     assert "<strong>Not learning</strong>: Held-out images show no more than before training." in html
 
@@ -172,10 +172,10 @@ def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "some/1"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("name: some\n")
-    text = text_of(pages.page([read(folder)]))
+    text = text_of(pages.render_page([load_run(folder)]))
     assert "Is it learning?" not in text
     (folder / "metrics.csv").write_text("step,train/loss\n4,3.5\n")
-    text = text_of(pages.page([read(folder)]))
+    text = text_of(pages.render_page([load_run(folder)]))
     assert "Too early to tell : Nothing is measured yet, and a verdict needs two" in text
 
 
@@ -184,14 +184,14 @@ def test_one_validation_is_no_verdict(tmp_path: Path, std: float, said: bool) ->
     folder = whole(tmp_path / "some/1", std)
     table = folder / "metrics.csv"
     table.write_text("".join(line for line in table.open() if not line.startswith("0,9,")))
-    text = text_of(pages.page([read(folder)]))
+    text = text_of(pages.render_page([load_run(folder)]))
     assert "Too early to tell : It was measured at one validation, and a verdict needs two" in text
     assert ("Against it: complete collapse: all images" in text) == said
 
 
 def test_runs_stand_side_by_side(tmp_path: Path) -> None:
     runs = [whole(tmp_path / "some" / name, std) for name, std in (("1", 0.9), ("2", 0.8))]
-    html = pages.page([read(run) for run in runs])
+    html = pages.render_page([load_run(run) for run in runs])
     Nesting(html)
     text = text_of(html)
     assert "step some/1 some/2 4 3.5 3.5" in text
@@ -207,18 +207,18 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
 def test_what_differs_between_runs_comes_first(tmp_path: Path) -> None:
     runs = [whole(tmp_path / "some" / name) for name in "12"]
     (runs[1] / "config.yaml").write_text("name: some\nseed_everything: 4\nmore: <b>\n")
-    html = pages.page([read(run) for run in runs])
+    html = pages.render_page([load_run(run) for run in runs])
     first = html[html.index("<h2") : html.index("</section>")]
     assert 'id="apart">What differs' in first
     assert rows_of(first) == [["", "some/1", "some/2"], ["seed_everything", "3", "4"], ["more", "–", "<b>"]]
-    same = text_of(pages.page([read(runs[0])] * 2))
+    same = text_of(pages.render_page([load_run(runs[0])] * 2))
     assert "What differs Their configs, code, versions and devices are the same." in same
-    assert "What differs" not in pages.page([read(runs[0])])
+    assert "What differs" not in pages.render_page([load_run(runs[0])])
 
 
 def test_runs_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
     runs = [whole(tmp_path / place / "some/1") for place in ("here", "there")]
-    heads = re.findall("<h4>(.*?)</h4>", pages.page([read(run) for run in runs]))
+    heads = re.findall("<h4>(.*?)</h4>", pages.render_page([load_run(run) for run in runs]))
     assert set(heads) == set(map(str, runs))
 
 
@@ -237,9 +237,9 @@ def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
 def test_a_run_that_goes_on_counts_its_time_on_and_keeps_both_starts(cli: Cli) -> None:
     often = [*TINY, "--trainer.log_every_n_steps=1"]
     folder = cli([*often, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"])
-    before = read(folder)
+    before = load_run(folder)
     assert cli([*often, "--ckpt_path=last"]) == folder
-    run = read(folder)
+    run = load_run(folder)
     assert [start.get("ended") for start in run.starts] == [5, 10]
     steps, seconds = run.history["train/seconds"]
     assert steps.tolist() == list(range(10))
@@ -249,7 +249,7 @@ def test_a_run_that_goes_on_counts_its_time_on_and_keeps_both_starts(cli: Cli) -
 
 
 def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> None:
-    run = read(cli([*TINY, "--trainer.log_every_n_steps=1"]))
+    run = load_run(cli([*TINY, "--trainer.log_every_n_steps=1"]))
     spec = yaml.safe_load(Path(pages.__file__).with_name("panels.yaml").read_text())
     panels = [panel for section in spec for panel in section["panels"]]
     assert {panel["picture"] for panel in panels if "picture" in panel} == PICTURES.keys()
@@ -472,7 +472,7 @@ def test_curves_are_looked_at_over_epochs_or_time_on_a_logarithmic_scale_and_in_
 def test_what_a_run_is_called_and_set_to_is_text(tmp_path: Path) -> None:
     folder = whole(tmp_path / "<b>some" / "1")
     (folder / "config.yaml").write_text("name: <script>alert(1)</script>\n")
-    html = pages.page([read(folder)])
+    html = pages.render_page([load_run(folder)])
     Nesting(html)
     assert_only_ours_runs(html)
     assert "<b>" not in html

@@ -9,8 +9,8 @@ import pytest
 
 from simmim_pl.contracts import InputError
 from simmim_pl.report.observed import keep, observed
-from simmim_pl.report.run import read
-from simmim_pl.report.starts import add
+from simmim_pl.report.run import load_run
+from simmim_pl.report.starts import add_start
 
 file = io.BytesIO()
 np.savez_compressed(file, a=np.arange(1000))
@@ -37,7 +37,7 @@ def directory(place: Path, std: float = 0.9) -> Path:
 
 
 def test_history_has_each_metric_at_its_steps(tmp_path: Path) -> None:
-    run = read(directory(tmp_path / "some/1"))
+    run = load_run(directory(tmp_path / "some/1"))
     assert run.name == "some/1"
     assert run.config == {"name": "some", "seed_everything": 3}
     assert [values.tolist() for values in run.history["val/knn"]] == [[9, 19], [0.2, 0.4]]
@@ -53,7 +53,7 @@ def test_a_verdict_needs_two_validations(tmp_path: Path, first: float, last: flo
     folder = directory(tmp_path / "some/1", last)
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{first},"))
-    assert read(folder).verdict().state == state
+    assert load_run(folder).verdict().state == state
 
 
 @pytest.mark.parametrize("stds", [(0.5, 0.0), (0.0, 0.5)])
@@ -61,25 +61,25 @@ def test_one_bad_validation_is_neither_collapse_nor_learning(tmp_path: Path, std
     folder = directory(tmp_path / "some/1", stds[1])
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{stds[0]},"))
-    assert read(folder).verdict().state == "cannot tell"
+    assert load_run(folder).verdict().state == "cannot tell"
 
 
 def test_one_validation_is_a_suspicion(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1", 0.0)
     table = folder / "metrics.csv"
     table.write_text("".join(line for line in table.open() if not line.startswith("0,9,")))
-    assert len(read(folder).validations()) == 1
-    verdict = read(folder).verdict()
+    assert len(load_run(folder).validations()) == 1
+    verdict = load_run(folder).verdict()
     assert verdict.state == "too early to tell"
     assert "complete collapse: all images are at nearly the same point" in verdict.against[0]
 
 
 def test_a_validation_has_what_was_logged_by_then(tmp_path: Path) -> None:
-    first, last = read(directory(tmp_path / "some/1")).validations()
+    first, last = load_run(directory(tmp_path / "some/1")).validations()
     assert (first["step"], first["train/loss"], first["val/knn"]) == (10, 3.5, 0.2)
     assert (last["step"], last["train/loss"], last["val/knn"]) == (20, 2.5, 0.4)
     (tmp_path / "some/1/metrics.csv").write_text("step,train/loss\n4,3.5\n")
-    assert read(tmp_path / "some/1").validations() == []
+    assert load_run(tmp_path / "some/1").validations() == []
 
 
 @pytest.mark.parametrize(("steps", "shares"), [(40, [0.25, 0.5]), (None, [0.25, 0.75])])
@@ -87,23 +87,23 @@ def test_the_share_of_the_run_is_of_the_steps_it_will_take_or_as_it_was_logged(
     tmp_path: Path, steps: int | None, shares: list[float]
 ) -> None:
     folder = directory(tmp_path / "some/1")
-    add(folder, {"steps": steps})
-    assert [metrics["train/progress"] for metrics in read(folder).validations()] == shares
+    add_start(folder, {"steps": steps})
+    assert [metrics["train/progress"] for metrics in load_run(folder).validations()] == shares
 
 
 def test_a_run_that_ended_before_a_step_was_logged_is_not_early(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     (folder / "metrics.csv").write_text("step,representation/std\n9,0.5\n19,0.5\n")
-    assert read(folder).verdict().state == "too early to tell"
-    add(folder, {"steps": 20})
-    assert read(folder).verdict().state == "cannot tell"
+    assert load_run(folder).verdict().state == "too early to tell"
+    add_start(folder, {"steps": 20})
+    assert load_run(folder).verdict().state == "cannot tell"
 
 
 def test_a_line_that_is_being_written_is_no_error(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     with (folder / "metrics.csv").open("a") as file:
         file.write("2,24,1.5")
-    assert read(folder).last("train/loss") == 1.5
+    assert load_run(folder).last("train/loss") == 1.5
 
 
 def test_cards_are_the_runs_own_and_its_checkpoints(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_cards_are_the_runs_own_and_its_checkpoints(tmp_path: Path) -> None:
     (folder / "checkpoints").mkdir()
     for place, command in ((folder / "result.json", "own"), (folder / "checkpoints/last.x.result.json", "beside")):
         place.write_text(json.dumps({"command": command, "results": []}))
-    assert [card["command"] for card in read(folder).cards] == ["own", "beside"]
+    assert [card["command"] for card in load_run(folder).cards] == ["own", "beside"]
 
 
 def test_what_was_observed_comes_back(tmp_path: Path) -> None:
@@ -141,11 +141,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
     folder = directory(tmp_path / "some/1")
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=said) as error:
-        read(folder)
+        load_run(folder)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run directory: name one like"):
-        read(tmp_path)
+        load_run(tmp_path)

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.report.settings import differences, flat
+from simmim_pl.report.settings import differences, flatten
 from tests.conftest import CONFIGS
 
 QUICKSTART = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
@@ -17,7 +17,7 @@ NESTED = st.recursive(PLAIN, lambda inner: st.dictionaries(st.text("ab", min_siz
 
 
 def test_keys_are_those_of_the_command_line() -> None:
-    found = flat(QUICKSTART)
+    found = flatten(QUICKSTART)
     assert found["model"] == "simmim_pl.methods.Contrastive"
     assert found["model.loss.temperature"] == 0.2
     assert found["data.views.scale"] == [0.2, 0.8]
@@ -51,5 +51,5 @@ def test_two_of_a_class_are_told_apart() -> None:
 def test_configs_differ_exactly_when_something_is_told(one: Any, other: Any) -> None:
     assert differences([one, one]) == {}
     told = differences([{"a": one}, {"a": other}])
-    assert bool(told) == (str(sorted(flat(one).items())) != str(sorted(flat(other).items())))
+    assert bool(told) == (str(sorted(flatten(one).items())) != str(sorted(flatten(other).items())))
     assert all(row[0] != row[1] for row in told.values())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simmim_pl.report import charts
-from simmim_pl.report.svg import dash, line, mark, svg
+from simmim_pl.report.svg import line_sample, marker_sample, series_dash, to_svg
 from tests.report.test_charts import FIGURES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -19,7 +19,7 @@ def parsed(text: str) -> ET.Element:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_chart_is_one_picture_in_the_pages_colours(name: str) -> None:
-    text = svg(FIGURES[name](), 'what "it" < says')
+    text = to_svg(FIGURES[name](), 'what "it" < says')
     root = parsed(text)
     assert root.get("role") == "img"
     assert root.get("aria-label") == 'what "it" < says'
@@ -35,13 +35,13 @@ def test_a_chart_is_one_picture_in_the_pages_colours(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_chart_is_drawn_the_same_every_time(name: str) -> None:
-    assert svg(FIGURES[name](), "a") == svg(FIGURES[name](), "a")
+    assert to_svg(FIGURES[name](), "a") == to_svg(FIGURES[name](), "a")
 
 
 def test_two_charts_of_a_page_share_no_names() -> None:
     found = []
     for name in ("one", "two"):
-        found.append({node.get("id") for node in parsed(svg(FIGURES["curves"](), name)).iter(f"{SVG}clipPath")})
+        found.append({node.get("id") for node in parsed(to_svg(FIGURES["curves"](), name)).iter(f"{SVG}clipPath")})
     assert found[0]
     assert not found[0] & found[1]
 
@@ -50,16 +50,16 @@ def test_a_sample_of_a_legend_is_drawn_as_the_curve_is() -> None:
     series = [(str(number), np.arange(20.0), np.arange(20.0)) for number in range(5)]
     drawn = charts.curves(series).axes[0].lines
     for number, curve in enumerate(drawn):
-        sample = parsed(line(f"var(--series-{number})", dash(number)))
+        sample = parsed(line_sample(f"var(--series-{number})", series_dash(number)))
         assert sample[0].get("stroke") == f"var(--series-{number})"
         assert (sample[0].get("stroke-dasharray") == "none") == (curve.get_linestyle() == "-")
-    assert len({dash(number) for number in range(4)}) == 4
-    assert dash(4) == dash(0)
+    assert len({series_dash(number) for number in range(4)}) == 4
+    assert series_dash(4) == series_dash(0)
 
 
 @pytest.mark.parametrize("number", range(len(charts.MARKERS)))
 def test_a_mark_of_a_legend_is_within_its_picture_and_of_its_class(number: int) -> None:
-    (shape,) = parsed(mark(number))
+    (shape,) = parsed(marker_sample(number))
     points = np.array([point.split(",") for point in shape.get("points", "").split()], dtype=float)
     assert 0 <= points.min() < points.max() <= 8
     assert shape.get("fill") == f"var(--series-{number})"

@@ -5,7 +5,7 @@ from html import unescape
 
 from markupsafe import Markup
 
-from simmim_pl.report.tables import numbered, table
+from simmim_pl.report.tables import collapsed_table, html_table
 
 
 def rows_of(markup: str) -> list[list[str]]:
@@ -15,16 +15,16 @@ def rows_of(markup: str) -> list[list[str]]:
 
 
 def test_cells_are_text_unless_they_are_markup() -> None:
-    found = table([["<a>", "b"], ["c & d", Markup("<i>e</i>")]], "<caption>", "kind")
+    found = html_table([["<a>", "b"], ["c & d", Markup("<i>e</i>")]], "<caption>", "kind")
     assert rows_of(found) == [["<a>", "b"], ["c & d", "e"]]
     assert "<i>e</i>" in found
     assert "<a>" not in found
     assert "<caption>&lt;caption&gt;</caption>" in found
     assert 'class="kind"' in found
-    assert "<caption>" not in table([["a"]])
+    assert "<caption>" not in html_table([["a"]])
 
 
 def test_numbers_are_folded_under_a_summary() -> None:
-    found = numbered([["a"], ["1"]], "of it", "More")
+    found = collapsed_table([["a"], ["1"]], "of it", "More")
     assert found.startswith("<details><summary>More</summary>")
     assert "<caption>of it</caption>" in found

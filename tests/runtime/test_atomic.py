@@ -236,10 +236,10 @@ def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: i
     assert atomic.explain(came) is None
     came.__context__ = caught.value
     said = atomic.explain(came)
-    assert atomic.full(came) == (code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+    assert atomic.is_disk_full(came) == (code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
     assert said is not None
     assert said.startswith(f"{tmp_path}/file cannot be written ({os.strerror(code)[0].lower()}{os.strerror(code)[1:]})")
-    assert said.endswith(f": {atomic.ADVICE[code]}.")
+    assert said.endswith(f": {atomic.WRITE_ADVICE[code]}.")
 
 
 def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
     device.__context__ = missing
     for error in (missing, device, KeyError(1)):
         assert atomic.explain(error) is None
-        assert not atomic.full(error)
-    with pytest.raises(RuntimeError, match="CUDA error"), atomic.naming(tmp_path):
+        assert not atomic.is_disk_full(error)
+    with pytest.raises(RuntimeError, match="CUDA error"), atomic.name_file_in_errors(tmp_path):
         raise device
 
 
@@ -299,10 +299,10 @@ def test_output_to_a_full_disk() -> None:
         from simmim_pl.runtime import atomic
         try:
             print("table")  # fails here where Python does not buffer it
-            atomic.flush_output()
+            atomic.flush_stdout()
         except OSError as error:
             with suppress(OSError):
-                atomic.flush_output()
+                atomic.flush_stdout()
             sys.exit(atomic.explain(error))
     """
     with Path("/dev/full").open("w") as full:

@@ -15,8 +15,9 @@ from torchvision.models import resnet18
 from simmim_pl.contracts import InputError
 from simmim_pl.data import Shapes
 from simmim_pl.encoders import FastCNN, ResNet, Torchvision
-from simmim_pl.runtime.checkpoint import load_encoder, load_weights, read, require_same
+from simmim_pl.runtime.checkpoint import load_checkpoint, load_encoder, require_same_architecture
 from simmim_pl.runtime.storable import storable
+from simmim_pl.runtime.weights import load_weights
 from tests.conftest import TINY
 
 FASTCNN = "simmim_pl.encoders.FastCNN"
@@ -76,7 +77,7 @@ def test_the_module_works(evil: Path) -> None:
 
 
 def test_reading_gives_the_weights_and_the_config_of_a_run(pretrained: Path) -> None:
-    saved = read(pretrained)
+    saved = load_checkpoint(pretrained)
     assert saved["config"]["model"]["init_args"]["encoder"] == {
         "class_path": FASTCNN,
         "init_args": {**saved["config"]["model"]["init_args"]["encoder"]["init_args"], "width": 2},
@@ -88,7 +89,7 @@ def test_reading_gives_the_weights_and_the_config_of_a_run(pretrained: Path) -> 
 @pytest.mark.parametrize("name", ["nowhere.ckpt", "."])
 def test_a_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="There is no checkpoint") as error:
-        read(tmp_path / name)
+        load_checkpoint(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
 
@@ -98,14 +99,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, pretrained: Path, kept: flo
     short = tmp_path / "short.ckpt"
     short.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(InputError, match="cannot be read as a checkpoint: it is truncated"):
-        read(short)
+        load_checkpoint(short)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 10, 30])
 def test_the_first_bytes_of_a_file_are_refused(tmp_path: Path, pretrained: Path, length: int) -> None:
     (tmp_path / "short.ckpt").write_bytes(pretrained.read_bytes()[:length])
     with pytest.raises(InputError, match="truncated"):
-        read(tmp_path / "short.ckpt")
+        load_checkpoint(tmp_path / "short.ckpt")
 
 
 def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
@@ -114,10 +115,10 @@ def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
     for content in (trap, {**good, "extra": trap}, {**good, "state_dict": {"encoder.mean": trap}}):
         torch.save(content, path)
         with pytest.raises(InputError, match="more than tensors and plain values"):
-            read(path)
+            load_checkpoint(path)
         path.write_bytes(pickle.dumps(content))  # torch's format of old
         with pytest.raises(InputError, match="more than tensors and plain values"):
-            read(path)
+            load_checkpoint(path)
     assert not (tmp_path / "touched").exists()
 
 
@@ -137,18 +138,18 @@ def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_tool_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="was not written by `python -m simmim_pl fit`"):
-        read(tmp_path / "other.ckpt")
+        load_checkpoint(tmp_path / "other.ckpt")
 
 
 def test_the_first_tensor_that_differs_is_named_with_both_shapes() -> None:
     own = {"a": torch.zeros(2), "b.weight": torch.zeros(3, 4), "c": torch.zeros(1)}
-    require_same(own, {name: torch.ones_like(tensor) for name, tensor in own.items()}, "x.ckpt")
+    require_same_architecture(own, {name: torch.ones_like(tensor) for name, tensor in own.items()}, "x.ckpt")
     with pytest.raises(InputError, match=r"x.ckpt .* at b.weight it has \(3, 5\), the config builds \(3, 4\)"):
-        require_same({**own, "b.weight": torch.zeros(3, 5), "c": torch.zeros(2)}, own, "x.ckpt")
+        require_same_architecture({**own, "b.weight": torch.zeros(3, 5), "c": torch.zeros(2)}, own, "x.ckpt")
     with pytest.raises(InputError, match=r"at c it has no such tensor, the config builds \(1,\)"):
-        require_same({name: own[name] for name in ("a", "b.weight")}, own, "x.ckpt")
+        require_same_architecture({name: own[name] for name in ("a", "b.weight")}, own, "x.ckpt")
     with pytest.raises(InputError, match=r"at d it has \(7,\), the config builds no such tensor"):
-        require_same({**own, "d": torch.zeros(7)}, own, "x.ckpt")
+        require_same_architecture({**own, "d": torch.zeros(7)}, own, "x.ckpt")
 
 
 def test_the_encoder_that_is_loaded_is_the_one_that_was_trained(pretrained: Path) -> None:
@@ -160,7 +161,7 @@ def test_the_encoder_that_is_loaded_is_the_one_that_was_trained(pretrained: Path
 
 def test_the_untrained_encoder_has_the_architecture_and_none_of_the_training(pretrained: Path) -> None:
     trained, fresh = (load_encoder(str(pretrained), trained) for trained in (True, False))
-    require_same(trained.state_dict(), fresh.state_dict(), pretrained)
+    require_same_architecture(trained.state_dict(), fresh.state_dict(), pretrained)
     assert all(not torch.equal(p, q) for p, q in zip(trained.parameters(), fresh.parameters(), strict=True))
     assert all(int(steps) == 0 for name, steps in fresh.named_buffers() if name.endswith("num_batches_tracked"))
     images = Shapes(train=10, test=10, size=16, copies=1).load("test").images / 255
@@ -182,7 +183,9 @@ def test_a_network_that_asks_for_its_version_is_read_back(tmp_path: Path) -> Non
     spec = {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "mnasnet0_5"}}
     state = nn.ModuleDict({"encoder": net}).state_dict()
     torch.save(storable({"state_dict": state, "config": {"model": {"init_args": {"encoder": spec}}}}, "x"), path)
-    nn.ModuleDict({"encoder": Torchvision("mnasnet0_5")}).load_state_dict(read(path)["state_dict"])  # as Lightning does
+    nn.ModuleDict({"encoder": Torchvision("mnasnet0_5")}).load_state_dict(
+        load_checkpoint(path)["state_dict"]
+    )  # as Lightning does
     loaded, filled = load_encoder(path), Torchvision("mnasnet0_5")
     assert load_weights(filled, path) == []
     for encoder in (loaded, filled):
@@ -197,7 +200,7 @@ def test_an_encoder_that_the_file_cannot_hold_takes_no_memory(
 ) -> None:
     made: list[Tensor] = []
     monkeypatch.setattr("torch.nn.init.kaiming_uniform_", lambda tensor, **more: made.append(tensor))
-    monkeypatch.setattr("simmim_pl.runtime.checkpoint.LARGE", 10**6)
+    monkeypatch.setattr("simmim_pl.runtime.checkpoint.ALWAYS_ALLOWED_BYTES", 10**6)
     with pytest.raises(InputError, match=says):
         load_encoder(write({"class_path": FASTCNN, "init_args": {"width": 32}}), trained)
     assert made
@@ -420,7 +423,9 @@ def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
         raise AssertionError("download")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    monkeypatch.setattr("simmim_pl.encoders.timm.build", lambda name, pretrained: fail() if pretrained else resnet())
+    monkeypatch.setattr(
+        "simmim_pl.encoders.timm.create_model", lambda name, pretrained: fail() if pretrained else resnet()
+    )
     init = {"name": "resnet18", "weights": "DEFAULT"}
     assert (
         load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).embed_dim == 512
@@ -472,7 +477,7 @@ def test_a_weights_only_checkpoint_of_lightnings_is_named(cli: Callable[[list[An
     with pytest.raises(
         InputError, match=r"weights-only checkpoint of Lightning's, .* --model.encoder and --model.weights"
     ):
-        read(path)
+        load_checkpoint(path)
     encoder = FastCNN(2)
     load_weights(encoder, path)
     assert torch.equal(encoder.net[0][0].weight, torch.load(path)["state_dict"]["encoder.net.0.0.weight"])
@@ -593,7 +598,7 @@ def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path, content:
 
 def test_a_file_that_shares_its_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of hundreds a level, all of them would take hours to walk."""
-    monkeypatch.setattr("simmim_pl.runtime.checkpoint.MOST_VALUES", 10_000)
+    monkeypatch.setattr("simmim_pl.runtime.weights.MAX_VALUES_IN_FILE", 10_000)
     content: Any = {"x": torch.ones(1)}
     for _ in range(4):
         content = dict.fromkeys(map(str, range(12)), content)

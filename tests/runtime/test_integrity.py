@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.checkpoint import read, require_resumable
-from simmim_pl.runtime.integrity import SEALS, digest, identity, sealed
+from simmim_pl.runtime.checkpoint import load_checkpoint, require_resumable
+from simmim_pl.runtime.integrity import DIGESTS, checkpoint_id, digest, with_digests
 from tests.conftest import TINY
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
@@ -23,7 +23,7 @@ JUNK = [None, "x", -1, 2.5, True, [], {}, [[1]], {"x": {}}, torch.zeros(3), torc
 
 @pytest.fixture(scope="module")
 def saved(pretrained: Path) -> dict[str, Any]:
-    return read(pretrained)
+    return load_checkpoint(pretrained)
 
 
 def places(value: Any, where: Place = ()) -> Iterator[Place]:
@@ -67,7 +67,7 @@ def other(value: Any) -> Any:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_change_anywhere_is_found_before_anything_is_built(saved: dict[str, Any], data: st.DataObject) -> None:
-    where = data.draw(st.sampled_from([place for place in places(saved) if place[0] != SEALS]))
+    where = data.draw(st.sampled_from([place for place in places(saved) if place[0] != DIGESTS]))
     how = data.draw(st.sampled_from(["delete", "junk", "value"]))
     mutant = changed(saved, where, how, data.draw(st.sampled_from(JUNK)))
     if digest(mutant) == digest(saved):  # an empty mapping for an empty mapping
@@ -80,7 +80,7 @@ def test_a_change_anywhere_is_found_before_anything_is_built(saved: dict[str, An
 def test_what_was_not_changed_passes(saved: dict[str, Any]) -> None:
     require_resumable(saved, "x.ckpt")
     require_resumable(copy.deepcopy(saved), "x.ckpt")
-    require_resumable({name: value for name, value in saved.items() if name != SEALS}, "x.ckpt")  # another tool's way
+    require_resumable({name: value for name, value in saved.items() if name != DIGESTS}, "x.ckpt")  # another tool's way
 
 
 @pytest.mark.parametrize(
@@ -103,24 +103,24 @@ def test_wrong_types_are_found_in_a_file_whose_digests_say_that_they_are_right(
     saved: dict[str, Any], where: Place, junk: Any
 ) -> None:
     with pytest.raises(InputError, match=r"at " + ".".join(map(str, where[: len(where) - 1 or 1]))):
-        require_resumable(sealed(changed(saved, where, "junk", junk)), "x.ckpt")
+        require_resumable(with_digests(changed(saved, where, "junk", junk)), "x.ckpt")
 
 
 @pytest.mark.parametrize("name", ["lr_schedulers", "optimizer_states"])
 def test_an_empty_list_passes_where_the_digests_say_that_it_was_saved(saved: dict[str, Any], name: str) -> None:
     none = changed(saved, (name,), "junk", [])
-    require_resumable(sealed(none), "x.ckpt")
-    for seals in ({}, saved[SEALS]):
+    require_resumable(with_digests(none), "x.ckpt")
+    for seals in ({}, saved[DIGESTS]):
         with pytest.raises(InputError, match=f"at {name}"):
-            require_resumable({**none, SEALS: seals}, "x.ckpt")
+            require_resumable({**none, DIGESTS: seals}, "x.ckpt")
 
 
 def test_checkpoints_are_told_from_each_other_by_what_they_hold(saved: dict[str, Any]) -> None:
-    other = sealed(changed(saved, ("state_dict", "head.mlp.0.weight"), "value"))
-    without = {name: value for name, value in saved.items() if name != SEALS}
-    assert identity(saved).startswith("step 10 (")
-    assert identity(saved) == identity(copy.deepcopy(saved))
-    assert len({identity(saved), identity(other), identity(without)}) == 3
+    other = with_digests(changed(saved, ("state_dict", "head.mlp.0.weight"), "value"))
+    without = {name: value for name, value in saved.items() if name != DIGESTS}
+    assert checkpoint_id(saved).startswith("step 10 (")
+    assert checkpoint_id(saved) == checkpoint_id(copy.deepcopy(saved))
+    assert len({checkpoint_id(saved), checkpoint_id(other), checkpoint_id(without)}) == 3
 
 
 @given(
@@ -186,7 +186,7 @@ def test_what_cannot_be_restored_ends_in_a_sentence(
     tmp_path: Path,
     case: str,
 ) -> None:
-    torch.save(sealed(changed(saved, FORGED[case][0], "junk", FORGED[case][1])), tmp_path / "x.ckpt")
+    torch.save(with_digests(changed(saved, FORGED[case][0], "junk", FORGED[case][1])), tmp_path / "x.ckpt")
     said = refusal([*TINY, f"--ckpt_path={tmp_path / 'x.ckpt'}", "--trainer.max_epochs=3"])
     assert "checkpoint" in said
 

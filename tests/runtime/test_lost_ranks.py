@@ -152,12 +152,12 @@ def test_what_a_rank_says_of_the_notes_of_the_others(
         store.set(f"left/{rank}", text)
     monkeypatch.setattr("simmim_pl.runtime.distributed.rank", lambda: mine)
     monkeypatch.setattr("simmim_pl.runtime.distributed.world_size", lambda: ranks)
-    monkeypatch.setattr("simmim_pl.runtime.distributed.store", lambda: store)
-    monkeypatch.setattr(lost_ranks, "NOTED", 0.1)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.rendezvous_store", lambda: store)
+    monkeypatch.setattr(lost_ranks, "LAUNCHER_DELAY", 0.1)
     monkeypatch.setattr(lost_ranks, "PATIENCE", 0.5)
-    assert lost_ranks.told(*lost_ranks.heard()).startswith(says)
+    assert lost_ranks.describe_loss(*lost_ranks.collect_notes()).startswith(says)
     if store is not None:
-        lost_ranks.leave()
+        lost_ranks.announce_exit()
         assert store.get(f"left/{mine}") == b"noticed"  # which stays
 
 
@@ -166,11 +166,11 @@ def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeyp
     store.set("left/1", "was killed by SIGKILL")
     monkeypatch.setattr("simmim_pl.runtime.distributed.rank", lambda: 0)
     monkeypatch.setattr("simmim_pl.runtime.distributed.world_size", lambda: 3)
-    monkeypatch.setattr("simmim_pl.runtime.distributed.store", lambda: store)
+    monkeypatch.setattr("simmim_pl.runtime.distributed.rendezvous_store", lambda: store)
     later = threading.Timer(0.4, store.set, ("left/2", "noticed"))
     since = time.monotonic()
     later.start()
-    assert lost_ranks.heard() == ({1: "was killed by SIGKILL"}, [])
+    assert lost_ranks.collect_notes() == ({1: "was killed by SIGKILL"}, [])
     assert 0.4 <= time.monotonic() - since < lost_ranks.PATIENCE
     later.join()
 
@@ -181,14 +181,14 @@ def test_only_a_rank_watches_the_process_that_started_it(
 ) -> None:
     """Another process may have that name in its environment too: what a run has started to outlive it."""
     threads: list[Any] = []
-    monkeypatch.setattr(lost_ranks, "in_background", lambda work, *args: threads.append((work, args)))
-    monkeypatch.setenv(lost_ranks.PARENT, str(os.getppid()))
+    monkeypatch.setattr(lost_ranks, "start_daemon_thread", lambda work, *args: threads.append((work, args)))
+    monkeypatch.setenv(lost_ranks.PARENT_VARIABLE, str(os.getppid()))
     monkeypatch.setenv("LOCAL_RANK", local_rank or "")
     if local_rank is None:
         monkeypatch.delenv("LOCAL_RANK")
-    with lost_ranks.watch():
-        assert os.environ[lost_ranks.PARENT] == str(os.getpid())
-    assert os.environ[lost_ranks.PARENT] == str(os.getppid())
+    with lost_ranks.watch_ranks():
+        assert os.environ[lost_ranks.PARENT_VARIABLE] == str(os.getpid())
+    assert os.environ[lost_ranks.PARENT_VARIABLE] == str(os.getppid())
     assert threads == ([(lost_ranks.watch_parent, (os.getppid(),))] if watched else [])
 
 
@@ -199,17 +199,17 @@ def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> 
         from simmim_pl.runtime import lost_ranks
         lost_ranks.PATIENCE = 0.2
         if sys.argv[1:]:
-            lost_ranks.watch().__enter__()
+            lost_ranks.watch_ranks().__enter__()
             print(os.getpid(), flush=True)
             time.sleep(60)
-        os.environ[lost_ranks.PARENT] = str(os.getpid())
+        os.environ[lost_ranks.PARENT_VARIABLE] = str(os.getpid())
         os.environ["LOCAL_RANK"] = "1"
         me = [sys.executable, "-c", os.environ["SCRIPT"], "child"]
         first = subprocess.Popen(me, stdout=subprocess.PIPE)
         first.stdout.readline()
         other = subprocess.Popen(["sleep", "60"])
         print(other.pid, flush=True)
-        lost_ranks.in_background(lost_ranks.watch_children, [subprocess.Popen(["sleep", "60"]), other])
+        lost_ranks.start_daemon_thread(lost_ranks.watch_children, [subprocess.Popen(["sleep", "60"]), other])
         other.send_signal(signal.SIGSEGV)
         time.sleep(60)
     """

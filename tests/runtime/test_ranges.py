@@ -65,9 +65,9 @@ def test_a_constructor_refuses_what_is_outside(kind: type, wrong: dict[str, Any]
 
 
 def test_a_class_knows_its_ranges_and_those_that_it_passes_on() -> None:
-    assert set(ranges.of(Part)) == {"count", "held", "span", "rates", "features"}
-    assert set(ranges.of(Whole)) == {"chance", "held", "span", "rates", "features"}
-    assert ranges.of(int) == {}
+    assert set(ranges.argument_ranges(Part)) == {"count", "held", "span", "rates", "features"}
+    assert set(ranges.argument_ranges(Whole)) == {"chance", "held", "span", "rates", "features"}
+    assert ranges.argument_ranges(int) == {}
 
 
 @given(st.floats(), st.sampled_from("[("), st.floats(-9, 9), st.floats(-9, 9), st.sampled_from("])"))
@@ -80,4 +80,4 @@ def test_an_interval_holds_what_it_says(number: float, start: str, low: float, h
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_no_range_holds_what_is_not_finite(number: float) -> None:
     for kind in (PositiveInt, NonNegativeInt, PositiveFloat, ranges.NonNegativeFloat, Probability, Share, ranges.Seed):
-        assert ranges.outside(kind, number) is not None
+        assert ranges.range_error(kind, number) is not None

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.checkpoint import load_encoder, read
-from simmim_pl.runtime.safe_import import importable, require_ours
+from simmim_pl.runtime.checkpoint import load_checkpoint, load_encoder
+from simmim_pl.runtime.safe_import import importable_names, require_safe_imports
 
 FASTCNN = "simmim_pl.encoders.FastCNN"
 
@@ -48,7 +48,7 @@ LARGE: dict[str, Any] = {
 @pytest.mark.parametrize("case", LARGE)
 def test_a_config_that_is_exponentially_large_is_refused_in_linear_time(case: str) -> None:
     with pytest.raises(InputError, match=r"x.ckpt holds .*do not use it"):  # walked to the end, some take years
-        require_ours({"class_path": FASTCNN, "init_args": {"width": LARGE[case]}}, "x.ckpt")
+        require_safe_imports({"class_path": FASTCNN, "init_args": {"width": LARGE[case]}}, "x.ckpt")
 
 
 @pytest.mark.parametrize("case", ["lists", "tuples", "mappings", "many"])
@@ -59,7 +59,7 @@ def test_a_small_checkpoint_that_shares_its_values_is_refused(tmp_path: Any, cas
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {}, "config": config, "more": LARGE[case] if place == "elsewhere" else 0}, path)
     if (case, place) == ("many", "elsewhere"):
-        assert read(path)["more"] == LARGE[case]
+        assert load_checkpoint(path)["more"] == LARGE[case]
         return
     with pytest.raises(InputError, match=r"more than 1?0+0 values"):
         load_encoder(str(path), trained=False)
@@ -69,7 +69,7 @@ def test_a_small_checkpoint_that_shares_its_values_is_refused(tmp_path: Any, cas
     "value", [{"a": [1, 2.5, None, True, "text", ("x", {"y": "[1, {z: 2}]"})]}, list(range(9_000))]
 )
 def test_a_config_of_plain_values_passes(value: Any) -> None:
-    require_ours(value, "x.ckpt")
+    require_safe_imports(value, "x.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_a_config_of_plain_values_passes(value: Any) -> None:
     ],
 )
 def test_what_a_text_could_import(text: str, names: list[str]) -> None:
-    assert importable(text) == names
+    assert importable_names(text) == names

@@ -4,13 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simmim_pl.runtime.seeding import seeded, uniform
+from simmim_pl.runtime.seeding import make_generator, uniform
 
 CPU = torch.device("cpu")
 
 
 def draw(seed: int, step: int) -> list[float]:
-    return torch.rand(4, generator=seeded(seed, step, CPU)).tolist()
+    return torch.rand(4, generator=make_generator(seed, step, CPU)).tolist()
 
 
 @settings(deadline=None, max_examples=30)
@@ -33,7 +33,9 @@ def test_digits_do_not_run_together_and_global_state_is_left_alone() -> None:
 
 
 def test_neighbouring_steps_and_seeds_are_uncorrelated() -> None:
-    draws = torch.stack([torch.rand(2000, generator=seeded(seed, step, CPU)) for step in range(4) for seed in range(4)])
+    draws = torch.stack(
+        [torch.rand(2000, generator=make_generator(seed, step, CPU)) for step in range(4) for seed in range(4)]
+    )
     correlation = torch.corrcoef(draws) - torch.eye(16)
     assert correlation.abs().max() < 5 / 2000**0.5
 
@@ -43,8 +45,8 @@ def test_neighbouring_steps_and_seeds_are_uncorrelated() -> None:
 def test_ranks_draw_together_what_one_process_draws(ranks: int, share: int, along: int) -> None:
     shape = [2, 3, 2]
     shape[along] = share * ranks
-    whole = uniform(torch.Generator().manual_seed(seeded(3, 5, CPU).initial_seed()), *shape, along=along)
+    whole = uniform(torch.Generator().manual_seed(make_generator(3, 5, CPU).initial_seed()), *shape, along=along)
     shape[along] = share
-    parts = [uniform(seeded(3, 5, CPU, rank, ranks), *shape, along=along) for rank in range(ranks)]
+    parts = [uniform(make_generator(3, 5, CPU, rank, ranks), *shape, along=along) for rank in range(ranks)]
     dealt = torch.stack(parts, along + 1).flatten(along, along + 1)  # image j of rank r is the batch's j · ranks + r
     assert torch.equal(dealt, whole)

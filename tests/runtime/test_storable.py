@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.integrity import sealed
+from simmim_pl.runtime.integrity import with_digests
 from simmim_pl.runtime.storable import storable
 from simmim_pl.runtime.unpickle import unpickle
 from tests.conftest import TINY
@@ -166,7 +166,7 @@ def test_one_that_could_not_go_on_is_refused_before_it_trains(
 def test_a_file_that_is_trusted_may_hold_anything(cli: Cli, capfd: pytest.CaptureFixture) -> None:
     path = cli([*TINY, "--trainer.max_steps=1"]) / "checkpoints/last.ckpt"
     saved = torch.load(path, weights_only=True)
-    torch.save(sealed(saved | {"extra": Path("a")}), path)  # as an earlier version may have left it
+    torch.save(with_digests(saved | {"extra": Path("a")}), path)  # as an earlier version may have left it
     line = [*TINY, "--trainer.max_steps=2", f"--ckpt_path={path}"]
     with pytest.raises(SystemExit):
         cli(line)

@@ -11,7 +11,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.protocols.knn import knn_scores, votes
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.metrics import EmbeddingStd, Similarities, alignment, contrastive_accuracy, uniformity
-from simmim_pl.metrics.mutual_information import similarities, smile
+from simmim_pl.metrics.mutual_information import cosine_scores, smile
 from simmim_pl.runtime.unit_norm import unit
 
 NO_NUMBER = [0.0, -1.0, float("nan"), float("inf")]
@@ -103,7 +103,7 @@ def test_a_temperature_that_is_no_positive_number_is_refused_wherever_it_is_take
         lambda: NTXent(temperature),
         lambda: nt_xent(z, temperature),
         lambda: votes(torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.int64), 2, 1, temperature),
-        lambda: next(similarities(z[0], z[1], temperature)),
+        lambda: next(cosine_scores(z[0], z[1], temperature)),
     ):
         with pytest.raises(InputError, match=r"temperature (has to be|must be a positive number)"):
             attempt()

@@ -15,7 +15,7 @@ import torch
 from torchvision.models import resnet18
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.unpickle import require_modest, unpickle
+from simmim_pl.runtime.unpickle import require_bounded_memory, unpickle
 
 ROW = torch.arange(12.0)
 GOOD: dict[str, Any] = {
@@ -229,7 +229,7 @@ def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"storage has wrong byte size.*131072"):  # it did
         torch.load(path, weights_only=True)
     with pytest.raises(ValueError, match="given no tuple"):
-        require_modest(path)
+        require_bounded_memory(path)
 
 
 @pytest.mark.parametrize("archive", [True, False])

@@ -13,8 +13,8 @@ from torchvision.models import regnet_y_400mf, resnet18, resnet34, resnet50
 
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
-from simmim_pl.runtime.checkpoint import load_weights
-from simmim_pl.runtime.weight_names import tables
+from simmim_pl.runtime.weight_names import find_state_dicts
+from simmim_pl.runtime.weights import load_weights
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 SMALL = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -193,4 +193,8 @@ def test_the_sentence_names_the_keys_that_there_are(tmp_path: Path) -> None:
 def test_tables_are_found_by_their_keys() -> None:
     row = torch.zeros(1)
     content = {"a": row, "b": {"c": row, "d": {"e": row, 3: row}}, "f": [row], 4: {"x": row}}
-    assert {key: list(table) for key, table in tables(content).items()} == {"": ["a"], "b": ["c"], "b.d": ["e"]}
+    assert {key: list(table) for key, table in find_state_dicts(content).items()} == {
+        "": ["a"],
+        "b": ["c"],
+        "b.d": ["e"],
+    }

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simmim_pl.contracts import InputError
-from simmim_pl.report.run import read
-from simmim_pl.runtime.safe_import import require_ours
-from simmim_pl.runtime.yaml_schema import MOST, load, parse
+from simmim_pl.report.run import load_run
+from simmim_pl.runtime.safe_import import require_safe_imports
+from simmim_pl.runtime.yaml_schema import MAX_VALUES, load, parse
 from tests.conftest import TINY
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
@@ -39,7 +39,7 @@ def test_a_value_that_is_not_of_its_type_is_no_yaml(tmp_path: Path, text: str) -
     (tmp_path / "x.yaml").write_text(f"a: {text}")
     with pytest.raises(InputError, match=r"x.yaml is not YAML \(.+\): mend it"):
         load(tmp_path / "x.yaml")
-    require_ours({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
+    require_safe_imports({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
 
 
 def test_aliases_that_people_write_are_fine() -> None:
@@ -62,7 +62,7 @@ def test_values_are_counted_as_often_as_they_stand_there(width: int, levels: int
     sizes = [1 + width]
     for _ in range(levels):
         sizes.append(1 + width * sizes[-1])
-    if 1 + sum(sizes) <= MOST:
+    if 1 + sum(sizes) <= MAX_VALUES:
         assert len(parse(text)) == 1 + levels
     else:
         with pytest.raises(InputError):
@@ -83,7 +83,7 @@ def test_the_command_line_refuses_it_in_a_sentence(
 
 def test_so_do_the_sweep_and_the_report(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(LAUGHS)
-    for reader in (load, lambda path: read(Path(path).parent)):
+    for reader in (load, lambda path: load_run(Path(path).parent)):
         with pytest.raises(InputError, match="more than 10000 values"):
             reader(str(tmp_path / "config.yaml"))
 
@@ -92,8 +92,8 @@ def test_a_card_nested_without_end_and_arrays_that_unpack_are_refused(tmp_path: 
     (tmp_path / "config.yaml").write_text("a: 1")
     (tmp_path / "result.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="cannot be read"):
-        read(tmp_path)
+        load_run(tmp_path)
     (tmp_path / "result.json").write_text(json.dumps({}))
     np.savez_compressed(tmp_path / "observed.npz", singular=np.zeros(10**6))
     with pytest.raises(InputError, match="unpacks to more bytes than it has"):
-        read(tmp_path)
+        load_run(tmp_path)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from simmim_pl.contracts import Views
 from simmim_pl.runtime.constants import constant
-from simmim_pl.runtime.seeding import Share
+from simmim_pl.runtime.seeding import RankGenerator
 from simmim_pl.views import (
     ColorJitter,
     ContrastiveViews,
@@ -67,7 +67,7 @@ def test_a_rank_has_its_images_of_the_whole_batch() -> None:
     image = images(4)
     whole = fused.fused_views(image.to(DEVICE), CROP, KNOWN["SimCLR"], seeded(3))
     for rank in (0, 1):
-        share = Share("cpu").manual_seed(3)
+        share = RankGenerator("cpu").manual_seed(3)
         share.rank, share.ranks = rank, 2
         part = fused.fused_views(image[rank::2].to(DEVICE), CROP, KNOWN["SimCLR"], share)
         assert torch.equal(part, whole[:, rank::2])

@@ -1,1 +1,1 @@
-"""Files of images: found, decoded, cached, downloaded."""
+"""Image files: list, decode, cache, download."""

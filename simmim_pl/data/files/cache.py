@@ -1,4 +1,4 @@
-"""Image files decoded once: a memory-mapped array on disk, which every later epoch, run and process reads."""
+"""Cache of decoded images: one memory-mapped array on disk, shared by epochs, runs and processes."""
 
 from __future__ import annotations
 
@@ -16,96 +16,109 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.decode import decode_all, unreadable
-from simmim_pl.data.files.digest import digest, stamps
+from simmim_pl.data.files.decode import decode_all, find_unreadable
+from simmim_pl.data.files.digest import digest, file_stats
 from simmim_pl.runtime import atomic
 
-# Of the files here, and of what decodes images: of another version nothing kept is found.
+# Version of the cache format and of the decoder; part of the cache key.
 VERSION = f"2, Pillow {PIL.__version__}"
-CHECKSUM = 4  # bytes
+CHECKSUM_BYTES = 4  # CRC-32
 
 
-def decoded(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
-    """All images of a split, from ``folder`` when they have been decoded before.
+def load_or_decode(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
+    """All images of a split as uint8 RGB, decoded once and then read from a cache file.
 
-    The file's name depends on name, size and times of change of every image, see
-    :func:`simmim_pl.data.files.digest.stamps`; it ends with a checksum, and is decoded anew when that is wrong. It is
-    memory-mapped, so processes share what is read of it, and written once: whoever comes while another process decodes
-    waits for it. A folder that cannot be written costs time only, with a warning.
+    The cache file's name depends on path, size and modification times of every image, see
+    :func:`simmim_pl.data.files.digest.file_stats`. It ends with a checksum; if that is wrong, the images are decoded
+    again. It is memory-mapped, so processes share its pages. One process decodes while others wait. If the folder
+    cannot be written, a warning is shown and the images are decoded each time.
+
+    Args:
+        files: paths of N images.
+        size: S, height and width after resizing and cropping, in pixels.
+        folder: of the cache.
 
     Raises:
         OSError: the disk is full.
-        InputError: an image cannot be read, or the files changed while they were decoded.
+        InputError: an image cannot be read, or files changed while they were decoded.
     """
-    before = stamps(files)
+    before = file_stats(files)
     path = folder / f"{digest('images', VERSION, before, size)}.uint8"
-    with alone(path):
-        known = read(path, len(files), size)
-        if known is not None:
-            return known
+    with file_lock(path):
+        cached = read_cached(path, len(files), size)
+        if cached is not None:
+            return cached
         images = decode_all(files, size)
-        if stamps(files) != before:
+        if file_stats(files) != before:
             raise InputError(f"Images changed while they were decoded ({files[0]}, …): start again when all are there.")
-        kept = keep(path, lambda file: file.write(images.numpy().data) and file.write(checksum(images)))
-        known = read(path, len(files), size) if kept else None
-    return images if known is None else known
+        written = try_to_write(path, lambda file: file.write(images.numpy().data) and file.write(checksum(images)))
+        cached = read_cached(path, len(files), size) if written else None
+    return images if cached is None else cached
 
 
-def readable(files: list[str], size: int, folder: Path | None) -> list[int]:
-    """Positions of the images that can be decoded; the others are counted in a warning.
+def readable_positions(files: list[str], size: int, folder: Path | None) -> list[int]:
+    """Positions of the images that can be decoded; a warning names the others.
 
-    Every image is tried, where there is a folder once for the same files.
+    Args:
+        files: paths, all of which are decoded to find out.
+        size: height and width to decode to, in pixels.
+        folder: of the cache, which keeps the answer for the same files; ``None`` for no cache.
 
     Raises:
-        InputError: none can be.
+        InputError: no image can be decoded.
     """
-    bad = unreadable(files, size) if folder is None else known_unreadable(files, size, folder)
+    bad = find_unreadable(files, size) if folder is None else cached_unreadable(files, size, folder)
     if len(bad) == len(files):
         raise InputError(f"None of the {len(files)} images can be read: see {files[0]}.")
     if bad:
         names = ", ".join(files[i] for i in bad[:3]) + (", …" if len(bad) > 3 else "")
         rank_zero_warn(f"{len(bad)} of {len(files)} images cannot be read and are left out: {names}")
-    left_out = set(bad)
-    return [i for i in range(len(files)) if i not in left_out]
+    excluded = set(bad)
+    return [i for i in range(len(files)) if i not in excluded]
 
 
-def known_unreadable(files: list[str], size: int, folder: Path) -> list[int]:
-    """:func:`unreadable`, from ``folder`` when these files have been tried before."""
-    path = folder / f"{digest('unreadable', VERSION, stamps(files), size)}.json"
-    with alone(path):
+def cached_unreadable(files: list[str], size: int, folder: Path) -> list[int]:
+    """:func:`simmim_pl.data.files.decode.find_unreadable`, cached in ``folder``."""
+    path = folder / f"{digest('unreadable', VERSION, file_stats(files), size)}.json"
+    with file_lock(path):
         with suppress(OSError, ValueError, TypeError):
-            known, said = json.loads(path.read_text())
-            if said == digest(known):
-                return list(known)
-        bad = unreadable(files, size)
-        keep(path, lambda file: file.write(json.dumps([bad, digest(bad)]).encode()))
+            cached, expected_digest = json.loads(path.read_text())
+            if expected_digest == digest(cached):
+                return list(cached)
+        bad = find_unreadable(files, size)
+        try_to_write(path, lambda file: file.write(json.dumps([bad, digest(bad)]).encode()))
     return bad
 
 
-def read(path: Path, number: int, size: int) -> UInt8[Tensor, "N 3 S S"] | None:
-    """Images kept before, mapped; nothing when there are none, or the file has another length or checksum.
+def read_cached(path: Path, number: int, size: int) -> UInt8[Tensor, "N 3 S S"] | None:
+    """Memory-map a cache file; ``None`` if it does not exist, or its length or checksum is wrong.
 
-    All is read for the checksum, at several 10⁹ bytes a second, as the first epoch would from a slower disk.
+    Verifying the checksum reads the whole file, at several GB/s from memory, else at the speed of the disk; the first
+    epoch then finds it in the page cache.
     """
     length = number * 3 * size * size
-    if not path.is_file() or path.stat().st_size != length + CHECKSUM:
+    if not path.is_file() or path.stat().st_size != length + CHECKSUM_BYTES:
         return None
-    whole = torch.from_file(str(path), size=length + CHECKSUM, dtype=torch.uint8)
+    whole = torch.from_file(str(path), size=length + CHECKSUM_BYTES, dtype=torch.uint8)
     images = whole[:length].view(number, 3, size, size)
     return images if checksum(images) == whole[length:].numpy().tobytes() else None
 
 
 def checksum(images: UInt8[Tensor, "N 3 S S"]) -> bytes:
-    """Of every pixel."""
-    return zlib.crc32(images.numpy().data).to_bytes(CHECKSUM, "little")
+    """CRC-32 of all pixels, little-endian."""
+    return zlib.crc32(images.numpy().data).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def keep(path: Path, content: atomic.Content) -> bool:
-    """Write a file whole, or warn that it could not be written. Raises :class:`OSError` when the disk is full."""
+def try_to_write(path: Path, content: atomic.Writer) -> bool:
+    """Write a cache file atomically. Warns on failure, but raises :class:`OSError` if the disk is full.
+
+    Returns:
+        Whether the file was written.
+    """
     try:
         atomic.write(path, content)
     except OSError as error:
-        if atomic.full(error):
+        if atomic.is_disk_full(error):
             raise
         rank_zero_warn(f"Decoded images are not kept in {path.parent} ({error}): the next run decodes them again.")
         return False
@@ -113,10 +126,10 @@ def keep(path: Path, content: atomic.Content) -> bool:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Of all processes that want this file, one at a time; where no lock can be had, at once, which costs time only."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Lock a cache file against other processes. Without a lock they only decode the same images twice."""
     lock = FileLock(path.with_suffix(".lock"))
-    with suppress(OSError, NotImplementedError):  # a folder that cannot be written, a file system without locks
+    with suppress(OSError, NotImplementedError):  # folder not writable, or file system without locks
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=1)

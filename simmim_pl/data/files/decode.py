@@ -1,4 +1,4 @@
-"""Decode image files of any mode to RGB of one size, one at a time, a batch, or a whole split in threads."""
+"""Decode image files of any mode to RGB of one size: a single file, a batch, or a whole split in threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.contracts import InputError
 
-CHUNK = 256  # images a thread decodes at a time
-# What Pillow reads by itself; of the others some start programs, as EPS does Ghostscript. TGA, whose files begin with
-# no mark, is tried last.
+CHUNK = 256  # images per task of a thread
+# Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). TGA comes last, because
+# its files have no signature to recognise.
 FORMATS = [
     *("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM"),
     *("JPEG2000", "QOI", "SGI", "PCX", "DDS", "PSD", "ICO", "TGA"),
@@ -26,21 +26,21 @@ FORMATS = [
 
 
 def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
-    """Decode a split in threads."""
+    """Decode all files in threads, with a progress bar. Raises :class:`InputError` as :func:`decode`."""
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
     def fill(rows: slice) -> None:
-        images[rows] = stack(files[rows], size)
+        images[rows] = decode_batch(files[rows], size)
 
-    in_threads(fill, len(files))
+    for_each_chunk(fill, len(files))
     return images
 
 
-def unreadable(files: list[str], size: int) -> list[int]:
-    """Positions of the files that :func:`decode` refuses; all are tried, in threads.
+def find_unreadable(files: list[str], size: int) -> list[int]:
+    """Positions of the files that :func:`decode` refuses. Decodes all of them, in threads.
 
     Raises:
-        InputError: a file cannot be read for a reason that is not its own: no permission, a disk that does not answer.
+        InputError: a file cannot be read for another reason than its content: permissions, a failing disk.
     """
     bad: list[int] = []
 
@@ -54,12 +54,12 @@ def unreadable(files: list[str], size: int) -> list[int]:
                     raise
                 bad.append(position)
 
-    in_threads(attempt, len(files))
+    for_each_chunk(attempt, len(files))
     return sorted(bad)
 
 
-def in_threads(fill: Callable[[slice], None], number: int) -> None:
-    """Call ``fill`` on all rows, a chunk at a time, under a progress bar: Pillow works outside Python's lock."""
+def for_each_chunk(fill: Callable[[slice], None], number: int) -> None:
+    """Call ``fill`` on chunks of ``range(number)`` in threads, with a progress bar. Pillow releases the GIL."""
 
     def count(start: int) -> int:
         rows = slice(start, min(start + CHUNK, number))
@@ -71,8 +71,8 @@ def in_threads(fill: Callable[[slice], None], number: int) -> None:
             bar.update(done)
 
 
-def stack(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
-    """Decode a few images."""
+def decode_batch(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
+    """Decode some files to one uint8 tensor. Raises :class:`InputError` as :func:`decode`."""
     batch = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for row, file in zip(batch, files, strict=True):
         row[:] = np.asarray(decode(file, size))
@@ -80,50 +80,56 @@ def stack(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
 
 
 def decode(file: str, size: int) -> Image.Image:
-    """Read an image of any mode as RGB, its shorter side resized to ``size`` (bicubic), its centre cropped.
+    """Decode an image to RGB, resize its shorter side to ``size`` (bicubic) and crop the centre.
 
-    Transparency is laid on white. 16-bit and integer grayscale is scaled from 0…65535 to 0…255, float
-    grayscale from the smallest of 1, 255 and 65535 that holds it. Of an animation the first frame is read.
-    EXIF orientation is not applied, as in torchvision's ImageFolder. A large JPEG is decoded at a reduced
-    scale that is still at least twice ``size``, which is several times faster.
+    Transparent pixels are composited on white. 16-bit and integer grayscale is scaled from 0…65535 to 0…255; float
+    grayscale from 0…m, where m is the smallest of 1, 255 and 65535 that is not below the largest pixel. Of an animation
+    the first frame is taken. EXIF orientation is ignored, as in torchvision's ImageFolder. A large JPEG is decoded at a
+    reduced scale of at least twice ``size``, which is several times faster.
+
+    Args:
+        file: path.
+        size: height and width of the result, in pixels.
 
     Raises:
-        InputError: the file is none of :data:`FORMATS`, is damaged, or is grayscale outside the ranges above.
+        InputError: the file is none of :data:`FORMATS`, is damaged, or is grayscale outside these ranges.
     """
     try:
         with open_image(file) as image:
             image.draft(None, (2 * size, 2 * size))
-            return fit(rgb(image), size)
-    except Exception as error:  # Pillow's decoders raise whatever they stumble on: OSError, SyntaxError, struct.error
-        unknown = f"its format is none of {', '.join(formats())}"
+            return resize_and_crop(to_rgb(image), size)
+    except Exception as error:  # Pillow's decoders raise many types: OSError, SyntaxError, struct.error, …
+        unknown = f"its format is none of {', '.join(supported_formats())}"
         reason = unknown if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{file} cannot be read as an image ({reason}): replace it or remove it.") from error
 
 
 def open_image(file: str) -> Image.Image:
-    """An image file of one of :data:`FORMATS`, whatever its name ends with; the pixels are read later."""
-    return Image.open(file, formats=formats())
+    """Open an image of one of :data:`FORMATS`, recognised by content, not by extension; pixels are decoded later."""
+    return Image.open(file, formats=supported_formats())
 
 
 @cache
-def formats() -> list[str]:
-    """Those of :data:`FORMATS` that this build of Pillow has."""
+def supported_formats() -> list[str]:
+    """Those of :data:`FORMATS` that this build of Pillow supports."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def endings() -> set[str]:
-    """Of the names of such files, in lower case, with the dot."""
-    return {ending for ending, name in Image.registered_extensions().items() if name in formats()}
+def image_extensions() -> set[str]:
+    """File extensions of these formats, in lower case, with the dot."""
+    return {ending for ending, name in Image.registered_extensions().items() if name in supported_formats()}
 
 
-def fit(image: Image.Image, size: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-    """The shorter side resized to ``size``, the centre cropped."""
+def resize_and_crop(
+    image: Image.Image, size: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Resize the shorter side to ``size`` pixels and crop the centre."""
     return ImageOps.fit(image, (size, size), resampling)
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB; see :func:`decode`. Raises ``ValueError`` for grayscale of unknown range."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB, see :func:`decode`. Raises ``ValueError`` for grayscale of unknown range."""
     if image.mode == "F" or image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.float64)
         ranges = (1, 255, 65535) if image.mode == "F" else (65535,)

@@ -1,4 +1,4 @@
-"""A short hash of what a set holds: the key under which features of its images are kept."""
+"""Short digests of data sets: the keys under which decoded images and features are cached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 def digest(*parts: object) -> str:
     """The first 16 hex digits of SHA-256 over the parts, in order.
 
-    Of a tensor the type, shape and bytes count; of anything else what ``repr`` says, so it must say all.
+    Args:
+        parts: tensors, hashed by dtype, shape and bytes; anything else is hashed by its ``repr``, which must be
+            complete.
 
     >>> digest("Shapes", 10_000) == digest("Shapes", 10_000)
     True
@@ -28,20 +30,19 @@ def digest(*parts: object) -> str:
     return state.hexdigest()[:16]
 
 
-def stamps(files: Iterable[str]) -> list[tuple[str, int, int, int]]:
-    """Path, bytes, and times of the last change (ns) of content and of anything: a digest that opens none of them.
+def file_stats(files: Iterable[str]) -> list[tuple[str, int, int, int]]:
+    """Absolute path, size in bytes, mtime and ctime in ns of each file: shows changes without opening the files.
 
-    The second time is the system's own (ctime): whoever writes other content of the same size and sets the first time
-    back, as ``rsync --times`` and ``cp -p`` do, cannot set it. Other content goes unseen only when it is written within
-    the clock's step, some milliseconds, or where there is no such time (Windows).
+    ``rsync --times`` and ``cp -p`` can write other content of the same size and restore mtime, but not ctime. A change
+    goes unnoticed only within the clock's resolution (some milliseconds), or on Windows, which has no ctime.
 
-    A file that is not there, or a link to one, has −1 for all three.
+    A missing file, or a broken link, has −1 for all three numbers.
     """
-    return [(os.path.abspath(file), *stamp(file)) for file in files]
+    return [(os.path.abspath(file), *file_stat(file)) for file in files]
 
 
-def stamp(file: str) -> tuple[int, int, int]:
-    """Bytes, and times of the last change (ns) of content and of anything."""
+def file_stat(file: str) -> tuple[int, int, int]:
+    """Size in bytes, mtime and ctime in ns; −1 for each if the file is missing."""
     try:
         stat = os.stat(file)
     except OSError:

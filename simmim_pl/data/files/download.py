@@ -1,4 +1,4 @@
-"""Download one archive from the first of several mirrors that delivers it whole, and install what it holds."""
+"""Download an archive from the first mirror that delivers it with the right checksum, and extract it."""
 
 from __future__ import annotations
 
@@ -17,45 +17,50 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic
 
-CHUNK = 1 << 16  # bytes read at a time
+CHUNK_BYTES = 1 << 16  # read from the network at a time
 
 
 def data_folder(root: str | None) -> Path:
-    """The folder of the data: as given, else from the environment, else ``data``."""
+    """The data folder: ``root`` if given, else the environment's SIMMIM_DATA_DIR, else ``data``."""
     return Path(root or os.environ.get("SIMMIM_DATA_DIR") or "data").expanduser()
 
 
-def provide(
+def ensure_extracted(
     archive: Path,
     md5: str,
     mirrors: list[str],
     timeout: float,
-    install: Callable[[Path], None],
-    whole: Callable[[], bool],
+    extract: Callable[[Path], None],
+    is_complete: Callable[[], bool],
     space: str,
 ) -> None:
-    """Make what an archive holds be there; touches neither network nor disk when it is.
+    """Download and extract an archive unless its files are there already.
 
-    Work is done in a scratch folder and moved into place once checked, so nodes that share the folder never read each
-    other's half-written files.
+    Files are extracted in a scratch folder and moved into place once complete. So nodes that share the folder never see
+    partly written files.
 
-    - ``install``: unpacks the archive in the scratch folder that it is given, and moves the files to their places.
-    - ``whole``: whether everything is in its place.
-    - ``space``: that it takes, for the user.
+    Args:
+        archive: path of the archive.
+        md5: its MD5 checksum, in hex.
+        mirrors: URLs, tried in order.
+        timeout: seconds without a byte after which a mirror is given up.
+        extract: extracts the archive in the scratch folder that it is given, and moves the files into place.
+        is_complete: whether all extracted files are in place.
+        space: disk space needed, for the error, such as ``600 MB``.
 
     Raises:
         InputError: no mirror delivered, or the folder cannot be written.
     """
-    if whole():
+    if is_complete():
         return
     folder = archive.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(".part", f"{archive.name}.", folder, ignore_cleanup_errors=True) as scratch:
             download(archive, md5, mirrors, Path(scratch), timeout)
-            install(Path(scratch))
+            extract(Path(scratch))
     except (OSError, InputError) as error:
-        if whole():  # another node was faster, and has swept our scratch folder
+        if is_complete():  # another node was faster and removed this scratch folder
             return
         if isinstance(error, InputError):
             raise
@@ -63,7 +68,7 @@ def provide(
             f"{folder} cannot be written ({error.strerror or error}) and {archive.name} has to go there: "
             f"make it a writable folder with {space} to spare, or set SIMMIM_DATA_DIR to another."
         ) from error
-    for leftover in folder.glob(f"{archive.name}*.part"):  # of runs that were killed
+    for leftover in folder.glob(f"{archive.name}*.part"):  # scratch folders of killed runs
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -71,14 +76,18 @@ def provide(
 
 
 def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout: float) -> None:
-    """Put ``archive`` in its place from the first mirror that delivers it, unless it is there and whole.
+    """Download ``archive`` from the first mirror that delivers it, unless it is there with the right checksum.
 
-    - ``scratch``: a folder on the same disk; the file is moved out of it once its md5 is right.
-    - ``timeout``: seconds without a byte after which a mirror is given up.
+    Args:
+        archive: path of the archive.
+        md5: its MD5 checksum, in hex.
+        mirrors: URLs, tried in order.
+        scratch: folder on the same disk; the file is moved out of it once its checksum is right.
+        timeout: seconds without a byte after which a mirror is given up.
 
     Raises:
-        InputError: no mirror delivered; the sentence gives the reason of each.
-        OSError: the disk cannot be written.
+        InputError: no mirror delivered; the sentence gives the reason for each.
+        OSError: the disk is full.
     """
     part, failures = scratch / archive.name, []
     if archive.exists():
@@ -89,10 +98,10 @@ def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout
     for url in mirrors:
         try:
             fetch(url, part, timeout)
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
-            if atomic.full(error):
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
+            if atomic.is_disk_full(error):
                 raise
-            failures.append(f"{url}: {reason(error, timeout)}")
+            failures.append(f"{url}: {describe_error(error, timeout)}")
             continue
         if check_integrity(part, md5):
             os.replace(part, archive)
@@ -106,26 +115,26 @@ def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout
 
 
 def fetch(url: str, part: Path, timeout: float) -> None:
-    """Download ``url`` to ``part``, from its first byte, with a progress bar.
+    """Download ``url`` to the file ``part``, with a progress bar.
 
     Raises:
-        OSError, HTTPException: the mirror cannot be reached, is silent for ``timeout`` s, or cuts off.
-        ValueError: ``url`` is not an address.
+        OSError, HTTPException: the mirror cannot be reached, sends nothing for ``timeout`` seconds, or breaks off.
+        ValueError: ``url`` is not a URL.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "simmim_pl"})
     with urllib.request.urlopen(request, timeout=timeout) as response, open(part, "wb") as file:
         total = int(response.headers.get("Content-Length", 0))
         with tqdm(desc=part.name, total=total or None, unit="B", unit_scale=True) as bar:
-            while chunk := response.read(CHUNK):
+            while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if part.stat().st_size < total:  # urllib takes an early end of the stream for the end of the file
+    if part.stat().st_size < total:  # urllib does not report a stream that ends early
         raise ConnectionError(f"cut off after {part.stat().st_size} of {total} bytes")
 
 
-def reason(error: Exception, timeout: float) -> str:
+def describe_error(error: Exception, timeout: float) -> str:
     """Why a mirror failed, in a few words."""
-    cause = error.reason if type(error) is URLError else error  # what happened while connecting comes wrapped
+    cause = error.reason if type(error) is URLError else error  # urllib wraps errors while connecting
     if isinstance(cause, TimeoutError):
         return f"no byte for {timeout:g} s"
     return str(cause) or type(cause).__name__

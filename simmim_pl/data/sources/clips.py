@@ -1,4 +1,4 @@
-"""Procedural clips: the scenes of Shapes turning, told apart by direction and speed, which no single frame shows."""
+"""Procedural clips of rotating Shapes: classes are direction and speed, which a single frame does not show."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 from simmim_pl.data.files.digest import digest
 from simmim_pl.data.source import ImageDataset, Source, Split
-from simmim_pl.data.sources.shapes import SPINS, Scene, Shapes, render
+from simmim_pl.data.sources.shapes import ROTATIONS, Scene, Shapes, render
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, Seed, ranged
 
 
 class ShapesClips(Source):
-    """Clips in which every copy of an outline turns by the same angle a frame; the class is that turn.
+    """Clips in which every copy of an outline rotates by the same angle per frame; the class is that rotation.
 
-    The turn is drawn independently of the outline, and angles are uniform, so neither the outline nor any one
-    frame tells it. The first frames are the images of ``Shapes`` with the same arguments.
+    The rotation is independent of the outline, and initial angles are uniform. So neither the outline nor a single
+    frame shows the class. The first frames are the images of ``Shapes`` with the same arguments.
 
     Args:
         train: number of training clips.
         test: number of test clips.
-        size: side of the frames in pixels.
-        frames: frames a clip, 2 or more.
-        copies: copies of the outline a row and a column.
-        deform: amplitude of the outline's own deformation, as a share of its radius: all that shows how a disc turns.
-        noise: largest standard deviation of the pixel noise, in [0, 1]; the same noise lies over all frames of a clip.
+        size: height and width of the frames, in pixels.
+        frames: frames per clip, 2 or more.
+        copies: copies of the outline per row and per column.
+        deform: amplitude of the outline's deformation, as a fraction of its radius; only this shows a disc's rotation.
+        noise: largest standard deviation of the pixel noise, in [0, 1]; all frames of a clip have the same noise.
         seed: the same seed gives the same clips.
     """
 
@@ -51,19 +51,19 @@ class ShapesClips(Source):
         self.classes = ["left fast", "left slow", "right slow", "right fast"]  # as SPINS; right is clockwise
 
     def load(self, split: Split) -> TurningShapes:
-        """Draw one split's parameters; nothing is rendered yet."""
+        """Draw the parameters of one split; frames are rendered later."""
         return TurningShapes(self.shapes.scene(split), self.shapes.size, self.frames)
 
 
 class TurningShapes(ImageDataset):
-    """Clips ``uint8 [T, 3, S, S]`` rendered when they are read, in worker processes.
+    """Clips ``uint8 [T, 3, S, S]`` that workers render batch by batch.
 
-    A frozen evaluation reads every clip once, or not at all when it kept the features; in memory the clips would take
-    T times what their images do.
+    Holding them in memory would take T times as much as images. A frozen evaluation reads each clip once, or never if
+    its features are cached.
     """
 
     def __init__(self, scene: Scene, size: int, frames: int) -> None:
-        super().__init__(scene.spin, workers=True, clips=True)
+        super().__init__(scene.rotation, workers=True, clips=True)
         self.scene, self.size, self.frames = scene, size, frames
 
     def __len__(self) -> int:
@@ -71,10 +71,10 @@ class TurningShapes(ImageDataset):
 
     def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B T 3 S S"]:
         scene = self.scene[index]
-        turn = torch.tensor(SPINS)[scene.spin][:, None]
+        turn = torch.tensor(ROTATIONS)[scene.rotation][:, None]
         moments = [replace(scene, angle=scene.angle + frame * turn) for frame in range(self.frames)]
         return torch.stack([render(moment, self.size)[0] for moment in moments], dim=1)
 
     def digest(self) -> str:
-        """Of the parameters, so that nothing has to be rendered for it."""
+        """Digest of the parameters, so that nothing has to be rendered."""
         return digest("turning", self.size, self.frames, *(getattr(self.scene, field.name) for field in fields(Scene)))

@@ -1,4 +1,4 @@
-"""Any folder of images, labelled or not: decoded once and kept, or in workers when too large for that."""
+"""Any folder of images, labelled or not: decoded once and cached, or batch by batch in workers if too large."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.cache import decoded, readable
-from simmim_pl.data.files.decode import decode_all, stack
-from simmim_pl.data.files.digest import digest, stamps
+from simmim_pl.data.files.cache import load_or_decode, readable_positions
+from simmim_pl.data.files.decode import decode_all, decode_batch
+from simmim_pl.data.files.digest import digest, file_stats
 from simmim_pl.data.files.download import data_folder
-from simmim_pl.data.files.layout import Kind, class_names, images_in, labelled, require_folder, subfolders
+from simmim_pl.data.files.layout import ItemKind, class_names, list_images, list_labelled, require_folder, subfolders
 from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
@@ -20,27 +20,29 @@ LAYOUTS = (
     "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), at least two classes; "
     "to train without labels, put them into train/ or directly into the folder."
 )
-IMAGES = Kind("images", find=images_in, loose=lambda folder: images_in(folder, deep=False), ways=LAYOUTS)
+IMAGES = ItemKind(
+    "images", list_items=list_images, list_loose=lambda folder: list_images(folder, deep=False), expected_layout=LAYOUTS
+)
 
 
 class Folder(Source):
     """Images on disk: ``train/<class>/*`` and ``test/<class>/*``, or without labels ``train/*``, or ``*``.
 
-    Without a folder ``test``, ``val`` is taken for it, as ImageNet has it. Class folders are read recursively; names
-    are sorted, so labels and order are the same everywhere; hidden files are ignored. Without labels there is no test
-    split. ``classes`` is known after ``load``. How a file becomes RGB is said in
-    :func:`simmim_pl.data.files.decode.decode`.
+    If there is no folder ``test``, ``val`` is the test split, as in ImageNet. Class folders are read recursively. Names
+    are sorted, so labels and order are the same on every machine. Hidden files are ignored. Without labels there is no
+    test split. ``classes`` is known after ``load``. :func:`simmim_pl.data.files.decode.decode` says how files are
+    converted to RGB.
 
     Args:
         root: the folder.
         size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
-        memory_gb: a split of at most this many 10⁹ bytes as uint8 is decoded once for all epochs; a larger one
-            batch by batch, every epoch anew, in the DataLoader's workers.
-        cache: keep what is decoded once, for later runs and other processes, in the folder ``.decoded`` of
-            SIMMIM_DATA_DIR (else of ``data``); see :func:`simmim_pl.data.files.cache.decoded`. What is kept of folders
-            that have changed since stays there too: delete it when no run uses it.
-        skip_corrupt: leave out images that cannot be read, and say how many; by default the first ends the run. All
-            are tried before the first run begins.
+        memory_gb: a split of at most this many GB (10⁹ bytes) as uint8 is decoded once; a larger one is decoded batch
+            by batch, in every epoch, in the DataLoader's workers.
+        cache: cache decoded images for later runs and other processes, in the folder ``.decoded`` of SIMMIM_DATA_DIR
+            (else of ``data``); see :func:`simmim_pl.data.files.cache.load_or_decode`. Cache files of folders that have
+            changed since are not deleted: delete them when no run uses them.
+        skip_corrupt: leave out images that cannot be decoded, and report how many; by default the first ends the run.
+            Before the first run, all images are decoded to find them.
     """
 
     @ranged
@@ -64,15 +66,15 @@ class Folder(Source):
         return self.root.resolve().name
 
     def prepare(self) -> None:
-        """Check the layout of both splits; no image is opened. Raises :class:`InputError` as ``load``."""
+        """Check the layout of both splits without opening images. Raises :class:`InputError` as ``load``."""
         _, classes = train_layout(self.root)
         if classes:
-            labelled(self.root, "train", IMAGES)
+            list_labelled(self.root, "train", IMAGES)
             if self.folder("test").is_dir():
-                labelled(self.root, "test", IMAGES, self.folder("test"))
+                list_labelled(self.root, "test", IMAGES, self.folder("test"))
 
     def has_test(self) -> bool:
-        """Whether images have labels, and there is a folder ``test`` or ``val``."""
+        """Whether images have labels and a folder ``test`` or ``val`` exists."""
         return self.folder("test").is_dir() and bool(train_layout(self.root)[1])
 
     def load(self, split: Split) -> ImageDataset:
@@ -80,33 +82,33 @@ class Folder(Source):
 
         Raises:
             InputError: the folder is missing, empty or laid out in another way; the split does not exist; an
-                image cannot be read (when the split fits into memory, else when its batch is read).
+                image cannot be read (if the split fits into memory; otherwise the error comes with its batch).
         """
         files, self.classes = train_layout(self.root)
         labels = None
         if not files:
-            files, labels = labelled(self.root, split, IMAGES, self.folder(split))
+            files, labels = list_labelled(self.root, split, IMAGES, self.folder(split))
         elif split == "test":
             raise InputError(f"{self.root} holds images without labels, so it has no test split: {LAYOUTS}")
         cache = data_folder(None) / ".decoded" if self.cache else None
         if self.skip_corrupt:
-            kept = readable(files, self.size, cache)
+            kept = readable_positions(files, self.size, cache)
             files, labels = [files[i] for i in kept], None if labels is None else labels[kept]
         if len(files) * 3 * self.size**2 > self.memory_gb * 1e9:
             return OnDisk(files, self.size, labels)
-        pixels = decoded(files, self.size, cache) if cache else decode_all(files, self.size)
+        pixels = load_or_decode(files, self.size, cache) if cache else decode_all(files, self.size)
         images = InMemory(pixels, labels)
         images.files = files
         return images
 
     def folder(self, split: Split) -> Path:
-        """Where a split lies: ImageNet calls its test split ``val``."""
+        """Folder of a split: ``val`` for a test split without a folder ``test``, as in ImageNet."""
         named, val = self.root / split, self.root / "val"
         return val if split == "test" and not named.is_dir() and subfolders(val) else named
 
 
 class OnDisk(ImageDataset):
-    """A split that is decoded when it is read."""
+    """A split that is decoded batch by batch."""
 
     def __init__(self, files: list[str], size: int, labels: Int64[Tensor, " N"] | None) -> None:
         super().__init__(labels, workers=True)
@@ -117,19 +119,23 @@ class OnDisk(ImageDataset):
         return len(self.files)
 
     def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
-        return stack([self.files[i] for i in index.tolist()], self.size)
+        return decode_batch([self.files[i] for i in index.tolist()], self.size)
 
     def digest(self) -> str:
-        """Of the files' names, sizes and times; no image is opened."""
-        return digest(stamps(self.files), self.size, self.labels)
+        """Digest of the files' paths, sizes and modification times; no image is opened."""
+        return digest(file_stats(self.files), self.size, self.labels)
 
 
 def train_layout(root: Path) -> tuple[list[str], list[str]]:
-    """The unlabelled training images, or else the names of the classes: one of the two is empty."""
+    """Paths of the unlabelled training images, or names of the classes: one of the two lists is empty.
+
+    Raises:
+        InputError: the folder has no images, or is laid out in neither way.
+    """
     require_folder(root, IMAGES)
     folder = root / "train" if (root / "train").is_dir() else root
-    loose, names = images_in(folder, deep=False), subfolders(folder)
-    nested = [name for name in names if images_in(folder / name)]
+    loose, names = list_images(folder, deep=False), subfolders(folder)
+    nested = [name for name in names if list_images(folder / name)]
     if loose and nested:
         raise InputError(f"{folder} holds images beside a folder of images, {nested[0]}: {LAYOUTS}")
     if loose:

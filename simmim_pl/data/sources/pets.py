@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet (Parkhi et al. 2012): breeds, and trimaps of pet, background and the border between them."""
+"""Oxford-IIIT Pet (Parkhi et al. 2012): breed labels, and masks (trimaps) of pet, background and border."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import extract_archive
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.download import data_folder, provide
+from simmim_pl.data.files.download import data_folder, ensure_extracted
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.data.sources.masks import decode_pairs
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
@@ -35,48 +35,48 @@ class OxfordPets(Source):
     def __init__(self, root: str | None = None, size: PositiveInt = 64, timeout: PositiveFloat = 60) -> None:
         self.root, self.size, self.timeout = data_folder(root), size, timeout
         self.folder = self.root / "oxford-iiit-pet"  # torchvision's name
-        self.mask_classes = ["pet", "background", "border"]  # ids 1, 2 and 3 of the trimaps
+        self.mask_classes = ["pet", "background", "border"]  # ids 1, 2 and 3 in the files
 
     def prepare(self) -> None:
-        """Download and extract what is missing.
+        """Download and extract missing files.
 
         Raises:
-            InputError: it cannot be downloaded, or the folder cannot be written.
+            InputError: they cannot be downloaded, or the folder cannot be written.
         """
         for url, md5 in datasets.OxfordIIITPet._RESOURCES:
             archive = self.folder / Path(url).name
             part = self.folder / archive.name.split(".")[0]  # the images, or the annotations
-            install = partial(unpack, archive, part)
-            provide(archive, md5, [url], self.timeout, install, part.is_dir, "2 GB")
+            extract = partial(extract_part, archive, part)
+            ensure_extracted(archive, md5, [url], self.timeout, extract, part.is_dir, "2 GB")
 
     def load(self, split: Split) -> InMemory:
-        """Decode one split. Raises :class:`InputError` when files are missing or cannot be read."""
-        pets = self.open(split)
+        """Decode one split. Raises :class:`InputError` if files are missing or cannot be read."""
+        pets = self.open_split(split)
         images, masks = [str(file) for file in pets._images], [str(file) for file in pets._segs]
         self.classes = list(pets.classes)
         pixels, ids = decode_pairs(images, masks, self.size, len(self.mask_classes), first=1)
         return InMemory(pixels, torch.tensor(pets._labels, dtype=torch.int64), ids)
 
-    def open(self, split: Split) -> Any:
-        """torchvision's list of a split's files and labels. Raises :class:`InputError` unless all files are there."""
+    def open_split(self, split: Split) -> Any:
+        """torchvision's data set of a split. Raises :class:`InputError` unless all its files exist."""
         try:
             pets = datasets.OxfordIIITPet(self.root, SPLITS[split], ["category", "segmentation"])
-            whole = len(pets) > 0 and all(file.exists() for file in [*pets._images, *pets._segs])
-        except (RuntimeError, OSError, ValueError) as error:  # torchvision's word for missing or altered files
-            raise self.incomplete() from error
-        if not whole:
-            raise self.incomplete()
+            complete = len(pets) > 0 and all(file.exists() for file in [*pets._images, *pets._segs])
+        except (RuntimeError, OSError, ValueError) as error:  # torchvision's errors for missing or changed files
+            raise self.incomplete_error() from error
+        if not complete:
+            raise self.incomplete_error()
         return pets
 
-    def incomplete(self) -> InputError:
-        """What is said of a folder that lacks files."""
+    def incomplete_error(self) -> InputError:
+        """The error for a folder with missing files."""
         return InputError(
             f"{self.folder} is missing or incomplete: remove its folders images and annotations, and prepare() makes "
             "them anew."
         )
 
 
-def unpack(archive: Path, part: Path, scratch: Path) -> None:
-    """Extract aside, then move into place whole."""
+def extract_part(archive: Path, part: Path, scratch: Path) -> None:
+    """Extract the archive in ``scratch``, then move its folder into place in one step."""
     extract_archive(str(archive), str(scratch))
     os.replace(scratch / part.name, part)

@@ -8,7 +8,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.decode import FORMATS, decode, decode_all, endings, formats, stack
+from simmim_pl.data.files.decode import FORMATS, decode, decode_all, decode_batch, image_extensions, supported_formats
 from simmim_pl.data.sources.masks import decode_mask
 
 RGB = (200, 100, 40)
@@ -130,7 +130,7 @@ def test_more_images_than_a_thread_takes_at_once_stay_in_order(tmp_path, monkeyp
     images = decode_all(files, 4)
     assert images.shape == (20, 3, 4, 4)
     assert images[:, 0, 0, 0].tolist() == list(range(20))
-    assert torch.equal(stack(files[5:9], 4), images[5:9])
+    assert torch.equal(decode_batch(files[5:9], 4), images[5:9])
 
 
 DAMAGE = {
@@ -194,13 +194,13 @@ def test_no_program_is_started_whatever_the_name_says(tmp_path, ghostscript, end
 
 
 def test_files_are_looked_for_by_the_endings_of_what_is_read():
-    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".bmp"} <= endings()
-    assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".fpx", ".mpg", ".hdf", ".grib"} & endings()
-    assert set(formats()) <= set(FORMATS)
-    assert formats()[-1] == "TGA"
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".bmp"} <= image_extensions()
+    assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".fpx", ".mpg", ".hdf", ".grib"} & image_extensions()
+    assert set(supported_formats()) <= set(FORMATS)
+    assert supported_formats()[-1] == "TGA"
 
 
-@pytest.mark.parametrize("name", [name for name in formats() if name in Image.SAVE])
+@pytest.mark.parametrize("name", [name for name in supported_formats() if name in Image.SAVE])
 def test_each_of_the_formats_is_read_under_a_name_of_another(tmp_path, name):
     path = tmp_path / "image.png"
     Image.new("RGB", (32, 32), RGB).save(path, name)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.data.files.digest import digest, stamps
+from simmim_pl.data.files.digest import digest, file_stats
 
 values = st.one_of(st.none(), st.integers(), st.text(max_size=5), st.lists(st.integers(), max_size=3))
 tensors = st.tuples(
@@ -56,8 +56,8 @@ def test_files_are_told_apart_without_reading_them(tmp_path, monkeypatch, change
         (tmp_path / folder / "x").write_text("one")
         os.utime(tmp_path / folder / "x", ns=(5, 5))
     monkeypatch.chdir(tmp_path / "a")
-    before = digest(stamps(["x"]))
-    assert before == digest(stamps([str(tmp_path / "a/x")]))
+    before = digest(file_stats(["x"]))
+    assert before == digest(file_stats([str(tmp_path / "a/x")]))
     name = "x"
     if change == "size":
         (tmp_path / "a/x").write_text("three")
@@ -71,4 +71,4 @@ def test_files_are_told_apart_without_reading_them(tmp_path, monkeypatch, change
         name = os.rename("x", "y") or "y"
     else:
         monkeypatch.chdir(tmp_path / "b")
-    assert digest(stamps([name])) != before
+    assert digest(file_stats([name])) != before

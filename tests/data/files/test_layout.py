@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.layout import Kind, class_names, files_in, labelled, subfolders
+from simmim_pl.data.files.layout import ItemKind, class_names, list_files, list_labelled, subfolders
 
-TEXTS = Kind(
+TEXTS = ItemKind(
     "texts",
-    find=lambda folder: files_in(folder, {".txt"}, deep=True),
-    loose=lambda folder: files_in(folder, {".txt"}, deep=False),
-    ways="sort the texts.",
+    list_items=lambda folder: list_files(folder, {".txt"}, deep=True),
+    list_loose=lambda folder: list_files(folder, {".txt"}, deep=False),
+    expected_layout="sort the texts.",
 )
 
 
@@ -29,7 +29,7 @@ def test_every_file_has_the_label_of_its_folder(tmp_path_factory: pytest.TempPat
     root = tmp_path_factory.mktemp("root")
     write(*(root / f"train/c{c}/deep/{i}.txt" for c, count in enumerate(counts) for i in range(count)))
     names = class_names(root, TEXTS)
-    files, labels = labelled(root, "train", TEXTS)
+    files, labels = list_labelled(root, "train", TEXTS)
     assert names == [f"c{c}" for c in range(len(counts))]
     assert files == sorted(files)
     assert [Path(file).parent.parent.name for file in files] == [names[label] for label in labels.tolist()]
@@ -38,8 +38,8 @@ def test_every_file_has_the_label_of_its_folder(tmp_path_factory: pytest.TempPat
 
 def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "a/.x.txt", tmp_path / "a/x.md", tmp_path / ".b/x.txt", tmp_path / "a/y.TXT")
-    assert files_in(tmp_path, {".txt"}, deep=True) == [str(tmp_path / "a/y.TXT")]
-    assert files_in(tmp_path, {".txt"}, deep=False) == []
+    assert list_files(tmp_path, {".txt"}, deep=True) == [str(tmp_path / "a/y.TXT")]
+    assert list_files(tmp_path, {".txt"}, deep=False) == []
     assert subfolders(tmp_path) == ["a"]
     assert subfolders(tmp_path / "nowhere") == []
 
@@ -74,14 +74,14 @@ def test_a_split_of_another_layout_is_refused(tmp_path: Path, says: str) -> None
     split, spoil = ODD[says]
     spoil(tmp_path)
     with pytest.raises(InputError, match=says):
-        labelled(tmp_path, split, TEXTS)
+        list_labelled(tmp_path, split, TEXTS)
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../b", "deep"])
 def test_a_link_to_a_folder_adds_no_file_twice(tmp_path: Path, target: str) -> None:
     write(tmp_path / "train/a/x.txt", tmp_path / "train/a/deep/y.txt", tmp_path / "train/b/z.txt")
     (tmp_path / "train/a/again").symlink_to(target, target_is_directory=True)
-    found = [Path(file).resolve() for file in files_in(tmp_path / "train/a", {".txt"}, deep=True)]
+    found = [Path(file).resolve() for file in list_files(tmp_path / "train/a", {".txt"}, deep=True)]
     assert len(found) == len(set(found))
     below = {"x.txt", "y.txt"} | ({"z.txt"} if target in ("..", "../..", "../b") else set())
     assert {file.name for file in found} == below
@@ -91,7 +91,7 @@ def test_links_that_lead_around_in_a_circle_end(tmp_path: Path) -> None:
     write(tmp_path / "a/x.txt", tmp_path / "b/y.txt")
     (tmp_path / "a/to b").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "b/to a").symlink_to(tmp_path / "a", target_is_directory=True)
-    assert [Path(file).name for file in files_in(tmp_path / "a", {".txt"}, deep=True)] == ["y.txt", "x.txt"]
+    assert [Path(file).name for file in list_files(tmp_path / "a", {".txt"}, deep=True)] == ["y.txt", "x.txt"]
 
 
 def test_a_link_to_a_folder_around_it_is_no_class(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data import ImageDataModule, ShapesClips
-from simmim_pl.data.sources.shapes import SPINS, Shapes, render
+from simmim_pl.data.sources.shapes import ROTATIONS, Shapes, render
 
 CHANCE = 0.25
 
@@ -48,7 +48,7 @@ def test_frame_t_is_the_image_with_every_copy_turned_by_t_times_the_spin(
     clips = small(20, 20, frames=frames, seed=seed).load("train").read(torch.tensor(index))
     assert clips.shape[1] == frames
     for t in range(frames):
-        turned = [angle + t * SPINS[spin] for angle, spin in zip(scene.angle, scene.spin.tolist(), strict=True)]
+        turned = [angle + t * ROTATIONS[spin] for angle, spin in zip(scene.angle, scene.rotation.tolist(), strict=True)]
         apart = (clips[:, t].int() - render(replace(scene, angle=torch.stack(turned)), 16)[0].int()).abs()
         assert apart.max() <= 1  # an angle's last digit may turn a rounding
         assert apart.float().mean() < 1e-3
@@ -68,19 +68,19 @@ def test_right_is_clockwise_on_the_screen_and_fast_is_faster() -> None:
     source = ShapesClips(200, 10, size=64, frames=2, copies=1, deform=0.0)
     scene = source.load("train").scene
     scene = replace(scene, angle=torch.zeros_like(scene.angle), centre=torch.zeros_like(scene.centre))[scene.label == 6]
-    after = replace(scene, angle=torch.tensor(SPINS)[scene.spin][:, None])
+    after = replace(scene, angle=torch.tensor(ROTATIONS)[scene.rotation][:, None])
     # The half disc hangs below its middle; turned clockwise, what hangs below moves to the left.
     left = [(render(each, 64)[1] > 0).float().mean(1) @ (31.5 - torch.arange(64.0)) for each in (scene, after)]
-    for name, moved in zip([source.classes[spin] for spin in scene.spin.tolist()], left[1] - left[0], strict=True):
+    for name, moved in zip([source.classes[spin] for spin in scene.rotation.tolist()], left[1] - left[0], strict=True):
         assert ("right" in name) == (moved > 0)
-    distance = torch.stack([(left[1] - left[0])[scene.spin == spin].abs().mean() for spin in range(4)])
+    distance = torch.stack([(left[1] - left[0])[scene.rotation == spin].abs().mean() for spin in range(4)])
     assert ["fast" in name for name in source.classes] == (distance > distance.median()).tolist()
 
 
 def test_two_frames_tell_the_motion() -> None:
     train = small(100, size=32, frames=2, noise=0.0).load("train")
     scene, clips = train.scene, train.read(torch.arange(100))
-    turned = [render(replace(scene, angle=scene.angle + speed), 32)[0].float() for speed in SPINS]
+    turned = [render(replace(scene, angle=scene.angle + speed), 32)[0].float() for speed in ROTATIONS]
     distance = torch.stack([(clips[:, 1] - guess).square().mean((1, 2, 3)) for guess in turned])
     turns = ~torch.isin(scene.label, torch.tensor([0, 1]))  # discs and rings hardly change when they turn
     assert (distance.argmin(0) == train.labels)[turns].all()
@@ -96,7 +96,7 @@ def test_one_frame_does_not_tell_the_motion(frame: int, model: object) -> None:
 
 def test_motions_are_equally_frequent_and_independent_of_the_outline() -> None:
     train = small(4000).load("train")
-    table = np.zeros((10, len(SPINS)))
+    table = np.zeros((10, len(ROTATIONS)))
     np.add.at(table, (train.scene.label.numpy(), train.labels.numpy()), 1)
     assert chi2_contingency(table).pvalue > 1e-3
     assert np.abs(table.sum(0) - 1000).max() < 100  # 3.6 standard deviations

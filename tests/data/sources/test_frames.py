@@ -11,7 +11,7 @@ from PIL import Image
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data import FrameFolder, ImageDataModule
-from simmim_pl.data.sources.frames import by_number, evenly
+from simmim_pl.data.sources.frames import evenly_spaced, natural_sort_key
 
 
 def write(clip: Path, reds: list[int], size: tuple[int, int] = (16, 16)) -> None:
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 @given(total=st.integers(1, 300), data=st.data())
 def test_frames_are_taken_evenly(total: int, data: st.DataObject) -> None:
     frames = data.draw(st.integers(1, total))
-    taken = evenly(total, frames)
+    taken = evenly_spaced(total, frames)
     gaps = [after - before for before, after in itertools.pairwise(taken)]
     assert len(taken) == frames
     assert taken[0] >= 0
@@ -51,9 +51,9 @@ def test_frames_are_taken_evenly(total: int, data: st.DataObject) -> None:
 @given(st.lists(st.integers(0, 2000), unique=True))
 def test_names_are_in_the_order_of_their_numbers(numbers: list[int]) -> None:
     names = [f"frame{number}.png" for number in numbers]
-    assert sorted(names, key=by_number) == [f"frame{number}.png" for number in sorted(numbers)]
+    assert sorted(names, key=natural_sort_key) == [f"frame{number}.png" for number in sorted(numbers)]
     padded = [f"a_{number:06}_b2.png" for number in numbers]
-    assert sorted(padded, key=by_number) == sorted(padded)
+    assert sorted(padded, key=natural_sort_key) == sorted(padded)
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])

@@ -28,9 +28,9 @@ def posed(scene: Scene) -> Scene:
         angle=torch.zeros_like(scene.angle),
         radius=torch.full_like(scene.radius, 0.4),
         centre=torch.zeros_like(scene.centre),
-        ink=torch.ones_like(scene.ink),
-        ground=torch.zeros_like(scene.ground),
-        grain=torch.zeros_like(scene.grain),
+        color=torch.ones_like(scene.color),
+        background=torch.zeros_like(scene.background),
+        noise_std=torch.zeros_like(scene.noise_std),
     )
 
 
@@ -105,9 +105,9 @@ def test_a_mask_is_where_at_least_half_of_a_pixel_is_ink() -> None:
     scene = small(200, size=32).scene("train")
     plain = replace(
         scene,
-        ink=torch.ones_like(scene.ink),
-        ground=torch.zeros_like(scene.ground),
-        grain=torch.zeros_like(scene.grain),
+        color=torch.ones_like(scene.color),
+        background=torch.zeros_like(scene.background),
+        noise_std=torch.zeros_like(scene.noise_std),
     )
     images, masks = render(plain, 32)
     assert torch.equal(masks, ((images[:, 0] >= 128) * (scene.label[:, None, None] + 1)).byte())
@@ -115,7 +115,7 @@ def test_a_mask_is_where_at_least_half_of_a_pixel_is_ink() -> None:
 
 def test_outside_its_mask_an_image_is_the_bilinear_background_and_inside_it_is_not() -> None:
     shapes = small(100, size=32, noise=0.0)
-    train, ground = shapes.load("train"), shapes.scene("train").ground
+    train, ground = shapes.load("train"), shapes.scene("train").background
     images, masks = train.images.numpy(), train.masks.numpy()
     t = np.linspace(0, 1, 32)
     weights = np.stack([1 - t, t])  # of the two corners along an axis
@@ -140,7 +140,7 @@ def test_the_copies_of_an_image_share_its_outline_and_nothing_else() -> None:
     scene = small(40, size=32).scene("train")
     cells = render(posed(scene), 32)[1].unfold(1, 16, 16).unfold(2, 16, 16).flatten(1, 2)
     assert (cells == cells[:, :1]).float().mean() > 0.995  # up to rounding at the edge
-    for each in (scene.angle, scene.radius, scene.centre, scene.ink, scene.grain):
+    for each in (scene.angle, scene.radius, scene.centre, scene.color, scene.noise_std):
         assert len(each.flatten(0, 1).unique(dim=0)) == 4 * 40
 
 
@@ -156,7 +156,7 @@ def test_nothing_but_the_outline_tells_the_class(of: str) -> None:
     if of == "mean colour":
         features = shapes.load("train").images.float().mean((2, 3)) / 255
     else:
-        parts = (scene.angle, scene.radius, scene.centre, scene.ink, scene.ground, scene.grain)
+        parts = (scene.angle, scene.radius, scene.centre, scene.color, scene.background, scene.noise_std)
         features = torch.cat([part.flatten(1) for part in parts], dim=1)
     assert accuracy(logistic(), features, scene.label) < CHANCE + 0.05
     assert accuracy(KNeighborsClassifier(5), features, scene.label) < CHANCE + 0.1
