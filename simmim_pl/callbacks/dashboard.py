@@ -182,14 +182,17 @@ def panels(card: dict[str, Any]) -> dict[str, Any]:
     place = ["data", "task", "variant", "encoder"]
     values = wandb.Table([*place, "metric", "value", "low", "high"])
     classes = wandb.Table([*place, "class", "value"])
-    found: dict[str, Any] = {"evaluation/results": values, "evaluation/classes": classes}
+    found: dict[str, Any] = {"evaluation/results": values}
     for result in card["results"]:
         row = [result[key] for key in place]
         for metric, estimate in result["metrics"].items():
             values.add_data(*row, metric, estimate["value"], *estimate["interval"])
-        for name, value in result["per_class"].items():
+        names = result.get("per_class", {})  # a protocol need not say them
+        for name, value in names.items():
             classes.add_data(*row, name, value)
-        if result["encoder"] == card["results"][0]["encoder"] and len(result["per_class"]) <= MANY:
+            found["evaluation/classes"] = classes
+        evaluated = result["encoder"] == card["results"][0]["encoder"]
+        if evaluated and "confusion" in result and len(names) <= MANY:
             found[" ".join(["evaluation/confusion of", *filter(None, row)])] = confusion(result)
     return found
 

@@ -24,7 +24,8 @@ import simmim_pl
 from simmim_pl.contracts import Encoder
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
-from simmim_pl.evaluation.protocol import Protocol, Result
+from simmim_pl.evaluation.protocol import Protocol
+from simmim_pl.evaluation.result import Result
 from simmim_pl.evaluation.table import table
 from simmim_pl.runtime import atomic
 from simmim_pl.runtime.checkpoint import load_checkpoint
@@ -36,11 +37,9 @@ def entry(context: EvaluationContext, protocol: Protocol, result: Result, second
     """One result of a card."""
     return {
         "task": type(protocol).__name__,
-        "variant": result.variant,
         "data": context.data.source.name,
         "encoder": context.name,
-        **result.found,
-        "chosen": result.chosen,
+        **result.entry(),
         "protocol": protocol.settings(),
         TIMES: round(seconds, 2),
     }

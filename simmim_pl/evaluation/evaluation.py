@@ -18,6 +18,7 @@ from simmim_pl.evaluation import card
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
+from simmim_pl.evaluation.result import require_results
 from simmim_pl.runtime.ranges import Seed, ranged
 
 
@@ -142,7 +143,7 @@ class Evaluation(LightningModule):
                 for protocol in protocols:
                     bar.set_postfix_str(f"{type(protocol).__name__} of {name} on {context.data.source.name}")
                     since = time.perf_counter()
-                    results = protocol.evaluate(context)
+                    results = require_results(protocol.evaluate(context), type(protocol).__name__)
                     seconds = (time.perf_counter() - since) / len(results)
                     entries += [card.entry(context, protocol, result, seconds) for result in results]
                     bar.update()

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from simmim_pl.evaluation.context import EvaluationContext
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a protocol found for one encoder.
-
-    Attributes:
-        found: metrics with intervals, per class and confusion, as :mod:`simmim_pl.evaluation.estimate` returns them.
-        chosen: hyperparameters that the protocol chose, and what it chose them by.
-        variant: which of several results of one protocol this is, such as "1 %" of the labels.
-    """
-
-    found: dict[str, Any]
-    chosen: dict[str, Any] = field(default_factory=dict)
-    variant: str = ""
+from simmim_pl.evaluation.result import Result
 
 
 class Protocol(ABC):
     """Contract of every protocol. Its attributes are its hyperparameters and stand in the result card.
+
+    :class:`simmim_pl.evaluation.Evaluation` makes a context of every data set and encoder, and gives each protocol
+    each of them, on every rank: a protocol takes batches or features from it, and all ranks find the same.
 
     Args:
         data: the data set to evaluate on; by default the run's ``--data``.

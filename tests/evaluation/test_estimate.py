@@ -1,6 +1,7 @@
 """Metrics are scikit-learn's, and their intervals SciPy's bootstrap."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, rec
 from torch import Tensor
 
 from simmim_pl.evaluation.estimate import bootstrap, classification, iou, segmentation
+from simmim_pl.evaluation.result import Estimate
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -33,6 +35,10 @@ def coins(number: int, chance: float, seed: int = 0) -> Tensor:
     return (torch.rand(number, 1, generator=torch.Generator().manual_seed(seed)) < chance).double()
 
 
+def ends(found: Estimate) -> list[float]:
+    return [found.low, found.high]
+
+
 def first(mean: Tensor) -> Tensor:
     return mean[:, 0]
 
@@ -49,11 +55,11 @@ def test_the_interval_is_that_of_scipys_percentile_bootstrap(number: int, chance
         rng=np.random.default_rng(0),
         batch=500,
     ).confidence_interval
-    assert found["value"] == pytest.approx(items.mean().item(), abs=1e-6)
+    assert found.value == pytest.approx(items.mean().item(), abs=1e-6)
     # A 2.5 % quantile of R resamples has a standard error of √(0.025 · 0.975 / R) / density ≈ 2.7 σ / √R.
     sigma = items.std().item() / number**0.5
     error = 4 * 2.7 * sigma / 1000**0.5 + 1 / number  # and accuracies come in steps
-    assert found["interval"] == pytest.approx([reference.low, reference.high], abs=error)
+    assert ends(found) == pytest.approx([reference.low, reference.high], abs=error)
     assert error < 1.96 * sigma  # so this says something
 
 
@@ -61,15 +67,15 @@ def test_the_interval_is_that_of_scipys_percentile_bootstrap(number: int, chance
 def test_the_interval_of_many_items_is_the_binomial_distributions(chance: float) -> None:
     number = 2000
     found = bootstrap(coins(number, chance), first)
-    sigma = (found["value"] * (1 - found["value"]) / number) ** 0.5
-    expected = [found["value"] - 1.96 * sigma, found["value"] + 1.96 * sigma]
-    assert found["interval"] == pytest.approx(expected, abs=4 * 2.7 * sigma / 1000**0.5 + 1 / number)
+    sigma = (found.value * (1 - found.value) / number) ** 0.5
+    expected = [found.value - 1.96 * sigma, found.value + 1.96 * sigma]
+    assert ends(found) == pytest.approx(expected, abs=4 * 2.7 * sigma / 1000**0.5 + 1 / number)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for seed in range(100):
-        low, high = bootstrap(coins(100, 0.6, seed), first, seed)["interval"]
+        low, high = ends(bootstrap(coins(100, 0.6, seed), first, seed))
         covered += low <= 0.6 <= high
     assert 88 <= covered <= 99  # 95 ± 3 σ of 100
 
@@ -85,9 +91,9 @@ def test_the_interval_of_a_ratio_is_scipys_too() -> None:
     reference = stats.bootstrap(
         (*pairs.T.numpy(),), ratio, paired=True, method="percentile", n_resamples=5000, rng=np.random.default_rng(0)
     )
-    assert found["value"] == pytest.approx(ratio(*pairs.T.numpy()), abs=1e-6)
+    assert found.value == pytest.approx(ratio(*pairs.T.numpy()), abs=1e-6)
     error = 4 * 2.7 * reference.standard_error * (1 / 1000 + 1 / 5000) ** 0.5
-    assert found["interval"] == pytest.approx([*reference.confidence_interval], abs=error)
+    assert ends(found) == pytest.approx([*reference.confidence_interval], abs=error)
 
 
 def test_a_seed_gives_the_same_interval_and_another_seed_another() -> None:
@@ -96,8 +102,8 @@ def test_a_seed_gives_the_same_interval_and_another_seed_another() -> None:
     one = bootstrap(items, first)
     torch.manual_seed(2)
     assert bootstrap(items, first) == one
-    assert bootstrap(items, first, seed=1)["interval"] != one["interval"]
-    assert bootstrap(items, first, seed=1)["value"] == one["value"]
+    assert ends(bootstrap(items, first, seed=1)) != ends(one)
+    assert bootstrap(items, first, seed=1).value == one.value
 
 
 @pytest.mark.parametrize("cells", [1, 70, 777, 10_000])
@@ -112,14 +118,14 @@ def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch, cel
 @given(number=st.integers(1, 60), chance=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_the_interval_is_ordered_and_lies_within_the_values(number: int, chance: float, seed: int) -> None:
     items = coins(number, chance, seed)
-    low, high = bootstrap(items, first, seed)["interval"]
+    low, high = ends(bootstrap(items, first, seed))
     assert items.min() <= low <= high <= items.max()
     assert (low == high) == (items.min() == items.max()).item() or number < 6
 
 
 def test_a_metric_of_whole_numbers_is_computed_in_double_precision() -> None:
     items = torch.tensor([[2**24 + 1], [2**24 + 1]])
-    assert bootstrap(items, first) == {"value": 2.0**24 + 1, "interval": [2.0**24 + 1, 2.0**24 + 1]}
+    assert bootstrap(items, first) == Estimate(2.0**24 + 1, 2.0**24 + 1, 2.0**24 + 1)
 
 
 @settings(deadline=None, max_examples=30)
@@ -130,32 +136,32 @@ def test_accuracy_confusion_and_per_class_are_scikit_learns(number: int, repeats
     predicted = torch.randint(4, (repeats, number), generator=generator)
     found = classification(predicted, labels, NAMES)
     scores = [accuracy_score(labels, each) for each in predicted]
-    accuracy = found["metrics"]["accuracy"]
-    assert accuracy["value"] == pytest.approx(np.mean(scores), abs=1e-6)
-    assert ("std" in accuracy) == (repeats > 1)
+    accuracy = found.metrics["accuracy"]
+    assert accuracy.value == pytest.approx(np.mean(scores), abs=1e-6)
+    assert (accuracy.std is not None) == (repeats > 1)
     if repeats > 1:
-        assert accuracy["std"] == pytest.approx(np.std(scores, ddof=1), abs=1e-6)
+        assert accuracy.std == pytest.approx(np.std(scores, ddof=1), abs=1e-6)
     matrices = [confusion_matrix(labels, each, labels=range(4)) for each in predicted]
-    np.testing.assert_allclose(found["confusion"], np.mean(matrices, 0), atol=1e-12)
+    np.testing.assert_allclose(found.confusion, np.mean(matrices, 0), atol=1e-12)
     recalls = recall_score(
         labels.repeat(repeats), predicted.flatten(), labels=range(4), average=None, zero_division=np.nan
     )
-    assert list(found["per_class"]) == NAMES
-    for value, expected in zip(found["per_class"].values(), recalls, strict=True):
+    assert list(found.per_class) == NAMES
+    for value, expected in zip(found.per_class.values(), recalls, strict=True):
         assert value is None if np.isnan(expected) else value == pytest.approx(expected, abs=1e-6)
-    assert found["per_class"]["d"] is None
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found.per_class["d"] is None
+    assert json.loads(json.dumps(found.entry(), allow_nan=False)) == found.entry()
 
 
 def test_the_interval_is_over_items_and_not_over_repeats() -> None:
     labels = torch.zeros(200, dtype=torch.int64)
     right = coins(200, 0.5)[:, 0].long()
-    once = classification((1 - right)[None], labels, ["a", "b"])["metrics"]["accuracy"]
-    copies = classification((1 - right).repeat(9, 1), labels, ["a", "b"])["metrics"]["accuracy"]
-    assert copies == {**once, "std": 0}  # repeats that agree are no further evidence
+    once = classification((1 - right)[None], labels, ["a", "b"]).metrics["accuracy"]
+    copies = classification((1 - right).repeat(9, 1), labels, ["a", "b"]).metrics["accuracy"]
+    assert copies == replace(once, std=0.0)  # repeats that agree are no further evidence
     # Repeats that are each wrong about others of all items: every item has the same mean, no choice of items matters.
     turned = torch.stack([right, 1 - right])
-    assert classification(turned, labels, ["a", "b"])["metrics"]["accuracy"]["interval"] == [0.5, 0.5]
+    assert ends(classification(turned, labels, ["a", "b"]).metrics["accuracy"]) == [0.5, 0.5]
 
 
 def pixels(seed: int, images: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -186,15 +192,15 @@ def test_mean_iou_and_pixel_accuracy_are_scikit_learns_on_all_pixels(seed: int, 
     true, guess = mask[mask != 255], predicted[mask != 255]
     seen = sorted(set(true.tolist()) | set(guess.tolist()))
     each = jaccard_score(true, guess, labels=seen, average=None)
-    assert found["metrics"]["mean IoU"]["value"] == pytest.approx(each.mean(), abs=1e-6)
-    assert found["metrics"]["pixel accuracy"]["value"] == pytest.approx(accuracy_score(true, guess), abs=1e-6)
+    assert found.metrics["mean IoU"].value == pytest.approx(each.mean(), abs=1e-6)
+    assert found.metrics["pixel accuracy"].value == pytest.approx(accuracy_score(true, guess), abs=1e-6)
     expected = dict(zip(seen, each, strict=True))
     for place, name in enumerate(NAMES):
-        value = found["per_class"][name]
+        value = found.per_class[name]
         assert value is None if place not in expected else value == pytest.approx(expected[place], abs=1e-6)
-    assert found["per_class"]["d"] is None
-    assert found["confusion"] == confusion_matrix(true, guess, labels=range(4)).tolist()
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found.per_class["d"] is None
+    assert found.confusion == confusion_matrix(true, guess, labels=range(4)).tolist()
+    assert json.loads(json.dumps(found.entry(), allow_nan=False)) == found.entry()
 
 
 def test_a_device_without_float64_gives_the_same() -> None:
@@ -209,7 +215,7 @@ def test_a_device_without_float64_gives_the_same() -> None:
 
 def test_mean_iou_is_of_the_whole_set_and_not_a_mean_over_images() -> None:
     confusions = torch.tensor([[[8, 0], [1, 1]], [[0, 2], [0, 0]]])
-    value = segmentation(confusions, ["a", "b"])["metrics"]["mean IoU"]["value"]
+    value = segmentation(confusions, ["a", "b"]).metrics["mean IoU"].value
     assert value == pytest.approx((8 / 11 + 1 / 4) / 2, abs=1e-6)
     per_image = iou(confusions.double()).nanmean(1).mean().item()
     assert abs(value - per_image) > 0.1
@@ -227,20 +233,20 @@ def test_the_intervals_of_segmentation_are_scipys_over_images() -> None:
     reference = stats.bootstrap(
         (np.arange(30.0),), mean_iou, method="percentile", n_resamples=3000, rng=np.random.default_rng(0)
     )
-    found = segmentation(confusions, NAMES)["metrics"]["mean IoU"]
+    found = segmentation(confusions, NAMES).metrics["mean IoU"]
     error = 4 * 2.7 * reference.standard_error * (1 / 1000 + 1 / 3000) ** 0.5
-    assert found["interval"] == pytest.approx([*reference.confidence_interval], abs=error)
+    assert ends(found) == pytest.approx([*reference.confidence_interval], abs=error)
 
 
 def test_a_class_that_is_predicted_and_never_there_counts_as_zero() -> None:
     found = segmentation(torch.tensor([[[6, 0, 2], [0, 8, 0], [0, 0, 0]]]), ["a", "b", "c"])
-    assert found["per_class"] == {"a": 0.75, "b": 1.0, "c": 0.0}
-    assert found["metrics"]["mean IoU"]["value"] == pytest.approx(1.75 / 3, abs=1e-6)
+    assert found.per_class == {"a": 0.75, "b": 1.0, "c": 0.0}
+    assert found.metrics["mean IoU"].value == pytest.approx(1.75 / 3, abs=1e-6)
 
 
 def test_images_without_a_pixel_that_counts_leave_intervals_finite() -> None:
     one = torch.tensor([[3, 1], [0, 4]])
     found = segmentation(torch.stack([one, one, torch.zeros_like(one), torch.zeros_like(one)]), ["a", "b"])
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["metrics"]["pixel accuracy"] == {"value": 0.875, "interval": [0.875, 0.875]}
-    assert found["metrics"]["mean IoU"]["interval"] == [0.775, 0.775]
+    assert json.loads(json.dumps(found.entry(), allow_nan=False)) == found.entry()
+    assert found.metrics["pixel accuracy"] == Estimate(0.875, 0.875, 0.875)
+    assert ends(found.metrics["mean IoU"]) == [0.775, 0.775]

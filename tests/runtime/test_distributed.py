@@ -126,8 +126,8 @@ def evaluated(rank: int, ranks: int) -> dict[str, Any]:
     tuned = FineTune(still, lr=(0.1,), epochs=2).tuned(on, 0.1, 10)
     random = FineTune(CropFlip(), lr=(0.1,), epochs=2).tuned(normalised, 0.1, 10)
     return {
-        "augmented": AugmentedProbe(still, sweep).evaluate(on)[0].found,
-        "dense": DenseProbe(sweep).evaluate(on)[0].found,
+        "augmented": AugmentedProbe(still, sweep).evaluate(on)[0].entry(),
+        "dense": DenseProbe(sweep).evaluate(on)[0].entry(),
         "tuned": tuned.state_dict(),
         "predicted": predict(tuned, on, "test"),
         "random": random.state_dict(),

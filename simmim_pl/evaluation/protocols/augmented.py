@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from simmim_pl.contracts import Views
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.protocol import Protocol, Result, by_name
+from simmim_pl.evaluation.protocol import Protocol, by_name
 from simmim_pl.evaluation.protocols.linear import moments
+from simmim_pl.evaluation.result import Result
 from simmim_pl.evaluation.training import LRSearch, choose
 
 
@@ -63,8 +65,8 @@ class AugmentedProbe(Protocol):
         }
         chosen = choose(accuracy, heads)
         predicted = predict(heads[chosen], (test[0] - mean) / scale)
-        found = classification(predicted[None], test[1], classes)
-        return [Result(found, {"lr": chosen, "validation accuracy by lr": by_name(accuracy)})]
+        explained = {"lr": chosen, "validation accuracy by lr": by_name(accuracy)}
+        return [replace(classification(predicted[None], test[1], classes), chosen=explained)]
 
 
 def zero_linear(width: int, classes: int) -> nn.Linear:

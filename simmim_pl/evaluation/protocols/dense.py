@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 from simmim_pl.contracts import Batch, InputError
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import iou, segmentation
-from simmim_pl.evaluation.protocol import Protocol, Result, by_name
+from simmim_pl.evaluation.protocol import Protocol, by_name
+from simmim_pl.evaluation.result import Result
 from simmim_pl.evaluation.training import LRSearch, choose
 from simmim_pl.runtime import distributed
 
@@ -76,8 +78,8 @@ class DenseProbe(Protocol):
         columns = zip(*confused("test", [heads[chosen]]), strict=True)
         whole, index = (distributed.all_gather_uneven(torch.cat(column)) for column in columns)
         require_counted(whole, "test")
-        found = segmentation(whole[index.argsort(), 0], names)
-        return [Result(found, {"lr": chosen, "validation mean IoU by lr": by_name(accuracy)})]
+        explained = {"lr": chosen, "validation mean IoU by lr": by_name(accuracy)}
+        return [replace(segmentation(whole[index.argsort(), 0], names), chosen=explained)]
 
 
 class Pixels(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int64
@@ -12,9 +13,10 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.protocol import Protocol, Result
+from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.evaluation.protocols.linear import moments
 from simmim_pl.evaluation.regression import LogisticRegression
+from simmim_pl.evaluation.result import Result
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Share, ranged
 
 
@@ -65,8 +67,8 @@ class FewLabels(Protocol):
                 regression = LogisticRegression(known[rows], train[1][rows], len(classes))
                 weight, bias = regression.fit(self.prior / len(rows))
                 predicted.append((asked @ weight + bias).argmax(1))
-            found = classification(torch.stack(predicted), test[1], classes)
-            results.append(Result(found, {"labels": int(quota.sum())}, variant=name))
+            result = classification(torch.stack(predicted), test[1], classes)
+            results.append(replace(result, chosen={"labels": int(quota.sum())}, variant=name))
         return results
 
 

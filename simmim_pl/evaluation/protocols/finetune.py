@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from simmim_pl.contracts import Encoder, Views
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.protocol import Protocol, Result, by_name
+from simmim_pl.evaluation.protocol import Protocol, by_name
 from simmim_pl.evaluation.protocols.augmented import zero_linear
+from simmim_pl.evaluation.result import Result
 from simmim_pl.evaluation.training import (
     choose,
     make_optimizer,
@@ -81,7 +83,7 @@ class FineTune(Protocol):
         explained: dict[str, Any] = {"lr": chosen}
         if len(networks) > 1:
             explained["validation accuracy by lr"] = by_name(accuracy)
-        return [Result(classification(predicted[None], labels, classes), explained)]
+        return [replace(classification(predicted[None], labels, classes), chosen=explained)]
 
     def tuned(self, context: EvaluationContext, lr: float, classes: int) -> Tuned:
         """Train a copy of the encoder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
+from simmim_pl.evaluation.protocol import Protocol, best, by_name
+from simmim_pl.evaluation.result import Result
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 from simmim_pl.runtime.unit_norm import unit
 
@@ -65,11 +67,11 @@ class KNN(Protocol):
             chosen = best(accuracy)
         bank, labels = (torch.cat(parts) for parts in zip(train, validation, strict=True))
         scores = knn_scores(bank, labels, test[0], len(classes), *chosen, self.metric)
-        found = classification(scores.argmax(1)[None], test[1], classes)
+        result = classification(scores.argmax(1)[None], test[1], classes)
         explained: dict[str, Any] = {"k": chosen[0], "temperature": chosen[1]}
         if accuracy:
             explained["validation accuracy by (k, temperature)"] = by_name(accuracy)
-        return [Result(found, explained, variant="" if self.metric == "cosine" else self.metric)]
+        return [replace(result, chosen=explained, variant="" if self.metric == "cosine" else self.metric)]
 
 
 def knn_scores(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,9 @@ from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.features import Labelled, varies
-from simmim_pl.evaluation.protocol import Protocol, Result, best, by_name
+from simmim_pl.evaluation.protocol import Protocol, best, by_name
 from simmim_pl.evaluation.regression import LogisticRegression
+from simmim_pl.evaluation.result import Result
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
 # A penalty whose validation accuracy is this far below the best ends the search: weaker ones overfit more and are slow.
@@ -72,8 +74,8 @@ def probe(
     both = LogisticRegression(torch.cat([fitted, tried]), torch.cat([train[1], validation[1]]), len(classes))
     weight, bias = both.fit(chosen, weights)
     predicted = (asked @ weight + bias).argmax(1)
-    found = classification(predicted[None], test[1], classes)
-    return Result(found, {"l2": chosen, "validation accuracy by l2": by_name(accuracy)})
+    explained = {"l2": chosen, "validation accuracy by l2": by_name(accuracy)}
+    return replace(classification(predicted[None], test[1], classes), chosen=explained)
 
 
 def moments(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.context import EvaluationContext, Labelled
 from simmim_pl.evaluation.estimate import classification
-from simmim_pl.evaluation.protocol import Protocol, Result, by_name
+from simmim_pl.evaluation.protocol import Protocol, by_name
 from simmim_pl.evaluation.protocols.augmented import predict
 from simmim_pl.evaluation.protocols.linear import moments, probe, strongest_first
+from simmim_pl.evaluation.result import Result
 from simmim_pl.evaluation.training import LRSearch, choose
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 
@@ -87,8 +88,9 @@ class VideoProbe(Protocol):
         tried = {lr: predict(each, validation[0]) == validation[1] for lr, each in heads.items()}
         accuracy = {lr: right.float().mean().item() for lr, right in tried.items()}
         chosen = choose(accuracy, heads)
-        found = classification(predict(heads[chosen], test[0])[None], test[1], classes)
-        return Result(found, {"lr": chosen, "validation accuracy by lr": by_name(accuracy)}, "temporal head")
+        result = classification(predict(heads[chosen], test[0])[None], test[1], classes)
+        explained = {"lr": chosen, "validation accuracy by lr": by_name(accuracy)}
+        return replace(result, chosen=explained, variant="temporal head")
 
 
 class TemporalHead(nn.Module):

@@ -96,7 +96,7 @@ def confusion(layer: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
 
 def evaluate(on: EvaluationContext, views: Views = STILL) -> dict[str, Any]:
     (result,) = AugmentedProbe(views, LRSearch(LRS, epochs=EPOCHS)).evaluate(on)
-    return {**result.found, **result.chosen}
+    return {**result.entry(), **result.chosen}
 
 
 def test_with_views_that_do_nothing_it_is_plain_logistic_regression_by_sgd_after_the_last_epoch() -> None:

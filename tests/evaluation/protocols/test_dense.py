@@ -73,7 +73,7 @@ def small_cnn() -> Encoder:
 
 def evaluate(on: EvaluationContext, lr: tuple[float, ...] = (0.003, 30.0), epochs: int = 20) -> dict[str, Any]:
     (result,) = DenseProbe(LRSearch(lr, "adam", epochs=epochs)).evaluate(on)
-    return {**result.found, **result.chosen}
+    return {**result.entry(), **result.chosen}
 
 
 @settings(deadline=None, max_examples=30)

@@ -207,7 +207,7 @@ def test_the_copy_learns_an_easy_set_and_the_encoder_stays_as_it_is() -> None:
     before = digest(on.encoder)
     protocol = FineTune(CropFlip(), lr=(0.2,), epochs=6)
     (result,) = protocol.evaluate(on)
-    assert result.found["metrics"]["accuracy"]["value"] > 0.95
+    assert result.metrics["accuracy"].value > 0.95
     assert result.chosen == {"lr": 0.2}
     assert digest(on.encoder) == before
     assert not any(part.training for part in on.encoder.modules())
@@ -252,7 +252,7 @@ def test_validation_chooses_among_learning_rates_that_did_not_diverge_and_test_d
     assert tried["0.1"] > tried["1e-06"]
     assert one.chosen["lr"] == 0.1
     assert other.chosen == one.chosen
-    assert one.found["metrics"]["accuracy"]["value"] > other.found["metrics"]["accuracy"]["value"]
+    assert one.metrics["accuracy"].value > other.metrics["accuracy"].value
 
 
 def test_every_image_is_predicted_once_in_the_order_of_the_data_set() -> None:

@@ -191,8 +191,8 @@ def test_the_bank_is_train_and_validation(metric: Similarity) -> None:
     both = torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])
     model = KNeighborsClassifier(7, metric=metric, algorithm="brute").fit(*both)
     expected = model.predict(test[0])
-    assert result.found["confusion"] == confusion_matrix(test[1], expected).tolist()
-    assert result.found["metrics"]["accuracy"]["value"] == pytest.approx(model.score(*test), abs=1e-6)
+    assert result.confusion == confusion_matrix(test[1], expected).tolist()
+    assert result.metrics["accuracy"].value == pytest.approx(model.score(*test), abs=1e-6)
     assert result.chosen == {"k": 7, "temperature": None}  # one candidate: nothing is chosen by anything
     alone = KNeighborsClassifier(7, metric=metric, algorithm="brute").fit(*train).predict(test[0])
     assert (alone != expected).any()  # so validation counts
@@ -212,7 +212,7 @@ def test_validation_chooses_among_the_candidates_and_is_asked_about_among_train_
     assert f"({result.chosen['k']}, {result.chosen['temperature']})" == max(tried, key=tried.__getitem__)
     bank = (torch.cat(parts) for parts in zip(train, validation, strict=True))
     scores = knn_scores(*bank, test[0], CLASSES, result.chosen["k"], result.chosen["temperature"])
-    assert result.found["confusion"] == confusion_matrix(test[1], scores.argmax(1)).tolist()
+    assert result.confusion == confusion_matrix(test[1], scores.argmax(1)).tolist()
 
 
 def test_neither_test_labels_nor_test_images_change_what_is_chosen() -> None:
@@ -221,8 +221,8 @@ def test_neither_test_labels_nor_test_images_change_what_is_chosen() -> None:
     (first,) = protocol.evaluate(bench_of(train, validation, (images, labels), CLASSES))
     (other,) = protocol.evaluate(bench_of(train, validation, (images, (labels + 1) % CLASSES), CLASSES))
     assert other.chosen == first.chosen
-    rolled = torch.tensor(other.found["confusion"]).roll(-1, 0)  # the same predictions
-    assert rolled.tolist() == first.found["confusion"]
+    rolled = torch.tensor(other.confusion).roll(-1, 0)  # the same predictions
+    assert rolled.tolist() == first.confusion
     (fewer,) = protocol.evaluate(bench_of(train, validation, (-images[:9], labels[:9]), CLASSES))
     assert fewer.chosen == first.chosen
 

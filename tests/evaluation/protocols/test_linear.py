@@ -67,7 +67,7 @@ def scikit(l2: float, number: int, classes: int) -> LogisticRegression:
 
 
 def accuracy(result: Result) -> float:
-    value: float = result.found["metrics"]["accuracy"]["value"]
+    value: float = result.metrics["accuracy"].value
     return value
 
 
@@ -85,9 +85,9 @@ def test_the_accuracy_and_confusion_are_those_of_a_pipeline_of_scikit_learns(cla
     both = scaler.transform(torch.cat([train[0], validation[0]])), torch.cat([train[1], validation[1]])
     model = scikit(result.chosen["l2"], 300, classes).fit(*both)
     expected = model.predict(scaler.transform(test[0]))
-    assert result.found["confusion"] == confusion_matrix(test[1], expected).tolist()
+    assert result.confusion == confusion_matrix(test[1], expected).tolist()
     assert accuracy(result) == pytest.approx((expected == test[1].numpy()).mean(), abs=1e-6)
-    assert result.found["per_class"].keys() == {f"class {c}" for c in range(classes)}
+    assert result.per_class.keys() == {f"class {c}" for c in range(classes)}
 
 
 def test_the_chosen_penalty_is_fitted_again_on_train_and_validation_together() -> None:
@@ -136,8 +136,8 @@ def test_test_labels_change_nothing_that_is_chosen_or_predicted() -> None:
     for asked in (1 - labels, other, torch.zeros_like(labels)):
         again = probe(train, validation, (images, asked), BINARY, [0.3, 1e-2, 1e-4])
         assert again.chosen == first.chosen
-        assert torch.tensor(again.found["confusion"]).sum(0).tolist() == (  # as often predicted
-            torch.tensor(first.found["confusion"]).sum(0).tolist()
+        assert torch.tensor(again.confusion).sum(0).tolist() == (  # as often predicted
+            torch.tensor(first.confusion).sum(0).tolist()
         )
     turned = probe(train, validation, (images, 1 - labels), BINARY, [0.3, 1e-2, 1e-4])
     assert accuracy(turned) == pytest.approx(1 - accuracy(first), abs=1e-9)

@@ -81,7 +81,7 @@ def evaluate(on: EvaluationContext, lr_search: LRSearch = SWEEP, hidden: int = 1
 
 
 def accuracy(result: Result) -> float:
-    value: float = result.found["metrics"]["accuracy"]["value"]
+    value: float = result.metrics["accuracy"].value
     return value
 
 
@@ -109,7 +109,8 @@ def test_the_mean_of_frames_is_the_linear_probe_of_clips() -> None:
     on = context(Middle())
     mean = evaluate(on, LRSearch((1e-3,), epochs=1))["mean of frames"]
     (probe,) = LinearProbe(l2=(1e-1, 1e-3)).evaluate(on)
-    assert mean.found == probe.found
+    assert mean.metrics == probe.metrics
+    assert mean.confusion == probe.confusion
     assert mean.chosen == probe.chosen
 
 

@@ -1,0 +1,81 @@
+"""What a protocol finds: metrics with their intervals, and what more it may say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from simmim_pl.contracts import InputError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric on a test set, and how far to trust it. Tables show it in percent.
+
+    Attributes:
+        value: the metric, such as an accuracy in [0, 1].
+        low, high: ends of its 95 % interval.
+        std: standard deviation over repeats, such as draws of the labels.
+    """
+
+    value: float
+    low: float
+    high: float
+    std: float | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """As a result card writes it."""
+        spread = {} if self.std is None else {"std": self.std}
+        return {"value": self.value, "interval": [self.low, self.high], **spread}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a protocol found for one encoder on one data set.
+
+    Attributes:
+        metrics: by name; at least one.
+        per_class: a figure of each class by its name, in label order; None for a class that does not occur.
+        confusion: counts, ``[true][predicted]``, of the classes that ``per_class`` names.
+        chosen: hyperparameters that the protocol chose, and what it chose them by.
+        variant: which of several results of one protocol this is, such as "1 %" of the labels.
+
+    Raises:
+        InputError: there is no metric, one is not finite, or a confusion matrix has no names to its classes.
+    """
+
+    metrics: dict[str, Estimate]
+    per_class: dict[str, float | None] | None = None
+    confusion: list[list[float]] | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise InputError("A protocol's result needs at least one metric.")
+        for name, estimate in self.metrics.items():
+            if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
+                raise InputError(f"A protocol found {name} = {estimate}, which is no finite number with an interval.")
+        if self.confusion is not None and len(self.confusion) != len(self.per_class or ()):
+            raise InputError("A confusion matrix needs the names of its classes: give per_class, a figure for each.")
+
+    def entry(self) -> dict[str, Any]:
+        """As a result card writes it; what the protocol does not say is left out."""
+        known = {"per_class": self.per_class, "confusion": self.confusion}
+        return {
+            "variant": self.variant,
+            "metrics": {name: estimate.entry() for name, estimate in self.metrics.items()},
+            **{name: value for name, value in known.items() if value is not None},
+            "chosen": self.chosen,
+        }
+
+
+def require_results(found: Any, protocol: str) -> Sequence[Result]:
+    """What a protocol returned, if it is what protocols return. Raises :class:`InputError`."""
+    if not isinstance(found, (list, tuple)) or not found or not all(isinstance(each, Result) for each in found):
+        raise InputError(
+            f"{protocol}.evaluate has to return a list of at least one simmim_pl.evaluation.Result, not {found!r:.80}."
+        )
+    return found
