@@ -45,20 +45,34 @@ class Features(NamedTuple):
 class Encoder(nn.Module, ABC):
     """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``embed_dim`` D.
 
-    Normalisation is the encoder's own buffer, so that a probe or an export cannot mismatch it.
+    A method calls it on views in training and on whole images in validation, evaluations on whole images in eval mode.
+    Heads are built on what it says of itself before the first image. Normalisation is the encoder's own buffer, so that
+    a probe or an export cannot mismatch it.
 
     Args:
         embed_dim: D, the length of a pooled feature.
         mean: per-channel mean of the images, in [0, 1].
         std: per-channel standard deviation of the images.
+        stride: pixels, in y as in x, from one position of the feature map to the next: of images whose sides it
+            divides the feature map is ``[B, G, H / stride, W / stride]``.
+        feature_map_channels: G, where it is not D.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, embed_dim: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        stride: int,
+        feature_map_channels: int | None = None,
+    ) -> None:
         super().__init__()
-        self.embed_dim = embed_dim
+        self.embed_dim, self.stride = embed_dim, stride
+        self.feature_map_channels = feature_map_channels or embed_dim
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 

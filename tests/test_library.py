@@ -54,6 +54,8 @@ def test_an_exported_and_a_traced_encoder_give_what_it_gives(case: str) -> None:
                 for found, expected in zip(run(batch), encoder(batch), strict=True):
                     assert torch.allclose(found, expected, atol=1e-5)
         assert exported.module()(image).pooled.shape == (2, encoder.embed_dim)
+        side = size // encoder.stride
+        assert encoder(image).feature_map.shape == (2, encoder.feature_map_channels, side, side)
 
 
 def test_a_method_is_opened_with_what_its_config_says_or_what_is_given(pretrained: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class FastCNN(Encoder):
         std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
         features: PositiveInt | None = None,
     ) -> None:
-        super().__init__(features or 8 * width, mean, std)
+        super().__init__(features or 8 * width, mean, std, stride=8)
         self.net = nn.Sequential(
             conv_bn_relu(3, width),
             nn.MaxPool2d(2),

@@ -41,7 +41,7 @@ class ResNet(Encoder):
         std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
     ) -> None:
         net = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-        super().__init__(net.fc.in_features, mean, std)
+        super().__init__(net.fc.in_features, mean, std, stride=8 if stem == "cifar" else 32)
         if stem == "cifar":
             net.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             net.maxpool = nn.Identity()

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.encoders.feature_map import feature_map_of
 from simmim_pl.encoders.image_size import raise_for_image_size
 from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
@@ -29,8 +30,8 @@ class Timm(Encoder):
         std: per-channel standard deviation of the images; by default that of timm's weights.
 
     Raises:
-        InputError: timm is not installed, has no such model, cannot download its weights or cannot return its feature
-            map; or, at the first batch, the model does not accept images of this size.
+        InputError: timm is not installed, has no such model, cannot download its weights, or the model has no single
+            feature map; or, at the first batch, the model does not accept images of this size.
     """
 
     @ranged
@@ -44,9 +45,10 @@ class Timm(Encoder):
         net = create_model(name, pretrained)
         made_for = net.pretrained_cfg
         embed_dim = getattr(net, "head_hidden_size", net.num_features)
-        super().__init__(embed_dim, mean or made_for["mean"], std or made_for["std"])
+        super().__init__(embed_dim, mean or made_for["mean"], std or made_for["std"], stride=1)
         self.name = name
         self.net = net
+        self.feature_map_channels, self.stride = feature_map_of(self, made_for["input_size"][-1])
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         try:

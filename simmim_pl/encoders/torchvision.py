@@ -14,12 +14,14 @@ from torch.utils.hooks import RemovableHandle
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 
 from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.encoders.feature_map import feature_map_of
 from simmim_pl.encoders.image_size import raise_for_image_size
 from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
 
 # Channel statistics of ImageNet's training set, in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SIZE = 224  # pixels that every model accepts, except a ViT that names another
 # A network's forward hooks are shared by all threads, so that only one may run it at a time.
 FORWARD_LOCK = threading.Lock()
 
@@ -57,10 +59,11 @@ class Torchvision(Encoder):
         transforms: Any = found.transforms() if found else None  # the preprocessing that the weights were trained with
         mean = mean or tuple(getattr(transforms, "mean", IMAGENET_MEAN))
         std = std or tuple(getattr(transforms, "std", IMAGENET_STD))
-        super().__init__(last.in_features, mean, std)
+        super().__init__(last.in_features, mean, std, stride=1)
         self.name = name
         self.net = net
         self.net.set_submodule(path, nn.Identity())
+        self.feature_map_channels, self.stride = feature_map_of(self, getattr(net, "image_size", SIZE))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         seen: list[Tensor] = []

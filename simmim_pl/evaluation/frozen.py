@@ -23,10 +23,13 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class RawPixels(Encoder):
-    """The baseline that sees nothing: pixels as features, ``D = 3 · H · W``; the feature map is the image."""
+    """The baseline that sees nothing: pixels as features; the feature map is the image.
+
+    D = 3 · H · W, which ``embed_dim`` cannot know and says as 0.
+    """
 
     def __init__(self) -> None:
-        super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), stride=1, feature_map_channels=3)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         return Features(pooled=image.flatten(1), feature_map=image)

@@ -50,6 +50,7 @@ def test_pooled_features_equal_torchvision(depth: int, width: int, stem: str) ->
     assert encoder.embed_dim == width
     assert features.pooled.shape == (2, width)
     assert features.feature_map.shape == (2, width, side, side)
+    assert (encoder.feature_map_channels, encoder.stride) == (width, 32 // side)
 
 
 @pytest.mark.parametrize(("stem", "size", "side"), [("cifar", 40, 5), ("imagenet", 64, 2), ("imagenet", 96, 3)])

@@ -48,6 +48,8 @@ def test_pooled_equals_timms_and_the_grid_is_its_last_map(
         assert torch.equal(encoder(x).pooled, features.pooled)
     torch.testing.assert_close(features.pooled, expected)
     assert encoder.embed_dim == width
+    assert encoder.feature_map_channels == channels
+    assert encoder.stride == encoder.net.feature_info[-1]["reduction"]  # as timm says it
     assert features.pooled.shape == (1, width)
     assert features.feature_map.shape == (1, channels, side, side)
     if name in MEAN_IS_POOLED:

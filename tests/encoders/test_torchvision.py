@@ -77,6 +77,7 @@ def test_the_classifier_on_pooled_gives_the_whole_models_scores(
     classifier = whole.get_submodule(left.unexpected_keys[0].rpartition(".")[0])
     torch.testing.assert_close(classifier(features.pooled), scores)
     assert encoder.embed_dim == width
+    assert (encoder.feature_map_channels, encoder.stride) == (channels, 32)
     assert features.pooled.shape == (2, width)
     assert features.feature_map.shape == (2, channels, side, side)
     assert torch.equal(features.pooled, encoder(x).pooled)

@@ -95,7 +95,7 @@ def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
     assert card["encoders"]["pretrained"] == {
         "class": "FastCNN",
         "hash": digest(load_encoder(str(moved), trained=True)),
-        "width": 16,
+        **{"embed_dim": 16, "feature_map_channels": 16, "stride": 8},
     }
     (data,) = card["data"]
     assert data["items"] == {"train": 180, "validation": 20, "test": 100}

@@ -276,7 +276,7 @@ class Collapsed(Encoder):
     """Every image is the same to it."""
 
     def __init__(self, value: float) -> None:
-        super().__init__(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        super().__init__(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), stride=1, feature_map_channels=3)
         self.value = value
 
     def forward(self, image: Tensor) -> Features:

@@ -26,7 +26,7 @@ class Net(Encoder):
     """A small network: of GroupNorm, or with one of the layers that see more than one image."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
-        super().__init__(8, (0.5,) * 3, (0.25,) * 3)
+        super().__init__(8, (0.5,) * 3, (0.25,) * 3, stride=4)
         first, last = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
         self.net = nn.Sequential(first, layer or nn.GroupNorm(2, 8), nn.ReLU(), last, nn.Tanh())
 

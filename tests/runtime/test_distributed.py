@@ -88,7 +88,7 @@ class Patches(Encoder):
     """An encoder without batch statistics: what it learns from a batch is the mean over its images."""
 
     def __init__(self) -> None:
-        super().__init__(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        super().__init__(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=4)
         self.net = torch.nn.Conv2d(3, 4, kernel_size=4, stride=4)
 
     def forward(self, image: torch.Tensor) -> Features:

@@ -50,7 +50,7 @@ class Flat(Encoder):
     """The same features at every place of every image."""
 
     def __init__(self, values: Tensor) -> None:
-        super().__init__(len(values), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        super().__init__(len(values), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=4)
         self.values = values
 
     def forward(self, image: Tensor) -> Features:

@@ -56,7 +56,7 @@ class Tokens(Encoder):
     """What a vision transformer has: a token, an embedding of patches, blocks, a norm."""
 
     def __init__(self, blocks: int = 3, width: int = 6) -> None:
-        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=8)
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.patch = nn.Conv2d(3, width, kernel_size=8, stride=8)
         self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
@@ -72,7 +72,7 @@ class Wrapped(Encoder):
     """A network within an encoder, as Torchvision and Timm hold theirs."""
 
     def __init__(self, net: nn.Module, width: int) -> None:
-        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=8)
         self.net = net
 
     def forward(self, image: torch.Tensor) -> Features:
