@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 
 class InputError(Exception):
@@ -94,3 +95,35 @@ class Views(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
         """Draw the views of a batch."""
+
+
+class DataModule(Protocol):
+    """What is read of a LightningDataModule beside its DataLoaders; :class:`simmim_pl.data.ImageDataModule` has all.
+
+    The loaders of a module of your own give :class:`Batch` mappings: ``image`` as uint8, ``label`` if there are labels,
+    and what its method trains on, such as ``views``. All of the rest may be missing. What needs it is then left out,
+    and one line says so.
+
+    Attributes:
+        batch_size: images that all devices see at once, to which the learning rate is scaled. Without it the training
+            DataLoader is asked.
+        seed: of what a method draws. Without it that of ``seed_everything``.
+        views: what :class:`simmim_pl.callbacks.Representation` makes views of validation images by.
+        classes: names of the classes in label order, empty without labels: for online probe, map and evaluations.
+        splits: ``train``, ``validation`` and ``test`` after ``setup``, for evaluations: torch datasets of
+            ``{"image": uint8 [3, H, W], "label": int}`` by index.
+    """
+
+    batch_size: int
+    seed: int
+    views: Views | None
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def splits(self) -> Mapping[str, Dataset[Any]]: ...
+
+    def reference_dataloader(self) -> Iterable[Any]:
+        """Clean training images with labels, this rank's share: among which the online kNN looks for neighbours."""
+        ...

@@ -6,6 +6,7 @@ from simmim_pl.callbacks.dashboard import Dashboard
 from simmim_pl.callbacks.embedding_map import EmbeddingMap
 from simmim_pl.callbacks.embeddings import Embeddings
 from simmim_pl.callbacks.online_probe import OnlineProbe
+from simmim_pl.callbacks.pictures import Pictures
 from simmim_pl.callbacks.report import Report
 from simmim_pl.callbacks.representation import Representation
 from simmim_pl.callbacks.training_monitor import TrainingMonitor
@@ -17,6 +18,7 @@ __all__ = [
     "EmbeddingMap",
     "Embeddings",
     "OnlineProbe",
+    "Pictures",
     "Report",
     "Representation",
     "TrainingMonitor",

@@ -20,6 +20,7 @@ from simmim_pl.callbacks.budget import Budget
 from simmim_pl.callbacks.observed import observed, run_directory
 from simmim_pl.contracts import Batch
 from simmim_pl.evaluation import Evaluation
+from simmim_pl.report.observed import PICTURE
 from simmim_pl.runtime import atomic
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
@@ -33,7 +34,7 @@ class Dashboard(Callback):
     - After validations and at the end, of what :class:`simmim_pl.callbacks.Representation` and
       :class:`simmim_pl.callbacks.EmbeddingMap` found: ``representation/positive`` and ``negative``, histograms of
       similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
-      ``representation/map``.
+      ``representation/map``; and of the method's own :class:`simmim_pl.callbacks.Pictures`, ``pictures/NAME``.
     - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the
       confusion matrices, of up to fifty classes, of the evaluated encoder (its baselines' are in ``result.json``).
     - The last checkpoint as an artifact of type ``model``, when the run ends: the file has a second name for it,
@@ -164,6 +165,9 @@ def pictures(found: dict[str, Any]) -> dict[str, Any]:
         grid = make_grid(rows.flatten(0, 1), nrow=rows.shape[1])
         caption = "on the left fixed validation images, then their nearest neighbours"
         shown["representation/neighbours"] = wandb.Image(grid.permute(1, 2, 0).numpy(), caption=caption)
+    for name in found:
+        if name.startswith(PICTURE):
+            shown[f"pictures/{name.removeprefix(PICTURE)}"] = wandb.Image(np.asarray(found[name]))
     return shown
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +46,8 @@ class EmbeddingMap(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         if "index" not in batch:  # of a DataLoader that is not ours
+            if batch_idx == 0 and not trainer.sanity_checking:
+                rank_zero_info('Validation batches have no "index": EmbeddingMap, which tells images by it, is empty.')
             return
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
         part: dict[str, Tensor] = {"index": batch["index"], "features": outputs["features"].float()}
@@ -60,8 +63,7 @@ class EmbeddingMap(Callback):
         rows = {name: distributed.all_gather_uneven(column) for name, column in columns.items()}
         if trainer.is_global_zero:
             self.found = self.draw(*evenly(once(rows), self.images)) | {"step": trainer.global_step}
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            self.found["classes"] = [] if data is None else list(data.source.classes)
+            self.found["classes"] = list(getattr(trainer.datamodule, "classes", []))  # type: ignore[attr-defined]
 
     def draw(self, features: Float[Tensor, "N D"], image: Tensor, label: Int64[Tensor, " N"]) -> dict[str, Any]:
         """Neighbours and map, on the CPU; nothing where there are too few images, or features are not finite."""

@@ -56,7 +56,8 @@ class Embeddings(Callback):
         folder, data = trainer.log_dir, trainer.datamodule  # type: ignore[attr-defined]  # the first asks all ranks
         if trainer.is_global_zero and folder is not None:
             path = Path(folder, "embeddings.parquet")
-            split, files = (["all"] * len(order), None) if data is None else data.origin(rows["part"], rows["index"])
+            origin = getattr(data, "origin", lambda part, index: (["all"] * len(part), None))
+            split, files = origin(rows["part"], rows["index"])
             write(path, split, rows["index"], rows["features"], rows["label"], files)
             counts = ", ".join(f"{number} of {name}" for name, number in Counter(split).items())
             rank_zero_info(f"Wrote {len(order)} embeddings of width {rows['features'].shape[1]} to {path}: {counts}")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -24,7 +25,8 @@ class OnlineProbe(Callback):
     """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
 
     Beside them ``val/knn_untrained``, of the encoder before its first step, which is what training has to improve on,
-    and ``val/images``, the number that were evaluated.
+    ``val/chance``, the share of the most frequent class, and ``val/images``, the number that were evaluated. Without
+    classes, or training images to look for neighbours among, one line says what is left out.
 
     The probe learns from the detached features of the training views with an optimizer of its own, so it touches
     neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen moving features of
@@ -45,13 +47,17 @@ class OnlineProbe(Callback):
         self.probe: Classifier | None = None
         self.restored: dict[str, Any] = {}
         self.parts: list[tuple[Tensor, Tensor]] = []
+        self.finds = False  # whether there are training images to look for neighbours among
         self.before: dict[str, float] = {}  # training
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module.encoder, Encoder)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = 0 if data is None else len(data.source.classes)  # of plain DataLoaders nothing is known
-        self.probe = None
+        classes = len(getattr(data, "classes", ()))  # of plain DataLoaders nothing is known
+        self.probe, self.finds = None, hasattr(data, "reference_dataloader")
+        if missing := " and ".join(name for name in ("classes", "reference_dataloader") if not hasattr(data, name)):
+            left_out = "measures nothing" if "classes" in missing else "has no kNN"
+            rank_zero_info(f"{type(data).__name__} lacks {missing}: OnlineProbe {left_out}.")
         if classes > 1:
             with torch.random.fork_rng(devices=[]):  # leaves the run's randomness alone; the same probe on every rank
                 torch.default_generator.manual_seed(0)  # the CPU's only: the fork restores no other
@@ -64,7 +70,7 @@ class OnlineProbe(Callback):
                 self.before = self.restored.get("before", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.probe is None or trainer.global_step > 0:
+        if self.probe is None or not self.finds or trainer.global_step > 0:
             return
         with untrained(trainer, pl_module) as steps:
             self.on_validation_epoch_start(trainer, pl_module)
@@ -114,19 +120,20 @@ class OnlineProbe(Callback):
         scores, label = self.scores(trainer, pl_module)
         for name, score in scores.items():
             pl_module.log(name, accuracy(score, label), prog_bar=True)
-        pl_module.log_dict({**self.before, "val/images": float(len(label))})
+        chance = label.bincount().max() / len(label)
+        pl_module.log_dict({**self.before, "val/images": float(len(label)), "val/chance": chance})
 
     def scores(self, trainer: Trainer, pl_module: LightningModule) -> tuple[dict[str, Tensor], Tensor]:
         """Of the validation images of all ranks every class's scores, by the name of their accuracy; and the labels."""
         assert self.probe is not None
         features, label = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
-        bank, bank_label = self.reference(trainer, pl_module)
-        neighbours = knn_scores(
-            bank, bank_label, features, self.probe.num_classes, min(self.k, len(bank)), self.temperature
-        )
         self.probe.eval()
-        scores = {"val/knn": neighbours, "val/probe": self.probe(features)}
+        scores = {"val/probe": self.probe(features)}
         self.probe.train()
+        if self.finds:
+            bank, bank_label = self.reference(trainer, pl_module)
+            k = min(self.k, len(bank))
+            scores["val/knn"] = knn_scores(bank, bank_label, features, self.probe.num_classes, k, self.temperature)
         return scores, label
 
     def reference(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:

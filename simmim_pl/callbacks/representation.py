@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
-from simmim_pl.callbacks.projections import projections
+from simmim_pl.callbacks.projections import lacking, projections
 from simmim_pl.callbacks.untrained import untrained
 from simmim_pl.contracts import Batch
 from simmim_pl.metrics import (
@@ -33,7 +33,11 @@ OF_PAIRS: dict[str, Callable[[], Metric]] = {
     "contrastive_accuracy": ContrastiveAccuracy,
 }
 OF_ALL = ("alignment", "uniformity", "contrastive_accuracy")
-BESIDE = ("information/infonce", "representation/contrastive_accuracy")  # also logged of the network before training
+# Also logged of the network before training.
+BESIDE = (
+    "information/infonce",
+    *(f"representation/{name}" for name in ("contrastive_accuracy", "rankme", "feature_std")),
+)
 
 
 class Representation(Callback):
@@ -42,8 +46,10 @@ class Representation(Callback):
     Of the encoder's features of clean images:
 
     - ``representation/rankme``: directions that the features use, from 1 to D (Garrido et al. 2023).
+    - ``representation/feature_std``: spread of a coordinate, 0 when all images are the same.
 
-    Of the projections of two views of some images, which are the same views at every validation:
+    Of the projections of two views of some images, which are the same views at every validation, where the method has
+    projections and the datamodule views; what is missing is said when training starts:
 
     - ``representation/std``: spread of a coordinate, 1 when images cover the sphere, 0 when all are the same.
     - ``representation/directions``: over which the projections' variance is spread: as RankMe, about their mean, of
@@ -55,8 +61,8 @@ class Representation(Callback):
       first cannot exceed ``information/ceiling``. ``information/smile``: an estimate of it. See
       :mod:`simmim_pl.metrics.mutual_information`.
 
-    ``information/infonce_untrained`` and ``representation/contrastive_accuracy_untrained`` are of the network before
-    its first step: two views tell of each other then, too, as much as a random network keeps.
+    Names that end in ``_untrained`` are of the network before its first step: two views tell of each other then, too,
+    as much as a random network keeps.
 
     Args:
         images: of which views are made, on all devices together, evenly over the validation images, since sets are
@@ -72,11 +78,8 @@ class Representation(Callback):
         self.before: dict[str, float] = {}  # training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not hasattr(pl_module, "project"):
-            rank_zero_info(
-                f"{type(pl_module).__name__} has no projections of views to compare: Representation measures its "
-                "features only."
-            )
+        if reason := lacking(trainer, pl_module):
+            rank_zero_info(f"{reason[0].upper()}{reason[1:]}: Representation measures its features only.")
         if trainer.global_step == 0:
             with untrained(trainer, pl_module) as steps:
                 self.on_validation_epoch_start(trainer, pl_module)
@@ -91,16 +94,13 @@ class Representation(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        # A checkpoint is evaluated on bare images; plain DataLoaders have no views.
-        if getattr(data, "views", None) is None:
-            return
         features = outputs["features"].float()
         self.update(features, "features", partial(EffectiveRank, features.shape[1]))
+        self.update(features, "feature_std", partial(EmbeddingStd, features.shape[1]))
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
         image = batch["image"][:wanted]
         self.seen += len(image)
-        if not hasattr(pl_module, "project"):
+        if lacking(trainer, pl_module):
             return
         z = projections(trainer, pl_module, image, batch_idx)
         self.update(z[0], "std", partial(EmbeddingStd, z.shape[-1]))
@@ -132,7 +132,10 @@ class Representation(Callback):
             return {}, {}
         known: dict[str, Any] = {name: metric.compute() for name, metric in self.metrics.items()}
         rest = {"singular": known["features"]["singular"]}
-        scalars = {"representation/rankme": known["features"]["rankme"]}
+        scalars = {
+            "representation/rankme": known["features"]["rankme"],
+            "representation/feature_std": known["feature_std"].mean(),
+        }
         if "directions" in known:
             found = {"directions": rankme(known["directions"]["singular"].square()), "std": known["std"].mean()}
             found |= {name: known[name] for name in OF_ALL}

@@ -58,13 +58,19 @@ class TrainingMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self.seen += (len(batch["index"]) if "index" in batch else batch["views"].shape[1]) * trainer.world_size
+        self.seen += images(batch) * trainer.world_size
         if due(trainer):
             now = time.perf_counter()
             pl_module.log("train/seconds", self.before + now - self.began)
             pl_module.log("train/images_per_second", self.seen / (now - self.since), prog_bar=True)
             pl_module.log("train/memory_gb", peak_memory(pl_module.device) / 1e9)
             self.seen, self.since = 0, now
+
+
+def images(batch: Batch) -> int:
+    """How many images a batch is of, whoever's DataLoader it came from."""
+    known = next((batch[name] for name in ("index", "image", "label") if name in batch), None)
+    return len(known) if known is not None else batch["views"].shape[1]
 
 
 def peak_memory(device: torch.device) -> float:

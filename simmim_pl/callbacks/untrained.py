@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from simmim_pl.callbacks.projections import projections
+from simmim_pl.callbacks.projections import lacking, projections
 from simmim_pl.contracts import Batch
 
 Step = tuple[Any, Batch, int]  # a validation batch's outputs, the batch, its number
@@ -54,8 +54,7 @@ def settle(trainer: Any, module: Any, batch: Batch) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    views = getattr(trainer.datamodule, "views", None)  # plain DataLoaders have no data module
-    if views is None or not hasattr(module, "project"):
+    if lacking(trainer, module):
         module.validation_step(batch, 0)
     else:
         projections(trainer, module, batch["image"], 0)

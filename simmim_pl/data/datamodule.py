@@ -104,6 +104,11 @@ class ImageDataModule(LightningDataModule):
             "seed": self.seed,
         }
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the source's classes, in label order."""
+        return self.source.classes
+
     def prepare_data(self) -> None:
         self.source.prepare()
 

@@ -15,6 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.evaluation import card
+from simmim_pl.evaluation.adapted import adapted
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
@@ -72,6 +73,7 @@ class Evaluation(LightningModule):
         self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed)
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
         self.card: dict[str, Any] = {}
+        self.sets: dict[int, Any] = {}  # by the datamodule's id, what evaluations read of it
 
     # Lightning's own loop sees two batches (limit_val_batches in configs/evaluate/): protocols read whole splits.
 
@@ -103,10 +105,12 @@ class Evaluation(LightningModule):
             data.prepare_data()
 
     def setup(self, stage: str) -> None:
-        for data in (self.trainer.datamodule, *self.further_data()):  # type: ignore[attr-defined]
+        sets: list[Any] = [self.trainer.datamodule, *self.further_data()]  # type: ignore[attr-defined]
+        for data in sets:
             data.setup("fit")
             data.setup("test")
-        if not len(self.trainer.datamodule.splits["validation"]):  # type: ignore[attr-defined]
+        self.sets = {id(data): adapted(data) for data in sets}
+        if not len(self.sets[id(sets[0])].splits["validation"]):
             # The trainer's own loop would be skipped, and with it the evaluation.
             raise InputError("The validation split is empty, and evaluations choose on it: set --data.validation.")
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
@@ -118,13 +122,13 @@ class Evaluation(LightningModule):
         """Data sets beside the run's."""
         return [*self.transfer, *(protocol.data for protocol in self.protocols if protocol.data is not None)]
 
-    def plan(self) -> list[tuple[LightningDataModule, str, list[Protocol]]]:
+    def plan(self) -> list[tuple[Any, str, list[Protocol]]]:
         """Data set, encoder and the protocols to evaluate it by, so that features serve all of them."""
         here = [protocol for protocol in self.protocols if protocol.data is None]
         stops = [(data, here) for data in (self.trainer.datamodule, *self.transfer)]  # type: ignore[attr-defined]
         stops += [(protocol.data, [protocol]) for protocol in self.protocols if protocol.data is not None]
         return [
-            (data, name, fit)
+            (self.sets[id(data)], name, fit)
             for data, protocols in stops
             for name, encoder in self.subjects.items()
             if (fit := [each for each in protocols if each.supports_raw_pixels or not isinstance(encoder, RawPixels)])
@@ -154,7 +158,7 @@ class Evaluation(LightningModule):
             self.trainer, self.checkpoint, self.subjects, list(sets.values()), entries, self.seed, started
         )
 
-    def context(self, data: LightningDataModule, name: str, encoder: Encoder, shown: bool) -> EvaluationContext:
+    def context(self, data: Any, name: str, encoder: Encoder, shown: bool) -> EvaluationContext:
         """What protocols work with, for one encoder and one data set."""
         cached = self.cache and self.trainer.loggers and self.trainer.log_dir
         return EvaluationContext(

@@ -52,7 +52,7 @@ class Contrastive(Method):
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data is not None and getattr(data, "views", None) is None:
+        if getattr(data, "views", data) is None and data is not None:  # of a module without views, batches tell
             raise InputError("Contrastive pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
 
     def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -10,21 +11,21 @@ from typing import Any, TypedDict
 import torch
 from jaxtyping import Float, Int64
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.small_grids import convert_small_grids
 from simmim_pl.methods.finite_loss import FiniteLoss
+from simmim_pl.methods.opened import opened
+from simmim_pl.methods.optimization import optimizer_and_schedule
 from simmim_pl.methods.step_log import StepLog
 from simmim_pl.runtime import distributed, schedule
-from simmim_pl.runtime.checkpoint import load_checkpoint, meta_state_dict, require_same_architecture
+from simmim_pl.runtime.checkpoint import require_same_architecture
 from simmim_pl.runtime.fingerprint import fingerprint
-from simmim_pl.runtime.from_config import build_method
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
 from simmim_pl.runtime.resume import apply_changed_hyperparameters, hyperparameters
-from simmim_pl.runtime.seeding import derive_seed
+from simmim_pl.runtime.seeding import RankGenerator, derive_seed, make_generator
 from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
 
@@ -36,13 +37,14 @@ class Output(TypedDict, total=False):
     label: Int64[Tensor, " B"]
 
 
-class Method(StepLog):
+class Method(StepLog, ABC):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
     Callbacks read what a step returns, and ask ``encoder``, :meth:`forward` and, of the network before training,
     :meth:`validation_step`; no more of a method. One that compares projections of several views also defines
     ``project(views) -> (features [V, B, D], projections [V, B, P])``; without it, what is measured of projections is
-    left out.
+    left out. One that has something to show defines :meth:`pictures`. What a method draws, such as a mask, it draws
+    from :meth:`generator`.
 
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
     accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
@@ -97,6 +99,28 @@ class Method(StepLog):
             features: Features = self.encoder(image)
         return features
 
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        """The loss of this device's share of a batch, by way of :meth:`finish`. Lightning calls it on every batch."""
+
+    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N K 3 H W"]]:
+        """What there is to see of a few validation images: by name, a row an image and a column a picture, in [0, 1].
+
+        :class:`simmim_pl.callbacks.Pictures` calls it at every validation, on rank zero, in eval mode and without
+        gradients; the report and W&B show what it gives. The name says what the columns are.
+        """
+        return {}
+
+    def generator(self, purpose: str) -> RankGenerator:
+        """Random numbers of a training step for a purpose of the method's own, such as ``"mask"``.
+
+        A function of seed, step and purpose. Draw from it by :func:`simmim_pl.runtime.seeding.uniform`, which gives an
+        image the same numbers on any number of ranks. Outside of training they are the same every time.
+        """
+        trainer = self.trainer
+        step = trainer.fit_loop.total_batch_idx if trainer.training else -1
+        return make_generator(self.seed, step, self.device, trainer.global_rank, trainer.world_size, purpose)
+
     def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
         """Log the loss, which stops the run at the log's next line if it is not finite; return what callbacks read."""
         self.losses.add(self.global_step, loss)
@@ -117,6 +141,8 @@ class Method(StepLog):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Embeddings with the index of their image."""
+        if "index" not in batch:
+            raise InputError('predict needs batches with "index", the place of each image in its data set.')
         return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
 
     @classmethod
@@ -133,18 +159,7 @@ class Method(StepLog):
         Raises:
             InputError: the checkpoint cannot be read, names a class that is not allowed, or does not fit its config.
         """
-        optimizers = [f"torch.optim.{name}" for name in torch.optim.__all__ if hasattr(torch.optim, name)]
-        saved = load_checkpoint(checkpoint_path)
-
-        def made() -> Any:
-            return build_method(cls, saved, str(checkpoint_path), frozenset([*allow, *optimizers]), given)
-
-        if not (allow or given) and (own := meta_state_dict(made)):  # of ours alone: before any memory is taken
-            require_same_architecture(saved["state_dict"], own, checkpoint_path)
-        method = made()
-        require_same_architecture(saved["state_dict"], method.state_dict(), checkpoint_path)
-        method.load_state_dict(saved["state_dict"])
-        return method
+        return opened(cls, checkpoint_path, allow, given)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         require_same_architecture(checkpoint["state_dict"], self.state_dict(), "The checkpoint")
@@ -191,27 +206,10 @@ class Method(StepLog):
         strategy.precision_plugin.convert_module(self)
 
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise InputError("A cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps.")
-        batch = schedule.effective_batch(self.trainer)
-        scale = batch / schedule.REFERENCE_BATCH
-        optimizer = self.optimizer(schedule.parameter_groups(self, self.decay_norm_and_bias))
-        for group in optimizer.param_groups:
-            group["lr"] *= scale
-        peak = optimizer.param_groups[0]["lr"]
-        self.configured = hyperparameters(optimizer)
-        warmup = 0
-        if self.warmup_epochs:
-            self.trainer.fit_loop.setup_data()  # with max_epochs -1 nothing has asked for the number of batches yet
-            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-            warmup = round(self.warmup_epochs * batches)
-        scheduler = LambdaLR(optimizer, lambda step: schedule.warmup_cosine(step, warmup, int(steps)))
-        rank_zero_info(
-            f"Effective batch {batch} = batch_size × accumulation, whatever the devices: "
-            f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        how = self.optimizer, self.warmup_epochs, self.decay_norm_and_bias
+        optimizer, factor = optimizer_and_schedule(self.trainer, self, *how)
+        self.configured = hyperparameters(optimizer)  # before the schedule begins to change them
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     @property
     def seed(self) -> int:

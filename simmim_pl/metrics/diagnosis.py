@@ -6,21 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from simmim_pl.metrics.evidence import evidence
+from simmim_pl.metrics.evidence import evidence, features_only
 
 SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
 FEW = 1.7  # directions: with fewer, more than three quarters of the projections' variance are along one line
 FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
 
-MEASURED = ("representation/std", "val/knn")  # a validation that has neither of them measured nothing
+MEASURED = ("representation/std", "representation/rankme", "val/knn")  # a validation without any measured nothing
 EARLY = "too early to tell"
 PIECES = 3  # of evidence that "learning" needs
 SHARE, STEPS = 0.25, 5000  # of the run: after the sooner of both it is no longer too early
 HELD_OUT = ("information", "matching", "neighbours")
 TRY = {
     "not learning": "Held-out images show no more than before training. Look at the views, which have to show what "
-    "images share; see that the learning rate is neither tiny nor huge, that gradients reach the encoder, and that the "
-    "loss's temperature is well below 1.",
+    "images share; see that the learning rate is neither tiny nor huge, that gradients reach the encoder, and that a "
+    "contrastive loss's temperature is well below 1.",
     "shortcut": "Views are matched, but kNN accuracy is no better than before training: they share something that "
     "classes do not, such as colours or borders, or hide what tells the classes apart. Change the views.",
     "cannot tell": "The evidence is too little, or contradicts itself: see what speaks against it, and measure what is "
@@ -64,9 +64,10 @@ def verdict(validations: Sequence[Mapping[str, float]]) -> Verdict:
     What is missing is named, and never taken for healthy. The state is the first of these that is true:
 
     - what :func:`diagnose` finds at both validations;
-    - "learning": at both, :data:`PIECES` or more of the five pieces of evidence (see :mod:`simmim_pl.metrics.evidence`)
-      speak for it and none against, and held-out images show more than before training: in the information that views
-      share, in kNN accuracy, or where that information is not known in contrastive accuracy;
+    - "learning": at both, :data:`PIECES` or more pieces of evidence (see :mod:`simmim_pl.metrics.evidence`) speak for
+      it and none against, and held-out images show more than before training: in the information that views share, in
+      kNN accuracy, where that information is not known in contrastive accuracy, and where neither is known and there
+      are no projections in RankMe;
     - "too early to tell": not both came after a quarter of the run's steps, or after 5000, whichever is sooner. A
       contrastive loss leaves chance within hundreds of steps at a good learning rate;
     - "not learning": at both, they show no more, and some of it speaks against;
@@ -107,7 +108,7 @@ def weigh(holds: Sequence[Mapping[str, bool | None]], last: Sequence[Mapping[str
             f"The evidence is not enough yet. It has until two validations after {100 * SHARE:.0f} % of the steps, or "
             f"{STEPS} of them."
         )
-    if always(lambda held: not gains(held) and any(held[kind] is False for kind in HELD_OUT)):
+    if always(lambda held: not gains(held) and any(held.get(kind) is False for kind in HELD_OUT)):
         state = "not learning"
     elif always(lambda held: gains(held) and held["neighbours"] is False):
         state = "shortcut"
@@ -123,7 +124,10 @@ def convincing(held: Mapping[str, bool | None]) -> bool:
 
 def gains(held: Mapping[str, bool | None]) -> bool:
     """Whether held-out images show more than before training; a significant contrastive accuracy may still be tiny."""
-    return any(held[kind] for kind in (HELD_OUT if held["information"] is None else ("information", "neighbours")))
+    first = [held.get("information"), held["neighbours"]]
+    if first[0] is None:
+        first.append(held.get("matching"))
+    return any(first) or (first[1] is None and held.get("rank") is True)
 
 
 def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -136,6 +140,9 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
     """
     found = {}
     std, directions = metrics.get("representation/std", 1.0), metrics.get("representation/directions", FEW)
+    if features_only(metrics):  # those of an untrained network may be near each other: collapse is what training made
+        std, directions = metrics["representation/feature_std"], FEW
+        std = std if std < metrics.get("representation/feature_std_untrained", math.inf) / 2 else max(std, SAME)
     if not math.isfinite(std + metrics.get("representation/rankme", 1.0)):
         found["not finite"] = (
             "validation images have NaN or infinite features. Lower the learning rate, or set "

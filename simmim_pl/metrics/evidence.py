@@ -1,4 +1,4 @@
-"""What speaks for learning, and what against it: five measurements, each beside what nothing learned would give."""
+"""What speaks for learning, and what against it: measurements, each beside what nothing learned would give."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ Z = 3.0  # standard errors: what is nearer than that to the value of nothing lea
 NATS = 0.1  # of information or loss: less is no learning, however many images prove it
 POINTS = 0.05  # of kNN accuracy: where so much more than before training is ruled out, it speaks against the run
 APART = 0.2  # of representation/std: below it the mean cosine of different images is above 0.96
+GROWN = 1.1  # times RankMe before training: the value depends a little on which images were looked at
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,24 @@ class Evidence:
 
 
 def evidence(metrics: Mapping[str, float]) -> list[Evidence]:
-    """All five, of the metrics of one validation by the names under which callbacks log them."""
+    """All of one validation, from metrics by the names under which callbacks log them.
+
+    Of a method without projections of views its features speak: how they spread, how many directions they use, and what
+    a linear probe reads from them.
+    """
+    if features_only(metrics):
+        return [loss(metrics), feature_spread(metrics), rank(metrics), neighbours(metrics), probe(metrics), PROJECTIONS]
     return [loss(metrics), information(metrics), matching(metrics), spread(metrics), neighbours(metrics)]
+
+
+PROJECTIONS = Evidence(
+    "projections", None, "alignment and information of views (the method has no projections, or the data no views)"
+)
+
+
+def features_only(metrics: Mapping[str, float]) -> bool:
+    """Whether features were measured, and no projections."""
+    return "representation/feature_std" in metrics and "representation/std" not in metrics
 
 
 def loss(metrics: Mapping[str, float]) -> Evidence:
@@ -80,16 +97,47 @@ def spread(metrics: Mapping[str, float]) -> Evidence:
     return Evidence("spread", value >= APART, f"projections spread by {value:.2f}, where 1 is even{near}")
 
 
+def feature_spread(metrics: Mapping[str, float]) -> Evidence:
+    """Features of different images are not nearly the same. Those of an untrained network may be: that is not against.
+
+    Against it speaks that they have come together since.
+    """
+    value, before = metrics["representation/feature_std"], metrics.get("representation/feature_std_untrained")
+    words = f"features spread by {value:.2f}" + ("" if before is None else f", untrained {before:.2f}")
+    closer = before is not None and value < before / 2
+    return Evidence("feature spread", True if value >= APART else False if closer else None, words)
+
+
+def rank(metrics: Mapping[str, float]) -> Evidence:
+    """Features use more directions than before training (RankMe); against it, that they use less than half as many."""
+    value, before = (metrics.get(f"representation/rankme{when}") for when in ("", "_untrained"))
+    if value is None or before is None:
+        return Evidence("rank", None, "RankMe beside that of the untrained network (add the callback Representation)")
+    holds = True if value > GROWN * before else False if value < before / 2 else None
+    return Evidence("rank", holds, f"features use {value:.1f} directions, untrained {before:.1f}")
+
+
+def probe(metrics: Mapping[str, float]) -> Evidence:
+    """A linear probe reads more from the features than chance. An untrained network's may be read too: a weak piece."""
+    value, images, chance = (metrics.get(f"val/{name}") for name in ("probe", "images", "chance"))
+    if value is None or images is None or chance is None:
+        return Evidence("probe", None, "linear probe (needs labels, and the callback OnlineProbe)")
+    words, trials = f"linear probe {share(value, round(images), None)}, by chance {percent(chance)}", round(images)
+    return gain("probe", words, interval(value, trials), chance, chance, worth(min(POINTS, chance), chance, trials))
+
+
 def neighbours(metrics: Mapping[str, float]) -> Evidence:
-    """kNN accuracy on validation is above that of the encoder before training.
+    """kNN accuracy on validation is above that of the encoder before training, and above chance.
 
     Against it speaks that no :data:`POINTS` more are possible, nor as much again where the accuracy was below them.
     """
     value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
     if value is None or images is None:
         return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback OnlineProbe)")
-    words, base, trials = f"kNN accuracy {share(value, round(images), before)}", before or 0.0, round(images)
-    return gain("neighbours", words, interval(value, trials), before, 0.0, worth(min(POINTS, base), base, trials))
+    words, trials = f"kNN accuracy {share(value, round(images), before)}", round(images)
+    chance = metrics.get("val/chance", 0.0)
+    base = max(before or 0.0, chance)
+    return gain("neighbours", words, interval(value, trials), before, chance, worth(min(POINTS, base), base, trials))
 
 
 def gain(

@@ -14,10 +14,11 @@ from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic
 
 NAME = "observed.npz"
+PICTURE = "picture: "  # before the names of what a method shows
 
 # By name: `positive`, `negative`, counts of similarities; `singular`, values [D]; `place` [N, 2], `explained` [2] and
 # `label` [N] of the map; `shown` [Q, 1 + K, 3, h, w] uint8, `shown_label` [Q, 1 + K] and `similarity` [Q, K], queries
-# first, of neighbours; `classes`, names; `step`.
+# first, of neighbours; `picture: NAME` [h, w, 3] uint8, of the method; `classes`, names; `step`.
 Observed = dict[str, np.ndarray]
 
 

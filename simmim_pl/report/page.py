@@ -108,6 +108,9 @@ def key_figures(run: Run) -> list[tuple[str, str]]:
         spread, directions = run.last("representation/std"), run.last("representation/directions")
         found.append(("Spread of projections, 1 is even", charts.number(spread)))
         found.append(("Directions that projections use", charts.number(directions)))
+    elif "representation/rankme" in run.history:
+        now, first = (charts.number(value("representation/rankme")) for value in (run.last, run.first))
+        found.append(("Directions that features use (RankMe)", f"{now}, at first {first}"))
     if "train/loss" in run.history:
         found.append(("Loss", f"{run.last('train/loss'):.3f}, at first {run.first('train/loss'):.3f}"))
     return found

@@ -12,6 +12,7 @@ from PIL import Image
 
 from simmim_pl.report import charts, figures
 from simmim_pl.report.cards import address, confusion, results
+from simmim_pl.report.observed import PICTURE
 from simmim_pl.report.run import Run
 from simmim_pl.report.svg import line_sample, marker_sample, series_colour, series_dash, to_svg
 from simmim_pl.report.tables import collapsed_table, scrollable_table
@@ -89,6 +90,13 @@ def views(run: Run) -> Markup:
     return Markup('<img class="views" alt="{}" src="{}">').format(text, address(run.views))
 
 
+def method(run: Run) -> Markup:
+    """What the method itself shows of validation images."""
+    shown = Markup('<figure><img class="views" alt="{0}: {1}" src="{2}"><figcaption>{1}</figcaption></figure>')
+    kept = {name.removeprefix(PICTURE): rows for name, rows in run.observed.items() if name.startswith(PICTURE)}
+    return Markup().join(shown.format(run.name, name, address(png(rows))) for name, rows in kept.items())
+
+
 def chart(figure: Figure, name: str, rows: list[list[str]], legend: Sequence[Markup] = ()) -> Markup:
     """A figure, a legend in the page's letters, and the figure's numbers."""
     items = Markup().join(Markup("<li>{}</li>").format(item) for item in legend)
@@ -98,13 +106,18 @@ def chart(figure: Figure, name: str, rows: list[list[str]], legend: Sequence[Mar
 
 def thumbnail(image: np.ndarray, name: str) -> Markup:
     """A small picture within the page."""
+    return Markup('<img class="thumbnail" alt="{}" src="{}">').format(name, address(png(image.transpose(1, 2, 0))))
+
+
+def png(image: np.ndarray) -> bytes:
+    """An image ``[h, w, 3]`` of bytes as a file."""
     file = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(file, "png")
-    return Markup('<img class="thumbnail" alt="{}" src="{}">').format(name, address(file.getvalue()))
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
 
 
 # By their names in panels.yaml.
 PICTURES: dict[str, Callable[[Run], Markup]] = {
     **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{"results": results, "confusion": confusion, "views": views},
+    **{"results": results, "confusion": confusion, "views": views, "method": method},
 }

@@ -23,8 +23,10 @@ class RankGenerator(torch.Generator):
     ranks: int = 1
 
 
-def make_generator(seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> RankGenerator:
-    """A generator seeded by seed and step only, so that a resumed run draws the same numbers, on any number of ranks.
+def make_generator(
+    seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1, purpose: str = "0"
+) -> RankGenerator:
+    """A generator seeded by seed, step and purpose, so that a resumed run draws the same numbers, on any number of ranks.
 
     Args:
         seed: of the run.
@@ -32,9 +34,10 @@ def make_generator(seed: int, step: int, device: torch.device, rank: int = 0, ra
         device: of the generator, and of the numbers drawn from it.
         rank: index of this process.
         ranks: number of ranks that share the batch.
+        purpose: draws of one step that have nothing to do with each other have different ones.
     """
     generator = RankGenerator(device)
-    generator.manual_seed(derive_seed(seed, step, "0"))
+    generator.manual_seed(derive_seed(seed, step, purpose))
     generator.rank, generator.ranks = rank, ranks
     return generator
 

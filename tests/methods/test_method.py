@@ -23,6 +23,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.report.run import load_run
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
+from simmim_pl.runtime.seeding import seeded, uniform
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
 
@@ -266,3 +267,44 @@ def test_a_method_without_projections_trains_goes_on_and_is_evaluated(
     knn = [f"--config={CONFIGS / 'evaluate/knn.yaml'}", *EVALUATION]
     evaluated = cli(["validate", *knn, f"--model.checkpoint={checkpoint}", f"--model.allow=[{__name__}.MeanPixel]"])
     assert (evaluated / "result.json").is_file()
+
+
+class Masking(Smallest):
+    """Draws a number for each of its images, for two purposes, and in validation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.drawn: dict[str, list[torch.Tensor]] = {"mask": [], "angle": [], "shown": []}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        for name in ("mask", "angle"):
+            self.drawn[name].append(uniform(self.generator(name), len(batch["image"]), along=0))
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+        self.drawn["shown"].append(uniform(self.generator("mask"), 4, along=0))
+        return super().validation_step(batch, batch_idx)
+
+
+def test_what_a_method_draws_is_a_function_of_seed_step_purpose_and_the_images_place(tmp_path: Path) -> None:
+    module, again = (Masking(FastCNN(2), optimizer=sgd) for _ in range(2))
+    fit(tmp_path, module, limit_val_batches=1)
+    steps = module.drawn["mask"]
+    assert len({tuple(row.tolist()) for row in (*steps, *module.drawn["angle"])}) == 20  # ten steps, two purposes
+    for step, row in enumerate(steps):
+        expected = [uniform(seeded(0, step, module.device, rank, 2, "mask"), 4, along=0) for rank in range(2)]
+        assert torch.equal(row, torch.stack(expected, 1).flatten())  # rank r has images r, r + 2, …
+    shown = module.drawn["shown"]
+    assert len(shown) > 2
+    assert all(torch.equal(row, shown[0]) for row in shown)
+    torch.rand(3)
+    fit(tmp_path, again, limit_val_batches=1)
+    assert all(torch.equal(*pair) for pair in zip(steps, again.drawn["mask"], strict=True))
+
+
+def test_a_method_without_a_training_step_is_refused_when_it_is_made() -> None:
+    class Nothing(Method):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract method '?training_step'?"):
+        Nothing(FastCNN(2), optimizer=sgd)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simmim_pl.metrics import diagnose, verdict
 from simmim_pl.metrics.evidence import evidence
-from tests.metrics.test_evidence import LEARNED, UNCHANGED
+from tests.metrics.test_evidence import FEATURES, LEARNED, UNCHANGED
 
 HEALTHY = LEARNED | {"information/infonce": 4.0, "representation/directions": 2.0}
 NOTHING = LEARNED | UNCHANGED
@@ -131,3 +131,29 @@ def test_green_is_never_said_with_anything_against_it(found: list[dict[str, floa
         for metrics in validations[-2:]:
             assert not [piece for piece in evidence(metrics) if piece.holds is False]
     assert len(said.support) + len(said.missing) <= 5
+
+
+UNLABELLED = {name: value for name, value in FEATURES.items() if not name.startswith("val/")}
+STD = "representation/feature_std"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "state"),
+    [
+        (FEATURES, "learning"),
+        (FEATURES | {"val/knn": 0.17}, "not learning"),
+        (FEATURES | {"val/knn": 0.2}, "learning"),  # the rank says so
+        (FEATURES | {"val/knn": 0.2, "representation/rankme": 4.0}, "cannot tell"),
+        (FEATURES | {"representation/rankme": 1.0}, "cannot tell"),  # contradicts the rest
+        (FEATURES | {STD: 0.01}, "complete collapse"),
+        (FEATURES | {STD: 0.01, f"{STD}_untrained": 0.015}, "learning"),  # which it was before: no collapse
+        (FEATURES | {STD: math.nan}, "not finite"),
+        (UNLABELLED, "cannot tell"),  # two pieces
+        (UNLABELLED | {"train/loss_at_chance": 0.5}, "learning"),
+        (UNLABELLED | {"representation/rankme": 1.9}, "cannot tell"),  # before BatchNorm has settled it may
+        (UNLABELLED | {STD: 0.001}, "complete collapse"),
+    ],
+)
+def test_the_state_of_a_method_without_projections(metrics: dict[str, float], state: str) -> None:
+    assert verdict([metrics] * 2).state == state
+    assert verdict([metrics | BEGUN]).state == "too early to tell"

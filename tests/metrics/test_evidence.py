@@ -175,3 +175,54 @@ def test_chance_is_the_loss_of_projections_that_are_all_the_same(
     loss = NTXent(temperature, decoupled)
     z = torch.randn(4, dtype=torch.float64).expand(views, images, 4)
     assert loss.at_chance(views, images) == pytest.approx(nt_xent(z, temperature, decoupled).item(), abs=1e-9)
+
+
+FEATURES = {
+    "train/loss": 0.11,
+    "representation/rankme": 9.0,
+    "representation/rankme_untrained": 4.0,
+    "representation/feature_std": 0.5,
+    "representation/feature_std_untrained": 0.3,
+    "val/knn": 0.273,
+    "val/knn_untrained": 0.17,
+    "val/probe": 0.3,
+    "val/chance": 0.1,
+    "val/images": 1000.0,
+    "step": 140,
+    "train/progress": 1.0,
+}  # of a method without projections
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {}),
+        ({"train/loss_at_chance": 0.5}, {"loss": True}),
+        ({"representation/rankme": 4.2}, {"rank": None}),
+        ({"representation/rankme": 1.9}, {"rank": False}),
+        ({"representation/feature_std": 0.19}, {"feature spread": None}),
+        ({"representation/feature_std": 0.1}, {"feature spread": False}),
+        ({"val/probe": 0.1}, {"probe": False}),
+        ({"val/probe": 0.14}, {"probe": None}),
+        ({"val/knn": 0.17}, {"neighbours": False}),
+        ({"val/chance": 0.3}, {"neighbours": False, "probe": False}),  # of a set of which most are of one class
+    ],
+)
+def test_of_a_method_without_projections_its_features_speak(
+    change: dict[str, float], expected: dict[str, bool | None]
+) -> None:
+    kinds = dict.fromkeys(("feature spread", "rank", "neighbours", "probe"), True)
+    assert holds(FEATURES | change) == {"loss": None, "projections": None} | kinds | expected
+    words = {piece.kind: piece.words for piece in evidence(FEATURES)}
+    assert words["projections"].endswith("(the method has no projections, or the data no views)")
+    assert words["rank"] == "features use 9.0 directions, untrained 4.0"
+    assert words["probe"] == "linear probe 30.0 % [25.8–34.5], by chance 10.0 %"
+
+
+@pytest.mark.parametrize(
+    ("names", "absent"),
+    [(["val/"], {"neighbours", "probe"}), (["_untrained"], {"neighbours", "rank"}), (["val/chance"], {"probe"})],
+)
+def test_what_nobody_measured_of_features_is_missing(names: list[str], absent: set[str]) -> None:
+    known = {name: value for name, value in FEATURES.items() if not any(part in name for part in names)}
+    assert {kind for kind, held in holds(known).items() if held is None} == {"loss", "projections"} | absent

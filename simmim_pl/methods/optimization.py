@@ -1,0 +1,42 @@
+"""A method's optimizer at the learning rate of its batch, and the run's schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+from torch.optim import Optimizer
+
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime import schedule
+
+
+def optimizer_and_schedule(
+    trainer: Any, module: nn.Module, make: OptimizerCallable, warmup_epochs: float, decay_norm_and_bias: bool
+) -> tuple[Optimizer, Callable[[int], float]]:
+    """The optimizer of all parameters, its lr scaled to the batch, and the factor on that lr by step.
+
+    Raises:
+        InputError: the run has no end that is known.
+    """
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise InputError("A cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps.")
+    batch = schedule.effective_batch(trainer)
+    optimizer = make(schedule.parameter_groups(module, decay_norm_and_bias))
+    for group in optimizer.param_groups:
+        group["lr"] *= batch / schedule.REFERENCE_BATCH
+    peak = optimizer.param_groups[0]["lr"]
+    warmup = 0
+    if warmup_epochs:
+        trainer.fit_loop.setup_data()  # with max_epochs -1 nothing has asked for the number of batches yet
+        warmup = round(warmup_epochs * trainer.num_training_batches / trainer.accumulate_grad_batches)
+    rank_zero_info(
+        f"Effective batch {batch} = batch_size × accumulation, whatever the devices: "
+        f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
+    )
+    return optimizer, partial(schedule.warmup_cosine, warmup=warmup, steps=int(steps))

@@ -1,0 +1,67 @@
+"""What a method shows of validation images is kept as one picture, the same images every time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from simmim_pl.callbacks import Pictures
+from simmim_pl.callbacks.dashboard import pictures
+from simmim_pl.callbacks.observed import observed
+from simmim_pl.contracts import Batch
+from simmim_pl.methods import Contrastive
+from simmim_pl.report.observed import keep
+from simmim_pl.report.observed import observed as kept
+from simmim_pl.report.pictures import method as shown_in_the_report
+from simmim_pl.report.run import Run
+from tests.callbacks.test_online_probe import fit, method
+
+NAME = "picture: image, negative"
+
+
+def show(self: Contrastive, batch: Batch) -> dict[str, torch.Tensor]:
+    assert not self.training
+    torch.rand(3)  # what it draws is not taken from the run
+    image = batch["image"] / 255
+    return {"image, negative": torch.stack([image, 1 - image], 1)}
+
+
+def test_it_is_kept_and_shown_and_the_run_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, watched, callback = method(), method(), Pictures(images=3)
+    fit(tmp_path, module=plain)
+    monkeypatch.setattr(Contrastive, "pictures", show)
+    trainer = fit(tmp_path, callback, module=watched)
+    after = watched.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in plain.state_dict().items())
+    found = observed(trainer)
+    assert found["step"] == trainer.global_step
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    images = next(iter(data.val_dataloader()))["image"][:3]
+    size = images.shape[-1]
+    assert found[NAME].shape == (3 * (size + 2) + 2, 2 * (size + 2) + 2, 3)
+    corner = found[NAME][2 : 2 + size, 2 : 2 + size].permute(2, 0, 1)
+    assert torch.equal(corner, images[0])
+    assert torch.equal(found[NAME][2 : 2 + size, size + 4 : -2].permute(2, 0, 1), 255 - images[0])
+    assert "pictures/image, negative" in pictures({NAME: found[NAME]})
+    keep(tmp_path, found)
+    run = Run("a/b", tmp_path, {}, {}, kept(tmp_path), [], None, [])
+    assert np.array_equal(run.observed[NAME], found[NAME])
+    page = shown_in_the_report(run)
+    assert "<figcaption>image, negative</figcaption>" in page
+    assert page.count('src="data:image/png;base64,') == 1
+
+
+def test_of_a_method_that_shows_nothing_there_is_none(tmp_path: Path) -> None:
+    callback = Pictures()
+    fit(tmp_path, callback, max_epochs=1)
+    assert callback.found == {}
+
+
+def test_pictures_of_another_shape_cost_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Contrastive, "pictures", lambda self, batch: {"mine": batch["image"] / 255})
+    callback = Pictures()
+    with pytest.warns(UserWarning, match=r"pictures has to give \[N, K, 3, H, W\], and mine is none"):
+        fit(tmp_path, callback, max_epochs=1)
+    assert callback.found == {}
