@@ -31,7 +31,7 @@ ONLY_IN = {
 }
 LONGEST = 220  # lines of a file
 TESTS_OF_THE_WHOLE = {
-    *("test_architecture", "test_library", "test_configs", "test_bad_input", "test_accuracy_gate"),
+    *("test_architecture", "test_library", "test_extending", "test_configs", "test_bad_input", "test_accuracy_gate"),
     *(
         "test_parity",
         "test_resume",

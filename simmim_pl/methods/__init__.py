@@ -1,5 +1,6 @@
 """Self-supervised methods, one a page. Start with :mod:`simmim_pl.methods.contrastive`."""
 
 from simmim_pl.methods.contrastive import Contrastive
+from simmim_pl.methods.method import Method, Output
 
-__all__ = ["Contrastive"]
+__all__ = ["Contrastive", "Method", "Output"]

@@ -39,7 +39,8 @@ def evidence(metrics: Mapping[str, float]) -> list[Evidence]:
 
 
 PROJECTIONS = Evidence(
-    "projections", None, "alignment and information of views (the method has no projections, or the data no views)"
+    *("projections", None),
+    "alignment and information of views (the method has no projections, or the data no views)",
 )
 
 

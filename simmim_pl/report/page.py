@@ -23,6 +23,8 @@ from simmim_pl.report.svg import line_sample, series_colour, series_dash
 from simmim_pl.report.tables import html_table
 from simmim_pl.runtime import atomic
 
+UNSEEN = {"epoch", "train/progress", "train/seconds", "val/images"}  # what is logged for other curves
+
 
 def write_report(folders: Sequence[Path], path: Path) -> None:
     """Write the report of one or several runs to one HTML file, atomically.
@@ -80,7 +82,10 @@ def filled_sections(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str,
     def fill(panel: dict[str, Any]) -> tuple[str, str, list[Markup], bool]:
         return panel["title"], panel["read"], list(filter(None, panel_pictures(panel, runs))), panel.get("wide", False)
 
-    return [(section["section"], [fill(panel) for panel in section["panels"]]) for section in spec]
+    found = [(section["section"], [fill(panel) for panel in section["panels"]]) for section in spec]
+    shown = {metric for section in spec for panel in section["panels"] for metric in panel.get("metrics", ())} | UNSEEN
+    others = sorted({metric for run in runs for metric in run.history} - shown)  # of parts that are not ours
+    return [*found, ("Others", [(metric, "", curves.panel(runs, [metric], metric), False) for metric in others])]
 
 
 def panel_pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:

@@ -90,8 +90,8 @@ def views(run: Run) -> Markup:
     return Markup('<img class="views" alt="{}" src="{}">').format(text, address(run.views))
 
 
-def method(run: Run) -> Markup:
-    """What the method itself shows of validation images."""
+def pictures(run: Run) -> Markup:
+    """What the method and callbacks have to show of their own."""
     shown = Markup('<figure><img class="views" alt="{0}: {1}" src="{2}"><figcaption>{1}</figcaption></figure>')
     kept = {name.removeprefix(PICTURE): rows for name, rows in run.observed.items() if name.startswith(PICTURE)}
     return Markup().join(shown.format(run.name, name, address(png(rows))) for name, rows in kept.items())
@@ -119,5 +119,5 @@ def png(image: np.ndarray) -> bytes:
 # By their names in panels.yaml.
 PICTURES: dict[str, Callable[[Run], Markup]] = {
     **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{"results": results, "confusion": confusion, "views": views, "method": method},
+    **{"results": results, "confusion": confusion, "views": views, "pictures": pictures},
 }

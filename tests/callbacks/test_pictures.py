@@ -14,7 +14,7 @@ from simmim_pl.contracts import Batch
 from simmim_pl.methods import Contrastive
 from simmim_pl.report.observed import keep
 from simmim_pl.report.observed import observed as kept
-from simmim_pl.report.pictures import method as shown_in_the_report
+from simmim_pl.report.pictures import pictures as shown_in_the_report
 from simmim_pl.report.run import Run
 from tests.callbacks.test_online_probe import fit, method
 
