@@ -1,6 +1,7 @@
 """Data sets, and the one LightningDataModule that serves them all."""
 
 from simmim_pl.data.datamodule import ImageDataModule
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.data.sources.cifar import CIFAR10, CIFAR100
 from simmim_pl.data.sources.clips import ShapesClips
 from simmim_pl.data.sources.folder import Folder
@@ -18,9 +19,13 @@ __all__ = [
     "Folder",
     "FrameFolder",
     "ImageDataModule",
+    "ImageDataset",
+    "InMemory",
     "MaskFolder",
     "OxfordPets",
     "Shapes",
     "ShapesClips",
+    "Source",
+    "Split",
     "VideoFolder",
 ]
