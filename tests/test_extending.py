@@ -14,8 +14,8 @@ import torch
 from lightly.loss import VICRegLoss
 
 from simmim_pl.data import Shapes
-from simmim_pl.report.page import write
-from simmim_pl.report.run import Run, read
+from simmim_pl.report.page import write_report
+from simmim_pl.report.run import Run, load_run
 from tests.conftest import QUIET
 
 ROOT = Path(__file__).parents[1]
@@ -87,14 +87,14 @@ def test_a_method_learns_goes_on_is_evaluated_by_a_protocol_and_shows_its_pictur
 ) -> None:
     fit, again, validate = commands("A method")
     run = mine(fit, *TINY, "--model.encoder.width=4", "--trainer.max_epochs=4", "--model.optimizer.lr=0.1")
-    first, last = losses(read(run))
+    first, last = losses(load_run(run))
     assert last < 0.9 * first
     assert mine(again, *TINY, "--model.encoder.width=4", "--trainer.max_epochs=5", "--model.optimizer.lr=0.1") == run
-    kept = read(run)
+    kept = load_run(run)
     assert len(kept.history["train/loss"][0]) == 5 * 5
     assert not {"representation/std", "information/infonce"} & kept.history.keys()
     assert {"representation/rankme", "val/knn", "val/chance"} <= kept.history.keys()
-    write([run], run / "page.html")  # the callback's own is not drawn in tests
+    write_report([run], run / "page.html")  # the callback's own is not drawn in tests
     page = (run / "page.html").read_text()
     assert "<figcaption>image, masked, predicted</figcaption>" in page
     assert "the method has no projections" in page
@@ -137,7 +137,7 @@ def test_a_loss_is_lightlys_and_falls(mine: Callable[..., Path]) -> None:
         VICReg().at_chance(2, 16)
     )
     ((fit),) = commands("A loss")
-    run = read(mine(fit, *TINY, *HEAD))
+    run = load_run(mine(fit, *TINY, *HEAD))
     first, last = losses(run)
     assert last < first
     assert set(run.history["train/loss_at_chance"][1]) == {0.99 * 25}
@@ -154,7 +154,7 @@ def test_a_view_operation_paints_squares_and_is_part_of_the_views(mine: Callable
     assert painted.any(0).any(0).all()  # anywhere
     (fit,) = commands("A view operation")
     run = mine(fit, *TINY, *HEAD)
-    operations = read(run).config["data"]["init_args"]["views"]["init_args"]["operations"]
+    operations = load_run(run).config["data"]["init_args"]["views"]["init_args"]["operations"]
     assert [each["class_path"] for each in operations] == ["simmim_pl.views.Grayscale", "mine.cutout.Cutout"]
 
 
@@ -168,7 +168,7 @@ def test_an_encoder_trains_and_is_evaluated_where_it_is_allowed(
     assert features.feature_map.shape == (2, encoder.feature_map_channels, 16 // encoder.stride, 16 // encoder.stride)
     assert features.pooled.shape == (2, encoder.embed_dim)
     fit, validate = commands("An encoder")
-    first, last = losses(read(mine(fit, *TINY, *HEAD, "--model.encoder.width=8", "--model.encoder.depth=1")))
+    first, last = losses(load_run(mine(fit, *TINY, *HEAD, "--model.encoder.width=8", "--model.encoder.depth=1")))
     assert last < first
     card = json.loads((mine(validate, *IMAGES) / "result.json").read_text())
     assert card["encoders"]["pretrained"]["class"] == "ConvMixer"
@@ -184,7 +184,7 @@ def test_a_source_is_split_trained_on_and_named(mine: Callable[..., Path], tmp_p
         made |= {f"{split}_images": part.images.permute(0, 2, 3, 1).numpy(), f"{split}_labels": part.labels[:, None]}
     np.savez(tmp_path / "pathmnist.npz", **made)
     (fit,) = commands("A source")
-    run = read(mine(fit, *FIT, *HEAD, "--model.encoder.width=2", "--data.source.classes=10"))
+    run = load_run(mine(fit, *FIT, *HEAD, "--model.encoder.width=2", "--data.source.classes=10"))
     assert {"val/knn", "val/probe"} <= run.history.keys()
     assert list(run.observed["classes"]) == [f"class {number}" for number in range(10)]
 
@@ -192,12 +192,12 @@ def test_a_source_is_split_trained_on_and_named(mine: Callable[..., Path], tmp_p
 def test_a_callback_logs_and_another_shows_a_picture(mine: Callable[..., Path]) -> None:
     (fit,), (shown,) = commands("A callback"), commands("A report picture")
     run = mine(fit, *TINY, *HEAD, shown[-1])
-    found = read(run)
+    found = load_run(run)
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     weights = [value for name, value in saved.items() if name.startswith("encoder.") and ".running" not in name]
     norm = torch.cat([value.flatten() for value in weights if value.is_floating_point()][2:]).norm()  # mean, std first
     assert found.last("encoder/weight_norm") == pytest.approx(norm.item(), rel=1e-4)
-    write([run], run / "page.html")
+    write_report([run], run / "page.html")
     page = (run / "page.html").read_text()
     assert "<h3>encoder/weight_norm</h3>" in page
     assert "<figcaption>first filters</figcaption>" in page

@@ -85,7 +85,7 @@ def filled_sections(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str,
     found = [(section["section"], [fill(panel) for panel in section["panels"]]) for section in spec]
     shown = {metric for section in spec for panel in section["panels"] for metric in panel.get("metrics", ())} | UNSEEN
     others = sorted({metric for run in runs for metric in run.history} - shown)  # of parts that are not ours
-    return [*found, ("Others", [(metric, "", curves.panel(runs, [metric], metric), False) for metric in others])]
+    return [*found, ("Others", [(metric, "", curves.curve_panel(runs, [metric], metric), False) for metric in others])]
 
 
 def panel_pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:

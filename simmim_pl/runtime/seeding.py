@@ -26,7 +26,7 @@ class RankGenerator(torch.Generator):
 def make_generator(
     seed: int, step: int, device: torch.device, rank: int = 0, ranks: int = 1, purpose: str = "0"
 ) -> RankGenerator:
-    """A generator seeded by seed, step and purpose, so that a resumed run draws the same numbers, on any number of ranks.
+    """A generator seeded by seed, step and purpose: a resumed run draws the same numbers, on any number of ranks.
 
     Args:
         seed: of the run.

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from simmim_pl.contracts import DataModule, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.evaluation.adapted import Items, adapted
-from simmim_pl.report.run import read
+from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, QUIET
 
 
@@ -76,7 +76,7 @@ def test_it_is_trained_on_and_evaluated_and_what_it_lacks_is_said(
     data = f"--data={__name__}.{kind.__name__}"
     trainer = [*QUIET, "--trainer.max_epochs=2", f"--trainer.callbacks=[{callbacks}]", "--trainer.log_every_n_steps=1"]
     run = cli(["fit", *method, data, *trainer])
-    history = read(run).history
+    history = load_run(run).history
     assert len(history["train/loss"][0]) == 8
     assert {"representation/rankme", "train/images_per_second"} <= history.keys()
     assert ("val/probe" in history) == (kind is Plain)

@@ -23,7 +23,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.report.run import load_run
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
-from simmim_pl.runtime.seeding import seeded, uniform
+from simmim_pl.runtime.seeding import make_generator, uniform
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
 
@@ -292,7 +292,7 @@ def test_what_a_method_draws_is_a_function_of_seed_step_purpose_and_the_images_p
     steps = module.drawn["mask"]
     assert len({tuple(row.tolist()) for row in (*steps, *module.drawn["angle"])}) == 20  # ten steps, two purposes
     for step, row in enumerate(steps):
-        expected = [uniform(seeded(0, step, module.device, rank, 2, "mask"), 4, along=0) for rank in range(2)]
+        expected = [uniform(make_generator(0, step, module.device, rank, 2, "mask"), 4, along=0) for rank in range(2)]
         assert torch.equal(row, torch.stack(expected, 1).flatten())  # rank r has images r, r + 2, …
     shown = module.drawn["shown"]
     assert len(shown) > 2

@@ -116,18 +116,18 @@ def evaluated(rank: int, ranks: int) -> dict[str, Any]:
     from simmim_pl.encoders import FastCNN
     from simmim_pl.evaluation import AugmentedProbe, DenseProbe, FineTune
     from simmim_pl.evaluation.protocols.finetune import predict
-    from simmim_pl.evaluation.training import Sweep
+    from simmim_pl.evaluation.training import LRSearch
     from simmim_pl.views import CropFlip
 
     still = CropFlip(scale=(1, 1), ratio=(1, 1), flip=0)
-    sweep = Sweep((0.1, 1.0), epochs=2)
+    search = LRSearch((0.1, 1.0), epochs=2)
     torch.manual_seed(0)
     on, normalised = context(Patches(), ranks), context(FastCNN(2), ranks)
     tuned = FineTune(still, lr=(0.1,), epochs=2).tuned(on, 0.1, 10)
     random = FineTune(CropFlip(), lr=(0.1,), epochs=2).tuned(normalised, 0.1, 10)
     return {
-        "augmented": AugmentedProbe(still, sweep).evaluate(on)[0].entry(),
-        "dense": DenseProbe(sweep).evaluate(on)[0].entry(),
+        "augmented": AugmentedProbe(still, search).evaluate(on)[0].entry(),
+        "dense": DenseProbe(search).evaluate(on)[0].entry(),
         "tuned": tuned.state_dict(),
         "predicted": predict(tuned, on, "test"),
         "random": random.state_dict(),
