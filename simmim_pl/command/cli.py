@@ -115,6 +115,7 @@ class CLI(LightningCLI):
 
     def choose_precision(self) -> None:
         """The user's, or that of the checkpoint to go on from, or in pretraining what the processor computes fast."""
+        precision.forbid_tf32()
         asked = self.config[self.subcommand].trainer  # which also the run's config.yaml and checkpoints record
         if not isinstance(asked.accelerator, str) or asked.plugins:
             return

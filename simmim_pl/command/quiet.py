@@ -19,10 +19,13 @@ HIDDEN_WARNINGS = (  # Lightning's, as regular expressions
 # Logs a line about weights_only at every checkpoint.
 CHECKPOINT_LOGGER = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
+LIGHTNING_LOGGER = "lightning.pytorch.utilities.rank_zero"  # advises TF32, which precision.py forbids
+
 
 def hide_messages() -> None:
     """Install the filters."""
     for message in HIDDEN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger(CHECKPOINT_LOGGER).addFilter(lambda record: "weights_only" not in record.getMessage())
+    logging.getLogger(LIGHTNING_LOGGER).addFilter(lambda record: "has Tensor Cores" not in record.getMessage())
     logging.raiseExceptions = False  # no traceback when a log file, such as W&B's own, is on a full disk

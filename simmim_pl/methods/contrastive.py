@@ -36,6 +36,8 @@ class Contrastive(Method):
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
+    compiles = ("encoder", "head")
+
     @ranged
     def __init__(
         self,

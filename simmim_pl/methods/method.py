@@ -10,12 +10,14 @@ from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int64
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.small_grids import convert_small_grids
+from simmim_pl.methods.compiled import Compiled
 from simmim_pl.methods.finite_loss import FiniteLoss
 from simmim_pl.methods.opened import opened
 from simmim_pl.methods.optimization import optimizer_and_schedule
@@ -59,12 +61,13 @@ class Method(StepLog, ABC):
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
         decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
         sync_batchnorm: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
-        compile: run the encoder through torch.compile while it trains.
+        compile: run the network through torch.compile while it trains, see :mod:`simmim_pl.methods.compiled`.
         channels_last: store the encoder's weights channels-last, which its activations follow: faster on recent CPUs
             and on tensor cores.
     """
 
     pretrains = True
+    compiles: tuple[str, ...] = ("encoder",)  # names of the parts that --model.compile compiles
     saves_memory = False  # true of a run for which memory is short, so that time may be spent on it
 
     @ranged
@@ -90,8 +93,7 @@ class Method(StepLog, ABC):
         schedule.require_valid_lr(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
-        if compile:
-            self.encoder.compile()  # in place: the names in a checkpoint stay the same
+        self.compiled = compile
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """Features of images in [0, 1], to evaluate or to keep: never compiled, for batches here come in many sizes."""
@@ -204,6 +206,9 @@ class Method(StepLog, ABC):
             convert_small_grids(self.encoder)
         # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
         strategy.precision_plugin.convert_module(self)
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Compiled()] if self.compiled else []
 
     def configure_optimizers(self) -> Any:
         how = self.optimizer, self.warmup_epochs, self.decay_norm_and_bias

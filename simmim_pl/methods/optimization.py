@@ -8,15 +8,15 @@ from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import nn
 from torch.optim import Optimizer
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import schedule
+from simmim_pl.runtime.fused_optimizer import fuse
 
 
 def optimizer_and_schedule(
-    trainer: Any, module: nn.Module, make: OptimizerCallable, warmup_epochs: float, decay_norm_and_bias: bool
+    trainer: Any, module: Any, make: OptimizerCallable, warmup_epochs: float, decay_norm_and_bias: bool
 ) -> tuple[Optimizer, Callable[[int], float]]:
     """The optimizer of all parameters, its lr scaled to the batch, and the factor on that lr by step.
 
@@ -28,6 +28,7 @@ def optimizer_and_schedule(
         raise InputError("A cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps.")
     batch = schedule.effective_batch(trainer)
     optimizer = make(schedule.parameter_groups(module, decay_norm_and_bias))
+    fuse(optimizer, module.device)
     for group in optimizer.param_groups:
         group["lr"] *= batch / schedule.REFERENCE_BATCH
     peak = optimizer.param_groups[0]["lr"]

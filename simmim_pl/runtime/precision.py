@@ -1,4 +1,4 @@
-"""Which precision a processor computes fast: bfloat16 where it is in hardware, float32 elsewhere."""
+"""Which precision a processor computes fast: bfloat16 where it is in hardware, float32 elsewhere; never TF32."""
 
 from __future__ import annotations
 
@@ -50,12 +50,34 @@ def choose(asked: str | int | None, accelerator: str) -> tuple[str | int, str]:
     """
     device = device_of(accelerator)
     fast = bfloat16_in_hardware(device)
-    if asked is None and device not in ("cpu", "cuda"):
-        return "32-true", ""
     if asked is None:
-        has, other = ("computes", "32-true") if fast else ("does not compute", "bf16-mixed")
-        chosen = "bf16-mixed" if fast else "32-true"
-        return chosen, f"Precision {chosen}: this {device} {has} bfloat16 in hardware (or --trainer.precision {other})."
+        return ("bf16-mixed" if fast else "32-true"), f"Precision {reason(device, fast)}."
     if device == "cpu" and not fast and str(asked) in ("bf16-mixed", "16-mixed", "bf16", "16"):
         return asked, f"This cpu emulates {asked}, which is several times slower than --trainer.precision 32-true."
+    if device == "cuda" and fast and str(asked) in ("32-true", "32"):
+        return (
+            asked,
+            "Precision 32-true: float32 without TF32, much slower on this cuda than --trainer.precision bf16-mixed.",
+        )
     return asked, ""
+
+
+def reason(device: str, fast: bool) -> str:
+    """What is chosen, why, and what else could be."""
+    if device not in ("cpu", "cuda"):
+        return f"32-true: bf16-mixed was never tried on {device} (--trainer.precision bf16-mixed does)"
+    if fast:
+        rest = ", the rest is float32 without TF32" if device == "cuda" else ""
+        return f"bf16-mixed: this {device} computes bfloat16 in hardware{rest} (or --trainer.precision 32-true)"
+    other = "16-mixed" if device == "cuda" else "bf16-mixed"
+    return f"32-true: this {device} does not compute bfloat16 in hardware (or --trainer.precision {other})"
+
+
+def forbid_tf32() -> None:
+    """Float32 on an NVIDIA GPU is float32: products always are, and convolutions, by torch's default, are not.
+
+    TF32 keeps ten bits of a fraction. What has to be quick is in bfloat16; what is in float32, such as losses,
+    neighbours and probes, is there to be exact.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False

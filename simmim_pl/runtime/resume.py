@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import InputError
+from simmim_pl.runtime.fused_optimizer import place_steps
 
 Change = tuple[str, Any, Any]  # key, value in the checkpoint, value now
 
@@ -112,6 +113,7 @@ def apply_changed_hyperparameters(
     for group, old, new in zip(optimizer.param_groups, before, now, strict=True):
         group |= {name: value for name, value in new.items() if name != "lr" and old.get(name) != value}
         group["initial_lr"] = new["lr"]
+    place_steps(optimizer)
     schedule.base_lrs = [new["lr"] for new in now]
     factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
     for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, factors, strict=True):

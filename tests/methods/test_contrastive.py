@@ -107,24 +107,6 @@ def test_channels_last_changes_the_layout_and_not_the_loss(tmp_path: Path) -> No
     torch.testing.assert_close(losses(tmp_path, channels_last=True), losses(tmp_path), rtol=1e-4, atol=1e-4)
 
 
-def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    compiled = method(compile=True)
-    found = train(tmp_path, compiled, steps=2).losses
-    monkeypatch.undo()
-    torch.testing.assert_close(found, losses(tmp_path), rtol=1e-4, atol=1e-4)
-    assert graphs  # it was compiled
-    assert compiled.state_dict().keys() == method().state_dict().keys()
-
-
 def fit(folder: Path, images: ImageDataModule, module: Contrastive, **options: Any) -> list[dict[str, Any]]:
     """The steps of a training."""
     journal = Journal()

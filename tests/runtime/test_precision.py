@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,37 @@ def test_the_precision_that_a_user_sets_is_taken_and_its_emulation_told(
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == asked
 
 
+ON_A_GPU = [
+    (None, True, "bf16-mixed", "hardware, the rest is float32 without TF32 (or --trainer.precision 32-true)."),
+    (None, False, "32-true", "does not compute bfloat16 in hardware (or --trainer.precision 16-mixed)."),
+    ("32-true", True, "32-true", "float32 without TF32, much slower"),
+    ("32-true", False, "32-true", ""),
+    ("16-mixed", True, "16-mixed", ""),
+]
+
+
+@pytest.mark.parametrize(("asked", "has", "chosen", "said"), ON_A_GPU)
+def test_a_gpu_takes_bfloat16_where_it_has_it(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, has: bool, chosen: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=8 if has else 7))
+    found, sentence = precision.choose(asked, "gpu")
+    assert (found, bool(sentence)) == (chosen, bool(said))
+    assert said in sentence
+
+
+def test_float32_is_never_tf32(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in (["--trainer.max_steps=1"], ["--trainer.precision=bf16-mixed", "--trainer.max_steps=1"]):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        torch.set_float32_matmul_precision("high")
+        cli([*UNSAID, *line])
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+
+
 def test_evaluations_and_predictions_stay_in_float32(cli: Cli, pretrained: Path) -> None:
     args = [arg for arg in UNSAID if arg != "fit"]
     for line in (["validate", *args], ["predict", *args]):
@@ -124,7 +156,10 @@ def test_what_torch_tells_of_this_processor_is_understood() -> None:
         assert isinstance(precision.bfloat16_in_hardware(kind), bool)
     assert not precision.bfloat16_in_hardware("mps")
     assert precision.choose(16, "mps") == (16, "")
-    assert precision.choose(None, "mps") == ("32-true", "")
+    assert precision.choose(None, "mps") == (
+        "32-true",
+        "Precision 32-true: bf16-mixed was never tried on mps (--trainer.precision bf16-mixed does).",
+    )
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     if "flags" in flags:  # Linux on x86 tells it too
         assert any(precision.capabilities().values()) == ("avx512_bf16" in flags or "amx_bf16" in flags)

@@ -1,0 +1,75 @@
+"""CUDA graphs where a step allows them, one sentence where it does not; every size of a view by itself."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from simmim_pl.data import ImageDataModule, Shapes
+from simmim_pl.methods.compiled import Compiled
+from simmim_pl.views import ContrastiveViews
+from tests.methods.test_contrastive import fit, method
+
+SETTINGS = [
+    ("cuda", {}, 1, {}, None),
+    ("cuda", {}, 2, {}, "DistributedDataParallel"),
+    ("cuda", {"accumulate_grad_batches": 4}, 1, {}, "gradients that accumulate"),
+    ("cuda", {}, 1, {"gradient_cache": 2}, "the gradient cache"),
+    ("cpu", {"accumulate_grad_batches": 4}, 1, {}, None),
+]
+
+
+@pytest.mark.parametrize(("device", "asked", "ranks", "options", "why"), SETTINGS)
+def test_graphs_are_for_steps_that_need_nothing_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: str,
+    asked: dict[str, Any],
+    ranks: int,
+    options: dict[str, Any],
+    why: str | None,
+) -> None:
+    modes, marks = [], []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: modes.append((self, mode, dynamic)))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    network, trainer = method(**options), Trainer(accelerator="cpu", devices=1, logger=False, **asked)
+    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device(device))
+    monkeypatch.setattr(Trainer, "world_size", ranks)
+    compiled = Compiled()
+    compiled.on_fit_start(trainer, network)
+    compiled.on_train_batch_start(trainer, network, {}, 0)  # type: ignore[typeddict-item]
+    graphs = device == "cuda" and why is None
+    mode = "reduce-overhead" if graphs else None
+    assert modes == [(network.encoder, mode, False), (network.head, mode, False)]
+    assert len(marks) == graphs
+    assert caplog.text.count("Compiled without CUDA graphs: ") == (why is not None)
+    assert (why or "") in caplog.text
+
+
+def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        images.extend(each.shape for each in inputs if isinstance(each, torch.Tensor) and each.ndim == 4)
+        assert not any(isinstance(each, torch.SymInt) for each in inputs)  # no size is left open
+        return graph.forward
+
+    def losses(network: Any) -> torch.Tensor:
+        views = {"views": ContrastiveViews(size=16), "local_views": ContrastiveViews(size=8)}
+        data = ImageDataModule(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
+        return torch.stack([step["outputs"]["loss"].detach() for step in fit(tmp_path, data, network, max_steps=2)])
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    compiled = method(compile=True)
+    found = losses(compiled)
+    monkeypatch.undo()
+    torch.testing.assert_close(found, losses(method()), rtol=1e-4, atol=1e-4)
+    assert {(32, 3, 16, 16), (32, 3, 8, 8)} <= {tuple(shape) for shape in images}
+    assert compiled.state_dict().keys() == method().state_dict().keys()
+    assert caplog.text.count("later runs take it from torch's cache") == 1  # of two steps the first compiled
