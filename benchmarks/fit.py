@@ -53,7 +53,8 @@ def ours(precision: str, compiled: bool) -> list[float]:
             *(sys.executable, "-m", "simmim_pl", "fit", f"--config={ROOT / 'configs/cifar10.yaml'}", f"--runs={runs}"),
             *("--data.source=simmim_pl.data.Shapes", f"--data.batch_size={BATCH}", "--data.validation=100"),
             *(f"--trainer.max_steps={STEPS}", f"--trainer.precision={precision}", "--trainer.limit_val_batches=0"),
-            *("--trainer.callbacks=fit.Stamps", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+            *("--callbacks.enabled=false", "--trainer.callbacks=fit.Stamps"),
+            *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
             f"--model.compile={compiled}",
         ]
         return rates(command)

@@ -177,7 +177,8 @@ class Bench:
             common = [*self.data, *self.here, f"--runs={folder}", "--trainer.enable_progress_bar=false"]
             training = [f"--config={configs / self.cifar10.config}", *self.cifar10.arguments()]
             training += ["--trainer.max_steps=3", "--trainer.limit_val_batches=0"]
-            command(["fit", *training, *common, "--trainer.callbacks=simmim_pl.callbacks.Checkpoint"])
+            only = ["--callbacks.enabled=false", "--trainer.callbacks=simmim_pl.callbacks.Checkpoint"]
+            command(["fit", *training, *common, *only])
             (checkpoint,) = Path(folder).glob("cifar10/*/checkpoints/last.ckpt")
             asked = [f"--config={configs / 'evaluate/linear.yaml'}", f"--data={configs / 'data/cifar10.yaml'}"]
             asked += ["--model.protocols+=simmim_pl.evaluation.KNN", f"--model.checkpoint={checkpoint}"]

@@ -142,14 +142,14 @@ def command(arguments: Iterable[str]) -> None:
 
 
 def fit(config: str, *arguments: str, alone: bool, **clock: float) -> Timed:
-    """Time ``fit`` of a config: with the clock alone, or with it beside the config's callbacks; without validation."""
+    """Time ``fit`` of a config, without validation: with the clock alone, or beside the callbacks of every run."""
     with tempfile.TemporaryDirectory() as runs:
         command(
             [
                 *("fit", f"--config={ROOT / 'configs' / config}", f"--runs={runs}", *arguments),
                 *("--trainer.max_epochs=1000", "--trainer.limit_val_batches=0", "--trainer.precision=bf16-mixed"),
                 *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
-                f"--trainer.callbacks{'' if alone else '+'}=gpu_fit.Clock",
+                *(f"--callbacks.enabled={not alone}", "--trainer.callbacks+=gpu_fit.Clock"),
                 *(f"--trainer.callbacks.{name}={value}" for name, value in clock.items()),
             ]
         )

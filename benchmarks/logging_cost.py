@@ -25,7 +25,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
-WATCH, PROBE = "__main__.Stopwatch", ["--trainer.callbacks=simmim_pl.callbacks.OnlineProbe"]
+WATCH = "__main__.Stopwatch"
+PROBE = ["--callbacks.enabled=false", "--trainer.callbacks=simmim_pl.callbacks.OnlineProbe"]
 ROUNDS, EPOCHS = 7, 4
 
 

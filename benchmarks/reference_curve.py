@@ -45,8 +45,8 @@ def ours(folder: Path, seed: int, precision: str) -> list[float]:
             *(sys.executable, "-m", "simmim_pl", "fit", "--config", "configs/cifar10.yaml", "--runs", runs),
             *("--data.source", "simmim_pl.data.Folder", "--data.source.root", str(folder), "--data.validation", "0"),
             *("--trainer.max_epochs", "1", "--trainer.precision", precision, "--seed_everything", str(seed)),
-            *("--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "0", "--trainer.callbacks", "null"),
-            *("--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
+            *("--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "0", "--callbacks.enabled", "false"),
+            *("--trainer.enable_progress_bar", "false"),
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "WANDB_MODE": "disabled"})
         (path,) = Path(runs).glob("*/*/metrics.csv")

@@ -38,8 +38,9 @@ REFERENCE = ROOT / "configs/cifar10.yaml"
 FIT = [
     "--trainer.precision=bf16-mixed",
     *("--trainer.limit_val_batches=0", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
-    *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks+=simmim_pl.callbacks.TrainingMonitor"),
-    *("--trainer.callbacks.every=5", "--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false"),
+    *("--callbacks.enabled=false", "--trainer.callbacks=simmim_pl.callbacks.Checkpoint"),
+    *("--trainer.callbacks+=simmim_pl.callbacks.TrainingMonitor"),
+    *("--trainer.log_every_n_steps=1", "--trainer.enable_model_summary=false"),
     *("--trainer.max_epochs=100", "--data.source=simmim_pl.data.Shapes", "--data.final_views=null"),
 ]
 

@@ -46,6 +46,7 @@ TINY = [
     *("--data.batch_size=32", "--model.encoder.width=2", "--model.head.hidden_dim=8", "--model.head.output_dim=4"),
     *("--trainer.max_epochs=2", "--trainer.precision=32-true", "--trainer.enable_model_summary=false"),
 ]
+NO_PICTURES = [f"--callbacks.{name}=null" for name in ("embedding_map", "pictures", "dashboard", "report")]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

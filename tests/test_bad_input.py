@@ -96,7 +96,6 @@ def test_arguments(refusal: Callable[[list[Any]], str], args: list[str], says: s
 
 
 JUDGE = ["validate", f"--config={CONFIGS / 'evaluate/all.yaml'}", *SHAPES, *QUIET]
-CALLBACK = "--trainer.callbacks=[{class_path: simmim_pl.callbacks.%s, init_args: {%s}}]"
 PROTOCOL = "--model.protocols=[{class_path: simmim_pl.evaluation.%s, init_args: {%s}}]"
 OUTSIDE = {
     "--model.encoder.width=0": "--model.encoder.width has to be 1 or more, and is 0",
@@ -143,10 +142,11 @@ OUTSIDE = {
     "--trainer.limit_train_batches=1.5": "limit_train_batches",
     "--trainer.gradient_clip_val=-1": "--trainer.gradient_clip_val has to be 0 or more",
     "--trainer.num_nodes=0": "--trainer.num_nodes has to be 1 or more",
-    CALLBACK % ("OnlineProbe", "lr: -1"): "--trainer.callbacks.lr has to be above 0",
-    CALLBACK % ("Representation", "images: 0"): "--trainer.callbacks.images has to be 2 or more",
-    CALLBACK % ("Dashboard", "images: 0"): "--trainer.callbacks.images has to be 1 or more",
-    CALLBACK % ("Checkpoint", "every_n_epochs: 0"): "--trainer.callbacks.every_n_epochs has to be 1 or more",
+    "--callbacks.online_probe.lr=-1": "--callbacks.online_probe.lr has to be above 0",
+    "--callbacks.representation.images=0": "--callbacks.representation.images has to be 2 or more",
+    "--callbacks.dashboard={images: 0}": "--callbacks.dashboard.images has to be 1 or more",
+    "--trainer.callbacks=[{class_path: simmim_pl.callbacks.Checkpoint, init_args: {every_n_epochs: 0}}]": "--trainer."
+    "callbacks.every_n_epochs has to be 1 or more",
 }
 
 
@@ -276,8 +276,9 @@ def test_one_that_is_read_as_all_is_said(
     cli: Cli, caplog: pytest.LogCaptureFixture, name: str, batches: int, said: bool
 ) -> None:
     with pytest.raises(SystemExit):  # before anything is built
-        cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks.images=0", "--data.batch_size=500"])
-    cli([*TINY, f"--trainer.{name}=1", "--trainer.callbacks=tests.test_bad_input.Counts", "--trainer.max_epochs=1"])
+        cli([*TINY, f"--trainer.{name}=1", "--callbacks.dashboard.images=0", "--data.batch_size=500"])
+    counts = ["--callbacks.enabled=false", "--trainer.callbacks=tests.test_bad_input.Counts"]
+    cli([*TINY, f"--trainer.{name}=1", *counts, "--trainer.max_epochs=1"])
     assert Counts.seen.pop() == batches
     assert ("is read as the share 1.0" in caplog.text) == said
     assert (f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2" in caplog.text) == said

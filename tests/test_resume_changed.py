@@ -66,12 +66,8 @@ def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
 
 
 def test_the_online_probe_takes_another_learning_rate(cli: Cli) -> None:
-    online = [
-        "--trainer.callbacks=simmim_pl.callbacks.Checkpoint",
-        "--trainer.callbacks+=simmim_pl.callbacks.OnlineProbe",
-    ]
-    half = cli([*RUN, *online, *STOPS])
-    cli([*RUN, *online, "--trainer.callbacks.lr=0.5", "--ckpt_path=last"])
+    half = cli([*RUN, *STOPS])
+    cli([*RUN, "--callbacks.online_probe.lr=0.5", "--ckpt_path=last"])
     assert last(half)["callbacks"]["OnlineProbe"]["optimizer"]["param_groups"][0]["lr"] == 0.5
 
 

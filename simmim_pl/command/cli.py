@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from simmim_pl.command import loggers, quiet, say_once, trainer_options
+from simmim_pl.command import default_callbacks, loggers, quiet, say_once, trainer_options
 from simmim_pl.command.data_seed import data_seed
 from simmim_pl.command.instantiation import build, explained, refusal
 from simmim_pl.command.parser import Parser
@@ -47,6 +47,7 @@ class CLI(LightningCLI):
         parser.link_arguments(("seed_everything", "data"), "data.init_args.seed", data_seed)
         ranges = {f"trainer.{name}": hint for name, hint in trainer_options.RANGES.items()}
         parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
+        default_callbacks.add_arguments(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
@@ -75,6 +76,9 @@ class CLI(LightningCLI):
         if directory.exists():  # a run that goes on: before anything of it is touched
             directory.claim()
         self.choose_precision()
+        asked = self.config[self.subcommand]
+        kwargs |= trainer_options.chosen(asked.trainer, self.model)
+        kwargs |= default_callbacks.chosen(asked, config, self.model)
         given = config.trainer.logger
         self.save_config_kwargs |= {"directory": directory, "wandb": given in (None, True)}
         self.save_config_kwargs["checkpoint"] = integrity.checkpoint_id(self.saved) if self.saved else None
@@ -83,8 +87,7 @@ class CLI(LightningCLI):
         if not config.trainer.fast_dev_run:
             kwargs["logger"] = [loggers.History(directory.folder, silent=given is False), *others]
         with explained("The trainer", Exception):
-            chosen = trainer_options.chosen(self.config[self.subcommand].trainer, self.model)
-            trainer = super().instantiate_trainer(**chosen, **kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda each: not isinstance(each, SaveConfig))  # first: others may log when a run begins
         if trainer.strategy.root_device.type == "cpu":

@@ -115,6 +115,11 @@ class Source(ABC):
         """What tables call the set."""
         return type(self).__name__
 
+    @property
+    def folds(self) -> list[Int64[Tensor, " n"]]:
+        """Positions in train of each predefined fold; empty if the set has none. Known after :meth:`load`."""
+        return []
+
     def prepare(self) -> None:  # noqa: B027, most sources have nothing to make
         """Make the files be there. Called by one process a node; must not set state."""
 

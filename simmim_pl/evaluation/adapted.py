@@ -67,6 +67,7 @@ class Named:
     """Name and classes of a datamodule's images."""
 
     mask_classes: Sequence[str] = ()
+    folds: Sequence[Tensor] = ()
 
     def __init__(self, data: Any) -> None:
         self.name, self.classes = type(data).__name__, [str(name) for name in data.classes]

@@ -128,6 +128,6 @@ def test_the_training_is_the_same_without_it(tmp_path: Path) -> None:
 
 
 def test_of_two_ranks_one_writes_and_they_need_not_agree_on_when(tmp_path: Path) -> None:
-    often = ["--trainer.callbacks=simmim_pl.callbacks.Report", "--trainer.callbacks.share=0.3"]
+    often = ["--callbacks.report.share=0.3"]
     run(2, [[*TINY, *often, "--trainer.max_epochs=10", "--trainer.check_val_every_n_epoch=1"]], tmp_path)
     assert len(list(tmp_path.rglob("report.html"))) == 1

@@ -171,7 +171,7 @@ def test_classes_without_arguments_are_trained_and_go_on(cli: Cli) -> None:
         "fit",
         *(f"--{part}=tests.command.test_cli.{name}" for part, name in (("model", "Plain"), ("data", "Rows"))),
     ]
-    line += [*QUIET, "--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.enable_model_summary=false"]
+    line += [*QUIET, "--trainer.enable_model_summary=false"]
     run = cli([*line, "--trainer.max_epochs=1"])
     assert cli([*line, "--trainer.max_epochs=2", "--ckpt_path=last"]) == run
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -333,6 +333,6 @@ def test_help_explains_every_argument_of_every_class(
 
 def test_without_a_logger_nothing_is_written_beside_the_runs_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine")
-    run = cli([*TINY, "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_checkpointing=false"])
+    run = cli([*TINY, "--trainer.logger=false", "--callbacks.enabled=false"])
     assert set(content(tmp_path)) - {run / "config.yaml", run / ".lock"} == {tmp_path / "config.yaml"}
     assert (tmp_path / "config.yaml").read_text() == "mine"

@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line_that_names_it(
         ("max_epochs:", "max_epoch:", "--trainer.max_epochs"),
         ("trainer:", "trainr:", "--trainer.max_epochs"),
         ("seed_everything:", "seed:", "--seed_everything"),
-        ("callbacks.OnlineProbe", "callbacks.Onlin", "simmim_pl.callbacks.OnlineProbe"),
+        ("views.ContrastiveViews", "views.ContrastivView", "simmim_pl.views.ContrastiveViews"),
         ("init_args:\n    encoder:", "init_arg:\n    encoder:", "--model.init_args.encoder"),
     ],
 )

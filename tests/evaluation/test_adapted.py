@@ -61,10 +61,6 @@ class Bare(Plain):
     classes = property()  # type: ignore[assignment]
 
 
-CALLBACKS = ["Checkpoint", "OnlineProbe", "Representation", "CollapseMonitor", "EmbeddingMap", "Pictures"]
-CALLBACKS += ["TrainingMonitor", "Dashboard", "Report"]
-
-
 @pytest.mark.parametrize("kind", [Plain, Bare])
 def test_it_is_trained_on_and_evaluated_and_what_it_lacks_is_said(
     cli: Callable[[list[Any]], Path], kind: type[Plain], caplog: pytest.LogCaptureFixture, capsys: Any
@@ -72,9 +68,8 @@ def test_it_is_trained_on_and_evaluated_and_what_it_lacks_is_said(
     method = ["--model=simmim_pl.methods.Contrastive", "--model.encoder=simmim_pl.encoders.FastCNN"]
     method += ["--model.encoder.width=2", "--model.head=simmim_pl.encoders.heads.ProjectionHead"]
     method += ["--model.loss=simmim_pl.losses.NTXent", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
-    callbacks = ",".join(f"simmim_pl.callbacks.{name}" for name in CALLBACKS)
     data = f"--data={__name__}.{kind.__name__}"
-    trainer = [*QUIET, "--trainer.max_epochs=2", f"--trainer.callbacks=[{callbacks}]", "--trainer.log_every_n_steps=1"]
+    trainer = [*QUIET, "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
     run = cli(["fit", *method, data, *trainer])
     history = load_run(run).history
     assert len(history["train/loss"][0]) == 8

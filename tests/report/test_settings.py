@@ -11,6 +11,7 @@ from simmim_pl.report.settings import differences, flatten
 from tests.conftest import CONFIGS
 
 QUICKSTART = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+QUICKSTART["trainer"]["callbacks"] = [{"class_path": "simmim_pl.callbacks.Report"}]
 ONLINE = {"class_path": "simmim_pl.callbacks.OnlineProbe", "init_args": {"k": 20}}
 PLAIN = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())
 NESTED = st.recursive(PLAIN, lambda inner: st.dictionaries(st.text("ab", min_size=1), inner, min_size=1), max_leaves=8)

@@ -24,19 +24,12 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Features
 from simmim_pl.encoders import FastCNN
-from tests.conftest import TINY
+from tests.conftest import NO_PICTURES, TINY
 from tests.ranks import Killed, run, start
 from tests.test_parity import LOCAL
 
 MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # what another run need not repeat
 LONG = os.environ.get("LONG") == "1"
-CALLBACKS = [
-    *("--trainer.callbacks=simmim_pl.callbacks.Checkpoint", "--trainer.callbacks.every_n_steps={every}"),
-    *(
-        f"--trainer.callbacks+=simmim_pl.callbacks.{name}"
-        for name in ("OnlineProbe", "Representation", "CollapseMonitor", "TrainingMonitor")
-    ),
-]
 # Two epochs of five steps, validated after each, and logged at every step.
 BASE = [
     *TINY,
@@ -59,7 +52,7 @@ class Dropping(FastCNN):
 
 
 def lines(every: int, *more: str) -> list[str]:
-    return [*BASE, *(part.format(every=every) for part in CALLBACKS), *more]
+    return [*BASE, *NO_PICTURES, f"--callbacks.checkpoint.every_n_steps={every}", *more]
 
 
 def folder_of_images(place: Path) -> list[str]:

@@ -32,7 +32,8 @@ class STL10(Source):
         train: what the training split holds: the ``unlabelled`` images, to pretrain on; or the ``labelled`` ones, to
             evaluate on.
         fold: use only the 1,000 labelled training images of this fold, 0 to 9. The paper's protocol trains on each
-            fold and reports the mean of the ten test accuracies.
+            fold and reports the mean of the ten test accuracies: ``simmim_pl.evaluation.LinearProbe(folds=True)``,
+            without a fold here.
         timeout: seconds without a byte after which a download is given up.
     """
 
@@ -77,7 +78,7 @@ class STL10(Source):
         self.classes = (self.folder / TorchvisionSTL10.class_names_file).read_text().split()
         images, labels = self.images(split), self.labels(split)
         if split == "train" and self.fold is not None:
-            rows = torch.tensor([int(row) for row in self.fold_lines()[self.fold].split()])
+            rows = self.positions()[self.fold]
             images, labels = images[rows], labels[rows]
         return InMemory(images, labels)
 
@@ -91,10 +92,15 @@ class STL10(Source):
         """The labels of a file, which stores them from 1 to 10."""
         return torch.frombuffer(bytearray((self.folder / f"{part}_y.bin").read_bytes()), dtype=torch.uint8).long() - 1
 
-    def fold_lines(self) -> list[str]:
-        """One line per fold, with the positions of its images."""
+    @property
+    def folds(self) -> list[Int64[Tensor, " n"]]:
+        """The ten folds, if the training split is all labelled images."""
+        return self.positions() if self.train == "labelled" and self.fold is None else []
+
+    def positions(self) -> list[Int64[Tensor, " n"]]:
+        """Positions of each fold's images among the labelled ones; the file has one line per fold."""
         text: str = (self.folder / TorchvisionSTL10.folds_list_file).read_text()
-        return text.splitlines()
+        return [torch.tensor([int(row) for row in line.split()]) for line in text.splitlines()]
 
     def is_complete(self) -> bool:
         """Whether every extracted file exists with the right size; the checksum was verified on the archive."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.features import Labelled, varies
 from simmim_pl.evaluation.protocol import Protocol, best, by_name
-from simmim_pl.evaluation.regression import LogisticRegression
+from simmim_pl.evaluation.regression import LogisticRegression, Weights
 from simmim_pl.evaluation.result import Result
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
@@ -31,6 +32,8 @@ class LinearProbe(Protocol):
 
     Args:
         l2: candidate penalties, see :class:`simmim_pl.evaluation.regression.LogisticRegression`.
+        folds: fit on each of the folds that the data set itself defines, such as STL-10's ten, of which a part is held
+            out as validation is; the result is their mean, with the standard deviation over folds.
         data: the data set to evaluate on; by default the run's ``--data``.
     """
 
@@ -38,16 +41,43 @@ class LinearProbe(Protocol):
     def __init__(
         self,
         l2: Sequence[PositiveFloat] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7),
+        folds: bool = False,
         data: LightningDataModule | None = None,
     ) -> None:
         super().__init__(data)
-        self.l2 = strongest_first(l2)
+        self.l2, self.folds = strongest_first(l2), folds
 
     def evaluate(self, context: EvaluationContext) -> list[Result]:
         classes = context.classes()
         context.require_validation()
         train, validation, test = (context.vectors(split) for split in ("train", "validation", "test"))
-        return [probe(train, validation, test, classes, self.l2)]
+        if not self.folds:
+            return [probe(train, validation, test, classes, self.l2)]
+        found = [predict(*parts, test[0], len(classes), self.l2) for parts in folds(context, train, validation)]
+        predicted = torch.stack([labels for labels, _ in found])
+        explained = {"accuracy by fold": [round(each, 6) for each in (predicted == test[1]).double().mean(1).tolist()]}
+        explained["by fold"] = [chosen for _, chosen in found]
+        result = classification(predicted, test[1], classes)
+        return [replace(result, chosen=explained, variant=f"{len(found)} folds")]
+
+
+def folds(context: EvaluationContext, train: Labelled, validation: Labelled) -> Iterator[tuple[Labelled, Labelled]]:
+    """Of every fold that the data set defines, its rows of train and of validation.
+
+    Raises:
+        InputError: the set defines none, or nothing of one is held out.
+    """
+    source, splits = context.data.source, context.data.splits
+    if not source.folds:
+        raise InputError(f"{source.name} defines no folds: leave out folds, or evaluate on a set such as STL10.")
+    for number, fold in enumerate(source.folds):
+        parts = []
+        for name, (features, labels) in (("train", train), ("validation", validation)):
+            rows = torch.isin(torch.as_tensor(splits[name].indices), fold).to(labels.device)
+            if not rows.any():
+                raise InputError(f"Fold {number} of {source.name} has no {name} image: change --data.validation.")
+            parts.append((features[rows], labels[rows]))
+        yield parts[0], parts[1]
 
 
 def strongest_first(l2: Sequence[float]) -> list[float]:
@@ -61,21 +91,30 @@ def probe(
     train: Labelled, validation: Labelled, test: Labelled, classes: list[str], penalties: Sequence[float]
 ) -> Result:
     """Choose the penalty on validation, fit on train and validation, look at test."""
+    predicted, chosen = predict(train, validation, test[0], len(classes), penalties)
+    return replace(classification(predicted[None], test[1], classes), chosen=chosen)
+
+
+def predict(
+    train: Labelled, validation: Labelled, test: Float[Tensor, "M D"], classes: int, penalties: Sequence[float]
+) -> tuple[Int64[Tensor, " M"], dict[str, Any]]:
+    """The class of each test item, and what was chosen for it and by what."""
     mean, scale = moments(train[0])
-    fitted, tried, asked = ((features - mean) / scale for features in (train[0], validation[0], test[0]))
-    regression, weights, accuracy = LogisticRegression(fitted, train[1], len(classes)), None, {}
+    fitted, tried, asked = ((features - mean) / scale for features in (train[0], validation[0], test))
+    regression, accuracy = LogisticRegression(fitted, train[1], classes), {}
+    weights: dict[float, Weights] = {}
     for l2 in penalties:
-        weights = regression.fit(l2, weights)
-        predicted = (tried @ weights[0] + weights[1]).argmax(1)
+        weights[l2] = regression.fit(l2, next(reversed(weights.values()), None))
+        weight, bias = weights[l2]
+        predicted = (tried @ weight + bias).argmax(1)
         accuracy[l2] = (predicted == validation[1]).float().mean().item()
         if accuracy[l2] < max(accuracy.values()) - GIVE_UP:
             break
     chosen = best(accuracy)
-    both = LogisticRegression(torch.cat([fitted, tried]), torch.cat([train[1], validation[1]]), len(classes))
-    weight, bias = both.fit(chosen, weights)
-    predicted = (asked @ weight + bias).argmax(1)
+    both = LogisticRegression(torch.cat([fitted, tried]), torch.cat([train[1], validation[1]]), classes)
+    weight, bias = both.fit(chosen, weights[chosen])  # a weak penalty's may be too far away
     explained = {"l2": chosen, "validation accuracy by l2": by_name(accuracy)}
-    return replace(classification(predicted[None], test[1], classes), chosen=explained)
+    return (asked @ weight + bias).argmax(1), explained
 
 
 def moments(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:

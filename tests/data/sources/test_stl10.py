@@ -52,6 +52,16 @@ def test_labelled_images_are_torchvisions(data: Path, theirs: type, fold: int | 
     assert source.name == ("STL10" if fold is None else f"STL10, fold {fold}")
 
 
+def test_the_folds_are_torchvisions(data: Path, theirs: type) -> None:
+    source = STL10(str(data))
+    train = source.load("train")
+    assert len(source.folds) == 10
+    for fold, rows in enumerate(source.folds):
+        reference = theirs(str(data), "train", folds=fold)
+        assert torch.equal(train.read(rows), torch.from_numpy(reference.data.copy()))
+    assert STL10(str(data), fold=3).folds == STL10(str(data), train="unlabelled").folds == []
+
+
 def test_unlabelled_images_are_torchvisions_and_have_no_label(data: Path, theirs: type) -> None:
     source = STL10(str(data), train="unlabelled")
     train = source.load("train")

@@ -90,6 +90,63 @@ def test_the_accuracy_and_confusion_are_those_of_a_pipeline_of_scikit_learns(cla
     assert result.per_class.keys() == {f"class {c}" for c in range(classes)}
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_strong_penalty_is_fitted_well_after_weak_ones_were_tried() -> None:
+    features, labels = clusters(6, 90, spread=1.2)
+    held = torch.arange(90) % 5 == 0
+    train, validation = (features[~held], labels[~held]), (features[held], labels[held])
+    test = clusters(8, 150)
+    result = probe(train, validation, test, ["a", "b", "c"], [0.1, 1e-7])
+    assert result.chosen["l2"] == 0.1
+    scaler = StandardScaler().fit(train[0])
+    both = scaler.transform(torch.cat([train[0], validation[0]])), torch.cat([train[1], validation[1]])
+    assert accuracy(result) == pytest.approx(scikit(0.1, 90, 3).fit(*both).score(scaler.transform(test[0]), test[1]))
+
+
+def folded(folds: list[Tensor]) -> EvaluationContext:
+    """Ninety items of a set, of which every fifth is held out; features of one class more often than others."""
+    features, labels = clusters(6, 90, spread=1.2)
+    images = InMemory(torch.zeros(90, 3, 1, 1, dtype=torch.uint8), labels)
+    held = torch.arange(90) % 5 == 0
+    context = bench_of((features[~held], labels[~held]), (features[held], labels[held]), clusters(8, 150), 3)
+    for name, rows in (("train", ~held), ("validation", held)):
+        context.data.splits[name] = Subset(images, rows.nonzero().squeeze(1).tolist())
+    context.data.source.folds, context.data.source.name = folds, "given"
+    return context
+
+
+def test_folds_are_probes_of_their_own_and_the_result_is_their_mean_and_deviation() -> None:
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    folds = [order[:40], order[40:75], order[20:60]]  # which overlap, as STL-10's do
+    (result,) = LinearProbe(l2=[0.1, 0.01], folds=True).evaluate(folded(folds))
+    features, labels = clusters(6, 90, spread=1.2)
+    alone = []
+    for fold in folds:
+        held, kept = fold[fold % 5 == 0], fold[fold % 5 > 0]
+        parts = [(features[rows.sort().values], labels[rows.sort().values]) for rows in (kept, held)]
+        alone.append(probe(*parts, clusters(8, 150), ["a", "b", "c"], [0.1, 0.01]))
+    assert result.chosen["accuracy by fold"] == pytest.approx([accuracy(each) for each in alone], abs=1e-6)
+    assert result.chosen["by fold"] == [each.chosen for each in alone]
+    assert len({accuracy(each) for each in alone}) > 1
+    assert accuracy(result) == pytest.approx(np.mean([accuracy(each) for each in alone]), abs=2e-6)
+    spread = result.metrics["accuracy"].std
+    assert spread == pytest.approx(np.std([accuracy(each) for each in alone], ddof=1), abs=2e-6)
+    assert result.variant == "3 folds"
+
+
+@pytest.mark.parametrize(
+    ("folds", "says"),
+    [
+        ([], "given defines no folds: leave out folds"),
+        ([torch.arange(90), torch.tensor([1, 2, 3])], "Fold 1 of given has no validation image"),
+        ([torch.arange(0, 90, 5)], "Fold 0 of given has no train image"),
+    ],
+)
+def test_without_folds_or_with_nothing_held_out_of_one_it_is_said(folds: list[Tensor], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        LinearProbe(folds=True).evaluate(folded(folds))
+
+
 def test_the_chosen_penalty_is_fitted_again_on_train_and_validation_together() -> None:
     # Along the first feature train has class 0 only; where it is large, validation alone knows the class.
     generator = torch.Generator().manual_seed(0)
