@@ -62,7 +62,7 @@ def test_the_classifier_is_linear_in_features_standardised_by_the_batch() -> Non
     x = torch.randn(50, 5) * torch.tensor([1.0, 1, 10, 100, 3]) + torch.tensor([5.0, 0, -100, 1, 2])
     standard = StandardScaler().fit_transform(x.double().numpy())
     weight, bias = (p.detach().double().numpy() for p in (classifier.linear.weight, classifier.linear.bias))
-    assert classifier.classes == 4
+    assert classifier.num_classes == 4
     np.testing.assert_allclose(classifier(x).detach().numpy(), standard @ weight.T + bias, atol=1e-4)
 
 

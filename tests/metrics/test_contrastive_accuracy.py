@@ -36,7 +36,7 @@ def expected(z: torch.Tensor) -> float:
 def test_it_is_scikit_learns_nearest_neighbour(views: int, images: int, noise: float, block: int, seed: int) -> None:
     z = projections(views, images, noise, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[contrastive_accuracy.__module__], "BLOCK", block)
+        patch.setattr(sys.modules[contrastive_accuracy.__module__], "BLOCK_PAIRS", block)
         assert contrastive_accuracy(z).item() == pytest.approx(expected(z))
     assert contrastive_accuracy(z).item() == pytest.approx(of_training(z).item())
 

@@ -21,11 +21,11 @@ module = sys.modules["simmim_pl.metrics.uniformity"]  # its name in the package 
 def test_uniformity_is_the_log_mean_potential_of_all_pairs(number, width, t, block, seed):
     z = normal(number, width, seed=seed)
     expected = np.log(np.mean(np.exp(-t * pdist(unit(z)) ** 2)))
-    before, module.BLOCK = module.BLOCK, block
+    before, module.BLOCK_PAIRS = module.BLOCK_PAIRS, block
     try:
         assert uniformity(z, t).item() == pytest.approx(expected, abs=1e-4)
     finally:
-        module.BLOCK = before
+        module.BLOCK_PAIRS = before
 
 
 def test_uniformity_knows_its_limits():
