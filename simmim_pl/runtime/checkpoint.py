@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.runtime.from_config import instantiate, method_arguments
 from simmim_pl.runtime.integrity import require_intact
-from simmim_pl.runtime.safe_import import walk
 from simmim_pl.runtime.unpickle import unpickle
 from simmim_pl.runtime.weights import MAX_VALUES_IN_FILE, update_state_dict
-from simmim_pl.runtime.yaml_schema import MAX_VALUES
+from simmim_pl.runtime.yaml_schema import MAX_VALUES, walk
 
 # Version of what this package adds to Lightning's checkpoints in order to resume. Raise it when that changes.
 FORMAT_VERSION = 5
@@ -103,13 +102,13 @@ def require_same_architecture(state: dict[str, Any], own: dict[str, Any], path: 
 def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = ()) -> Encoder:
     """Build the encoder of a pretraining checkpoint, in eval mode.
 
-    A config can name any class. Imported are only classes of this package and those in ``allow``. Encoders of this
+    A config can name any class. Imported are only encoders of this package and what ``allow`` names. Encoders of this
     package download nothing here: their weights are in the checkpoint.
 
     Args:
         path: a checkpoint that pretraining wrote.
         trained: load the checkpoint's weights; otherwise keep random initial ones.
-        allow: class paths outside this package that may be imported, each exactly as the checkpoint writes it.
+        allow: class paths outside this package that may be imported, as the checkpoint writes them.
 
     Raises:
         InputError: the checkpoint cannot be read, names a class that is neither in this package nor allowed, or its
@@ -128,7 +127,7 @@ def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = 
         found: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow)).encoder
         return found
 
-    own = {} if spec["class_path"] in [*allow] else meta_state_dict(build)
+    own = {} if allow else meta_state_dict(build)  # what it allows may not be importable on the meta device
     if own and trained:
         require_same_architecture(state, own, path)
     elif sum(tensor.nbytes for tensor in own.values()) > max(ALWAYS_ALLOWED_BYTES, 2 * Path(path).stat().st_size):

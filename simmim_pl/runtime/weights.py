@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from simmim_pl.contracts import Encoder, InputError
-from simmim_pl.runtime.safe_import import walk
 from simmim_pl.runtime.unpickle import unpickle
 from simmim_pl.runtime.weight_names import find_state_dicts, match_names, required_names
+from simmim_pl.runtime.yaml_schema import walk
 
 MAX_VALUES_IN_FILE = 1_000_000  # a network of a thousand tensors with its optimizer state has about ten thousand
 

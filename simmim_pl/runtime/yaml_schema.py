@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from simmim_pl.contracts import InputError
 # levels.
 MAX_VALUES = 10_000
 MAX_DEPTH = 100
+MAX_CHARACTERS = 10 * MAX_VALUES  # of all strings of a config together
 
 
 def require_bounded_size(text: str) -> None:
@@ -71,6 +73,67 @@ def load(path: str | Path) -> Any:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it.") from error
+
+
+def require_config_size(config: Any, path: str) -> None:
+    """Refuse a config from a file that is exponentially large or deep, also in its strings, which may be YAML.
+
+    Raises:
+        InputError: it has more than ``MAX_VALUES`` values, ``MAX_DEPTH`` levels or ``MAX_CHARACTERS`` characters.
+    """
+    length = 0
+    for part in walk(config, path, MAX_VALUES, children_with_yaml):
+        length += len(part) if isinstance(part, str) else 0
+        if length > MAX_CHARACTERS:
+            raise InputError(
+                f"{path} holds a config of more than {MAX_CHARACTERS} characters, none of ours: do not use it."
+            )
+
+
+def children(value: Any) -> Collection[Any]:
+    """Values of a mapping, items of a list or set; nothing for any other value."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else ()
+
+
+def children_with_yaml(value: Any) -> Collection[Any]:
+    """:func:`children`, and the content of a string that is YAML, as which jsonargparse parses it."""
+    if not isinstance(value, str):
+        return children(value)
+    with suppress(yaml.YAMLError, ValueError):
+        if not isinstance(parsed := parse(value[: MAX_CHARACTERS + 1]), str):
+            return [parsed]
+    return ()
+
+
+def walk(value: Any, path: str, most: int, within: Callable[[Any], Collection[Any]] = children) -> Iterator[Any]:
+    """A value and all nested values; a value that is shared by several parents comes once for each.
+
+    Pickle and YAML can share values: ``a = [a, a]``, forty times, needs forty lists and unfolds to 2⁴⁰ values. Later
+    code would visit them all, so this walk comes first and stops at a limit.
+
+    Args:
+        value: the root.
+        path: the file it came from, for errors.
+        most: limit on the number of values.
+        within: returns the values directly inside a value.
+
+    Raises:
+        InputError: there are more than ``most`` values, or more than ``MAX_DEPTH`` levels.
+    """
+    left, seen = [(value, 0)], 0
+    while left:
+        part, depth = left.pop()
+        seen += 1
+        if seen > most or depth > MAX_DEPTH:
+            found = f"more than {most} values" if seen > most else f"values nested more than {MAX_DEPTH} deep"
+            raise InputError(f"{path} holds {found}, which no run of ours writes: do not use it.")
+        yield part
+        try:
+            left += [(each, depth + 1) for each in reversed(list(within(part)))]
+        except (InputError, RecursionError) as error:
+            raise InputError(f"{path} holds a text that is nested too deeply or too large: do not use it.") from error
 
 
 def mapping(value: Any, where: str, required: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:

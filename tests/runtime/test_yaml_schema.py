@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from simmim_pl.contracts import InputError
 from simmim_pl.report.run import load_run
-from simmim_pl.runtime.safe_import import require_safe_imports
-from simmim_pl.runtime.yaml_schema import MAX_VALUES, load, parse
+from simmim_pl.runtime.yaml_schema import MAX_VALUES, load, parse, require_config_size
 from tests.conftest import TINY
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
@@ -39,7 +38,7 @@ def test_a_value_that_is_not_of_its_type_is_no_yaml(tmp_path: Path, text: str) -
     (tmp_path / "x.yaml").write_text(f"a: {text}")
     with pytest.raises(InputError, match=r"x.yaml is not YAML \(.+\): mend it"):
         load(tmp_path / "x.yaml")
-    require_safe_imports({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
+    require_config_size({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
 
 
 def test_aliases_that_people_write_are_fine() -> None:
