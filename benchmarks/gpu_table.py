@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -46,6 +47,8 @@ class Job:
 
 def digits(value: float) -> str:
     """All that are whole, of a small number three that matter."""
+    if math.isnan(value):
+        return "?"
     return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
 
 

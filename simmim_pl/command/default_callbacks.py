@@ -59,7 +59,7 @@ def chosen(asked: Any, built: Any, model: Any) -> dict[str, Any]:
     found = dict(built.callbacks or {})  # callbacks: null, in YAML, turns off all
     for name, kind in CALLBACKS.items():
         for why in reasons(kind, users, asked, model) if found.get(name) else ():
-            if changed(asked.callbacks[name], kind):
+            if asked.callbacks.enabled and changed(asked.callbacks[name], kind):  # all off is off, whatever a YAML sets
                 raise InputError(f"The options of --callbacks.{name} would do nothing, since {why}: leave them out.")
             asked.callbacks[name] = found[name] = None
     callbacks = [*filter(None, map(found.get, CALLBACKS)), *users]

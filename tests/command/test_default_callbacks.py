@@ -79,7 +79,7 @@ def test_null_turns_one_off(made: Made, names: list[str]) -> None:
 
 def test_all_are_turned_off_at_once(made: Made, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("callbacks: null\n")
-    assert kinds(made([*TINY, "--callbacks.enabled=false"])) == []
+    assert kinds(made([*TINY, "--callbacks.enabled=false", "--callbacks.report.share=1"])) == []
     assert kinds(made([*TINY, "--config=mine.yaml"])) == []
     assert kinds(made([*TINY, "--callbacks.enabled=false", ONLINE])) == ["OnlineProbe"]
 
@@ -127,7 +127,6 @@ def test_the_config_that_is_saved_makes_the_same_callbacks(made: Made, tmp_path:
     ("args", "says"),
     [
         ([ONLINE, "--callbacks.online_probe.k=3"], "since the OnlineProbe of --trainer.callbacks replaces it"),
-        (["--callbacks.enabled=false", "--callbacks.report.share=1"], "since --callbacks.enabled is false"),
         (
             ["--trainer.enable_checkpointing=false", "--callbacks.checkpoint.every_n_epochs=2"],
             "The options of --callbacks.checkpoint would do nothing, since --trainer.enable_checkpointing is false",
