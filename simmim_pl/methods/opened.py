@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from simmim_pl.runtime.checkpoint import load_checkpoint, meta_state_dict, require_same_architecture
 from simmim_pl.runtime.from_config import build_method
 
 
 def opened(kind: type, path: str | Path, allow: Sequence[str], given: dict[str, Any]) -> Any:
     """See :meth:`simmim_pl.methods.method.Method.load_from_checkpoint`."""
-    optimizers = [f"torch.optim.{name}" for name in torch.optim.__all__ if hasattr(torch.optim, name)]
     saved = load_checkpoint(path)
 
     def made() -> Any:
-        return build_method(kind, saved, str(path), frozenset([*allow, *optimizers]), given)
+        return build_method(kind, saved, str(path), frozenset(allow), given)
 
     if not (allow or given) and (own := meta_state_dict(made)):  # of ours alone: before any memory is taken
         require_same_architecture(saved["state_dict"], own, path)

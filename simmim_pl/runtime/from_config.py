@@ -17,8 +17,8 @@ from simmim_pl.contracts import InputError
 from simmim_pl.runtime.yaml_schema import require_config_size
 
 Method = TypeVar("Method")
-# The rooms of this package whose classes a method is made of.
-OURS = ("simmim_pl.encoders", "simmim_pl.losses", "simmim_pl.optimizers")
+# Whose classes a method is made of.
+ROOMS = ("simmim_pl.encoders", "simmim_pl.losses", "simmim_pl.optimizers", "torch.optim")
 # Arguments by which encoders of this package download weights, with the values that turn it off.
 NO_DOWNLOAD = {"weights": None, "pretrained": False}
 
@@ -67,7 +67,7 @@ def instantiate(parser: ArgumentParser, spec: dict[str, Any], path: str | Path, 
         InputError: it names a class that is neither in this package nor allowed, or cannot be built.
     """
     require_config_size(spec, str(path))
-    places = [*OURS, *allow, *map(definition, allow)]
+    places = [*ROOMS, *allow, *map(definition, allow)]
     try:
         with imports_limited_to(places):
             parsed = parser.parse_object(spec)
@@ -77,8 +77,8 @@ def instantiate(parser: ArgumentParser, spec: dict[str, Any], path: str | Path, 
         reason = shorten(str(error), 1000)
         if denied := re.search(r"Importing '(.+?)' is not allowed", reason):
             raise InputError(
-                f"{path} asks to import {denied[1]}, which is none of simmim_pl's encoders, losses and optimizers: "
-                f"allow it with --model.allow [{denied[1]}] if you trust the file."
+                f"{path} asks to import {denied[1]}, which is none of simmim_pl's encoders, losses and optimizers, nor "
+                f"torch's: allow it with --model.allow [{denied[1]}] if you trust the file."
             ) from error
         raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
     return built
@@ -101,7 +101,7 @@ def imports_limited_to(places: list[str]) -> Iterator[None]:
 
 
 def definition(name: str) -> str:
-    """Where the class that an allowed name imports is defined: ``torch.optim.AdamW`` is torch.optim.adamw's."""
+    """Where the class that an allowed name imports is defined: ``timm.optim.Lion`` is timm.optim.lion's."""
     try:
         found = resolve_name(name)
         return f"{found.__module__}.{found.__qualname__}"
