@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1
 OUTPUTS = ("stdout", "stderr")
 CONTEXT = multiprocessing.get_context("forkserver")
 PACKAGE = ["simmim_pl.command.cli", "simmim_pl.callbacks", "simmim_pl.data", "simmim_pl.report.page", "tests.ranks"]
-CONTEXT.set_forkserver_preload([*PACKAGE, "beartype", "hypothesis", "pytest"])
+CONTEXT.set_forkserver_preload([*PACKAGE, "torch._dynamo", "beartype", "hypothesis", "pytest"])
 
 
 def start_server() -> None:

@@ -164,21 +164,14 @@ def test_what_torch_tells_of_this_processor_is_understood() -> None:
         assert any(precision.capabilities().values()) == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
-# As TORCH_LOGS=recompiles says them, and without processes that compile, which import torch to begin with.
-COMPILER = """
-import torch, torch._inductor.config
-torch._logging.set_logs(recompiles=True)
-torch._inductor.config.compile_threads = 1
-"""
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize("more", [["--model.gradient_cache=2"], *([[]] if os.environ.get("LONG") == "1" else [])])
 def test_a_compiled_run_compiles_no_more_than_twice_again(tmp_path: Path, more: list[str]) -> None:
     # In a process of its own: the checks of shapes in these tests would be compiled too.
     line = [*TINY, "--model.compile=true", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", *more]
-    own = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"))
-    process = Program("simmim_pl", line, tmp_path, own, partial(exec, COMPILER))
+    own = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"), TORCHINDUCTOR_COMPILE_THREADS="1")
+    says = partial(exec, "import torch; torch._logging.set_logs(recompiles=True)")
+    process = Program("simmim_pl", line, tmp_path, own, says)
     _, said = process.communicate(300)
     assert process.returncode == 0, said
     assert list((tmp_path / "compiled").rglob("*.py"))  # it was compiled
