@@ -4,8 +4,10 @@ As a program: ``python -m tests.ranks JSON`` runs a list of command lines, one a
 """
 
 import json
+import os
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from simmim_pl.runtime import distributed
-from tests.forked import Program, environment
+
+ROOT = Path(__file__).parents[1]
 
 
 class Journal(Callback):
@@ -65,6 +68,9 @@ class Killed(BaseException):
     """Of a run that :class:`Dies`."""
 
 
+PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def free_port() -> int:
     """A port that nothing listens to."""
     with socket.socket() as free:
@@ -72,32 +78,35 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def place(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torchrun tells a rank."""
-    return {
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)},
-        **{"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"},
-    }
-
-
-def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = None) -> list[Program]:
+def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = None) -> list[subprocess.Popen]:
     """Start as many processes; each runs all command lines in turn as one rank of a group."""
     port = port or free_port()
     lines = [[str(arg) for arg in line] for line in lines]
     if ranks > 1:
         lines = [[*line, "--trainer.strategy=ddp", f"--trainer.devices={ranks}"] for line in lines]
-    places = [place(rank, ranks, port) if ranks > 1 else {} for rank in range(ranks)]
-    return [Program("tests.ranks", [json.dumps(lines)], folder, environment(**each)) for each in places]
+    places = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        | {"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
+        for rank in range(ranks)
+    ]
+    common = {**os.environ, "PYTHONPATH": PATH, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ranks", json.dumps(lines)],
+            cwd=folder,
+            env=common | (place if ranks > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places
+    ]
 
 
 def run(ranks: int, lines: list[list[str]], folder: Path) -> None:
     """Run command lines on ranks, and see that all of them end well."""
     processes = start(ranks, lines, folder)
-    try:
-        said = [process.communicate(timeout=600)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    said = [process.communicate(timeout=600)[1] for process in processes]
     for process, error in zip(processes, said, strict=True):
         assert process.returncode == 0, error
 
