@@ -29,7 +29,7 @@ ONLY_IN = {
     "wandb": {"simmim_pl/command/cli.py", "simmim_pl/command/loggers.py", "simmim_pl/callbacks/dashboard.py"},
     "wandb_workspaces": {"simmim_pl/command/workspace.py"},
 }
-LONGEST = 220  # lines of a file
+LONGEST = 225  # lines of a file
 TESTS_OF_THE_WHOLE = {
     *("test_architecture", "test_library", "test_extending", "test_configs", "test_bad_input", "test_accuracy_gate"),
     *(

@@ -5,7 +5,6 @@ would make the processor wait for a GPU. A copy between devices waits too, unles
 a GPU they are made by other code than elsewhere, which this device cannot reach.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -24,6 +23,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from simmim_pl.callbacks import Checkpoint, Dashboard
+from simmim_pl.command.default_callbacks import CALLBACKS
 from simmim_pl.contracts import Batch
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
@@ -154,12 +154,8 @@ def method(optimizer: Any = torch.optim.AdamW) -> Contrastive:
 
 def of(config: str) -> list[Callback]:
     """The callbacks of a config."""
-    named = yaml.safe_load((CONFIGS / config).read_text())["trainer"]["callbacks"]
-    made = []
-    for each in named:
-        module, _, name = each["class_path"].rpartition(".")
-        made.append(getattr(importlib.import_module(module), name)(**each.get("init_args", {})))
-    return made
+    asked = yaml.safe_load((CONFIGS / config).read_text()).get("callbacks", {})
+    return [kind(**(asked.get(name) or {})) for name, kind in CALLBACKS.items() if asked.get(name, {}) is not None]
 
 
 def test_a_step_of_the_quickstart(tmp_path: Path) -> None:

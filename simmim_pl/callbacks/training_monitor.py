@@ -73,7 +73,7 @@ def images(batch: Batch) -> int:
     return len(known) if known is not None else batch["views"].shape[1]
 
 
-def peak_memory(device: torch.device) -> float:
+def peak_memory(device: Any) -> float:
     """The most bytes held so far, of a CUDA device or else of this process; NaN where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

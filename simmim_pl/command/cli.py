@@ -98,9 +98,7 @@ class CLI(LightningCLI):
         """Refuse to evaluate or embed with a method's random weights, unless that is meant."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.untrained:
-            raise InputError(
-                "--untrained is for validate, test and predict: leave it out, fit starts from random weights."
-            )
+            raise InputError("--untrained is for validate, test and predict: leave it out, fit begins with none.")
         if config.untrained and config.ckpt_path:
             raise InputError("--untrained means random weights, and --ckpt_path others: leave one of the two out.")
         if config.untrained and not self.pretrains:

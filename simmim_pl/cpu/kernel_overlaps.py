@@ -12,6 +12,7 @@ from torch import Tensor
 def output_size(x: Tensor, kernel: Sequence[Any], stride: Sequence[int], padding: Sequence[int]) -> tuple[Any, Any]:
     """Height and width of the output: integers, or torch.compile's symbolic ones.
 
+    >>> import torch
     >>> output_size(torch.empty(1, 3, 8, 7), (3, 3), (2, 1), (1, 0))
     (4, 5)
     """

@@ -48,7 +48,7 @@ class Timm(Encoder):
         super().__init__(embed_dim, mean or made_for["mean"], std or made_for["std"], stride=1)
         self.name = name
         self.net = net
-        self.feature_map_channels, self.stride = feature_map_of(self, made_for["input_size"][-1])
+        self.feature_map_channels, self.stride = feature_map_of(self, made_for.get("input_size", (3, 224, 224))[-1])
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         try:

@@ -216,7 +216,7 @@ def test_a_resumed_probe_is_the_one_that_was_saved_and_ends_as_the_uninterrupted
     class Start(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
             (online,) = (part for part in trainer.callbacks if isinstance(part, OnlineProbe))
-            self.state = state(online) | {"classes": torch.tensor(online.probe.classes)}
+            self.state = state(online) | {"classes": torch.tensor(online.probe.num_classes)}
 
     class Stop(Callback):
         def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

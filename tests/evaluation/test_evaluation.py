@@ -106,7 +106,9 @@ def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkp
 def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretrained: Path) -> None:
     options = ["--model.protocols.l2=[0.5]", "--model.baselines=false"]
     found = card(cli(command(f"--model.checkpoint={pretrained}", *options, name="linear")))
-    assert [(each["encoder"], each["protocol"]) for each in found["results"]] == [("pretrained", {"l2": [0.5]})]
+    assert [(each["encoder"], each["protocol"]) for each in found["results"]] == [
+        ("pretrained", {"folds": False, "l2": [0.5]})
+    ]
     assert found["results"][0]["chosen"]["l2"] == 0.5
 
 

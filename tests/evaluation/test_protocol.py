@@ -49,7 +49,7 @@ def test_settings_say_what_was_given() -> None:
         "metric": "euclidean",
         "temperature": [None, 0.1],
     }
-    assert LinearProbe(l2=[1e-3, 1.0]).settings() == {"l2": [1.0, 1e-3]}  # in the order they are tried
+    assert LinearProbe(l2=[1e-3, 1.0]).settings() == {"folds": False, "l2": [1.0, 1e-3]}  # in the order they are tried
     assert FewLabels([0.5], [2], draws=3, prior=0.1).settings() == {
         "draws": 3,
         "per_class": [2],
