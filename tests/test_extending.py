@@ -146,8 +146,8 @@ def test_a_loss_is_lightlys_and_falls(mine: Callable[..., Path]) -> None:
 def test_a_view_operation_paints_squares_and_is_part_of_the_views(mine: Callable[..., Path]) -> None:
     from mine.cutout import Cutout  # type: ignore[import-not-found]
 
-    operation, view = Cutout(side=4), torch.ones(50, 3, 12, 12)
-    drawn = operation.sample(50, torch.Generator().manual_seed(0), view.device)
+    operation, view = Cutout(side=4), torch.ones(500, 3, 12, 12)
+    drawn = operation.sample(500, torch.Generator().manual_seed(0), view.device)
     painted = operation.apply(view, drawn) == 0.5
     assert (painted.sum((1, 2, 3)) <= 3 * 16).all()
     assert painted.any(1).flatten(1).any(1).all()
