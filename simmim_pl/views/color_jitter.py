@@ -15,7 +15,7 @@ from torch import Tensor
 from simmim_pl.runtime.constants import constant
 from simmim_pl.runtime.ranges import NonNegativeFloat, Probability, Range, ranged
 from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.grayscale import LUMA
+from simmim_pl.views.grayscale import luma
 from simmim_pl.views.operation import Operation
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -139,7 +139,7 @@ def blend_(pixel: Float[Tensor, "B 3 P"], weights: Float[Tensor, "3 B 1"]) -> No
     image's mean grey and the pixel's grey: all one number a pixel, so three channels are passed over once.
     """
     own, of_mean, of_grey = weights
-    grey = pixel.new_tensor(LUMA) @ pixel
+    grey = luma(pixel)
     mean = grey.mean(dim=1, keepdim=True)
     other = grey.mul_(of_grey).add_(of_mean * mean)
     torch.addcmul(other[:, None], own[:, :, None], pixel, out=pixel).clamp_(0.0, 1.0)

@@ -22,5 +22,11 @@ def grayscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Floa
     """Take the colour out of the images in ``mask``, by torchvision's weights; leave the others."""
     chosen = mask.nonzero().squeeze(1)
     pixel = image.flatten(2)
-    grey = pixel.new_tensor(LUMA) @ pixel.index_select(0, chosen)
+    grey = luma(pixel.index_select(0, chosen))
     return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)
+
+
+def luma(pixel: Float[Tensor, "B 3 P"]) -> Float[Tensor, "B P"]:
+    """The grey of each pixel, by torchvision's weights. A matrix product would round one image alone differently."""
+    red, green, blue = pixel.unbind(dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])

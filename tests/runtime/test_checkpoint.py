@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data import Shapes
-from simmim_pl.encoders import FastCNN, ResNet, Torchvision
+from simmim_pl.encoders import FastCNN, ResNet, Torchvision, timm
 from simmim_pl.runtime.checkpoint import load_checkpoint, load_encoder, require_same_architecture
 from simmim_pl.runtime.storable import storable
 from simmim_pl.runtime.weights import load_weights
@@ -424,15 +424,16 @@ def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
         raise AssertionError("download")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    make = timm.create_model
     monkeypatch.setattr(
-        "simmim_pl.encoders.timm.create_model", lambda name, pretrained: fail() if pretrained else resnet()
+        "simmim_pl.encoders.timm.create_model", lambda name, pretrained: fail() if pretrained else make(name, False)
     )
     init = {"name": "resnet18", "weights": "DEFAULT"}
     assert (
         load_encoder(write({"class_path": "simmim_pl.encoders.Torchvision", "init_args": init}), False).embed_dim == 512
     )
     init = {"name": "resnet18", "pretrained": True}
-    assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).embed_dim == 7
+    assert load_encoder(write({"class_path": "simmim_pl.encoders.Timm", "init_args": init}), False).embed_dim == 512
 
 
 HIDDEN = [
@@ -482,13 +483,6 @@ def test_a_weights_only_checkpoint_of_lightnings_is_named(cli: Callable[[list[An
     encoder = FastCNN(2)
     load_weights(encoder, path)
     assert torch.equal(encoder.net[0][0].weight, torch.load(path)["state_dict"]["encoder.net.0.0.weight"])
-
-
-def resnet() -> nn.Module:
-    """What timm would return, as far as the encoder asks."""
-    net = nn.Identity()
-    net.num_features, net.pretrained_cfg = 7, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    return net
 
 
 @pytest.fixture(scope="module")
