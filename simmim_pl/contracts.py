@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -81,9 +81,29 @@ class Encoder(nn.Module, ABC):
         """Centre and scale each channel by the encoder's own statistics."""
         return (image - self.mean).div_(self.std)  # in place: a second copy of the batch costs more than the numbers
 
+    def layers(self) -> list[str]:
+        """Names of the submodules that an image passes one after the other, the earliest first.
+
+        Evaluations can read one instead of the last, and fine-tuning can give the earlier ones a smaller learning rate.
+        By default the submodules with weights, at the depth where no single one holds four fifths of all matrices and
+        convolutions: the blocks of a transformer, the stages of a ResNet. Override it where this does not fit.
+        """
+        name, at = "", cast(nn.Module, self)
+        while True:
+            count = {f"{name}{part}": matrices(child) for part, child in at.named_children() if matrices(child)}
+            largest = max(count, key=lambda part: count[part], default="")
+            if not count or count[largest] == 1 or count[largest] < 0.8 * matrices(self):
+                return list(count)
+            name, at = f"{largest}.", self.get_submodule(largest)
+
     @abstractmethod
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """Encode a batch of images."""
+
+
+def matrices(module: nn.Module) -> int:
+    """How many matrices and convolution kernels a module has."""
+    return sum(weight.ndim > 1 for weight in module.parameters())
 
 
 class Views(nn.Module, ABC):

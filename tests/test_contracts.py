@@ -1,0 +1,32 @@
+"""Which submodules an encoder calls its layers."""
+
+import pytest
+
+from simmim_pl.contracts import Encoder
+from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
+
+LAYERS = {
+    "fastcnn": (lambda: FastCNN(2), [f"net.{place}" for place in (0, 2, 3, 4, 6, 7, 9)]),
+    "resnet": (lambda: ResNet(18), [f"net.{place}" for place in (0, 4, 5, 6, 7)]),
+    "torchvision's resnet": (
+        lambda: Torchvision("resnet50"),
+        ["net.conv1", *(f"net.layer{stage}" for stage in (1, 2, 3, 4))],
+    ),
+    "a classifier of its own": (
+        lambda: Torchvision("mobilenet_v3_small"),
+        [f"net.features.{place}" for place in range(13)],
+    ),
+    "a transformer": (
+        lambda: Timm("test_vit"),
+        [f"net.blocks.{block}" for block in range(6)],
+    ),
+    "stages": (lambda: Timm("convnext_atto"), [f"net.stages.{stage}" for stage in range(4)]),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_layers_are_stages_or_blocks(case: str) -> None:
+    make, expected = LAYERS[case]
+    encoder: Encoder = make()
+    assert encoder.layers() == expected
+    assert all(encoder.get_submodule(name) for name in expected)
