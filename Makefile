@@ -12,7 +12,7 @@ quickstart: .venv/run ## pretrain on procedural images, then the linear-probe ta
 	$(BIN)/python -m simmim_pl validate --config configs/evaluate/linear.yaml --data configs/data/shapes.yaml \
 		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 test: lint types ## lint, types, tests
 	$(PYTEST)
 
@@ -21,7 +21,8 @@ coverage: .venv/dev ## the tests, half as long again, and what of the package th
 
 test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/runtime/test_resume.py tests/test_nodes.py tests/test_failures.py \
-		tests/runtime/test_precision.py tests/runtime/test_atomic.py tests/runtime/test_lost_ranks.py
+		tests/runtime/test_precision.py tests/runtime/test_atomic.py tests/runtime/test_lost_ranks.py \
+		tests/callbacks/test_collapse_monitor.py
 
 test-gpu: .venv/dev ## what only a GPU can tell: a minute on one
 	GPU=1 $(BIN)/python -m pytest -m cuda tests

@@ -49,6 +49,21 @@ TINY = [
 NO_PICTURES = [f"--callbacks.{name}=null" for name in ("embedding_map", "pictures", "dashboard", "report")]
 
 
+# The files that take longest begin first, or one of two processes would have nothing to do while the other ends them.
+LONGEST = [
+    *("runtime/test_resume", "test_parity", "test_notebooks", "test_bad_input", "command/test_cli", "test_failures"),
+    *("runtime/test_lost_ranks", "gpu/test_support", "callbacks/test_collapse_monitor", "test_extending", "test_nodes"),
+    *("runtime/test_atomic", "runtime/test_precision", "runtime/test_distributed", "runtime/test_sync_batchnorm"),
+    *("report/test_page", "evaluation/test_evaluation", "test_resume_changed", "callbacks/test_checkpoint"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests by file, those of the longest files first."""
+    place = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests that are marked ``cuda`` need a GPU."""
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():

@@ -4,10 +4,8 @@ As a program: ``python -m tests.ranks JSON`` runs a list of command lines, one a
 """
 
 import json
-import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from simmim_pl.runtime import distributed
-
-ROOT = Path(__file__).parents[1]
+from tests.forked import Program, environment
 
 
 class Journal(Callback):
@@ -68,9 +65,6 @@ class Killed(BaseException):
     """Of a run that :class:`Dies`."""
 
 
-PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 def free_port() -> int:
     """A port that nothing listens to."""
     with socket.socket() as free:
@@ -78,35 +72,32 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = None) -> list[subprocess.Popen]:
+def place(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun tells a rank."""
+    return {
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)},
+        **{"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"},
+    }
+
+
+def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = None) -> list[Program]:
     """Start as many processes; each runs all command lines in turn as one rank of a group."""
     port = port or free_port()
     lines = [[str(arg) for arg in line] for line in lines]
     if ranks > 1:
         lines = [[*line, "--trainer.strategy=ddp", f"--trainer.devices={ranks}"] for line in lines]
-    places = [
-        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        | {"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
-        for rank in range(ranks)
-    ]
-    common = {**os.environ, "PYTHONPATH": PATH, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.ranks", json.dumps(lines)],
-            cwd=folder,
-            env=common | (place if ranks > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for place in places
-    ]
+    places = [place(rank, ranks, port) if ranks > 1 else {} for rank in range(ranks)]
+    return [Program("tests.ranks", [json.dumps(lines)], folder, environment(**each)) for each in places]
 
 
 def run(ranks: int, lines: list[list[str]], folder: Path) -> None:
     """Run command lines on ranks, and see that all of them end well."""
     processes = start(ranks, lines, folder)
-    said = [process.communicate(timeout=600)[1] for process in processes]
+    try:
+        said = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     for process, error in zip(processes, said, strict=True):
         assert process.returncode == 0, error
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from simmim_pl.runtime import atomic
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
+from tests.forked import Program, environment
 
 Cli = Callable[[list[Any]], Path]
 FOLDER = ["--data.source=simmim_pl.data.Folder", "--data.source.root=images"]
@@ -333,14 +334,12 @@ def test_null_is_null_in_a_list_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=25"]
-    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode != 0
-    said = "error: A batch of 25 images cannot be divided among 2 devices: set --data.batch_size to 24"
-    assert done.stderr.count(said) == 1
-    assert "Traceback" not in done.stderr
+    process = Program("simmim_pl", args, tmp_path, environment())
+    _, said = process.communicate(120)
+    assert process.returncode != 0
+    sentence = "error: A batch of 25 images cannot be divided among 2 devices: set --data.batch_size to 24"
+    assert said.count(sentence) == 1
+    assert "Traceback" not in said
 
 
 def damage(file: Path, how: str) -> None:
@@ -474,19 +473,14 @@ class SpoilAtTheEnd(__import__("lightning").pytorch.Callback):  # type: ignore[m
 
 
 def test_a_malformed_wandb_key(tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
-    done = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *TINY],
-        cwd=tmp_path,
-        env={**environment, "WANDB_API_KEY": "abc"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.rstrip().splitlines()[-1].startswith("error: ")
-    assert "set WANDB_MODE=offline" in done.stderr
-    assert "Traceback" not in done.stderr
+    own = environment(WANDB_API_KEY="abc")
+    del own["WANDB_MODE"]
+    process = Program("simmim_pl", TINY, tmp_path, own)
+    _, said = process.communicate(120)
+    assert process.returncode == 2
+    assert said.rstrip().splitlines()[-1].startswith("error: ")
+    assert "set WANDB_MODE=offline" in said
+    assert "Traceback" not in said
 
 
 class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
@@ -499,16 +493,9 @@ class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
 
 def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, tmp_path: Path) -> None:
     args = [*TINY, "--trainer.max_epochs=20000", "--trainer.check_val_every_n_epoch=100000"]
-    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "simmim_pl", *args],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that starts the tests in the background has them, and so this process, ignore the keyboard.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
+    # A shell that starts the tests in the background has them, and so this process, ignore the keyboard.
+    heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = Program("simmim_pl", args, tmp_path, environment(), heeds)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.atomic import WriteError, write
 from tests.conftest import TINY
-from tests.ranks import ROOT, free_port, start
+from tests.forked import ROOT, Program, environment
+from tests.ranks import free_port, place, run, start
 
 LONG = os.environ.get("LONG") == "1"  # `make test-long`
 DDP = [*TINY, "--trainer.strategy=ddp", "--trainer.devices=2"]
@@ -34,7 +36,7 @@ class Fails(Callback):
             raise InputError("This device is out of luck.") if self.mendable else OSError("a cable was pulled")
 
 
-def ended(processes: list[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str]]:
+def ended(processes: list[Any], seconds: float = 120) -> list[tuple[int, str]]:
     """Exit code and stderr of each, all within some seconds."""
     until = time.monotonic() + seconds
     try:
@@ -54,19 +56,11 @@ def ranks_in(folder: Path) -> list[str]:
 def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
     fails = ["--trainer.callbacks+=tests.test_failures.Fails", f"--trainer.callbacks.rank={rank}"]
     fails += [f"--trainer.callbacks.mendable={str(mendable).lower()}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     since = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "simmim_pl", *DDP, *fails, f"--runs={tmp_path}/runs"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and len(ranks_in(tmp_path)) < 2:
+    process = Program("simmim_pl", [*DDP, *fails, f"--runs={tmp_path}/runs"], tmp_path, environment())
+    while process.poll() is None and not ranks_in(tmp_path):
         time.sleep(0.05)
-    assert len(ranks_in(tmp_path)) == 2
+    assert len(ranks_in(tmp_path)) == 1  # the second; the first is a fork, whose command line is its parent's
     ((code, said),) = ended([process], 90)
     assert code != 0
     assert ("error: This device is out of luck." if mendable else "a cable was pulled") in said
@@ -111,18 +105,17 @@ def test_a_rank_that_finds_no_checkpoint_is_refused_before_anything_is_validated
         assert ") on rank 0 and None on rank 1" in said
 
 
-def test_ranks_of_another_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_another_code_are_refused(tmp_path: Path) -> None:
     copy, port = tmp_path / "copy", free_port()
-    for name in ("simmim_pl", "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "simmim_pl", copy / "simmim_pl", ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "simmim_pl/encoders/heads.py").open("a") as file:
         file.write("\n# edited on one node only\n")
     first = start(2, [TINY], tmp_path, port)
     first[1].kill()
-    monkeypatch.setattr("tests.ranks.ROOT", copy)
-    other = start(2, [TINY], copy, port)  # the current folder comes first on the path of a program
-    other[0].kill()
-    for code, said in ended([first[0], other[1]]):
+    names = environment(**place(1, 2, port), PYTHONPATH=str(copy))
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    other = subprocess.Popen([sys.executable, "-m", "simmim_pl", *DDP], cwd=copy, env=names, **pipes)
+    for code, said in ended([first[0], other]):
         assert code == 2
         assert "do not agree on the code: it is 0.1.0-" in said
 
@@ -141,28 +134,21 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def tight(limit: int) -> None:
-    """From now on no file of this process may grow beyond a number of bytes: as a full disk looks to it."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    args = [sys.executable, "-m", "simmim_pl", *TINY, "--runs=runs"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    assert subprocess.run(args, **options).returncode == 0
-    (path,) = tmp_path.glob("runs/quickstart/*/checkpoints/last.ckpt")
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, pretrained: Path) -> None:
+    shutil.copytree(pretrained.parents[3], tmp_path / "runs")
+    path = tmp_path / pretrained.relative_to(pretrained.parents[4])
     before = path.read_bytes()
-    limit = len(before) // 2
-    more = ["--trainer.max_epochs=3", "--ckpt_path=last"]
-    done = subprocess.run([*args, *more], preexec_fn=lambda: tight(limit), **options)
-    assert done.returncode == 2, done.stderr
+    more = [*TINY, "--runs=runs", "--trainer.max_epochs=3", "--ckpt_path=last"]
+    limit = len(before) // 2  # bytes that a file may have: as a full disk looks to a process
+    tight = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    ((code, said),) = ended([Program("simmim_pl", more, tmp_path, environment(), tight)])
+    assert code == 2, said
     kept = path.relative_to(tmp_path)
-    assert f"error: {kept} cannot be written (file too large): make room on the disk" in done.stderr
-    assert f"The last good checkpoint is kept: --ckpt_path {kept}." in done.stderr
+    assert f"error: {kept} cannot be written (file too large): make room on the disk" in said
+    assert f"The last good checkpoint is kept: --ckpt_path {kept}." in said
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.part"))
-    assert subprocess.run([*args, *more], **options).returncode == 0  # with room again it goes on
+    run(1, [more], tmp_path)  # with room again it goes on
     assert torch.load(path, weights_only=True)["global_step"] == 15
 
 

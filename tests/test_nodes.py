@@ -3,32 +3,29 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ranks import ROOT, free_port, run
+from tests.forked import Program, environment
+from tests.ranks import free_port, run
 from tests.runtime.test_resume import LONGER, assert_same, ending, only_run
 from tests.test_parity import BASE, DOUBLE, difference
 
 
-def agent(port: int, host: bool, args: list[str], folder: Path) -> subprocess.Popen:
+def agent(port: int, host: bool, args: list[str], folder: Path) -> Program:
     """One node with one device, which starts again up to three times; in a process group of its own."""
     node = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=tests"]
     node += [f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-conf=is_host={int(host)}", "--local-addr=127.0.0.1"]
     devices = ["--trainer.strategy=ddp", "--trainer.devices=1", "--trainer.num_nodes=2"]
-    command = [sys.executable, "-m", "torch.distributed.run", *node, "-m", "simmim_pl", *args, *devices]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     # Or an agent that was there before tells its address only once, and one that comes anew waits for it in vain.
-    environment |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with (folder / f"agent{int(host)}.log").open("a") as log:
-        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    own = environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    return Program("torch.distributed.run", [*node, "-m", "simmim_pl", *args, *devices], folder, own)
 
 
-def finished(agents: list[subprocess.Popen], folder: Path) -> None:
+def finished(agents: list[Program]) -> None:
     """Wait for agents that end well; whatever happens, none is left."""
     try:
         codes = [each.wait(timeout=180) for each in agents]
@@ -36,13 +33,13 @@ def finished(agents: list[subprocess.Popen], folder: Path) -> None:
         for each in agents:
             if each.poll() is None:
                 os.killpg(each.pid, signal.SIGKILL)
-    logs = "\n".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
+    logs = "\n".join(each.said()[1][-3000:] for each in agents)
     assert codes == [0] * len(agents), logs
 
 
 def test_two_nodes_train_as_one_process(tmp_path: Path) -> None:
     args, port = [*BASE, DOUBLE, "--name=0"], free_port()
-    finished([agent(port, host, [*args, "--runs=two"], tmp_path) for host in (True, False)], tmp_path)
+    finished([agent(port, host, [*args, "--runs=two"], tmp_path) for host in (True, False)])
     run(1, [[*args, "--runs=one"]], tmp_path)
     one, two = (tmp_path / f"{runs}/0" for runs in ("one", "two"))
     weights = [torch.load(next(path.glob("*/checkpoints/last.ckpt")), weights_only=True) for path in (one, two)]
@@ -66,5 +63,5 @@ def test_an_agent_that_is_killed_and_started_again_takes_the_run_to_the_same_end
     second.wait()
     assert workers
     assert first.poll() is None
-    finished([first, agent(port, False, args, tmp_path)], tmp_path)
+    finished([first, agent(port, False, args, tmp_path)])
     assert_same(ending(only_run(str(tmp_path / "whole"))), ending(only_run(str(runs))))

@@ -1,9 +1,6 @@
 """``predict`` writes every image once, in the data set's order, on any number of ranks."""
 
 import errno
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +10,14 @@ from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
 
-import simmim_pl
 from simmim_pl.callbacks.embeddings import write
 from simmim_pl.data import Shapes
 from simmim_pl.runtime.atomic import WriteError
 from simmim_pl.runtime.checkpoint import load_encoder
 from tests.conftest import TINY
+from tests.forked import Program, environment
 
 Command = Callable[[list[str]], Path]
-PACKAGE = Path(simmim_pl.__file__).parents[1]
 ODD = "--data.source.test=101"
 
 
@@ -94,16 +90,9 @@ def test_two_ranks_write_the_file_of_one(cli: Command, pretrained: Path) -> None
     one = load(cli(predict(pretrained, ODD)))
     before = set(Path("runs/quickstart").iterdir())
     command = predict(pretrained, ODD, "--trainer.strategy=ddp", "--trainer.devices=2")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)}
-    ended = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    ended = Program("simmim_pl", command, Path.cwd(), environment())
+    _, error = ended.communicate(100)
+    assert ended.returncode == 0, error
     (folder,) = set(Path("runs/quickstart").iterdir()) - before
     two = load(folder)
     assert torch.equal(two["index"], one["index"])

@@ -4,9 +4,8 @@ import csv
 import json
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from simmim_pl.command import cli as command_line
 from tests.conftest import CONFIGS, EVALUATION, QUIET, TINY
+from tests.forked import Program, environment
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
 
 Cli = Callable[[list[Any]], Path]
@@ -186,17 +186,11 @@ def test_the_env_example_names_every_variable_that_is_read() -> None:
 
 def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> None:
     server = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    short = "import simmim_pl.command.cli as c, simmim_pl.command.loggers as l; l.WANDB_TIMEOUT = 3.0; c.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", short, *TINY],
-        cwd=tmp_path,
-        env={**os.environ, **server},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "W&B cannot be reached, so the run goes on offline" in done.stderr
+    short = partial(exec, "import simmim_pl.command.loggers as page; page.WANDB_TIMEOUT = 3.0")
+    process = Program("simmim_pl", TINY, tmp_path, environment(**server), short)
+    _, said = process.communicate(120)
+    assert process.returncode == 0, said
+    assert "W&B cannot be reached, so the run goes on offline" in said
     (run,) = (tmp_path / "runs/quickstart").iterdir()
     assert logged_config(run)["name"] == "quickstart"
     assert (run / "checkpoints/last.ckpt").exists()
@@ -283,12 +277,10 @@ def test_mixed_precision_and_accumulation_run(cli: Cli, caplog: pytest.LogCaptur
 
 def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp"]
-    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Effective batch 32" in done.stdout + done.stderr
+    process = Program("simmim_pl", args, tmp_path, environment(WANDB_MODE="offline"))
+    said = "".join(process.communicate(120))
+    assert process.returncode == 0, said
+    assert "Effective batch 32" in said
     (run,) = (tmp_path / "runs/quickstart").iterdir()
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2 * (180 // 32)
     assert {"val/knn", "val/probe"} <= set(rows(run)[0])

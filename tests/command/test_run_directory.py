@@ -1,10 +1,8 @@
 """A run directory: made when a run begins, by every logger, and one process's at a time."""
 
 import errno
-import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from simmim_pl.command import run_directory
 from simmim_pl.command.run_directory import RunDirectory, require_valid_name
 from simmim_pl.contracts import InputError
 from tests.conftest import CONFIGS, TINY
-from tests.ranks import ROOT
+from tests.forked import Program, environment
 
 Cli = Callable[[list[Any]], Path]
 ONE = [*TINY, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
@@ -49,8 +47,9 @@ LOGGERS: dict[str, list[str]] = {
 
 def alone(args: list[str], folder: Path) -> Path:
     """The run directory of a command in a process of its own: W&B's logger starts once in one."""
-    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "simmim_pl", *args], cwd=folder, env=environment, check=True)
+    process = Program("simmim_pl", args, folder, environment(WANDB_MODE="offline"))
+    _, said = process.communicate(120)
+    assert process.returncode == 0, said
     (run,) = folder.glob("runs/*/*")
     return run
 
@@ -102,10 +101,11 @@ directory.claim()
 print("claimed", flush=True)
 time.sleep(60)
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "claimed\n"
+    (tmp_path / "claims.py").write_text(code)
+    other = Program("claims", [], tmp_path, environment())
+    while "claimed\n" not in other.said()[0] and other.poll() is None:
+        time.sleep(0.01)
+    assert other.poll() is None
     mine = RunDirectory(tmp_path)
     monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
     with pytest.raises(InputError, match="Another process is at work"):

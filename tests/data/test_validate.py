@@ -1,8 +1,5 @@
 """What any source may give, and the sentence for everything else: what was found and what is due."""
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import simmim_pl
 from simmim_pl.contracts import InputError
 from simmim_pl.data import CIFAR10, Folder, ImageDataModule, Shapes
 from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.data.validate import load_split
 from tests.conftest import QUIET, TINY
+from tests.forked import Program, environment
 
 GOOD = torch.arange(6 * 3 * 4 * 5).view(6, 3, 4, 5).remainder(256).to(torch.uint8)
 LABELS = torch.arange(6) % 3
@@ -174,25 +171,11 @@ def test_own_images_in_0_to_1_end_the_command_with_one_sentence(tmp_path: Path) 
     )
     args = [arg for arg in TINY if "shapes.yaml" not in arg and "data.source" not in arg]
     command = [*args, *QUIET, "--data.source=mine.Mine", "--data.batch_size=16"]
-    package = Path(simmim_pl.__file__).parents[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{package}:{tmp_path}",
-        "WANDB_MODE": "disabled",
-        "OMP_NUM_THREADS": "1",
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *command],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert "Traceback" not in ended.stderr
-    said = ended.stderr + ended.stdout
+    ended = Program("simmim_pl", command, tmp_path, environment())
+    out, error = ended.communicate(100)
+    assert ended.returncode == 2, error
+    assert "Traceback" not in error
+    said = error + out
     assert "InMemory gave pixels as float32 [64, 3, 16, 16], and uint8 [64, 3, H, W] is due, from 0 to 255" in said
 
 

@@ -1,9 +1,6 @@
 """An evaluation through the command line: one table of all that was asked for, or a sentence and nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-import simmim_pl
 from simmim_pl.contracts import Features, InputError
 from simmim_pl.encoders import FastCNN, Torchvision
 from simmim_pl.evaluation import KNN, Evaluation
@@ -24,9 +20,9 @@ from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Result
 from simmim_pl.runtime.checkpoint import load_encoder
 from tests.conftest import CONFIGS, QUIET, SHAPES
+from tests.forked import Program, environment
 
 Command = Callable[[list[str]], Path]
-PACKAGE = Path(simmim_pl.__file__).parents[1]
 NEAREST: dict[str, Any] = {"class_path": "simmim_pl.evaluation.KNN", "init_args": {"k": [3, 5]}}
 TINY_SHAPES: dict[str, Any] = {
     "class_path": "simmim_pl.data.Shapes",
@@ -276,15 +272,9 @@ def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pre
     before = set(Path("runs/knn").iterdir())
     # Without the features that one process left.
     args = command(*options, "--model.cache=false", "--trainer.strategy=ddp", "--trainer.devices=2")
-    ended = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    ended = Program("simmim_pl", args, Path.cwd(), environment())
+    out, error = ended.communicate(200)
+    assert ended.returncode == 0, error
     (folder,) = set(Path("runs/knn").iterdir()) - before
     two = card(folder)
     assert values(two) == values(one)
@@ -292,7 +282,7 @@ def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pre
     for part in ("data", "encoders"):
         assert two[part] == one[part]
     assert (one["device"], two["device"]) == ("cpu × 1", "cpu × 2")
-    assert ended.stdout.count("| data ") == 1
+    assert out.count("| data ") == 1
 
 
 def test_the_trainer_is_told_what_an_evaluation_needs_unless_the_user_says_otherwise(

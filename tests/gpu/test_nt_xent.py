@@ -5,8 +5,6 @@ The interpreter has to be chosen before Triton is imported, so a process of its 
 
 import math
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -23,15 +21,6 @@ CUDA = torch.cuda.is_available() and not INTERPRETED
 DEVICE = "cuda" if CUDA else "cpu"
 computed = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="neither a GPU nor the interpreter")
 on_gpu = pytest.mark.skipif(not CUDA, reason="no GPU")
-
-
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="computed here")
-@pytest.mark.skipif(not fused.TRITON, reason="no Triton for this system")
-def test_the_kernels_in_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
-    assert "passed" in run.stdout
 
 
 @pytest.mark.skipif(INTERPRETED or not fused.TRITON, reason="no compiler")

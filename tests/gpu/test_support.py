@@ -14,7 +14,7 @@ from simmim_pl.gpu.support import runs_kernels
 from tests.kernels import INTERPRETED
 
 ROOT = Path(__file__).parents[2]
-TESTS = ["tests/gpu/test_views.py", "tests/gpu/test_parameters.py", "tests/views/test_fused.py"]
+TESTS = [*(f"tests/gpu/test_{name}.py" for name in ("nt_xent", "parameters", "views")), "tests/views/test_fused.py"]
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")

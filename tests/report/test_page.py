@@ -6,8 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +24,7 @@ from simmim_pl.report.observed import keep
 from simmim_pl.report.pictures import PICTURES
 from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, EVALUATION, TINY
+from tests.forked import Program, environment
 from tests.report.test_run import directory
 from tests.report.test_tables import rows_of
 
@@ -283,14 +282,14 @@ def test_a_run_leaves_its_report_and_so_does_an_evaluation(evaluated: Path) -> N
 
 def test_the_command_line_compares_runs(tmp_path: Path) -> None:
     runs = [str(whole(tmp_path / "some" / name)) for name in "12"]
-    command = [sys.executable, "-m", "simmim_pl.report"]
-    done = subprocess.run([*command, *runs], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout == "Written to report.html\n"
+    out, _ = Program("simmim_pl.report", runs, tmp_path, environment()).communicate(120)
+    assert out == "Written to report.html\n"
     assert "some/1 and some/2" in (tmp_path / "report.html").read_text()
-    failed = subprocess.run([*command, "nowhere"], capture_output=True, text=True, cwd=tmp_path)
+    failed = Program("simmim_pl.report", ["nowhere"], tmp_path, environment())
+    _, error = failed.communicate(120)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: nowhere is no run directory")
-    assert failed.stderr.count("\n") == 1
+    assert error.startswith("error: nowhere is no run directory")
+    assert error.count("\n") == 1
 
 
 @pytest.fixture

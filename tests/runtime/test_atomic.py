@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import fsspec
@@ -23,7 +24,8 @@ import torch
 
 from simmim_pl.runtime import atomic
 from tests.conftest import NO_PICTURES, isolate, newest_run
-from tests.ranks import ROOT
+from tests.forked import ROOT, Program, environment
+from tests.ranks import run
 from tests.runtime.test_resume import LONG, assert_same, ending, lines, only_run
 
 Cli = Callable[[list[Any]], Path]
@@ -167,18 +169,6 @@ def test_a_disk_may_fill_again_and_again(
     assert_same(end, ending(only_run("runs")))
 
 
-def command(args: list[Any], **environment: str) -> dict[str, Any]:
-    """How :func:`subprocess.run` runs the command line."""
-    own = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", **environment}
-    return {
-        "args": [sys.executable, "-m", "simmim_pl", *map(str, args)],
-        "env": own,
-        "capture_output": True,
-        "text": True,
-        "timeout": 300,
-    }
-
-
 def mount(folder: Path, options: str) -> bool:
     """Whether a disk in memory could be mounted, or changed, there: root may, in most containers it may not."""
     called = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
@@ -192,16 +182,16 @@ def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple
         pytest.skip("this process may not mount a tmpfs")
     try:
         args = [*FIT, f"--runs={runs}", "--ckpt_path=last"]
-        done = subprocess.run(**command(args, WANDB_MODE="offline"))
-        assert done.returncode == 2, done.stderr
+        process = Program("simmim_pl", args, tmp_path, environment(WANDB_MODE="offline"))
+        _, text = process.communicate(300)
+        assert process.returncode == 2, text
         (last,) = runs.rglob("last.ckpt")
-        said = sentence(done.stderr)
+        said = sentence(text)
         assert said.startswith(f"error: {last} cannot be written")
         assert said.endswith(f"The last good checkpoint is kept: --ckpt_path {last}.")
         assert not list(runs.rglob("*.part"))
         assert mount(runs, "remount,size=8m")
-        done = subprocess.run(**command(args, WANDB_MODE="offline"))
-        assert done.returncode == 0, done.stderr
+        run(1, [args], tmp_path)
         assert_same(whole[0], ending(only_run(str(runs))))
     finally:
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
@@ -264,7 +254,7 @@ def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
 
 def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
     """Its own process writes, and goes on when it cannot."""
-    script = """if True:
+    script = """
         import resource, time, wandb
         from simmim_pl.runtime import atomic
         from simmim_pl.callbacks.dashboard import require_written
@@ -284,9 +274,10 @@ def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
         print(said)
         wandb.teardown()
     """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    (tmp_path / "script.py").write_text(dedent(script))
+    out, error = Program("script", [], tmp_path, environment()).communicate(120)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert done.stdout.startswith(f"{file} cannot be written (file too large): make room on the disk"), done.stderr
+    assert out.startswith(f"{file} cannot be written (file too large): make room on the disk"), error
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device of Linux that is always full")

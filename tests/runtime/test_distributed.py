@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from simmim_pl.contracts import Encoder, Features
 from simmim_pl.losses import nt_xent
 from simmim_pl.runtime import distributed
+from tests.forked import start_server
 
 if TYPE_CHECKING:
     from simmim_pl.evaluation.context import EvaluationContext
@@ -35,9 +36,10 @@ def on_ranks(ranks: int, work: Callable[[int, int], Any]) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    start_server()
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(run, (ranks, port, work, results), nprocs=ranks)
+        mp.start_processes(run, (ranks, port, work, results), nprocs=ranks, start_method="forkserver")
         return [results[rank] for rank in range(ranks)]
 
 

@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from simmim_pl.runtime import lost_ranks
 from tests.conftest import TINY
-from tests.ranks import ROOT, free_port, start
+from tests.forked import Program, environment
+from tests.ranks import free_port, start
 from tests.runtime.test_resume import LONG
 
 AGAIN = "Start all ranks again; with --ckpt_path last they go on."
@@ -32,7 +33,7 @@ except SystemExit as end:
 """
 
 
-def trains(folder: Path, process: subprocess.Popen) -> None:
+def trains(folder: Path, process: Program) -> None:
     """Wait until a run has left a checkpoint."""
     until = time.monotonic() + 180
     while not list(folder.rglob("last.ckpt")):
@@ -41,11 +42,7 @@ def trains(folder: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-
-
-def children(process: subprocess.Popen) -> list[int]:
+def children(process: Program) -> list[int]:
     """Of a process those that run Python, the oldest first."""
     found = subprocess.run(["pgrep", "-P", str(process.pid), "python"], capture_output=True, text=True).stdout
     return sorted(map(int, found.split()))
@@ -70,10 +67,7 @@ def sentences(text: str) -> list[str]:
 @pytest.mark.parametrize("victim", [1, 0])
 def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
     args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
-    with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(
-            [sys.executable, "-m", "simmim_pl", *args], cwd=tmp_path, env=environment(), stdout=log, stderr=log
-        )
+    first = Program("simmim_pl", args, tmp_path, environment())
     try:
         trains(tmp_path, first)
         (second,) = children(first)
@@ -89,7 +83,7 @@ def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
         1: f"error: Rank 1 was killed by SIGKILL, and rank 0 stops with it. {AGAIN}",
         0: f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. {AGAIN}",
     }
-    assert sentences((tmp_path / "log").read_text()) == [said[victim]]
+    assert sentences(first.said()[1]) == [said[victim]]
 
 
 @pytest.mark.parametrize("victim", [1, 0] if LONG else [1])
@@ -97,9 +91,7 @@ def test_under_torchrun(tmp_path: Path, victim: int) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     agent = ["--nproc-per-node=2", f"--master-port={free_port()}", "--redirects=3", f"--log-dir={tmp_path}/logs"]
     args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
-    command = [sys.executable, "-m", "torch.distributed.run", *agent, "rank.py", *args]
-    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment(), start_new_session=True, **quiet)
+    first = Program("torch.distributed.run", [*agent, "rank.py", *args], tmp_path, environment())
     try:
         trains(tmp_path, first)
         os.kill(children(first)[victim], signal.SIGKILL)

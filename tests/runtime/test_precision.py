@@ -4,9 +4,8 @@ import csv
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ import yaml
 
 from simmim_pl.runtime import precision
 from tests.conftest import CONFIGS, QUIET, TINY
-from tests.ranks import ROOT
+from tests.forked import Program, environment
 
 Cli = Callable[[list[Any]], Path]
 UNSAID = [arg for arg in TINY if "precision" not in arg]
@@ -170,11 +169,10 @@ def test_what_torch_tells_of_this_processor_is_understood() -> None:
 def test_a_compiled_run_compiles_no_more_than_twice_again(tmp_path: Path, more: list[str]) -> None:
     # In a process of its own: the checks of shapes in these tests would be compiled too.
     line = [*TINY, "--model.compile=true", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", *more]
-    environment = {**os.environ, "WANDB_MODE": "disabled", "TORCH_LOGS": "recompiles", "PYTHONPATH": str(ROOT)}
-    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
-    done = subprocess.run(
-        [sys.executable, "-m", "simmim_pl", *line], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    own = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"), TORCHINDUCTOR_COMPILE_THREADS="1")
+    says = partial(exec, "import torch; torch._logging.set_logs(recompiles=True)")
+    process = Program("simmim_pl", line, tmp_path, own, says)
+    _, said = process.communicate(300)
+    assert process.returncode == 0, said
     assert list((tmp_path / "compiled").rglob("*.py"))  # it was compiled
-    assert done.stderr.count("Recompiling function") <= 2
+    assert said.count("Recompiling function") <= 2

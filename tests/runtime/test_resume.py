@@ -9,9 +9,8 @@ runs with SIGKILL and other signals.
 import csv
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from simmim_pl.contracts import Features
 from simmim_pl.encoders import FastCNN
 from tests.conftest import NO_PICTURES, TINY
+from tests.forked import Program, environment
 from tests.ranks import Killed, run, start
 from tests.test_parity import LOCAL
 
@@ -155,7 +155,7 @@ def test_a_run_may_die_again_and_again(cli: Callable[[list[Any]], Path]) -> None
     assert_same(ending(only_run("whole")), ending(only_run("part")))
 
 
-def begin(ranks: int, args: list[str], runs: Path) -> list[subprocess.Popen]:
+def begin(ranks: int, args: list[str], runs: Path) -> list[Program]:
     """Start ``--ckpt_path last`` on ranks, and wait until it has written a checkpoint of its own."""
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("last.ckpt")}
     processes = start(ranks, [[*args, f"--runs={runs}", "--ckpt_path=last"]], runs.parent)
@@ -166,7 +166,7 @@ def begin(ranks: int, args: list[str], runs: Path) -> list[subprocess.Popen]:
     return processes
 
 
-def kill(processes: list[subprocess.Popen]) -> bool:
+def kill(processes: list[Program]) -> bool:
     """Kill all at once; whether they were still at work."""
     working = processes[0].poll() is None
     for process in processes:
@@ -176,7 +176,7 @@ def kill(processes: list[subprocess.Popen]) -> bool:
     return working
 
 
-def while_writing(runs: Path, processes: list[subprocess.Popen]) -> bool:
+def while_writing(runs: Path, processes: list[Program]) -> bool:
     """Wait until a checkpoint is half written; whether there was one before the run ended."""
     while processes[0].poll() is None:
         for part in runs.rglob("*.part"):
@@ -253,7 +253,7 @@ def test_two_ranks_that_are_killed_go_on_exactly_and_one_goes_on_for_them(tmp_pa
     time.sleep(0.2)
     assert kill(processes)
     (tmp_path / "other").mkdir()
-    subprocess.run(["cp", "-r", str(tmp_path / "part"), str(tmp_path / "other/runs")], check=True)
+    shutil.copytree(tmp_path / "part", tmp_path / "other/runs")
     run(2, [[*DOUBLE, "--runs=part", "--ckpt_path=last"]], tmp_path)
     assert_same(whole, ending(only_run(str(tmp_path / "part"))))
     # Another number of devices goes on with the same images and views; sums are taken in another order, no more.
@@ -338,15 +338,8 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_data_workers_at_work(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     args = [*lines(3, *folder_of_images(tmp_path / "images")), "--trainer.max_epochs=2000", "--runs=runs"]
-    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "simmim_pl", *args, "--trainer.check_val_every_n_epoch=2000"],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    args += ["--trainer.check_val_every_n_epoch=2000"]
+    process = Program("simmim_pl", args, tmp_path, environment())
     while not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")) and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, number)

@@ -3,8 +3,6 @@
 import errno
 import multiprocessing
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import IO
@@ -18,6 +16,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data import Folder
 from simmim_pl.data.files import cache, decode
 from simmim_pl.runtime import atomic
+from tests.forked import Program, environment
 
 
 @pytest.fixture
@@ -153,8 +152,9 @@ def test_a_kill_while_writing_leaves_nothing_that_is_read(folder: Path, tmp_path
         "os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"Folder({str(folder)!r}, size=16).load('train')\n"
     )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    (tmp_path / "script.py").write_text(script)
+    killed = Program("script", [], tmp_path, environment())
+    assert killed.wait(60) == -9, killed.said()
     assert kept() == []
     assert len(list(Path(os.environ["SIMMIM_DATA_DIR"], ".decoded").glob("*.part"))) == 1
     assert torch.equal(pixels(Folder(str(folder), size=16)), pixels(Folder(str(folder), size=16, cache=False)))
