@@ -27,7 +27,7 @@ SMALL = [
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
-STORIES = ["quickstart", "cifar10", "cifar10_fast"]
+STORIES = ["quickstart", "cifar10", "cifar10_fast", "cifar10_sigreg"]
 COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
@@ -110,6 +110,16 @@ def test_a_loss_fragment_changes_the_loss_and_not_its_temperature(tmp_path: Path
     for path, decoupled in {"nt_xent": False, "dcl": True}.items():
         _, loss = parsed(Loss, tmp_path / "recipe.yaml", CONFIGS / f"loss/{path}.yaml")
         assert loss(z) == nt_xent(z, temperature=0.2, decoupled=decoupled)
+
+
+@pytest.mark.parametrize("name", ["vicreg", "barlow_twins", "sigreg"])
+def test_a_fragment_of_another_loss_takes_the_place_of_the_recipes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "recipe.yaml").write_text("{class_path: simmim_pl.losses.NTXent, init_args: {temperature: 0.2}}")
+    config, loss = parsed(Loss, tmp_path / "recipe.yaml", CONFIGS / f"loss/{name}.yaml")
+    said = yaml.safe_load((CONFIGS / f"loss/{name}.yaml").read_text())
+    assert config.class_path == said["class_path"]
+    assert config.init_args.as_dict() == said["init_args"]  # every setting of the class is in its fragment
+    assert loss(torch.randn(2, 8, 4)).isfinite()
 
 
 @pytest.mark.parametrize("path", FRAGMENTS["evaluate"], ids=lambda path: path.stem)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightly.loss import VICRegLoss
 
 from simmim_pl.data import Shapes
 from simmim_pl.report.page import write_report
@@ -125,22 +124,22 @@ def test_half_of_the_patches_are_masked_of_each_image(mine: Callable[..., Path])
     assert len({tuple(row.flatten().tolist()) for row in mask}) == 5
 
 
-def test_a_loss_is_lightlys_and_falls(mine: Callable[..., Path]) -> None:
-    from mine.vicreg import VICReg  # type: ignore[import-not-found]
+def test_a_loss_is_the_papers_and_falls(mine: Callable[..., Path]) -> None:
+    from mine.alignment import AlignmentUniformity  # type: ignore[import-not-found]
 
-    z = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(VICReg()(z), VICRegLoss()(*z))
-    three = torch.cat([z, z[:1]])
-    pairs = [VICReg(variance=0, covariance=0)(three[[a, b]]) for a, b in ((0, 1), (0, 2), (1, 2))]
-    torch.testing.assert_close(VICReg(variance=0, covariance=0)(three), torch.stack(pairs).mean())
-    assert VICReg()(z[:, :1].expand_as(z) * torch.tensor([1.0]) * 0 + 1).item() == pytest.approx(
-        VICReg().at_chance(2, 16)
-    )
-    ((fit),) = commands("A loss")
+    z = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.normalize(z, dim=-1)  # the paper's own lines, figure 5
+    alignment = torch.stack([(x[a] - x[b]).norm(dim=1).pow(2).mean() for a, b in ((0, 1), (0, 2), (1, 2))]).mean()
+    uniformity = torch.stack([torch.pdist(view).pow(2).mul(-3.0).exp().mean().log() for view in x]).mean()
+    torch.testing.assert_close(AlignmentUniformity(0.5, 3.0)(z), alignment + 0.5 * uniformity)
+    noise = torch.randn(2, 64, 2000, generator=torch.Generator().manual_seed(0))
+    for loss, tells_nothing in ((AlignmentUniformity(), noise), (AlignmentUniformity(0.1), torch.ones(2, 16, 8))):
+        assert loss(tells_nothing).item() == pytest.approx(loss.at_chance(2, 16), abs=0.02)
+    (fit,) = commands("A loss")
     run = load_run(mine(fit, *TINY, *HEAD))
     first, last = losses(run)
     assert last < first
-    assert set(run.history["train/loss_at_chance"][1]) == {0.99 * 25}
+    assert set(run.history["train/loss_at_chance"][1]) == {-2}
 
 
 def test_a_view_operation_paints_squares_and_is_part_of_the_views(mine: Callable[..., Path]) -> None:

@@ -45,6 +45,9 @@ CASES: dict[str, list[str]] = {
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
+    "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],
+    "barlow twins": [DOUBLE, "--model.loss=simmim_pl.losses.BarlowTwins", *SGD],
+    "sigreg": [DOUBLE, "--model.loss=simmim_pl.losses.SIGReg", *SGD],
     "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:

@@ -1,6 +1,9 @@
 """Losses: a pure function and a thin module each."""
 
+from simmim_pl.losses.barlow_twins import BarlowTwins, barlow_twins
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import NTXent, nt_xent
+from simmim_pl.losses.sigreg import SIGReg, sigreg
+from simmim_pl.losses.vicreg import VICReg, vicreg
 
-__all__ = ["Loss", "NTXent", "nt_xent"]
+__all__ = ["BarlowTwins", "Loss", "NTXent", "SIGReg", "VICReg", "barlow_twins", "nt_xent", "sigreg", "vicreg"]

@@ -1,23 +1,54 @@
-"""What every loss over views keeps."""
+"""What every loss over views keeps, and the whole batch for those that take statistics of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime import distributed
+
 
 class Loss(nn.Module, ABC):
-    """Contract of a loss: projections ``[V, B, P]`` of V views of B images → scalar, the mean over this rank."""
+    """Contract of a loss: projections ``[V, B, P]`` of V views of B images → scalar, the mean over this rank.
+
+    Attributes:
+        draws: whether ``forward`` also takes a ``generator``, for random numbers. The method gives it one that is the
+            same on every rank, another at every step, and the same again in a run that goes on from a checkpoint.
+    """
+
+    draws = False
 
     @abstractmethod
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         """The loss of a batch of projections."""
 
     def at_chance(self, views: int, images: int) -> float | None:
-        """The loss when all projections are the same, and so tell nothing; None when a loss does not say.
+        """The least loss of projections that tell nothing of their image: all the same, or noise.
+
+        None when a loss does not say.
 
         - ``views``, ``images``: of each image, and in the batch of all ranks.
         """
         return None
+
+
+def whole_batch(z: Float[Tensor, "V B P"]) -> Float[Tensor, "V N P"]:
+    """The projections of all ranks' images, with gradient, in float32 at least."""
+    return distributed.all_gather(full_precision(z).transpose(0, 1)).transpose(0, 1)
+
+
+def full_precision(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Float64 as it is, else float32. Autocast has to be off for what follows to be computed in it."""
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def require_views(z: Float[Tensor, "V B P"]) -> None:
+    """Raise :class:`InputError` unless there are views to compare, and images to take statistics of."""
+    if z.shape[0] < 2:
+        raise InputError("This loss compares views of an image: set views to 2 or more.")
+    if z.shape[1] * distributed.world_size() < 2:
+        raise InputError("This loss takes statistics of the images of a batch: set batch_size to 2 or more.")

@@ -1,4 +1,4 @@
-"""START HERE: encoder → projection head → contrastive loss."""
+"""START HERE: encoder → projection head → loss on the projections of an image's views."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
 class Contrastive(Method):
-    """SimCLR (Chen et al. 2020, arXiv 2002.05709): all views of an image agree, all images are told apart.
+    """Joint embedding: one network embeds the views of an image, and the loss makes them agree and images differ.
 
-    This is the source article's "simulated mutual-information maximisation"; ``docs/method.md`` maps its claims. With
+    With NT-Xent it is SimCLR (Chen et al. 2020, arXiv 2002.05709), the source article's "simulated mutual-information
+    maximisation", whose claims ``docs/method.md`` maps; with other losses VICReg, Barlow Twins or LeJEPA. With
     ``--data.local_views`` smaller regions join the views of their image in the same loss; they are encoded at their own
     size, so BatchNorm sees them by themselves.
 
     Args:
         encoder: image → features; the part that is kept.
         head: projection head, built on the encoder's width.
-        loss: projections ``[V, B, P]`` → scalar, e.g. :class:`simmim_pl.losses.NTXent`.
+        loss: projections ``[V, B, P]`` → scalar, such as :class:`simmim_pl.losses.NTXent`.
         gradient_cache: chunks in which a device encodes its batch: the memory of a chunk for a third more time, see
             :func:`simmim_pl.methods.gradient_cache.chunked_forward`. 1 encodes it whole.
         kwargs: see :class:`simmim_pl.methods.method.Method`.
@@ -72,7 +73,7 @@ class Contrastive(Method):
         pooled, z = self.embed(batch["views"])  # [V, B, 3, S, S]: V random regions of every image, recoloured
         if "local" in batch:  # smaller regions at their own size: they too have to agree with all views of their image
             z = torch.cat([z, self.embed(batch["local"])[1]])
-        loss = self.loss(z)
+        loss = self.loss(z, self.generator("loss")) if self.loss.draws else self.loss(z)
         self.log("train/contrastive_accuracy", partial(contrastive_accuracy, z.detach()), prog_bar=True)
         chance = self.loss.at_chance(len(z), z.shape[1] * distributed.world_size())
         if chance is not None:

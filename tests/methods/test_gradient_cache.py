@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders.heads import ProjectionHead
-from simmim_pl.losses import NTXent, nt_xent
+from simmim_pl.losses import Loss, NTXent, SIGReg, nt_xent
 from simmim_pl.methods import Contrastive
 from simmim_pl.methods.gradient_cache import chunked_forward
 from simmim_pl.views import ContrastiveViews
@@ -35,18 +35,20 @@ class Net(Encoder):
         return Features(pooled=grid.mean((2, 3)), feature_map=grid)
 
 
-def method(layer: nn.Module | None = None, chunks: int = 1) -> Contrastive:
+def method(layer: nn.Module | None = None, chunks: int = 1, loss: Loss | None = None) -> Contrastive:
     torch.manual_seed(0)
     head, optimizer = (
         partial(ProjectionHead, hidden_dim=16, output_dim=8),
         partial(torch.optim.SGD, lr=2.0, momentum=0.9),
     )
-    return Contrastive(Net(layer), head, NTXent(0.2), optimizer=optimizer, gradient_cache=chunks)
+    return Contrastive(Net(layer), head, loss or NTXent(0.2), optimizer=optimizer, gradient_cache=chunks)
 
 
-def trained(root: Path, chunks: int, views: int = 2, batch: int = 16, **options: Any) -> dict[str, Tensor]:
+def trained(
+    root: Path, chunks: int, views: int = 2, batch: int = 16, loss: Loss | None = None, **options: Any
+) -> dict[str, Tensor]:
     """Weights after three batches through the Trainer."""
-    module = method(chunks=chunks)
+    module = method(chunks=chunks, loss=loss)
     images = ImageDataModule(
         Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10
     )
@@ -66,6 +68,7 @@ def trained(root: Path, chunks: int, views: int = 2, batch: int = 16, **options:
         {"accumulate_grad_batches": 2, "max_epochs": 2},
         {"gradient_clip_val": 0.1},
         {"precision": "64-true"},
+        {"loss": SIGReg(0.5)},
     ],
 )
 def test_steps_in_chunks_are_the_steps_of_the_whole(tmp_path: Path, chunks: int, options: dict[str, Any]) -> None:

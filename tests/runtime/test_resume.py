@@ -79,6 +79,7 @@ CASES: dict[str, list[str]] = {
         "--data.final_share=0.5",
     ],
     "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
+    "random directions": ["--model.loss=simmim_pl.losses.SIGReg", "--trainer.accumulate_grad_batches=2"],
     "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
 }
 
