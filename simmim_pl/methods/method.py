@@ -19,6 +19,7 @@ from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.small_grids import convert_small_grids
 from simmim_pl.methods.compiled import Compiled
 from simmim_pl.methods.finite_loss import FiniteLoss
+from simmim_pl.methods.initial_weights import InitialWeights
 from simmim_pl.methods.opened import opened
 from simmim_pl.methods.optimization import optimizer_and_schedule
 from simmim_pl.methods.step_log import StepLog
@@ -62,8 +63,9 @@ class Method(StepLog, ABC):
         decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
         sync_batchnorm: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
         compile: run the network through torch.compile while it trains, see :mod:`simmim_pl.methods.compiled`.
-        channels_last: store the encoder's weights channels-last, which its activations follow: faster on recent CPUs
-            and on tensor cores.
+        channels_last: store the encoder's weights channels-last: faster on recent CPUs and on tensor cores.
+        weights: checkpoint or state dict whose weights the encoder starts from, ``FILE`` or ``FILE:KEY``, see
+            :class:`simmim_pl.methods.initial_weights.InitialWeights`.
     """
 
     pretrains = True
@@ -80,20 +82,18 @@ class Method(StepLog, ABC):
         sync_batchnorm: bool = True,
         compile: bool = False,
         channels_last: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.optimizer = optimizer
-        self.warmup_epochs = warmup_epochs
-        self.decay_norm_and_bias = decay_norm_and_bias
-        self.sync_batchnorm = sync_batchnorm
+        self.encoder, self.optimizer, self.warmup_epochs = encoder, optimizer, warmup_epochs
+        self.decay_norm_and_bias, self.sync_batchnorm = decay_norm_and_bias, sync_batchnorm
         self.losses = FiniteLoss()
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
         schedule.require_valid_lr(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
-        self.compiled = compile
+        self.compiled, self.initial_weights = compile, weights
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """Features of images in [0, 1], to evaluate or to keep: never compiled, for batches here come in many sizes."""
@@ -208,7 +208,8 @@ class Method(StepLog, ABC):
         strategy.precision_plugin.convert_module(self)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Compiled()] if self.compiled else []
+        start = [InitialWeights(self.initial_weights)] if self.initial_weights else []
+        return [*start, *([Compiled()] if self.compiled else [])]
 
     def configure_optimizers(self) -> Any:
         how = self.optimizer, self.warmup_epochs, self.decay_norm_and_bias

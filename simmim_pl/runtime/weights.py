@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from simmim_pl.contracts import Encoder, InputError
+from simmim_pl.runtime.safetensors_file import load_safetensors
 from simmim_pl.runtime.unpickle import unpickle
 from simmim_pl.runtime.weight_names import find_state_dicts, match_names, required_names
 from simmim_pl.runtime.yaml_schema import walk
@@ -17,7 +18,7 @@ MAX_VALUES_IN_FILE = 1_000_000  # a network of a thousand tensors with its optim
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
-    """Load a state dict that another tool saved into an encoder.
+    """Load a state dict that another tool saved, or the encoder's part of a checkpoint of ours, into an encoder.
 
     The state dict may be nested under any key. Names may be the encoder's own or follow one of
     :func:`simmim_pl.runtime.weight_names.naming_schemes`, behind a prefix (``module.``, ``backbone.``,
@@ -26,7 +27,8 @@ def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
 
     Args:
         encoder: receives the weights.
-        path: the file, or ``FILE:KEY`` for the state dict under that key, such as ``FILE:teacher``.
+        path: a file of ``torch.save`` or safetensors, or ``FILE:KEY`` for the state dict under that key, such as
+            ``FILE:teacher``.
 
     Returns:
         Names of the tensors in the state dict that the encoder does not have, such as a classifier's, in file order.
@@ -38,7 +40,7 @@ def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
     file, key = str(path), ""
     if not Path(file).exists() and Path(file.rpartition(":")[0]).is_file():
         file, _, key = file.rpartition(":")
-    content = unpickle(file)
+    content = load_safetensors(file) if file.endswith(".safetensors") else unpickle(file)
     deque(walk(content, file, MAX_VALUES_IN_FILE), maxlen=0)
     found = find_state_dicts(content)
     theirs = found[select_state_dict(found, encoder, file, key)]

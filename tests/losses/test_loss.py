@@ -5,10 +5,11 @@ from itertools import combinations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import normalize
 
 from simmim_pl.contracts import InputError
-from simmim_pl.losses import barlow_twins, sigreg, vicreg
+from simmim_pl.losses import BarlowTwins, Loss, SIGReg, VICReg, barlow_twins, sigreg, vicreg
 from simmim_pl.losses.loss import whole_batch
 from tests.losses.test_nt_xent import projections
 
@@ -72,6 +73,15 @@ def test_a_collapsed_batch_costs_more_than_a_spread_one_and_has_a_finite_gradien
     assert z.grad.isfinite().all()
     spread = projections(1, 64, 5).expand(2, 64, 5)
     assert loss(spread).item() < 0.5 * loss(z).item()
+
+
+@pytest.mark.parametrize("loss", [VICReg(), BarlowTwins(), SIGReg(slices=4)])
+def test_a_device_is_asked_for_no_value(loss: Loss) -> None:
+    with FakeTensorMode():  # whose tensors have none
+        z = torch.randn(2, 4, 5, requires_grad=True)
+        loss(z).backward()
+    assert z.grad is not None
+    assert z.grad.shape == z.shape
 
 
 def test_the_whole_batch_of_one_rank_is_its_own() -> None:

@@ -1,0 +1,37 @@
+"""A run that starts from weights of another: the encoder's, before its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from simmim_pl.runtime.weights import load_weights
+
+
+class InitialWeights(Callback):
+    """Loads a file's weights into a method's encoder when ``fit`` starts, and never where it goes on.
+
+    A run that goes on with ``--ckpt_path`` has the checkpoint's weights and does not read the file, nor does whatever
+    evaluates its checkpoints. Other copies of the encoder, such as a teacher's, start from the same weights. What is
+    measured before the first step, as by :class:`simmim_pl.callbacks.OnlineProbe`, is then measured of these weights.
+
+    Args:
+        path: of a checkpoint or state dict, see :func:`simmim_pl.runtime.weights.load_weights`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.ckpt_path is not None:
+            return
+        pl_module.initial_weights = None  # a second fit of the same method goes on with what it has learned
+        encoder = pl_module.encoder
+        left = load_weights(encoder, self.path)
+        for part in pl_module.modules():
+            if part is not encoder and isinstance(part, type(encoder)):
+                part.load_state_dict(encoder.state_dict())
+        unused = f"; {len(left)} tensors of it are not the encoder's ({left[0]}, …)" if left else ""
+        rank_zero_info(f"The encoder starts from the weights of {self.path}{unused}.")
