@@ -32,6 +32,12 @@ LOCAL = [
 LATE = [
     *("--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=24", "--data.final_share=0.4"),
 ]
+PREDICTOR = [
+    *("--model.predictor=simmim_pl.encoders.heads.ProjectionHead", "--model.predictor.hidden_dim=8"),
+    *("--model.predictor.output_dim=4", "--model.predictor.norm=true", "--model.head.norm=true"),
+]
+BYOL = ["--model=simmim_pl.methods.BYOL", *PREDICTOR]
+MOCO_V3 = ["--model=simmim_pl.methods.MoCoV3", *PREDICTOR, "--model.head.output_norm=true"]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     "late views": [DOUBLE, *LATE],
@@ -45,6 +51,8 @@ CASES: dict[str, list[str]] = {
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
+    "byol": [DOUBLE, *BYOL, *SGD, *LOCAL],
+    "mocov3": [DOUBLE, *MOCO_V3, *SGD],
     "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:

@@ -15,8 +15,9 @@ def prediction_error(q: Float[Tensor, "S B P"], k: Float[Tensor, "B P"]) -> Floa
 
     Grill et al. 2020 (arXiv 2006.07733), eq. 2. ``k`` gets no gradient.
 
-    >>> prediction_error(torch.eye(2)[None], torch.eye(2)).item(), prediction_error(-torch.eye(2)[None], torch.eye(2)).item()
-    (0.0, 4.0)
+    >>> k = torch.eye(2)
+    >>> [prediction_error(q[None], k).item() for q in (k, 3 * k, -k)]
+    [0.0, 0.0, 4.0]
     """
     with torch.autocast(q.device.type, enabled=False):
         return 2 - 2 * (unit(q) * unit(k.detach())).sum(-1).mean()

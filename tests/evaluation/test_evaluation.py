@@ -103,6 +103,24 @@ def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkp
     assert len(set(hashes.values())) == 3
 
 
+def test_either_network_is_evaluated_under_its_name_and_by_its_own_features(
+    cli: Command, pretrained: Path, tmp_path: Path
+) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    online = {name: tensor for name, tensor in saved["state_dict"].items() if name.startswith("encoder.")}
+    saved["state_dict"] |= {f"teacher.{name}": tensor.flip(0) for name, tensor in online.items()}
+    torch.save(saved, tmp_path / "both.ckpt")
+    found, asked = {}, [protocols(NEAREST), f"--model.checkpoint={tmp_path / 'both.ckpt'}"]
+    for network, name in (("online", "pretrained"), ("teacher", "teacher")):
+        found[network] = card(cli(command(*asked, f"--model.network={network}")))
+        assert list(found[network]["encoders"]) == [name, "untrained", "raw pixels"]
+        assert {result["encoder"] for result in found[network]["results"]} == set(found[network]["encoders"])
+        expected = digest(load_encoder(tmp_path / "both.ckpt", network=network))  # type: ignore[arg-type]
+        assert found[network]["encoders"][name]["hash"] == expected
+    assert found["online"]["encoders"]["untrained"] == found["teacher"]["encoders"]["untrained"]
+    assert len(list(tmp_path.glob("runs/.features/*.pt"))) == 3 * 3  # splits of two networks and of the untrained one
+
+
 def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretrained: Path) -> None:
     options = ["--model.protocols.l2=[0.5]", "--model.baselines=false"]
     found = card(cli(command(f"--model.checkpoint={pretrained}", *options, name="linear")))

@@ -41,21 +41,15 @@ def test_the_loss_is_0_where_all_agree_and_does_not_see_lengths() -> None:
         assert prediction_error(half, half[0].float()).dtype == torch.float32
 
 
-class Constant(FastCNN):
+class Collapsed(FastCNN):
     """Gives all images the same features."""
 
     def forward(self, image: Tensor) -> Features:
-        pooled, grid = super().forward(image)
-        return Features(pooled=0 * pooled + 1, feature_map=grid)
+        found = super().forward(image)
+        return found._replace(pooled=0 * found.pooled + 1)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-3])
-def test_a_loss_of_0_on_collapsed_features_is_called_a_collapse(tmp_path: Path, noise: float) -> None:
-    class Collapsed(Constant):
-        def forward(self, image: Tensor) -> Features:
-            found = super().forward(image)
-            return found._replace(pooled=found.pooled + noise * image.mean((2, 3)).sum(1, keepdim=True))
-
+def test_a_loss_of_0_on_collapsed_features_is_called_a_collapse(tmp_path: Path) -> None:
     one = partial(ProjectionHead, num_layers=1, output_dim=8)
     module = BYOL(Collapsed(2), one, one, optimizer=partial(torch.optim.SGD, lr=0.0))
     with torch.no_grad():

@@ -1,13 +1,12 @@
-"""A step of BYOL and MoCo v3 by hand, their teacher through the trainer and the command line, and which is evaluated."""
+"""A step of BYOL and MoCo v3 by hand; when the teacher moves, in the trainer and from the command line."""
 
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,8 +17,12 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
-from simmim_pl.methods.teacher import cosine_momentum
+from simmim_pl.methods.teacher import Teacher, cosine_momentum
+from simmim_pl.runtime.checkpoint import load_encoder
+from simmim_pl.runtime.resume import require_allowed_changes
 from simmim_pl.views import ContrastiveViews
+from tests.conftest import NO_PICTURES, TINY
+from tests.test_parity import BYOL, LOCAL
 
 HEAD = partial(ProjectionHead, hidden_dim=6, output_dim=4, norm=True)
 BOTH = pytest.mark.parametrize("name", ["BYOL", "MoCoV3"])
@@ -96,7 +99,7 @@ def test_after_every_optimizer_step_the_teacher_moves_once_and_by_its_momentum_a
     assert optimized == {id(weight) for part in online for weight in part.parameters()}
     states = [*journal.before, {"encoder": module.encoder, "head": module.head, "teacher": module.teacher}]
     step = 0
-    for batch, (old, new) in enumerate(zip(states, states[1:], strict=False)):
+    for batch, (old, new) in enumerate(pairwise(states)):
         steps = batch % 4 in (2, 3)  # the batches after which the optimizer takes its step
         trained = (*new["encoder"].parameters(), *new["head"].parameters())
         momentum = cosine_momentum(step, 4, 0.5) if steps else 1.0
@@ -123,20 +126,28 @@ def test_encoding_in_chunks_is_the_step_of_the_whole(tmp_path: Path, name: str) 
         torch.testing.assert_close(chunked.state_dict()[key], value, msg=key)
 
 
-def test_compiled_it_is_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = []
+def test_the_command_line_moves_the_teacher_once_for_two_batches_and_leaves_both_networks(
+    cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    momenta, update = [], Teacher.update
 
-    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(torch.is_grad_enabled())
-        return graph.forward
+    def counted(self: Teacher, encoder: Any, head: Any, momentum: float) -> None:
+        momenta.append(momentum)
+        update(self, encoder, head, momentum)
 
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
-    plain, compiled = Journal(), Journal()
-    fit(tmp_path, method(), [plain], max_steps=2)
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    fit(tmp_path, method(compile=True), [compiled], max_steps=2)
-    torch.testing.assert_close(torch.stack(compiled.losses), torch.stack(plain.losses), rtol=1e-4, atol=1e-4)
-    assert sorted(graphs) == [False, False, True, True, True]  # the teacher's encoder and head; and the predictor
+    monkeypatch.setattr(Teacher, "update", counted)
+    run = cli([*TINY, *BYOL, *LOCAL, *NO_PICTURES, "--model.momentum=0.9", "--trainer.accumulate_grad_batches=2"])
+    path = run / "checkpoints/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    assert len(momenta) == saved["global_step"] == 6  # of two, two and one of five batches, twice
+    assert momenta == [cosine_momentum(step, 6, 0.9) for step in range(6)]
+    encoders = [load_encoder(path, network=network).state_dict() for network in ("online", "teacher")]
+    for prefix, encoder in zip(("encoder.", "teacher.encoder."), encoders, strict=True):
+        assert all(torch.equal(tensor, saved["state_dict"][prefix + name]) for name, tensor in encoder.items())
+    opened = methods.BYOL.load_from_checkpoint(path)
+    assert all(torch.equal(tensor, opened.state_dict()[name]) for name, tensor in saved["state_dict"].items())
+    with pytest.raises(InputError, match="its weights are of that predictor"):
+        require_allowed_changes([("model.predictor.hidden_dim", 8, 9)])
 
 
 def test_a_predictor_of_another_width_is_refused() -> None:
