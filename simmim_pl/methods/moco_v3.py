@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from simmim_pl.contracts import InputError
+from simmim_pl.contracts import Encoder, InputError
+from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.methods.self_distillation import SelfDistillation
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
@@ -48,17 +50,25 @@ class MoCoV3(SelfDistillation):
     ``ctr(q1, k2) + ctr(q2, k1)``. There is no queue: the keys of a batch are the negatives.
 
     Args:
+        encoder: image → features; the part that is kept.
+        head: projection head, built on the encoder's width.
+        predictor: head from a projection to a projection, which the teacher lacks; its ``output_dim`` is the head's.
         temperature: τ > 0 of the softmax over keys.
         momentum: share of itself that the teacher keeps at the first optimizer step; it rises to 1 by a cosine.
-        args: see :class:`simmim_pl.methods.self_distillation.SelfDistillation`.
         kwargs: see :class:`simmim_pl.methods.self_distillation.SelfDistillation`.
     """
 
     @ranged
     def __init__(
-        self, *args: Any, temperature: PositiveFloat = 0.2, momentum: Probability = 0.99, **kwargs: Any
+        self,
+        encoder: Encoder,
+        head: Callable[[int], ProjectionHead],
+        predictor: Callable[[int], ProjectionHead],
+        temperature: PositiveFloat = 0.2,
+        momentum: Probability = 0.99,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, momentum=momentum, **kwargs)
+        super().__init__(encoder, head, predictor, momentum, **kwargs)
         self.temperature = temperature
 
     def compare(self, q: Float[Tensor, "S B P"], k: Float[Tensor, "B P"]) -> Float[Tensor, ""]:

@@ -39,8 +39,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def update(self, encoder: Encoder, head: ProjectionHead, momentum: float) -> None:
         """``θ_t ← m · θ_t + (1 - m) · θ`` for every parameter: He et al. 2020 (arXiv 1911.05722), eq. 2."""
-        trained = [*encoder.parameters(), *head.parameters()]
-        torch._foreach_lerp_([*self.parameters()], trained, 1 - momentum)
+        own: list[Tensor] = [*self.parameters()]
+        torch._foreach_lerp_(own, [*encoder.parameters(), *head.parameters()], 1 - momentum)
 
 
 def cosine_momentum(step: int, steps: int, base: float) -> float:
