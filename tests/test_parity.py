@@ -35,6 +35,7 @@ LATE = [
 PREDICTOR = [
     *("--model.predictor=simmim_pl.encoders.heads.ProjectionHead", "--model.predictor.hidden_dim=8"),
     *("--model.predictor.output_dim=4", "--model.predictor.norm=true", "--model.head.norm=true"),
+    "--model.momentum=0.5",
 ]
 BYOL = ["--model=simmim_pl.methods.BYOL", *PREDICTOR]
 MOCO_V3 = ["--model=simmim_pl.methods.MoCoV3", *PREDICTOR, "--model.head.output_norm=true"]
