@@ -27,7 +27,7 @@ SMALL = [
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
-STORIES = ["quickstart", "cifar10", "cifar10_fast", "cifar10_sigreg"]
+STORIES = ["quickstart", "cifar10", "cifar10_fast", "cifar10_sigreg", "cifar10_byol", "cifar10_mocov3"]
 COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
@@ -69,6 +69,17 @@ def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["loss"]["init_args"] == {"temperature": 0.5, "decoupled": True}
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+def test_a_teacher_method_is_put_together_from_fragments(cli: Cli, name: str) -> None:
+    method, encoder, views = (CONFIGS / f"{part}.yaml" for part in (f"method/{name}", "encoder/fastcnn", "views/byol"))
+    small = [f"--model.{head}.hidden_dim=8" for head in ("head", "predictor")]
+    data = [*SHAPES, f"--data.views={views}", "--data.views.size=20", *SMALL]
+    run = cli(["fit", f"--model={method}", f"--model.encoder={encoder}", "--model.encoder.width=2", *small, *data])
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    assert saved["state_dict"]["teacher.head.mlp.0.weight"].shape == (8, 16)
 
 
 def parsed(kind: type, *files: Any) -> Any:

@@ -32,6 +32,13 @@ LOCAL = [
 LATE = [
     *("--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=24", "--data.final_share=0.4"),
 ]
+PREDICTOR = [
+    *("--model.predictor=simmim_pl.encoders.heads.ProjectionHead", "--model.predictor.hidden_dim=8"),
+    *("--model.predictor.output_dim=4", "--model.predictor.norm=true", "--model.head.norm=true"),
+    "--model.momentum=0.5",
+]
+BYOL = ["--model=simmim_pl.methods.BYOL", *PREDICTOR]
+MOCO_V3 = ["--model=simmim_pl.methods.MoCoV3", *PREDICTOR, "--model.head.output_norm=true"]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     "late views": [DOUBLE, *LATE],
@@ -48,6 +55,9 @@ CASES: dict[str, list[str]] = {
     "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],
     "barlow twins": [DOUBLE, "--model.loss=simmim_pl.losses.BarlowTwins", *SGD],
     "sigreg": [DOUBLE, "--model.loss=simmim_pl.losses.SIGReg", *SGD],
+    # Small steps: BatchNorm over as few units multiplies rounding by a hundred in a large one.
+    "byol": [DOUBLE, *BYOL, *LOCAL, *SGD, "--model.optimizer.lr=0.001"],
+    "mocov3": [DOUBLE, *MOCO_V3, *SGD, "--model.optimizer.lr=0.001"],
     "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:

@@ -30,7 +30,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.losses import NTXent
-from simmim_pl.methods import Contrastive
+from simmim_pl.methods import BYOL, Contrastive, MoCoV3
 from simmim_pl.optimizers import Muon
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS
@@ -168,6 +168,12 @@ def test_a_step_of_the_quickstart(tmp_path: Path) -> None:
 )
 def test_a_step_of_another_optimizer(tmp_path: Path, optimizer: Any, options: dict[str, Any]) -> None:
     fit(tmp_path, method(optimizer), Checkpoint(), **options)
+
+
+@pytest.mark.parametrize("kind", [BYOL, MoCoV3])
+def test_a_step_with_a_teacher(tmp_path: Path, kind: Any) -> None:
+    head = partial(ProjectionHead, hidden_dim=8, output_dim=4, norm=True)
+    fit(tmp_path, kind(FastCNN(2), head, head, optimizer=partial(torch.optim.SGD, lr=0.1)))
 
 
 ASK: list[Callable[[Tensor], Any]] = [

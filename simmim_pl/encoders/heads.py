@@ -22,6 +22,7 @@ class ProjectionHead(nn.Module):
         num_layers: number of linear layers, at least 1.
         norm: BatchNorm after each hidden layer.
         bias: bias in the last layer.
+        output_norm: BatchNorm without weights after the last layer, as MoCo v3's projection head has it.
     """
 
     @ranged
@@ -33,15 +34,18 @@ class ProjectionHead(nn.Module):
         num_layers: PositiveInt = 2,
         norm: bool = False,
         bias: bool = False,
+        output_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.output_dim = output_dim
         dims = [input_dim] + [hidden_dim] * (num_layers - 1)
         blocks: list[nn.Module] = []
         for before, after in pairwise(dims):
             blocks += [nn.Linear(before, after, bias=not norm)]
             blocks += [nn.BatchNorm1d(after)] if norm else []
             blocks += [nn.ReLU(inplace=True)]
-        self.mlp = nn.Sequential(*blocks, nn.Linear(dims[-1], output_dim, bias=bias))
+        last = [nn.BatchNorm1d(output_dim, affine=False)] if output_norm else []
+        self.mlp = nn.Sequential(*blocks, nn.Linear(dims[-1], output_dim, bias=bias), *last)
 
     def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
         projected: Tensor = self.mlp(pooled)

@@ -20,6 +20,7 @@ from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import RawPixels, subjects
 from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.evaluation.result import require_results
+from simmim_pl.runtime.checkpoint import Network
 from simmim_pl.runtime.ranges import Seed, ranged
 
 
@@ -33,6 +34,8 @@ class Evaluation(LightningModule):
     Args:
         protocols: how to evaluate; each on the run's ``--data`` unless it names its own.
         checkpoint: path of a checkpoint that ``fit`` wrote.
+        network: whose encoder of the checkpoint: ``online``, which the optimizer trained, or ``teacher``, its moving
+            average in such methods as BYOL, which the table names so.
         encoder: an encoder to evaluate as it is, instead of a checkpoint.
         weights: path of a state dict that another tool saved, to load into ``encoder``.
         baselines: evaluate raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``,
@@ -62,6 +65,7 @@ class Evaluation(LightningModule):
         allow: Sequence[str] = (),
         cache: bool = True,
         seed: Seed = 0,
+        network: Network = "online",
     ) -> None:
         super().__init__()
         if not protocols:
@@ -70,7 +74,7 @@ class Evaluation(LightningModule):
         self.protocols, self.transfer = protocols, list(transfer)
         self.checkpoint, self.cache, self.seed = checkpoint, cache, seed
         # In a dict, and so not part of this module: each is on the device only while it is evaluated.
-        self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed)
+        self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed, network)
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
         self.card: dict[str, Any] = {}
         self.sets: dict[int, Any] = {}  # by the datamodule's id, what evaluations read of it

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features, InputError
-from simmim_pl.runtime.checkpoint import load_encoder
+from simmim_pl.runtime.checkpoint import Network, load_encoder
 from simmim_pl.runtime.weights import load_weights
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -42,20 +42,25 @@ def subjects(
     baselines: bool,
     allow: Sequence[str],
     seed: int,
+    network: Network = "online",
 ) -> dict[str, Encoder]:
     """The encoders of one evaluation by the name they have in its table, frozen and in eval mode.
 
     Raises:
-        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given, or one cannot be loaded.
+        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given, or one cannot be loaded, or another
+            ``network`` than usual is asked of what is no checkpoint.
     """
     if (checkpoint is None) == (encoder is None) or (weights is not None and encoder is None):
         raise InputError(
             "Say what to evaluate: either --model.checkpoint PATH or --model.encoder, not both; "
             "--model.weights PATH goes with --model.encoder."
         )
+    if checkpoint is None and network != "online":
+        raise InputError(f"--model.network {network} is of a checkpoint: set --model.checkpoint PATH, or leave it out.")
     found: dict[str, Encoder] = {}
     if checkpoint is not None:
-        found["pretrained"] = load_encoder(checkpoint, trained=True, allow=allow)
+        name = "pretrained" if network == "online" else network
+        found[name] = load_encoder(checkpoint, trained=True, allow=allow, network=network)
         if baselines:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)  # the CPU's only: the fork restores no other

@@ -1,6 +1,8 @@
 """Self-supervised methods, one a page. Start with :mod:`simmim_pl.methods.contrastive`."""
 
+from simmim_pl.methods.byol import BYOL
 from simmim_pl.methods.contrastive import Contrastive
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.methods.moco_v3 import MoCoV3
 
-__all__ = ["Contrastive", "Method", "Output"]
+__all__ = ["BYOL", "Contrastive", "Method", "MoCoV3", "Output"]

@@ -26,7 +26,7 @@ class Compiled(Callback):
         on_gpu, why = trainer.strategy.root_device.type == "cuda", obstacle(trainer, pl_module)
         self.graphs, self.spent = on_gpu and why is None, seconds()
         for name in pl_module.compiles:  # type: ignore[union-attr]
-            getattr(pl_module, name).compile(mode="reduce-overhead" if self.graphs else None, dynamic=False)
+            pl_module.get_submodule(name).compile(mode="reduce-overhead" if self.graphs else None, dynamic=False)
         if on_gpu and why:
             rank_zero_info(f"Compiled without CUDA graphs: {why}.")
 

@@ -54,9 +54,7 @@ class Contrastive(Method):
         self.chunks, self.saves_memory = gradient_cache, gradient_cache > 1
 
     def on_fit_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "views", data) is None and data is not None:  # of a module without views, batches tell
-            raise InputError("Contrastive pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
+        require_view_maker(self)
 
     def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
         """Features and projections of views: one forward, so BatchNorm sees all views."""
@@ -79,6 +77,14 @@ class Contrastive(Method):
         if chance is not None:
             self.log("train/loss_at_chance", chance)
         return self.finish(loss, pooled.flatten(0, 1), batch)
+
+
+def require_view_maker(method: Method) -> None:
+    """Raises :class:`InputError` where the datamodule says that it makes no views; of another's, batches tell."""
+    data = method.trainer.datamodule  # type: ignore[attr-defined]
+    if data is not None and getattr(data, "views", data) is None:
+        kind = type(method).__name__
+        raise InputError(f"{kind} pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
 
 
 def require_views(batch: Any) -> None:

@@ -151,7 +151,8 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
     elif std < SAME:
         found["complete collapse"] = (
             f"all images are at nearly the same point (spread {std:.3f}, where 1 is healthy). Lower the learning rate, "
-            "and see that the loss pushes images apart."
+            "and see what keeps images apart: negatives in the loss, or a predictor, a slow teacher and BatchNorm "
+            "in the heads."
         )
     elif directions < FEW:
         found["dimensional collapse"] = (

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
@@ -22,6 +22,8 @@ from simmim_pl.runtime.yaml_schema import MAX_VALUES, walk
 # Version of what this package adds to Lightning's checkpoints in order to resume. Raise it when that changes.
 FORMAT_VERSION = 5
 ALWAYS_ALLOWED_BYTES = 10**9  # an encoder up to this size is built, however small its checkpoint is
+Network = Literal["online", "teacher"]
+PREFIXES: dict[Network, str] = {"online": "encoder.", "teacher": "teacher.encoder."}
 
 
 def load_checkpoint(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
@@ -99,7 +101,9 @@ def require_same_architecture(state: dict[str, Any], own: dict[str, Any], path: 
             )
 
 
-def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = ()) -> Encoder:
+def load_encoder(
+    path: str | Path, trained: bool = True, allow: Sequence[str] = (), network: Network = "online"
+) -> Encoder:
     """Build the encoder of a pretraining checkpoint, in eval mode.
 
     A config can name any class. Imported are only encoders of this package and what ``allow`` names. Encoders of this
@@ -109,10 +113,12 @@ def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = 
         path: a checkpoint that pretraining wrote.
         trained: load the checkpoint's weights; otherwise keep random initial ones.
         allow: class paths outside this package that may be imported, as the checkpoint writes them.
+        network: whose encoder: the one that the optimizer trained, or its moving average, the teacher of such methods
+            as :class:`simmim_pl.methods.BYOL`.
 
     Raises:
-        InputError: the checkpoint cannot be read, names a class that is neither in this package nor allowed, or its
-            weights do not fit its config.
+        InputError: the checkpoint cannot be read, names a class that is neither in this package nor allowed, its
+            weights do not fit its config, or it has no such network.
     """
     saved = load_checkpoint(path)
     spec = method_arguments(saved, path).get("encoder")
@@ -120,8 +126,10 @@ def load_encoder(path: str | Path, trained: bool = True, allow: Sequence[str] = 
         raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
-    prefix = "encoder."
+    prefix = PREFIXES[network]
     state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+    if not state and network == "teacher":
+        raise InputError(f"{path} has no teacher, only the online network: leave --model.network teacher out.")
 
     def build() -> Encoder:
         found: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow)).encoder

@@ -18,6 +18,7 @@ IGNORED_KEYS = {"name", "runs", "ckpt_path", "weights_only", "untrained"}  # the
 FIXED_KEYS = {
     "model.encoder": "its weights are of that encoder",
     "model.head": "its weights are of that head",
+    "model.predictor": "its weights are of that predictor",
     "model.decay_norm_and_bias": "its optimizer has divided the weights by it",
     "data.validation": "other images would be held out, some of them trained on before",
     "data.split_seed": "other images would be held out, some of them trained on before",

@@ -51,6 +51,17 @@ def test_the_projection_equals_numpy(norm: bool) -> None:
     np.testing.assert_allclose(head(x).detach().numpy(), expected, atol=1e-5)
 
 
+def test_an_output_norm_standardises_the_projection_and_has_no_weights() -> None:
+    plain, normed = (ProjectionHead(6, 7, 3, output_norm=norm) for norm in (False, True))
+    normed.load_state_dict(
+        plain.state_dict() | {k: v for k, v in normed.state_dict().items() if k not in plain.state_dict()}
+    )
+    x = torch.randn(20, 6)
+    expected = StandardScaler().fit_transform(plain(x).detach().double().numpy())
+    np.testing.assert_allclose(normed(x).detach().numpy(), expected, atol=1e-3)
+    assert len([*normed.parameters()]) == len([*plain.parameters()])
+
+
 def test_the_defaults_are_those_of_simclr_on_cifar() -> None:
     head = ProjectionHead(512)
     assert kinds(head) == [nn.Linear, nn.ReLU, nn.Linear]

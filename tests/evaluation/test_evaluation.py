@@ -99,6 +99,23 @@ def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkp
     assert len(set(hashes.values())) == 3
 
 
+def test_either_network_is_evaluated_under_its_name_and_by_its_own_features(
+    cli: Command, pretrained: Path, tmp_path: Path
+) -> None:
+    saved = torch.load(pretrained, weights_only=True)
+    online = {name: tensor for name, tensor in saved["state_dict"].items() if name.startswith("encoder.")}
+    saved["state_dict"] |= {f"teacher.{name}": tensor.flip(0) for name, tensor in online.items()}
+    torch.save(saved, tmp_path / "both.ckpt")
+    both = f"--model.checkpoint={tmp_path / 'both.ckpt'}"
+    for network, name in (("online", "pretrained"), ("teacher", "teacher")):
+        asked = [protocols(NEAREST), both, f"--model.network={network}", "--model.baselines=false"]
+        found = card(cli(command(*asked)))
+        expected = digest(load_encoder(tmp_path / "both.ckpt", network=network))  # type: ignore[arg-type]
+        assert {encoder: each["hash"] for encoder, each in found["encoders"].items()} == {name: expected}
+        assert [result["encoder"] for result in found["results"]] == [name]
+    assert len(list(tmp_path.glob("runs/.features/*.pt"))) == 2 * 3  # of each network every split
+
+
 def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretrained: Path) -> None:
     options = ["--model.protocols.l2=[0.5]", "--model.baselines=false"]
     found = card(cli(command(f"--model.checkpoint={pretrained}", *options, name="linear")))

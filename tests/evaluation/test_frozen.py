@@ -52,6 +52,11 @@ def test_the_names_in_the_table_say_what_is_evaluated(pretrained: Path, weights:
     assert list(asked(encoder=network(), weights=weights, baselines=False)) == ["given"]
 
 
+def test_another_network_than_the_online_one_is_of_a_checkpoint() -> None:
+    with pytest.raises(InputError, match=r"--model.network teacher is of a checkpoint: set --model.checkpoint PATH"):
+        subjects(None, network(), None, True, (), 0, "teacher")
+
+
 @pytest.mark.parametrize("both", [True, False])
 def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(pretrained: Path, both: bool) -> None:
     with pytest.raises(InputError, match=r"either --model\.checkpoint PATH or --model\.encoder, not both"):

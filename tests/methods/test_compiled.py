@@ -13,6 +13,7 @@ from torch import nn
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.methods.compiled import Compiled
 from simmim_pl.views import ContrastiveViews
+from tests.methods import test_self_distillation as distilled
 from tests.methods.test_contrastive import fit, method
 
 SETTINGS = [
@@ -76,3 +77,19 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     assert all(size in shapes for size, shapes in zip([(32, 3, 16, 16), (32, 32), (32, 3, 8, 8)], graphs, strict=True))
     assert compiled.state_dict().keys() == method().state_dict().keys()
     assert caplog.text.count("later runs take it from torch's cache") == 1  # of two steps the first compiled
+
+
+def test_a_teachers_parts_are_compiled_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(torch.is_grad_enabled())
+        return graph.forward
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    plain, compiled = distilled.Journal(), distilled.Journal()
+    distilled.fit(tmp_path, distilled.method(), [plain], max_steps=2)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    distilled.fit(tmp_path, distilled.method(compile=True), [compiled], max_steps=2)
+    torch.testing.assert_close(torch.stack(compiled.losses), torch.stack(plain.losses), rtol=1e-4, atol=1e-4)
+    assert sorted(graphs) == [False, False, True, True, True]  # encoder and head of both; the predictor

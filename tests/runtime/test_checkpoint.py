@@ -159,6 +159,21 @@ def test_the_encoder_that_is_loaded_is_the_one_that_was_trained(pretrained: Path
     assert all(torch.equal(tensor, state[f"encoder.{name}"]) for name, tensor in loaded.items())
 
 
+def test_the_encoder_of_the_teacher_is_loaded_where_there_is_one(pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"has no teacher, only the online network: leave --model\.network teacher out"
+    ):
+        load_encoder(pretrained, network="teacher")
+    saved = torch.load(pretrained, weights_only=True)
+    saved["state_dict"] |= {f"teacher.{k}": v + 1 for k, v in saved["state_dict"].items() if k.startswith("encoder.")}
+    torch.save(saved, tmp_path / "both.ckpt")
+    online, teacher = (load_encoder(tmp_path / "both.ckpt", network=network) for network in ("online", "teacher"))
+    assert not teacher.training
+    for name, tensor in online.state_dict().items():
+        assert torch.equal(tensor, saved["state_dict"][f"encoder.{name}"])
+        assert torch.equal(tensor + 1, teacher.state_dict()[name])
+
+
 def test_the_untrained_encoder_has_the_architecture_and_none_of_the_training(pretrained: Path) -> None:
     trained, fresh = (load_encoder(str(pretrained), trained) for trained in (True, False))
     require_same_architecture(trained.state_dict(), fresh.state_dict(), pretrained)
