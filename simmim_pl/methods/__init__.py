@@ -2,5 +2,6 @@
 
 from simmim_pl.methods.contrastive import Contrastive
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.methods.rotation import Rotation
 
-__all__ = ["Contrastive", "Method", "Output"]
+__all__ = ["Contrastive", "Method", "Output", "Rotation"]
