@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import EngFormatter, FuncFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from simmim_pl.report import fonts
 
@@ -93,6 +93,23 @@ def curves(
     fit(figure, axes)
     if legend and len(series) > 1:
         named(axes.legend(**LEGEND))
+    return figure
+
+
+def by_depth(lines: Sequence[tuple[np.ndarray, np.ndarray]], label: str) -> Figure:
+    """A metric against the layer that was read, with its interval.
+
+    - ``lines``: layers ``[L]``, and value and ends of the interval at each, ``[L, 3]``.
+    """
+    figure, axes = canvas()
+    for number, (layer, (value, low, high)) in enumerate((layer, values.T) for layer, values in lines):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.fill_between(layer, low, high, color=colour, alpha=0.2, linewidth=0)
+        dashes = DASHES[number % len(DASHES)]
+        axes.plot(layer, value, color=colour, linestyle=dashes, marker="o", markersize=3, linewidth=1.4)
+    axes.set(xlabel="layer, from the image", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    fit(figure, axes)
     return figure
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from simmim_pl.evaluation.table import shown as text_of
 from simmim_pl.report import charts, figures
 from simmim_pl.report.cards import address, confusion, results
 from simmim_pl.report.observed import PICTURE
@@ -57,6 +59,33 @@ def scatter(run: Run) -> Markup:
     told = map(str, classes[: len(charts.COLOURS)]) if label.max() >= 0 else ()
     legend = [Markup("{} {}").format(marker_sample(number), name) for number, name in enumerate(told)]
     return chart(figure, f"{run.name}: map of validation images", means, legend)
+
+
+def depth(run: Run) -> Markup:
+    """A chart for each metric of results that are of layers, an encoder a line."""
+    groups: dict[str, dict[str, list[tuple[int, str, dict[str, Any]]]]] = {}
+    for number, card in enumerate(run.cards):
+        for result in card["results"]:
+            for metric, estimate in result["metrics"].items() if result.get("depth") else ():
+                name = f"{metric} of {result['task']} on {result['data']}{f' ({number + 1})' if number else ''}"
+                lines = groups.setdefault(name, {})
+                lines.setdefault(result["encoder"], []).append((result["depth"], result["variant"], estimate))
+    return Markup().join(layers(f"{run.name}: {name}", lines) for name, lines in groups.items())
+
+
+def layers(title: str, lines: dict[str, list[tuple[int, str, dict[str, Any]]]]) -> Markup:
+    """One chart of a metric against depth: by encoder, number and name of each layer, and what was found of it."""
+    points = [
+        (np.array([place for place, *_ in line]), np.array([[each["value"], *each["interval"]] for *_, each in line]))
+        for line in lines.values()
+    ]
+    rows = [["layer", *lines]]
+    for place, name, _ in max(lines.values(), key=len):
+        found = [[text_of(each) for at, _, each in line if at == place] for line in lines.values()]
+        rows.append([f"{place}: {name}", *(text[0] if text else "–" for text in found)])
+    samples = [line_sample(series_colour(number), series_dash(number)) for number in range(len(lines))]
+    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, lines, strict=True)]
+    return chart(charts.by_depth(points, "share of test images"), title, rows, legend)
 
 
 def neighbours(run: Run) -> Markup:
@@ -119,5 +148,5 @@ def png(image: np.ndarray) -> bytes:
 # By their names in panels.yaml.
 PICTURES: dict[str, Callable[[Run], Markup]] = {
     **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{"results": results, "confusion": confusion, "views": views, "pictures": pictures},
+    **{"results": results, "depth": depth, "confusion": confusion, "views": views, "pictures": pictures},
 }
