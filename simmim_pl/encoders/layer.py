@@ -42,8 +42,8 @@ class Layer(Encoder):
     def __init__(self, encoder: Encoder, layer: str) -> None:
         if layer not in (known := encoder.layers()):
             raise InputError(f"{type(encoder).__name__} has no layer {layer}: choose one of {', '.join(known)}.")
-        ((width, stride),) = shapes(encoder, [layer])
-        super().__init__(width, encoder.mean.flatten().tolist(), encoder.std.flatten().tolist(), stride=stride)
+        embed_dim, stride = shape(encoder, layer)
+        super().__init__(embed_dim, *statistics(encoder), stride=stride)
         self.encoder, self.layer = encoder, layer
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
@@ -58,23 +58,28 @@ class Layer(Encoder):
 class Layers(Encoder):
     """The pooled vectors of all layers of an encoder, side by side, from one forward that keeps no more of them.
 
+    ``embed_dim`` is 0, since only a forward tells it.
+
     Args:
         encoder: whose layers, see :class:`Layer`.
-
-    Attributes:
-        widths: how many of the features are of each layer, by its name, the earliest first.
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        names = encoder.layers()
-        widths = dict(zip(names, (width for width, _ in shapes(encoder, names)), strict=True))
-        mean, std = encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
-        super().__init__(sum(widths.values()), mean, std, stride=encoder.stride)
-        self.encoder, self.widths = encoder, widths
+        super().__init__(0, *statistics(encoder), stride=encoder.stride)
+        self.encoder, self.names = encoder, encoder.layers()
+
+    def each(self, image: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _"]]:
+        """The vectors of each layer."""
+        return read(self.encoder, self.names, image, lambda features: features.pooled)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        pooled = torch.cat(read(self.encoder, list(self.widths), image, lambda features: features.pooled), 1)
+        pooled = torch.cat(self.each(image), 1)
         return Features(pooled=pooled, feature_map=pooled[:, :, None, None])
+
+
+def statistics(encoder: Encoder) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by which an encoder normalises."""
+    return encoder.mean.flatten().tolist(), encoder.std.flatten().tolist()
 
 
 def read(
@@ -132,24 +137,27 @@ def features_of(output: Any, image: Float[Tensor, "B 3 H W"], stride: int, name:
     return Features(pooled, pooled[:, :, None, None])
 
 
-def shapes(encoder: Encoder, layers: Sequence[str]) -> list[tuple[int, int]]:
-    """Channels and stride of each layer's map, by a forward on torch's meta device, which computes nothing.
+def shape(encoder: Encoder, layer: str) -> tuple[int, int]:
+    """Channels and stride of a layer's map, by a forward on torch's meta device, which computes nothing.
 
     Of a size that the encoder takes: a network of one size only, such as a ViT, was made for a multiple of its stride.
+    Of an encoder that looks at values, which this device does not have, the channels are not known: 0.
     """
-    nothing = {name: part.to("meta") for name, part in chain(encoder.named_parameters(), encoder.named_buffers())}
-    reason: Exception | None = None
+    own = chain(encoder.named_parameters(), encoder.named_buffers())
+    run = partial(functional_call, encoder, {name: tensor.to("meta") for name, tensor in own})
     for size in range(LARGEST * encoder.stride, 0, -encoder.stride):
-        image = torch.empty(2, 3, size, size, device="meta")
-
-        def shape(features: Features, size: int = size) -> tuple[int, int]:
-            return int(features.feature_map.shape[1]), round(size / features.feature_map.shape[3])
-
         try:
             with torch.no_grad():
-                return read(encoder, layers, image, shape, partial(functional_call, encoder, nothing))
+                ((channels, side),) = read(encoder, [layer], torch.empty(2, 3, size, size, device="meta"), map_of, run)
+            return channels, round(size / side)
         except UnreadableError:
             raise
         except (InputError, AssertionError, RuntimeError) as error:
-            reason = error
-    raise UnreadableError(f"The layers of {type(encoder).__name__} cannot be read: it takes no image ({reason}).")
+            if "meta" in str(error):
+                break
+    return 0, encoder.stride
+
+
+def map_of(features: Features) -> tuple[int, int]:
+    """Channels of a map, and its length along x."""
+    return int(features.feature_map.shape[1]), int(features.feature_map.shape[3])

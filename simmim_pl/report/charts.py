@@ -96,16 +96,12 @@ def curves(
     return figure
 
 
-def by_depth(lines: Sequence[tuple[np.ndarray, np.ndarray]], label: str) -> Figure:
-    """A metric against the layer that was read, with its interval.
-
-    - ``lines``: layers ``[L]``, and value and ends of the interval at each, ``[L, 3]``.
-    """
+def by_depth(lines: Sequence[np.ndarray], label: str) -> Figure:
+    """A metric with its interval against the layer that was read; a line is ``[4, L]``: layer, value, low, high."""
     figure, axes = canvas()
-    for number, (layer, (value, low, high)) in enumerate((layer, values.T) for layer, values in lines):
-        colour = COLOURS[number % len(COLOURS)]
+    for number, (layer, value, low, high) in enumerate(lines):
+        colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         axes.fill_between(layer, low, high, color=colour, alpha=0.2, linewidth=0)
-        dashes = DASHES[number % len(DASHES)]
         axes.plot(layer, value, color=colour, linestyle=dashes, marker="o", markersize=3, linewidth=1.4)
     axes.set(xlabel="layer, from the image", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -62,30 +62,33 @@ def scatter(run: Run) -> Markup:
 
 
 def depth(run: Run) -> Markup:
-    """A chart for each metric of results that are of layers, an encoder a line."""
-    groups: dict[str, dict[str, list[tuple[int, str, dict[str, Any]]]]] = {}
-    for number, card in enumerate(run.cards):
+    """A chart for each card, data set and metric of results that are of layers."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for number, card in enumerate(run.cards, start=1):
         for result in card["results"]:
-            for metric, estimate in result["metrics"].items() if result.get("depth") else ():
-                name = f"{metric} of {result['task']} on {result['data']}{f' ({number + 1})' if number else ''}"
-                lines = groups.setdefault(name, {})
-                lines.setdefault(result["encoder"], []).append((result["depth"], result["variant"], estimate))
-    return Markup().join(layers(f"{run.name}: {name}", lines) for name, lines in groups.items())
+            for metric, estimate in result["metrics"].items() if "depth" in result else ():
+                key = metric, f"{run.name}: {metric} of {result['task']} on {result['data']}, card {number}"
+                found.setdefault(key, []).append(result | estimate)
+    return Markup().join(by_depth(*key, results) for key, results in found.items())
 
 
-def layers(title: str, lines: dict[str, list[tuple[int, str, dict[str, Any]]]]) -> Markup:
-    """One chart of a metric against depth: by encoder, number and name of each layer, and what was found of it."""
-    points = [
-        (np.array([place for place, *_ in line]), np.array([[each["value"], *each["interval"]] for *_, each in line]))
-        for line in lines.values()
+def by_depth(metric: str, title: str, results: list[dict[str, Any]]) -> Markup:
+    """A metric against depth, an encoder a line; its table names the layers."""
+    encoders = list(dict.fromkeys(result["encoder"] for result in results))
+    named = {(result["depth"], result["variant"]): {} for result in results}
+    lines: dict[str, list[tuple[float, ...]]] = {encoder: [] for encoder in encoders}
+    for result in results:
+        low, high = result["interval"]
+        lines[result["encoder"]].append((result["depth"], 100 * result["value"], 100 * low, 100 * high))
+        named[result["depth"], result["variant"]][result["encoder"]] = text_of(result)
+    rows = [["layer", *encoders]]
+    rows += [
+        [f"{place}: {name}", *(texts.get(each, "–") for each in encoders)] for (place, name), texts in named.items()
     ]
-    rows = [["layer", *lines]]
-    for place, name, _ in max(lines.values(), key=len):
-        found = [[text_of(each) for at, _, each in line if at == place] for line in lines.values()]
-        rows.append([f"{place}: {name}", *(text[0] if text else "–" for text in found)])
-    samples = [line_sample(series_colour(number), series_dash(number)) for number in range(len(lines))]
-    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, lines, strict=True)]
-    return chart(charts.by_depth(points, "share of test images"), title, rows, legend)
+    samples = [line_sample(series_colour(number), series_dash(number)) for number in range(len(encoders))]
+    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, encoders, strict=True)]
+    figure = charts.by_depth([np.array(points).T for points in lines.values()], f"{metric}, %")
+    return chart(figure, title, rows, legend)
 
 
 def neighbours(run: Run) -> Markup:

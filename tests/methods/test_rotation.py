@@ -1,7 +1,8 @@
 """Rotation prediction: the turns are torchvision's, the loss scikit-learn's, and a run at chance is called that."""
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from sklearn.metrics import accuracy_score, log_loss
 from torchvision.transforms.functional import rotate
 
@@ -20,11 +20,12 @@ from simmim_pl.methods import Rotation
 from simmim_pl.methods.rotation import ANGLES, rotations
 from simmim_pl.metrics import verdict
 from simmim_pl.report.chance import chance_levels
+from simmim_pl.report.pictures import depth
 from simmim_pl.report.run import load_run
-from tests.conftest import NO_PICTURES, TINY
+from tests.conftest import CONFIGS, EVALUATION, NO_PICTURES, TINY, isolate, newest_run
 from tests.metrics.test_evidence import FEATURES
+from tests.report.test_tables import rows_of
 
-Cli = Callable[[list[Any]], Path]
 OTHERS = [arg for arg in TINY if "model.head" not in arg and "model.encoder" not in arg]
 FIT = [*OTHERS, "--model=simmim_pl.methods.Rotation", "--model.encoder=simmim_pl.encoders.NIN"]
 FIT += ["--model.encoder.width=4", "--data.views=simmim_pl.views.CropFlip", "--trainer.check_val_every_n_epoch=1"]
@@ -105,11 +106,53 @@ def test_a_run_at_chance_is_called_that() -> None:
     assert verdict([at_chance | {"val/knn": FEATURES["val/knn_untrained"]}] * 2).state == "not learning"
 
 
-def test_a_run_logs_the_task_and_shows_its_pictures(cli: Cli) -> None:
-    run = load_run(cli([*FIT, *[arg for arg in NO_PICTURES if "pictures" not in arg and "report" not in arg]]))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run directory of a tiny pretraining, in whose folder the tests below evaluate it."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("rotation"))
+        yield newest_run([*FIT, *[arg for arg in NO_PICTURES if "pictures" not in arg and "report" not in arg]])
+
+
+def test_a_run_logs_the_task_and_shows_its_pictures(trained: Path) -> None:
+    run = load_run(trained)
     np.testing.assert_allclose(run.history["train/loss_at_chance"][1], math.log(4), rtol=1e-6)
     assert ((run.history["train/rotation_accuracy"][1] > 0) & (run.history["train/rotation_accuracy"][1] < 1)).all()
     assert chance_levels(run)["train/rotation_accuracy"] == 0.25
     assert {"representation/rankme", "val/knn", "val/probe"} <= run.history.keys()
     assert any("image turned by" in name for name in run.observed)
-    assert yaml.safe_load((run.folder / "config.yaml").read_text())["model"]["class_path"].endswith("Rotation")
+
+
+def evaluated(run: Path, name: str, *more: str) -> dict[str, Any]:
+    """The card of an evaluation of the run's checkpoint."""
+    config = f"--config={CONFIGS / 'evaluate' / name}.yaml"
+    folder = newest_run(["validate", config, *EVALUATION, f"--model.checkpoint={run}/checkpoints/last.ckpt", *more])
+    card: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return card
+
+
+def test_its_layers_are_evaluated_all_at_once_and_one_by_name(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = evaluated(trained, "depth")
+    names = [f"net.block{number}" for number in (1, 2, 3, 4)]
+    assert [(result["encoder"], result["depth"], result["variant"]) for result in every["results"]] == [
+        (encoder, number, name) for encoder in ("pretrained", "untrained") for number, name in enumerate(names, 1)
+    ]
+    html = depth(load_run(trained))
+    assert [row[0] for row in rows_of(html)] == ["layer", *(f"{n}: {name}" for n, name in enumerate(names, 1))]
+    assert html.count("<figure>") == 1
+    one = evaluated(trained, "linear", "--model.layer=net.block2")
+    assert [result["encoder"] for result in one["results"]] == ["pretrained", "untrained", "raw pixels"]
+    for result in one["results"][:2]:
+        (same,) = [each for each in every["results"] if (each["encoder"], each["depth"]) == (result["encoder"], 2)]
+        assert (result["metrics"], result["chosen"]) == (same["metrics"], same["chosen"])
+    for name in ("pretrained", "untrained"):
+        described = every["encoders"][name] | {"layer": "net.block2", "embed_dim": 4, "feature_map_channels": 4}
+        assert one["encoders"][name] == described
+    assert "layer" not in one["encoders"]["raw pixels"]
+    assert "Features of layer net.block2\n| data" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        evaluated(trained, "knn", "--model.layer=block2")
+    said = "NIN has no layer block2: choose one of net.block1, net.block2, net.block3, net.block4."
+    assert f"error: {said}\n" in capsys.readouterr().err

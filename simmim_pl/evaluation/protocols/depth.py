@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from simmim_pl.encoders.layer import Layers
@@ -20,8 +21,8 @@ class Depth(Protocol):
 
     The layers are those that :meth:`simmim_pl.contracts.Encoder.layers` names, pooled as
     :class:`simmim_pl.encoders.layer.Layer` says, so a result is that of :class:`simmim_pl.evaluation.LinearProbe` with
-    ``--model.layer``. Images are encoded once for all layers, and of each layer its pooled vector is kept: in memory
-    and in the cache an image takes 4 bytes times the sum of their widths. Where accuracy falls towards the end, the last
+    ``--model.layer``. Images are encoded once for all layers, and only pooled vectors are kept: in memory and in the
+    cache an image takes 4 bytes times the sum of the layers' widths. Where accuracy falls towards the end, the last
     layers serve the pretext task alone.
 
     Args:
@@ -44,12 +45,15 @@ class Depth(Protocol):
         classes = context.classes()
         context.require_validation()
         encoder = Layers(context.encoder).to(context.device).eval()
-        splits = [replace(context, encoder=encoder, known={}).vectors(name) for name in ("train", "validation", "test")]
-        columns = [(features.split(list(encoder.widths.values()), 1), labels) for features, labels in splits]
+        every = replace(context, encoder=encoder, known={})
+        splits = [every.vectors(split) for split in ("train", "validation", "test")]
+        with torch.no_grad():
+            widths = [vector.shape[1] for vector in encoder.each(context.blank() / 255)]
+        layers = zip(*(features.split(widths, 1) for features, _ in splits), strict=True)
         results = []
-        for place, name in enumerate(context.watched(encoder.widths, "linear probes", len(encoder.widths))):
-            train, validation, test = ((parts[place].contiguous(), labels) for parts, labels in columns)
-            found = probe(train, validation, test, classes, self.l2)
+        for depth, features in enumerate(context.watched(layers, "linear probes", len(widths)), start=1):
+            parts = [(part.contiguous(), labels) for part, (_, labels) in zip(features, splits, strict=True)]
+            found = probe(*parts, classes, self.l2)
             # Without confusion: a matrix a layer would be most of the report.
-            results.append(replace(found, confusion=None, variant=name, depth=place + 1))
+            results.append(replace(found, confusion=None, variant=encoder.names[depth - 1], depth=depth))
         return results
