@@ -27,7 +27,7 @@ SMALL = [
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
-STORIES = ["quickstart", "cifar10", "cifar10_fast"]
+STORIES = ["quickstart", "cifar10", "cifar10_fast", "cifar10_rotation"]
 COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
@@ -42,7 +42,7 @@ def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_story_runs(cli: Cli, name: str) -> None:
-    run = cli(["fit", f"--config={CONFIGS / name}.yaml", *SMALL])
+    run = cli(["fit", f"--config={CONFIGS / name}.yaml", *SMALL, "--data.views.size=16"])
     assert run.parent.name == name
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
@@ -68,6 +68,15 @@ def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
     )
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["loss"]["init_args"] == {"temperature": 0.5, "decoupled": True}
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_rotation_is_put_together_from_fragments_alone(cli: Cli) -> None:
+    method, encoder = (CONFIGS / f"{name}.yaml" for name in ("method/rotation", "encoder/nin"))
+    views = "--data.views=simmim_pl.views.CropFlip"
+    run = cli(
+        ["fit", f"--model={method}", f"--model.encoder={encoder}", *SHAPES, views, *SMALL, "--model.encoder.width=4"]
+    )
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 

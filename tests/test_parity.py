@@ -45,6 +45,7 @@ CASES: dict[str, list[str]] = {
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
+    "rotation": [DOUBLE, "--model=simmim_pl.methods.Rotation", *SGD],
     "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:
