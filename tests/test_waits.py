@@ -30,7 +30,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.losses import NTXent
-from simmim_pl.methods import Contrastive
+from simmim_pl.methods import Contrastive, Rotation
 from simmim_pl.optimizers import Muon
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS
@@ -168,6 +168,10 @@ def test_a_step_of_the_quickstart(tmp_path: Path) -> None:
 )
 def test_a_step_of_another_optimizer(tmp_path: Path, optimizer: Any, options: dict[str, Any]) -> None:
     fit(tmp_path, method(optimizer), Checkpoint(), **options)
+
+
+def test_a_step_of_rotation(tmp_path: Path) -> None:
+    fit(tmp_path, Rotation(FastCNN(2), optimizer=partial(torch.optim.SGD, lr=0.1)), Checkpoint())
 
 
 ASK: list[Callable[[Tensor], Any]] = [

@@ -63,30 +63,29 @@ def scatter(run: Run) -> Markup:
 
 def depth(run: Run) -> Markup:
     """A chart for each card, data set and metric of results that are of layers."""
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number, card in enumerate(run.cards, start=1):
         for result in card["results"]:
             for metric, estimate in result["metrics"].items() if "depth" in result else ():
-                key = metric, f"{run.name}: {metric} of {result['task']} on {result['data']}, card {number}"
-                found.setdefault(key, []).append(result | estimate)
-    return Markup().join(by_depth(*key, results) for key, results in found.items())
+                title = f"{run.name}: {metric} of {result['task']} on {result['data']}, card {number}"
+                found.setdefault((metric, title), []).append(result | estimate)
+    return Markup().join(by_depth(metric, title, results) for (metric, title), results in found.items())
 
 
-def by_depth(metric: str, title: str, results: list[dict[str, Any]]) -> Markup:
+def by_depth(metric: str, title: str, results: Sequence[dict[str, Any]]) -> Markup:
     """A metric against depth, an encoder a line; its table names the layers."""
-    encoders = list(dict.fromkeys(result["encoder"] for result in results))
-    named = {(result["depth"], result["variant"]): {} for result in results}
-    lines: dict[str, list[tuple[float, ...]]] = {encoder: [] for encoder in encoders}
-    for result in results:
-        low, high = result["interval"]
-        lines[result["encoder"]].append((result["depth"], 100 * result["value"], 100 * low, 100 * high))
-        named[result["depth"], result["variant"]][result["encoder"]] = text_of(result)
-    rows = [["layer", *encoders]]
-    rows += [
-        [f"{place}: {name}", *(texts.get(each, "–") for each in encoders)] for (place, name), texts in named.items()
+    lines: dict[str, list[tuple[float, ...]]] = {}
+    cells: dict[str, dict[str, str]] = {}
+    for each in results:
+        numbers = (100 * each["value"], *(100 * end for end in each["interval"]))
+        lines.setdefault(each["encoder"], []).append((each["depth"], *numbers))
+        cells.setdefault(f"{each['depth']}: {each['variant']}", {})[each["encoder"]] = text_of(each)
+    rows = [
+        ["layer", *lines],
+        *([name, *(cell.get(encoder, "–") for encoder in lines)] for name, cell in cells.items()),
     ]
-    samples = [line_sample(series_colour(number), series_dash(number)) for number in range(len(encoders))]
-    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, encoders, strict=True)]
+    samples = [line_sample(series_colour(number), series_dash(number)) for number in range(len(lines))]
+    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, lines, strict=True)]
     figure = charts.by_depth([np.array(points).T for points in lines.values()], f"{metric}, %")
     return chart(figure, title, rows, legend)
 

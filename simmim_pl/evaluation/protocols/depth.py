@@ -52,8 +52,10 @@ class Depth(Protocol):
         layers = zip(*(features.split(widths, 1) for features, _ in splits), strict=True)
         results = []
         for depth, features in enumerate(context.watched(layers, "linear probes", len(widths)), start=1):
-            parts = [(part.contiguous(), labels) for part, (_, labels) in zip(features, splits, strict=True)]
-            found = probe(*parts, classes, self.l2)
+            train, validation, test = (
+                (part.contiguous(), labels) for part, (_, labels) in zip(features, splits, strict=True)
+            )
+            found = probe(train, validation, test, classes, self.l2)
             # Without confusion: a matrix a layer would be most of the report.
             results.append(replace(found, confusion=None, variant=encoder.names[depth - 1], depth=depth))
         return results
