@@ -58,6 +58,7 @@ CASES: dict[str, list[str]] = {
     # Small steps: BatchNorm over as few units multiplies rounding by a hundred in a large one.
     "byol": [DOUBLE, *BYOL, *LOCAL, *SGD, "--model.optimizer.lr=0.001"],
     "mocov3": [DOUBLE, *MOCO_V3, *SGD, "--model.optimizer.lr=0.001"],
+    "rotation": [DOUBLE, "--model=simmim_pl.methods.Rotation", *SGD],
     "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:

@@ -30,7 +30,7 @@ from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.losses import NTXent
-from simmim_pl.methods import BYOL, Contrastive, MoCoV3
+from simmim_pl.methods import BYOL, Contrastive, MoCoV3, Rotation
 from simmim_pl.optimizers import Muon
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS
@@ -174,6 +174,10 @@ def test_a_step_of_another_optimizer(tmp_path: Path, optimizer: Any, options: di
 def test_a_step_with_a_teacher(tmp_path: Path, kind: Any) -> None:
     head = partial(ProjectionHead, hidden_dim=8, output_dim=4, norm=True)
     fit(tmp_path, kind(FastCNN(2), head, head, optimizer=partial(torch.optim.SGD, lr=0.1)))
+
+
+def test_a_step_of_rotation(tmp_path: Path) -> None:
+    fit(tmp_path, Rotation(FastCNN(2), optimizer=partial(torch.optim.SGD, lr=0.1)), Checkpoint())
 
 
 ASK: list[Callable[[Tensor], Any]] = [

@@ -1,8 +1,9 @@
 """Encoders: RGB in [0, 1] → :class:`simmim_pl.contracts.Features`."""
 
 from simmim_pl.encoders.fastcnn import FastCNN
+from simmim_pl.encoders.nin import NIN
 from simmim_pl.encoders.resnet import ResNet
 from simmim_pl.encoders.timm import Timm
 from simmim_pl.encoders.torchvision import Torchvision
 
-__all__ = ["FastCNN", "ResNet", "Timm", "Torchvision"]
+__all__ = ["NIN", "FastCNN", "ResNet", "Timm", "Torchvision"]

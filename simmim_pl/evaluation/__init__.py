@@ -5,6 +5,7 @@ from simmim_pl.evaluation.evaluation import Evaluation
 from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.evaluation.protocols.augmented import AugmentedProbe
 from simmim_pl.evaluation.protocols.dense import DenseProbe
+from simmim_pl.evaluation.protocols.depth import Depth
 from simmim_pl.evaluation.protocols.few_labels import FewLabels
 from simmim_pl.evaluation.protocols.finetune import FineTune
 from simmim_pl.evaluation.protocols.knn import KNN
@@ -16,6 +17,7 @@ __all__ = [
     "KNN",
     "AugmentedProbe",
     "DenseProbe",
+    "Depth",
     "Estimate",
     "Evaluation",
     "EvaluationContext",

@@ -22,6 +22,7 @@ from torch import nn
 
 import simmim_pl
 from simmim_pl.contracts import Encoder
+from simmim_pl.encoders.layer import Layer
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.protocol import Protocol
@@ -63,10 +64,7 @@ def publish(
     number_alike(entries)
     found = {
         "checkpoint": checkpoint,
-        "encoders": {
-            name: {"class": type(encoder).__name__, "hash": digest(encoder), **simple(encoder)}
-            for name, encoder in encoders.items()
-        },
+        "encoders": {name: described_encoder(encoder) for name, encoder in encoders.items()},
         "data": [described(each) for each in data],
         "results": entries,
         "seed": seed,
@@ -125,6 +123,13 @@ def write(card: dict[str, Any], path: Path) -> None:
     """Write the card as JSON and as a table, each file whole or not at all. Raises :class:`OSError` when it cannot."""
     for ending, text in (("json", json.dumps(card, indent=2, allow_nan=False)), ("md", table(card))):
         atomic.write(path.with_name(f"{path.name}.{ending}"), methodcaller("write", f"{text}\n".encode()))
+
+
+def described_encoder(encoder: Encoder) -> dict[str, Any]:
+    """An encoder: its class, a hash of its weights, its arguments, and which layer of it was read."""
+    if isinstance(encoder, Layer):
+        return described_encoder(encoder.encoder) | simple(encoder)
+    return {"class": type(encoder).__name__, "hash": digest(encoder), **simple(encoder)}
 
 
 def described(data: Any) -> dict[str, Any]:

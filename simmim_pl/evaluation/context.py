@@ -54,11 +54,15 @@ class EvaluationContext:
     @cached_property
     def watch(self) -> FrozenGuard:
         """Remembers the encoder as it was when it came, settled by a first forward on a blank image."""
-        watch, first = FrozenGuard(self.encoder), next(iter(self.data.splits.values())).__getitems__([0])
-        image = first["image"] if "image" in first else first["clip"][:, 0]
-        self.encode(torch.zeros_like(image, device=self.device))
+        watch = FrozenGuard(self.encoder)
+        self.encode(self.blank())
         watch.settle()
         return watch
+
+    def blank(self) -> UInt8[Tensor, "1 3 H W"]:
+        """An image of zeros, as large as the data set's."""
+        first = next(iter(self.data.splits.values())).__getitems__([0])
+        return torch.zeros_like(first["image"] if "image" in first else first["clip"][:, 0], device=self.device)
 
     def classes(self) -> list[str]:
         """Names of the classes in label order.

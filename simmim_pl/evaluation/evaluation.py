@@ -40,6 +40,8 @@ class Evaluation(LightningModule):
         weights: path of a state dict that another tool saved, to load into ``encoder``.
         baselines: evaluate raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``,
             the encoder as it was before they were loaded.
+        layer: which of the encoder's layers to evaluate instead of its output, such as ``net.block2``; any wrong name
+            lists them. The untrained network is read at the same one.
         transfer: further data sets on which protocols without their own evaluate too.
         allow: class paths outside simmim_pl that the checkpoint may name and have imported.
         cache: keep extracted features in RUNS/.features, by encoder, data and precision. Delete it at any time.
@@ -61,6 +63,7 @@ class Evaluation(LightningModule):
         encoder: Encoder | None = None,
         weights: str | None = None,
         baselines: bool = True,
+        layer: str | None = None,
         transfer: Sequence[LightningDataModule] = (),
         allow: Sequence[str] = (),
         cache: bool = True,
@@ -70,11 +73,16 @@ class Evaluation(LightningModule):
         super().__init__()
         if not protocols:
             raise InputError("An evaluation needs at least one protocol: see configs/evaluate/.")
+        of_all = [type(protocol).__name__ for protocol in protocols if not protocol.supports_layer]
+        if layer is not None and of_all:
+            raise InputError(f"{of_all[0]} takes the whole network: leave out --model.layer.")
         self.automatic_optimization = False
         self.protocols, self.transfer = protocols, list(transfer)
         self.checkpoint, self.cache, self.seed = checkpoint, cache, seed
         # In a dict, and so not part of this module: each is on the device only while it is evaluated.
-        self.subjects: dict[str, Encoder] = subjects(checkpoint, encoder, weights, baselines, allow, seed, network)
+        self.subjects: dict[str, Encoder] = subjects(
+            checkpoint, encoder, weights, baselines, allow, seed, network, layer
+        )
         self.unused = nn.Parameter(torch.zeros(()))  # DDP refuses a module without a trainable parameter
         self.card: dict[str, Any] = {}
         self.sets: dict[int, Any] = {}  # by the datamodule's id, what evaluations read of it

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.encoders.layer import Layer
 from simmim_pl.runtime.checkpoint import Network, load_encoder
 from simmim_pl.runtime.weights import load_weights
 
@@ -43,12 +44,13 @@ def subjects(
     allow: Sequence[str],
     seed: int,
     network: Network = "online",
+    layer: str | None = None,
 ) -> dict[str, Encoder]:
     """The encoders of one evaluation by the name they have in its table, frozen and in eval mode.
 
     Raises:
-        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given, or one cannot be loaded, or another
-            ``network`` than usual is asked of what is no checkpoint.
+        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given, or one cannot be loaded or has no such
+            layer, or another ``network`` than usual is asked of what is no checkpoint.
     """
     if (checkpoint is None) == (encoder is None) or (weights is not None and encoder is None):
         raise InputError(
@@ -77,7 +79,9 @@ def subjects(
         found["raw pixels"] = RawPixels()
     for each in found.values():
         each.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-    return found
+    if layer is None:
+        return found
+    return {name: each if isinstance(each, RawPixels) else Layer(each, layer).eval() for name, each in found.items()}
 
 
 def require_frozen(encoder: Encoder) -> None:
@@ -137,11 +141,13 @@ def attributes(module: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def source_code(module: nn.Module) -> str:
-    """A hash of the file in which the module's class is written; empty where there is none."""
+    """A hash of the files in which an encoder's class, and that of one within it, are written; empty without a file."""
+    encoders = [part for part in module.modules() if isinstance(part, Encoder)]
     try:
-        return hashlib.sha256(Path(inspect.getfile(type(module))).read_bytes()).hexdigest()[:16]
+        files = [Path(inspect.getfile(type(part))).read_bytes() for part in encoders]
     except (OSError, TypeError):  # a class typed into an interpreter
         return ""
+    return hashlib.sha256(b"".join(files)).hexdigest()[:16]
 
 
 def describe(value: Any) -> str | None:

@@ -24,6 +24,7 @@ class Protocol(ABC):
     """
 
     supports_raw_pixels = True  # whether raw pixels, which nothing can train, can be evaluated too
+    supports_layer = True  # whether one layer of an encoder, --model.layer, can be evaluated
 
     def __init__(self, data: LightningDataModule | None = None) -> None:
         self.data = data

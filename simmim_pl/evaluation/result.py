@@ -41,6 +41,7 @@ class Result:
         confusion: counts, ``[true][predicted]``, of the classes that ``per_class`` names.
         chosen: hyperparameters that the protocol chose, and what it chose them by.
         variant: which of several results of one protocol this is, such as "1 %" of the labels.
+        depth: which of the encoder's layers this is of, counted from the image; None for its output.
 
     Raises:
         InputError: there is no metric, one is not finite, or a confusion matrix has no names to its classes.
@@ -51,6 +52,7 @@ class Result:
     confusion: list[list[float]] | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -63,7 +65,7 @@ class Result:
 
     def entry(self) -> dict[str, Any]:
         """As a result card writes it; what the protocol does not say is left out."""
-        known = {"per_class": self.per_class, "confusion": self.confusion}
+        known = {"per_class": self.per_class, "confusion": self.confusion, "depth": self.depth}
         return {
             "variant": self.variant,
             "metrics": {name: estimate.entry() for name, estimate in self.metrics.items()},

@@ -16,7 +16,9 @@ def table(card: dict[str, Any]) -> str:
     |--------|------|-----------|------------------|
     | Shapes | KNN  | accuracy  | 40.0 [30.0–52.0] |
     """
-    return "\n".join([*dict.fromkeys(map(sizes, card["data"])), *aligned(cells(card))])
+    layers = {encoder["layer"] for encoder in card.get("encoders", {}).values() if "layer" in encoder}
+    read = [f"Features of layer {layer}" for layer in sorted(layers)]
+    return "\n".join([*dict.fromkeys(map(sizes, card["data"])), *read, *aligned(cells(card))])
 
 
 def cells(card: dict[str, Any]) -> list[list[str]]:

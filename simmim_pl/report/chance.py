@@ -13,12 +13,13 @@ def chance_levels(run: Run) -> dict[str, float]:
 
     - Accuracy of kNN and probe: 1 / number of classes.
     - Contrastive accuracy: with V views of N images, V − 1 of the V·N − 1 other rows are of the same image.
+    - Rotation accuracy: one of four angles.
     - Loss: if all similarities are equal, NT-Xent is log(V·N − 1), decoupled log(V·N − V). Other losses are left out.
 
     Metrics for which the run logs ``METRIC_at_chance`` are left out: that is a curve of its own.
     """
     settings = flatten(run.config)
-    found: dict[str, float] = {}
+    found: dict[str, float] = {"train/rotation_accuracy": 1 / 4} if "train/rotation_accuracy" in run.history else {}
     if len(run.observed.get("classes", ())) > 1:
         found |= dict.fromkeys(("val/knn", "val/probe"), 1 / len(run.observed["classes"]))
     if "information/ceiling" in run.history:  # log of half the number of images; two views of each are compared

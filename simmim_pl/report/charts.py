@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import EngFormatter, FuncFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
 from simmim_pl.report import fonts
 
@@ -93,6 +93,19 @@ def curves(
     fit(figure, axes)
     if legend and len(series) > 1:
         named(axes.legend(**LEGEND))
+    return figure
+
+
+def by_depth(lines: Sequence[np.ndarray], label: str) -> Figure:
+    """A metric with its interval against the layer that was read; a line is ``[4, L]``: layer, value, low, high."""
+    figure, axes = canvas()
+    for number, (layer, value, low, high) in enumerate(lines):
+        colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        axes.fill_between(layer, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(layer, value, color=colour, linestyle=dashes, marker="o", markersize=3, linewidth=1.4)
+    axes.set(xlabel="layer, from the image", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    fit(figure, axes)
     return figure
 
 

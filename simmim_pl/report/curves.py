@@ -23,6 +23,7 @@ HIGHEST = {  # metrics for which higher is better
     "val/probe",
     "information/infonce",
     "train/contrastive_accuracy",
+    "train/rotation_accuracy",
     "representation/contrastive_accuracy",
 }
 LOWEST = {"train/loss"}  # metrics for which lower is better

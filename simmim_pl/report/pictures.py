@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from simmim_pl.evaluation.table import shown as text_of
 from simmim_pl.report import charts, figures
 from simmim_pl.report.cards import address, confusion, results
 from simmim_pl.report.observed import PICTURE
@@ -57,6 +59,35 @@ def scatter(run: Run) -> Markup:
     told = map(str, classes[: len(charts.COLOURS)]) if label.max() >= 0 else ()
     legend = [Markup("{} {}").format(marker_sample(number), name) for number, name in enumerate(told)]
     return chart(figure, f"{run.name}: map of validation images", means, legend)
+
+
+def depth(run: Run) -> Markup:
+    """A chart for each card, data set and metric of results that are of layers."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number, card in enumerate(run.cards, start=1):
+        for result in card["results"]:
+            for metric, estimate in result["metrics"].items() if "depth" in result else ():
+                title = f"{run.name}: {metric} of {result['task']} on {result['data']}, card {number}"
+                found.setdefault((metric, title), []).append(result | estimate)
+    return Markup().join(by_depth(metric, title, results) for (metric, title), results in found.items())
+
+
+def by_depth(metric: str, title: str, results: Sequence[dict[str, Any]]) -> Markup:
+    """A metric against depth, an encoder a line; its table names the layers."""
+    lines: dict[str, list[tuple[float, ...]]] = {}
+    cells: dict[str, dict[str, str]] = {}
+    for each in results:
+        numbers = (100 * each["value"], *(100 * end for end in each["interval"]))
+        lines.setdefault(each["encoder"], []).append((each["depth"], *numbers))
+        cells.setdefault(f"{each['depth']}: {each['variant']}", {})[each["encoder"]] = text_of(each)
+    rows = [
+        ["layer", *lines],
+        *([name, *(cell.get(encoder, "–") for encoder in lines)] for name, cell in cells.items()),
+    ]
+    samples = [line_sample(series_colour(number), series_dash(number)) for number in range(len(lines))]
+    legend = [Markup("{} {}").format(*pair) for pair in zip(samples, lines, strict=True)]
+    figure = charts.by_depth([np.array(points).T for points in lines.values()], f"{metric}, %")
+    return chart(figure, title, rows, legend)
 
 
 def neighbours(run: Run) -> Markup:
@@ -119,5 +150,5 @@ def png(image: np.ndarray) -> bytes:
 # By their names in panels.yaml.
 PICTURES: dict[str, Callable[[Run], Markup]] = {
     **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{"results": results, "confusion": confusion, "views": views, "pictures": pictures},
+    **{"results": results, "depth": depth, "confusion": confusion, "views": views, "pictures": pictures},
 }

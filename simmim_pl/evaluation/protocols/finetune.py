@@ -49,7 +49,7 @@ class FineTune(Protocol):
         data: the data set to evaluate on; by default the run's ``--data``.
     """
 
-    supports_raw_pixels = False
+    supports_raw_pixels = supports_layer = False
 
     @ranged
     def __init__(

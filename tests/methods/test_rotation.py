@@ -1,0 +1,158 @@
+"""Rotation prediction: the turns are torchvision's, the loss scikit-learn's, and a run at chance is called that."""
+
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from torchvision.transforms.functional import rotate
+
+from simmim_pl.contracts import InputError
+from simmim_pl.encoders import FastCNN
+from simmim_pl.methods import Rotation
+from simmim_pl.methods.rotation import ANGLES, rotations
+from simmim_pl.metrics import verdict
+from simmim_pl.report.chance import chance_levels
+from simmim_pl.report.pictures import depth
+from simmim_pl.report.run import load_run
+from tests.conftest import CONFIGS, EVALUATION, NO_PICTURES, TINY, isolate, newest_run
+from tests.metrics.test_evidence import FEATURES
+from tests.report.test_tables import rows_of
+
+OTHERS = [arg for arg in TINY if "model.head" not in arg and "model.encoder" not in arg]
+FIT = [*OTHERS, "--model=simmim_pl.methods.Rotation", "--model.encoder=simmim_pl.encoders.NIN"]
+FIT += ["--model.encoder.width=4", "--data.views=simmim_pl.views.CropFlip", "--trainer.check_val_every_n_epoch=1"]
+
+
+def method() -> Rotation:
+    torch.manual_seed(0)
+    return Rotation(FastCNN(2), optimizer=partial(torch.optim.SGD, lr=0.1))
+
+
+def views(number: int = 1, images: int = 5, side: int = 16, channels: int = 3) -> torch.Tensor:
+    return torch.rand(number, images, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("side", [8, 7])
+def test_images_are_turned_as_torchvision_turns_them(side: int) -> None:
+    images = views(side=side)[0]
+    expected = [rotate(images, angle) for angle in (0, 90, 180, 270)]
+    assert torch.equal(rotations(images), torch.cat(expected))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_step_is_scikit_learns_cross_entropy_and_accuracy_over_all_turned_views(number: int) -> None:
+    module, logged, batch = method(), {}, {"views": views(number), "label": torch.arange(5)}
+    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
+    module.finish = lambda loss, pooled, batch: {"loss": loss, "features": pooled}  # type: ignore[method-assign]
+    loss, pooled = module.training_step(batch, 0).values()
+    images = torch.cat([rotate(batch["views"].flatten(0, 1), angle) for angle in ANGLES])
+    encoded = module.encoder(images).pooled
+    chances = module.classifier(encoded).softmax(1).detach().double().numpy()
+    angle = np.arange(4).repeat(5 * number)
+    assert loss.item() == pytest.approx(log_loss(angle, chances / chances.sum(1, keepdims=True)), rel=1e-5)
+    found = logged["train/rotation_accuracy"]  # asked only where it is written
+    assert found().item() == pytest.approx(accuracy_score(angle, chances.argmax(1)))
+    assert logged["train/loss_at_chance"] == math.log(4)
+    torch.testing.assert_close(pooled, encoded[: 5 * number])  # upright ones
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ({"views": torch.rand(1, 2, 3, 8, 6)}, r"needs square views.*these are of 8×6 pixels"),
+        ({"views": torch.rand(2, 3, 8, 8)}, r"set --data.views simmim_pl.views.CropFlip, or give .* a collate_fn"),
+        ({"image": torch.rand(2, 3, 8, 8)}, "needs square views"),
+    ],
+)
+def test_views_that_cannot_be_turned_are_refused(batch: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        method().training_step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"), [({"views": None}, "set --data.views"), ({"local_views": 1}, "leave out --data.local_views")]
+)
+def test_data_that_it_has_no_use_for_is_refused_before_the_first_step(data: dict[str, Any], says: str) -> None:
+    module = method()
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(**{"views": 1, "local_views": None, **data}))
+    with pytest.raises(InputError, match=says):
+        module.on_fit_start()
+
+
+def test_what_it_shows_is_the_image_at_every_angle() -> None:
+    image = (views(side=12)[0] * 255).to(torch.uint8)[..., 2:10]  # of which the middle is square
+    ((name, shown),) = method().pictures({"image": image}).items()
+    assert name == "image turned by 0, 90, 180, 270 degrees"
+    assert shown.shape == (5, 4, 3, 8, 8)
+    for column, angle in enumerate(ANGLES):
+        assert torch.equal(shown[:, column], rotate(image[:, :, 2:10], angle) / 255)
+
+
+def test_a_run_at_chance_is_called_that() -> None:
+    at_chance = FEATURES | {"train/loss": 1.38, "train/loss_at_chance": math.log(4)}
+    assert verdict([FEATURES] * 2).state == "learning"
+    found = verdict([at_chance] * 2)
+    assert found.state != "learning"
+    assert found.against == ("loss 1.38, by chance 1.39",)
+    assert verdict([at_chance | {"train/loss": 0.6}] * 2).state == "learning"
+    assert verdict([at_chance | {"val/knn": FEATURES["val/knn_untrained"]}] * 2).state == "not learning"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run directory of a tiny pretraining, in whose folder the tests below evaluate it."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("rotation"))
+        yield newest_run([*FIT, *[arg for arg in NO_PICTURES if "pictures" not in arg and "report" not in arg]])
+
+
+def test_a_run_logs_the_task_and_shows_its_pictures(trained: Path) -> None:
+    run = load_run(trained)
+    np.testing.assert_allclose(run.history["train/loss_at_chance"][1], math.log(4), rtol=1e-6)
+    assert ((run.history["train/rotation_accuracy"][1] > 0) & (run.history["train/rotation_accuracy"][1] < 1)).all()
+    assert chance_levels(run)["train/rotation_accuracy"] == 0.25
+    assert {"representation/rankme", "val/knn", "val/probe"} <= run.history.keys()
+    assert any("image turned by" in name for name in run.observed)
+
+
+def evaluated(run: Path, name: str, *more: str) -> dict[str, Any]:
+    """The card of an evaluation of the run's checkpoint."""
+    config = f"--config={CONFIGS / 'evaluate' / name}.yaml"
+    folder = newest_run(["validate", config, *EVALUATION, f"--model.checkpoint={run}/checkpoints/last.ckpt", *more])
+    card: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return card
+
+
+def test_its_layers_are_evaluated_all_at_once_and_one_by_name(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = evaluated(trained, "depth")
+    names = [f"net.block{number}" for number in (1, 2, 3, 4)]
+    assert [(result["encoder"], result["depth"], result["variant"]) for result in every["results"]] == [
+        (encoder, number, name) for encoder in ("pretrained", "untrained") for number, name in enumerate(names, 1)
+    ]
+    html = depth(load_run(trained))
+    assert [row[0] for row in rows_of(html)] == ["layer", *(f"{n}: {name}" for n, name in enumerate(names, 1))]
+    assert html.count("<figure>") == 1
+    one = evaluated(trained, "linear", "--model.layer=net.block2")
+    assert [result["encoder"] for result in one["results"]] == ["pretrained", "untrained", "raw pixels"]
+    for result in one["results"][:2]:
+        (same,) = [each for each in every["results"] if (each["encoder"], each["depth"]) == (result["encoder"], 2)]
+        assert (result["metrics"], result["chosen"]) == (same["metrics"], same["chosen"])
+    for name in ("pretrained", "untrained"):
+        described = every["encoders"][name] | {"layer": "net.block2", "embed_dim": 4, "feature_map_channels": 4}
+        assert one["encoders"][name] == described
+    assert "layer" not in one["encoders"]["raw pixels"]
+    assert "Features of layer net.block2\n| data" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        evaluated(trained, "knn", "--model.layer=block2")
+    said = "NIN has no layer block2: choose one of net.block1, net.block2, net.block3, net.block4."
+    assert f"error: {said}\n" in capsys.readouterr().err
