@@ -21,8 +21,7 @@ class Patches(nn.Conv2d):
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__(3, width, kernel_size=size, stride=size)
-        nn.init.trunc_normal_(self.weight, std=math.sqrt(1 / (3 * size**2)))  # as torchvision's ViT
-        nn.init.zeros_(self.bias)
+        nn.init.trunc_normal_(self.weight, std=math.sqrt(1 / (3 * size**2)))  # as in torchvision's ViT
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w E"]:
         """Raises :class:`InputError` where patches do not divide the image."""

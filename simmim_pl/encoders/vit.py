@@ -37,7 +37,7 @@ class ViT(MaskableEncoder):
         std: per-channel standard deviation of the images.
 
     Raises:
-        InputError: an argument is out of its range, or sizes do not divide each other; of the images at the first batch.
+        InputError: sizes do not divide each other; at the first batch, patches do not divide the image.
     """
 
     @ranged
@@ -108,7 +108,7 @@ def resized(position: Float[Tensor, "s s D"], height: int, width: int) -> Float[
 
 
 def sincos(width: int, side: int) -> Float[Tensor, "s s D"]:
-    """Sines and cosines of x, then of y, at wavelengths from 2π to 2π · 10⁴ positions, as the authors of MAE have them."""
+    """MAE's: sines and cosines of x, then of y, at wavelengths from 2π to 2π · 10⁴ positions."""
     quarter = width // 4
     angle = torch.arange(side, dtype=torch.float64)[:, None] / 1e4 ** (torch.arange(quarter) / quarter)
     along = torch.cat([angle.sin(), angle.cos()], 1).float().expand(side, side, -1)  # of x, at every y

@@ -47,7 +47,8 @@ class MaskedImage(Method):
         if isinstance(encoder, MaskableEncoder):
             if mask_unit % encoder.patch_size:
                 raise InputError(
-                    f"mask_unit has to be a multiple of the encoder's patch_size {encoder.patch_size}, and is {mask_unit}."
+                    f"mask_unit has to be a multiple of the encoder's patch_size {encoder.patch_size}, and is "
+                    f"{mask_unit}."
                 )
             self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.token_dim), std=0.02))
         pixels = nn.Conv2d(encoder.feature_map_channels, 3 * encoder.stride**2, kernel_size=1)
@@ -122,13 +123,13 @@ def require_views(batch: Any, side: int) -> None:
     views = batch.get("views") if isinstance(batch, Mapping) else None
     if not isinstance(views, Tensor) or views.ndim != 5 or not views.is_floating_point():
         raise InputError(
-            'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], one view of every image '
-            "or more. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
+            'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], one or more of every '
+            "image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
             "simmim_pl.data.ImageDataModule(source, views=simmim_pl.views.CropFlip())."
         )
     height, width = views.shape[-2:]
     if height % side or width % side:
         raise InputError(
-            f"Views of {height}×{width} pixels cannot be masked: mask_unit and the encoder's stride have to divide them, "
-            f"so set --data.views.size to a multiple of {side}, or another mask_unit."
+            f"Views of {height}×{width} pixels cannot be masked: mask_unit and the encoder's stride have to divide "
+            f"them, so set --data.views.size to a multiple of {side}, or another mask_unit."
         )

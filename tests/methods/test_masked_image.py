@@ -28,14 +28,11 @@ from simmim_pl.views import CropFlip
 from tests.conftest import TINY, isolate, newest_run
 from tests.encoders.test_swin import of_hugging_face as swin_of_hugging_face
 from tests.encoders.test_vit import of_hugging_face as vit_of_hugging_face
+from tests.test_parity import MASKED
 
 QUIET = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
 QUIET |= {"enable_model_summary": False, "enable_checkpointing": False, "limit_val_batches": 0}
 SMALL = {"patch_size": 4, "width": 8, "depth": 2, "num_heads": 2}
-# On the command line: a ViT of 8 features.
-METHOD = ["--model=simmim_pl.methods.MaskedImage", "--model.mask_unit=4", "--data.views=simmim_pl.views.CropFlip"]
-VIT = ["--model.encoder=simmim_pl.encoders.ViT", "--model.encoder.image_size=16"]
-MASKED = [*METHOD, *VIT, *(f"--model.encoder.{name}={value}" for name, value in SMALL.items())]
 
 
 def method(encoder: Encoder, lr: float = 0.0, **options: Any) -> MaskedImage:

@@ -26,7 +26,7 @@ from simmim_pl.contracts import Features
 from simmim_pl.encoders import FastCNN
 from tests.conftest import NO_PICTURES, TINY
 from tests.ranks import Killed, run, start
-from tests.test_parity import LOCAL
+from tests.test_parity import LOCAL, MASKED
 
 MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # what another run need not repeat
 LONG = os.environ.get("LONG") == "1"
@@ -80,6 +80,7 @@ CASES: dict[str, list[str]] = {
     ],
     "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
     "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
+    "masked images": MASKED,
 }
 
 
