@@ -27,7 +27,7 @@ SMALL = [
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
-STORIES = ["quickstart", "cifar10", "cifar10_fast"]
+STORIES = ["quickstart", "quickstart_simmim", "cifar10", "cifar10_fast", "cifar10_simmim"]
 COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
@@ -69,6 +69,13 @@ def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["loss"]["init_args"] == {"temperature": 0.5, "decoupled": True}
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_masked_images_are_put_together_from_fragments_alone(cli: Cli) -> None:
+    method, encoder = CONFIGS / "method/masked_image.yaml", CONFIGS / "encoder/vit_tiny.yaml"
+    views = ["--data.views=simmim_pl.views.CropFlip", "--data.views.scale=[0.67,1.0]", "--model.encoder.depth=1"]
+    run = cli(["fit", f"--model={method}", f"--model.encoder={encoder}", *SHAPES, *views, *SMALL])
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["mask_token"].shape == (192,)
 
 
 def parsed(kind: type, *files: Any) -> Any:
