@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -234,3 +235,25 @@ def test_a_loader_without_views_is_refused() -> None:
     loader = DataLoader([{"image": torch.zeros(3, 16, 16)}] * 4, batch_size=2)  # type: ignore[arg-type]
     with pytest.raises(InputError, match='A training batch has to be a mapping with "views"'):
         Trainer(**QUIET, max_steps=1).fit(method(FastCNN(2)), loader)
+
+
+def test_compiling_makes_a_graph_each_of_encoder_and_decoder_and_changes_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def loss(compile: bool) -> float:
+        torch.manual_seed(0)
+        last, data = Last(), ImageDataModule(Shapes(train=30, test=10, size=16), 8, CropFlip(16), validation=10)
+        network = method(ViT(image_size=16, pool="class", **SMALL), lr=0.1, compile=compile)
+        Trainer(**QUIET, max_steps=2, callbacks=[last]).fit(network, datamodule=data)
+        return float(last.outputs["loss"])
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    assert loss(compile=True) == pytest.approx(loss(compile=False), abs=1e-6)
+    assert len(graphs) == 2
