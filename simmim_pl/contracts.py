@@ -102,7 +102,7 @@ class Encoder(nn.Module, ABC):
 
 
 class MaskableEncoder(Encoder):
-    """Contract of an encoder of patches that puts a token in the place of some, for :class:`.methods.MaskedImage`.
+    """Contract of an encoder of patches that can put a token in place of some, as masked image modelling asks.
 
     The token is the method's, so that an encoder which another method trains has no parameter that is never used.
 

@@ -24,8 +24,8 @@ class MaskedImage(Method):
     of the normalised image.
 
     An encoder that is no :class:`simmim_pl.contracts.MaskableEncoder`, such as a convolutional one, sees its mean
-    colour in place of masked pixels. Such networks gain little: the mask's borders are a pattern that no real image
-    has, and BatchNorm's statistics are those of masked images (Tian et al. 2023, arXiv 2301.03580, section 1).
+    colour in place of masked pixels. Such networks gain little: masked images have other pixel statistics than whole
+    ones, and from layer to layer the mask vanishes (Tian et al. 2023, arXiv 2301.03580).
 
     Args:
         encoder: image → features; the part that is kept.
@@ -87,13 +87,21 @@ class MaskedImage(Method):
             features = encoder(image, mask[:, 0, :: encoder.patch_size, :: encoder.patch_size], self.mask_token)
         else:
             features = encoder(torch.where(mask, encoder.mean, image))
-        return features, self.decoder(features.feature_map)
+        predicted = self.decoder(features.feature_map)
+        if predicted.shape != image.shape:  # of AlexNet, whose convolutions lose the border
+            raise InputError(
+                f"{type(encoder).__name__} has no feature map of one position for every {encoder.stride}×"
+                f"{encoder.stride} pixels, which is what pixels are predicted from: choose another encoder."
+            )
+        return features, predicted
 
     def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N 3 3 H W"]]:
         """Each image, what the encoder sees of it, and that completed by what is predicted."""
         image = batch["image"].float() / 255
         height, width = (size // self.side * self.side for size in image.shape[-2:])
         image = image[..., :height, :width]  # what lies beyond has no whole unit
+        if not image.numel():
+            return {}
         mask = self.mask(image)
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than in training
             predicted = self.reconstruct(image, mask)[1] * self.encoder.std + self.encoder.mean

@@ -21,7 +21,7 @@ from transformers import SwinConfig, SwinForMaskedImageModeling, ViTConfig, ViTF
 
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
-from simmim_pl.encoders import FastCNN, Swin, ViT
+from simmim_pl.encoders import FastCNN, Swin, Torchvision, ViT
 from simmim_pl.methods import MaskedImage
 from simmim_pl.methods.masked_image import masked_l1
 from simmim_pl.runtime.seeding import make_generator
@@ -204,11 +204,18 @@ def test_pictures_of_images_that_units_do_not_divide_leave_the_rest_out() -> Non
     assert shown.shape == (2, 3, 3, 16, 16)
     assert shown.min() >= 0
     assert shown.max() <= 1
+    assert network.pictures({"image": torch.zeros(2, 3, 18, 7, dtype=torch.uint8)}) == {}
 
 
 def test_a_unit_that_cuts_patches_is_refused() -> None:
     with pytest.raises(InputError, match="mask_unit has to be a multiple of the encoder's patch_size 4, and is 6"):
         method(ViT(image_size=16, **SMALL), mask_unit=6)
+
+
+def test_an_encoder_that_loses_the_border_is_refused() -> None:
+    network = seeded(method(Torchvision("alexnet"), mask_unit=16), 0)
+    with pytest.raises(InputError, match="Torchvision has no feature map of one position for every 32×32 pixels"):
+        network.reconstruct(torch.rand(1, 3, 224, 224), torch.ones(1, 1, 224, 224).bool())
 
 
 @pytest.mark.parametrize("mask_ratio", [0.0, 1.1, math.nan])
