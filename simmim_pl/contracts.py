@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -99,6 +99,29 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """Encode a batch of images."""
+
+
+class MaskableEncoder(Encoder):
+    """Contract of an encoder of patches that can put a token in place of some, as masked image modelling asks.
+
+    The token is the method's, so that an encoder which another method trains has no parameter that is never used.
+
+    Attributes:
+        patch_size: side of a patch in pixels, which divides that of an image.
+        token_dim: E, the length of an embedded patch.
+    """
+
+    patch_size: int
+    token_dim: int
+
+    @abstractmethod
+    def forward(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        mask: Bool[Tensor, "B h w"] | None = None,
+        mask_token: Float[Tensor, " E"] | None = None,
+    ) -> Features:
+        """Encode a batch of images; where ``mask`` is true, ``mask_token`` stands in place of the embedded patch."""
 
 
 def matrices(module: nn.Module) -> int:

@@ -28,7 +28,7 @@ SMALL = [
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
 STORIES = [
-    *("quickstart", "cifar10", "cifar10_fast"),
+    *("quickstart", "quickstart_simmim", "cifar10", "cifar10_fast", "cifar10_simmim"),
     *("cifar10_byol", "cifar10_mocov3", "cifar10_rotation", "cifar10_sigreg"),
 ]
 COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
@@ -92,6 +92,13 @@ def test_rotation_is_put_together_from_fragments_alone(cli: Cli) -> None:
         ["fit", f"--model={method}", f"--model.encoder={encoder}", *SHAPES, views, *SMALL, "--model.encoder.width=4"]
     )
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_masked_images_are_put_together_from_fragments_alone(cli: Cli) -> None:
+    method, encoder = CONFIGS / "method/masked_image.yaml", CONFIGS / "encoder/vit_tiny.yaml"
+    views = ["--data.views=simmim_pl.views.CropFlip", "--data.views.scale=[0.67,1.0]", "--model.encoder.depth=1"]
+    run = cli(["fit", f"--model={method}", f"--model.encoder={encoder}", *SHAPES, *views, *SMALL])
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["mask_token"].shape == (192,)
 
 
 def parsed(kind: type, *files: Any) -> Any:

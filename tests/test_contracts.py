@@ -3,7 +3,7 @@
 import pytest
 
 from simmim_pl.contracts import Encoder
-from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
+from simmim_pl.encoders import FastCNN, ResNet, Swin, Timm, Torchvision, ViT
 
 LAYERS = {
     "fastcnn": (lambda: FastCNN(2), [f"net.{place}" for place in (0, 2, 3, 4, 6, 7, 9)]),
@@ -20,6 +20,8 @@ LAYERS = {
         lambda: Timm("test_vit"),
         [f"net.blocks.{block}" for block in range(6)],
     ),
+    "ours": (lambda: ViT(width=8, depth=3, num_heads=1), [f"blocks.{block}" for block in range(3)]),
+    "our stages": (lambda: Swin(2, 8, (1, 2, 1), (1, 1, 1)), [f"stages.{stage}" for stage in range(3)]),
     "stages": (lambda: Timm("convnext_atto"), [f"net.stages.{stage}" for stage in range(4)]),
 }
 

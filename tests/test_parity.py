@@ -39,6 +39,13 @@ PREDICTOR = [
 ]
 BYOL = ["--model=simmim_pl.methods.BYOL", *PREDICTOR]
 MOCO_V3 = ["--model=simmim_pl.methods.MoCoV3", *PREDICTOR, "--model.head.output_norm=true"]
+# A small ViT, in place of BASE's encoder and views.
+SIZES = {"image_size": 16, "width": 8, "depth": 2, "num_heads": 2}
+MASKED = [
+    *("--model=simmim_pl.methods.MaskedImage", "--model.encoder=simmim_pl.encoders.ViT"),
+    *(f"--model.encoder.{name}={value}" for name, value in SIZES.items()),
+    *("--data.views=simmim_pl.views.CropFlip", "--data.views.size=16"),
+]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     "late views": [DOUBLE, *LATE],
@@ -51,6 +58,7 @@ CASES: dict[str, list[str]] = {
     "local views": [DOUBLE, *LOCAL, *SGD],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
+    "masked images": [DOUBLE, *MASKED],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],
     "barlow twins": [DOUBLE, "--model.loss=simmim_pl.losses.BarlowTwins", *SGD],

@@ -26,11 +26,11 @@ from simmim_pl.callbacks import Checkpoint, Dashboard
 from simmim_pl.command.default_callbacks import CALLBACKS
 from simmim_pl.contracts import Batch
 from simmim_pl.data import ImageDataModule, Shapes
-from simmim_pl.encoders import FastCNN
+from simmim_pl.encoders import FastCNN, Swin, ViT
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.losses import NTXent
-from simmim_pl.methods import BYOL, Contrastive, MoCoV3, Rotation
+from simmim_pl.methods import BYOL, Contrastive, MaskedImage, MoCoV3, Rotation
 from simmim_pl.optimizers import Muon
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS
@@ -178,6 +178,17 @@ def test_a_step_with_a_teacher(tmp_path: Path, kind: Any) -> None:
 
 def test_a_step_of_rotation(tmp_path: Path) -> None:
     fit(tmp_path, Rotation(FastCNN(2), optimizer=partial(torch.optim.SGD, lr=0.1)), Checkpoint())
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [lambda: ViT(32, width=8, depth=1, num_heads=1, pool="class"), lambda: Swin(2, 8, (2,), (1,)), lambda: FastCNN(2)],
+)
+def test_a_step_of_masked_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Callable[[], Any]) -> None:
+    monkeypatch.setattr(MaskedImage, "generator", lambda *_: None)  # which no such device has
+    drawn = "simmim_pl.methods.masked_image.uniform"
+    monkeypatch.setattr(drawn, lambda generator, *shape, along: torch.rand(shape, device=GPU))
+    fit(tmp_path, MaskedImage(encoder(), optimizer=partial(torch.optim.AdamW, lr=0.1)), *of("quickstart_simmim.yaml"))
 
 
 ASK: list[Callable[[Tensor], Any]] = [

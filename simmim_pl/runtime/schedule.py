@@ -72,11 +72,23 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
 
     Args:
         module: its trainable parameters.
-        decay_norm_and_bias: apply weight decay to all. Otherwise parameters with fewer than two dimensions (biases,
-            normalisation) get none.
+        decay_norm_and_bias: apply weight decay to all. Otherwise what :func:`without_weight_decay` finds gets none.
     """
+    spared = set() if decay_norm_and_bias else without_weight_decay(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 or decay_norm_and_bias]
-    not_decayed = [p for p in parameters if p.ndim <= 1 and not decay_norm_and_bias]
+    decayed, not_decayed = ([p for p in parameters if (p in spared) is found] for found in (False, True))
     groups: list[dict[str, Any]] = [{"params": decayed}]
     return [*groups, {"params": not_decayed, "weight_decay": 0.0}] if not_decayed else groups
+
+
+def without_weight_decay(module: nn.Module) -> set[nn.Parameter]:
+    """Biases and normalisation, which have fewer than two dimensions, and what its parts name as timm's networks do.
+
+    Those have a ``no_weight_decay()`` that returns names of their own parameters, such as tokens, position embeddings
+    and tables of relative positions.
+    """
+    found = {parameter for parameter in module.parameters() if parameter.ndim <= 1}
+    for part in module.modules():
+        names = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()  # type: ignore[operator]
+        found |= {parameter for name, parameter in part.named_parameters() if name in names}
+    return found

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
+from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torch.utils.data import DataLoader
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader
 from simmim_pl.callbacks import Checkpoint
 from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
-from simmim_pl.encoders import FastCNN
+from simmim_pl.encoders import FastCNN, Swin, ViT
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.report.run import load_run
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
@@ -107,6 +109,14 @@ def names(module: nn.Module, group: dict[str, Any]) -> set[str]:
     return {of[id(parameter)] for parameter in group["params"]}
 
 
+class Wrapped(nn.Module):
+    """A network within another, as an encoder's."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+
 def mixed() -> nn.Module:
     layers = {
         "conv": nn.Conv2d(3, 4, 3),
@@ -142,6 +152,28 @@ def test_decay_norm_and_bias_decays_everything() -> None:
     module = mixed()
     (only,) = parameter_groups(module, decay_norm_and_bias=True)
     assert names(module, only) == {name for name, _ in module.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])
+def test_weight_decay_spares_what_a_timm_network_names(name: str) -> None:
+    with torch.device("meta"):
+        encoder = Wrapped(timm.create_model(name))
+    theirs = param_groups_weight_decay(encoder.net, 0.05, no_weight_decay_list=encoder.net.no_weight_decay())
+    expected = {group["weight_decay"]: {f"net.{each}" for each in names(encoder.net, group)} for group in theirs}
+    decayed, spared = parameter_groups(encoder, decay_norm_and_bias=False)
+    assert names(encoder, spared) == expected[0.0]
+    assert names(encoder, decayed) == expected[0.05]
+
+
+def test_weight_decay_spares_tokens_and_positions() -> None:
+    named = {"ViT": ViT(pool="class", width=8, depth=1, num_heads=1), "Swin": Swin(2, 8, (1,), (1,))}
+    found = {kind: names(encoder, parameter_groups(encoder, False)[1]) for kind, encoder in named.items()}
+    assert {"position", "class_token"} <= found["ViT"]
+    assert "stages.0.0.attn.relative_position_bias_table" in found["Swin"]
+    for kind, encoder in named.items():
+        rest = {name for name, each in encoder.named_parameters() if name not in found[kind]}
+        assert rest
+        assert all(name.endswith("weight") for name in rest)
 
 
 def test_the_optimizer_of_a_run_decays_only_what_it_should(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from simmim_pl.encoders import FastCNN
 from tests.conftest import NO_PICTURES, TINY
 from tests.forked import Program, environment
 from tests.ranks import Killed, run, start
-from tests.test_parity import BYOL, LOCAL
+from tests.test_parity import BYOL, LOCAL, MASKED
 
 MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # what another run need not repeat
 LONG = os.environ.get("LONG") == "1"
@@ -82,6 +82,7 @@ CASES: dict[str, list[str]] = {
     "random directions": ["--model.loss=simmim_pl.losses.SIGReg", "--trainer.accumulate_grad_batches=2"],
     "teacher": [*BYOL, "--trainer.accumulate_grad_batches=2"],
     "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
+    "masked images": MASKED,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
-from simmim_pl.contracts import Encoder, Views
+from simmim_pl.contracts import Encoder, InputError, Views
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.estimate import classification
 from simmim_pl.evaluation.protocol import Protocol, by_name
@@ -26,7 +27,7 @@ from simmim_pl.evaluation.training import (
 )
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ranged
-from simmim_pl.runtime.schedule import REFERENCE_BATCH
+from simmim_pl.runtime.schedule import REFERENCE_BATCH, without_weight_decay
 from simmim_pl.runtime.seeding import derive_seed
 from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
@@ -42,8 +43,9 @@ class FineTune(Protocol):
     Args:
         views: makes one view of each training image, such as :class:`simmim_pl.views.CropFlip`.
         lr: learning rates of the classifier, for 256 images a step; candidates.
-        layer_decay: factor on the learning rate from one layer to the one before.
-        weight_decay: of AdamW; biases and normalisation are spared.
+        layer_decay: factor on the learning rate from one layer of :meth:`simmim_pl.contracts.Encoder.layers` to the
+            one before; 1 for the same of all. SimMIM's authors use 0.65 to 0.9.
+        weight_decay: of AdamW; biases, normalisation, tokens and positions are spared.
         epochs: passes over the training images.
         warmup_epochs: of linear warm-up, counted in steps.
         data: the data set to evaluate on; by default the run's ``--data``.
@@ -141,48 +143,24 @@ def predict(network: Tuned, context: EvaluationContext, split: str) -> tuple[Ten
 
 
 def layer_groups(network: Tuned, decay: float, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: ``lr · decay^d`` for a layer d below the classifier; no weight decay on biases and norms."""
-    stages = [*layers(network.encoder), [*network.classifier.parameters()]]
-    groups = []
-    for below, parameters in enumerate(reversed(stages)):
-        rate = lr * decay**below
-        decayed, spared = ([p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False))
-        groups += [{"params": decayed, "lr": rate, "weight_decay": weight_decay}] if decayed else []
-        groups += [{"params": spared, "lr": rate, "weight_decay": 0.0}] if spared else []
-    return groups
+    """Parameter groups: ``lr · decay^d`` for what is d layers below the classifier; some get no weight decay.
 
+    Layers are those that the encoder names. What comes before the first, such as patch embedding and tokens, is one
+    more; what lies between two, such as a norm, belongs to the one before; what follows the last is the classifier's.
 
-def layers(encoder: nn.Module) -> list[list[nn.Parameter]]:
-    """An encoder's parameters by layer, from the image up: its blocks in order, however they are nested.
-
-    A block is a child of the innermost module that holds all parameters; of a stack among its children, see
-    :func:`unstack`, a block within. What has no weight matrix of its own, such as a norm between two blocks, belongs to
-    the block before.
+    Raises:
+        InputError: the encoder names no layers, and their learning rates are to differ.
     """
-    trunk = encoder
-    while len(inner := [child for child in trunk.children() if any(True for _ in child.parameters())]) == 1:
-        trunk = inner[0]
-    blocks = [block for child in inner for block in unstack(child)]
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    found = [[parameter for parameter in encoder.parameters() if id(parameter) not in inside]]  # such as a class token
-    for block in blocks:
-        own = list(block.parameters())
-        if has_matrix(own) and has_matrix(found[-1]):
-            found.append(own)
-        else:
-            found[-1] += own
-    return found
-
-
-def unstack(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a sequence, or of a module that holds a sequence of two or more blocks of one kind; else itself."""
-    sequences = [part for part in (module, *module.children()) if isinstance(part, (nn.Sequential, nn.ModuleList))]
-    repeats = any(len(part) > 1 and len({type(block) for block in part}) == 1 for part in sequences)
-    if module in sequences or repeats:
-        return [block for child in module.children() for block in unstack(child)]
-    return [module]
-
-
-def has_matrix(parameters: list[nn.Parameter]) -> bool:
-    """Whether there is a weight matrix, a kernel or an embedding among them."""
-    return any(parameter.ndim > 1 for parameter in parameters)
+    names, spared = network.encoder.layers(), without_weight_decay(network)
+    if not names and decay < 1:
+        raise InputError(f"{type(network.encoder).__name__} names no layers, so layer_decay has to be 1.")
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    layer, top = 0, len(names) + 1
+    for name, parameter in network.named_parameters():
+        inside = [number for number, place in enumerate(names, 1) if name.startswith(f"encoder.{place}.")]
+        layer = inside[0] if inside else layer if layer < len(names) else top
+        groups[top - layer, parameter not in spared].append(parameter)
+    return [
+        {"params": parameters, "lr": lr * decay**below, "weight_decay": weight_decay * decayed}
+        for (below, decayed), parameters in groups.items()
+    ]

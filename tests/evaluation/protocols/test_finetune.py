@@ -3,22 +3,23 @@
 import copy
 import math
 from contextlib import nullcontext
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import VisionTransformer
 
 from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import ImageDataModule, ShapesClips
 from simmim_pl.data.source import InMemory, Source
-from simmim_pl.encoders import FastCNN, ResNet
+from simmim_pl.encoders import FastCNN, ResNet, Timm
 from simmim_pl.evaluation import FineTune
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
-from simmim_pl.evaluation.protocols.finetune import Tuned, layer_groups, layers, predict
+from simmim_pl.evaluation.protocols.finetune import Tuned, layer_groups, predict
 from simmim_pl.views import CropFlip
 
 STILL = CropFlip(scale=(1, 1), ratio=(1, 1), flip=0)  # views that are the image
@@ -62,22 +63,13 @@ class Tokens(Encoder):
         self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
         self.norm = nn.LayerNorm(width)
 
+    def layers(self) -> list[str]:
+        return [f"blocks.{number}" for number in range(len(self.blocks))]
+
     def forward(self, image: Tensor) -> Features:
         patches = self.patch(self.normalize(image))
         tokens = self.norm(self.blocks(patches.flatten(2).mT + self.cls_token))
         return Features(pooled=tokens.mean(1), feature_map=tokens.mT.reshape(patches.shape))
-
-
-class Wrapped(Encoder):
-    """A network within an encoder, as Torchvision and Timm hold theirs."""
-
-    def __init__(self, net: nn.Module, width: int) -> None:
-        super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=8)
-        self.net = net
-
-    def forward(self, image: torch.Tensor) -> Features:
-        grid = self.net(image)
-        return Features(pooled=grid.mean((2, 3)), feature_map=grid)
 
 
 def seeded(kind: type[Encoder], *args: int) -> Encoder:
@@ -94,80 +86,56 @@ def context(encoder: Encoder, validation: int = 12, truthful: bool = True) -> Ev
     return EvaluationContext(frozen, data, "given", torch.device("cpu"), nullcontext, seed=1)
 
 
-def names(encoder: Encoder) -> list[list[str]]:
-    """Of the parameters, by layer; every parameter is in exactly one."""
-    known = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    found = [[known[id(parameter)] for parameter in layer] for layer in layers(encoder)]
-    assert sorted(chain.from_iterable(found)) == sorted(known.values())
-    return found
-
-
-def prefixes(encoder: Encoder, *groups: tuple[str, ...]) -> list[list[str]]:
-    """The parameters that lie within the modules of each group, in the order of the groups."""
-    every = [name for name, _ in encoder.named_parameters()]
-    return [
-        [name for place in group for name in every if name == place or name.startswith(f"{place}.")] for group in groups
-    ]
-
-
-def test_the_layers_of_a_small_cnn_are_its_convolutions_and_blocks_in_order() -> None:
-    encoder = FastCNN(2)
-    assert names(encoder) == prefixes(encoder, *((f"net.{place}",) for place in (0, 2, 3, 4, 6, 7, 9)))
-
-
-def test_the_layers_of_a_resnet_are_its_stem_and_its_blocks_in_order() -> None:
-    encoder = ResNet(18)
-    blocks = [(f"net.{stage}.{block}",) for stage in (4, 5, 6, 7) for block in (0, 1)]
-    assert names(encoder) == prefixes(encoder, ("net.0", "net.1"), *blocks)
-
-
-def test_the_layers_of_a_transformer_are_token_embedding_and_blocks_and_its_norm_joins_the_last() -> None:
-    encoder = Tokens(blocks=3)
-    expected = [("cls_token",), ("patch",), ("blocks.0",), ("blocks.1",), ("blocks.2", "norm")]
-    assert names(encoder) == prefixes(encoder, *expected)
-
-
-def test_blocks_are_found_within_the_trunk_that_torchvision_nests_them_in() -> None:
-    net = VisionTransformer(image_size=16, patch_size=8, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=16)
-    net.heads = nn.Identity()
-    encoder, inner = Wrapped(net, 8), "net.encoder"
-    found = names(encoder)
-    blocks = [(f"{inner}.layers.encoder_layer_{block}",) for block in range(3)]
-    expected = prefixes(encoder, ("net.conv_proj",), *blocks[:2], (*blocks[2], f"{inner}.ln"))
-    assert found == [["net.class_token", f"{inner}.pos_embedding"], *expected]
-
-
-def test_blocks_are_found_within_stages() -> None:
-    stages = nn.Sequential(nn.Sequential(Block(4), Block(4)), nn.ModuleList([Block(4), Block(4)]))
-    encoder = Wrapped(nn.ModuleDict({"stem": nn.Linear(3, 4), "stages": stages}), 4)
-    blocks = [(f"net.stages.{stage}.{block}",) for stage in (0, 1) for block in (0, 1)]
-    assert names(encoder) == prefixes(encoder, ("net.stem",), *blocks)
-
-
-def test_an_encoder_of_one_layer_and_one_without_parameters_have_their_layers() -> None:
-    assert names(Wrapped(nn.Linear(3, 4), 4)) == [["net.weight", "net.bias"]]
-    assert layers(Wrapped(nn.Identity(), 4)) == [[]]
+def groups(network: Tuned, decay: float) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay by parameter; every parameter is in exactly one group."""
+    made = layer_groups(network, decay, lr=0.8, weight_decay=0.05)
+    found = {id(each): (group["lr"], group["weight_decay"]) for group in made for each in group["params"]}
+    assert sum(len(group["params"]) for group in made) == len(found) == len(list(network.parameters()))
+    return {name: found[id(parameter)] for name, parameter in network.named_parameters()}
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_learning_rate_falls_by_layer_and_weight_decay_spares_norms_and_biases(decay: float) -> None:
-    network = Tuned(Tokens(blocks=2), classes=3)
-    groups = layer_groups(network, decay, lr=0.8, weight_decay=0.05)
-    assert all(group["params"] for group in groups)
-    found = {id(each): (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(network.parameters()))
     depth = {
-        "encoder.cls_token": 4,
+        "encoder.cls_token": 3,
         "encoder.patch": 3,
         "encoder.blocks.0": 2,
         "encoder.blocks.1": 1,
-        "encoder.norm": 1,
+        "encoder.norm": 0,
         "classifier": 0,
     }
-    for name, parameter in network.named_parameters():
+    for name, found in groups(Tuned(Tokens(blocks=2), classes=3), decay).items():
         below = next(below for place, below in depth.items() if name.startswith(place))
         spared = "norm" in name or name.endswith("bias")
-        assert found[id(parameter)] == (pytest.approx(0.8 * decay**below), 0.0 if spared else 0.05), name
+        assert found == (pytest.approx(0.8 * decay**below), 0.0 if spared else 0.05), name
+
+
+def test_layers_of_a_transformer_are_those_of_timm() -> None:
+    net = timm.create_model("test_vit", num_classes=3)
+    found = groups(Tuned(Timm("test_vit"), classes=3), 0.7)
+    spared, known = net.no_weight_decay(), {}
+    for name, parameter in net.named_parameters():
+        known[id(parameter)] = f"encoder.net.{name}".replace("encoder.net.head", "classifier")
+    assert set(known.values()) == found.keys()
+    for group in param_groups_layer_decay(net, 0.05, no_weight_decay_list=spared, layer_decay=0.7):
+        for name in (known[id(each)] for each in group["params"]):
+            # The last norm is the last block's in timm, and the classifier's in the code of BEiT and SimMIM.
+            scale = 1.0 if name.startswith("encoder.net.norm.") else group["lr_scale"]
+            assert found[name] == (pytest.approx(0.8 * scale), group["weight_decay"]), name
+
+
+def test_what_lies_between_two_layers_of_a_resnet_belongs_to_the_one_before() -> None:
+    found = groups(Tuned(ResNet(18), classes=3), 0.5)
+    rates = {name: found[f"encoder.net.{name}.weight"][0] for name in ("0", "1", "4.0.conv1", "7.1.conv2")}
+    assert rates == {"0": 0.8 / 32, "1": 0.8 / 32, "4.0.conv1": 0.8 / 16, "7.1.conv2": 0.8 / 2}
+
+
+def test_an_encoder_that_names_no_layers_has_one_learning_rate() -> None:
+    network = Tuned(Tokens(blocks=2), classes=3)
+    network.encoder.layers = list
+    assert {rate for rate, _ in groups(network, 1.0).values()} == {0.8}
+    with pytest.raises(InputError, match="Tokens names no layers, so layer_decay has to be 1"):
+        groups(network, 0.9)
 
 
 def by_hand(on: EvaluationContext, peak: float, epochs: int, warmup: int) -> Tuned:

@@ -1,0 +1,143 @@
+"""SimMIM: encoder of a masked image → linear head → the masked pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from simmim_pl.contracts import Batch, Encoder, Features, InputError, MaskableEncoder
+from simmim_pl.methods.method import Method, Output
+from simmim_pl.runtime.ranges import PositiveInt, Share, ranged
+from simmim_pl.runtime.seeding import uniform
+
+
+class MaskedImage(Method):
+    """SimMIM (Xie et al. 2022, arXiv 2111.09886): random units of an image are masked, and their pixels predicted.
+
+    A learned token stands in place of the embedded patches that are masked, the encoder sees all tokens, and one linear
+    layer predicts the pixels of each position of the feature map. The loss is the mean absolute error of masked pixels
+    of the normalised image.
+
+    An encoder that is no :class:`simmim_pl.contracts.MaskableEncoder`, such as a convolutional one, sees its mean
+    colour in place of masked pixels. Such networks gain little: masked images have other pixel statistics than whole
+    ones, and from layer to layer the mask vanishes (Tian et al. 2023, arXiv 2301.03580).
+
+    Args:
+        encoder: image → features; the part that is kept.
+        mask_unit: side of what is masked as one, in pixels: a multiple of the encoder's patch that divides the image.
+            The paper masks units of 32 of 192 pixels.
+        mask_ratio: share of the units that are masked, rounded up to whole ones, in every image as many.
+        kwargs: see :class:`simmim_pl.methods.method.Method`.
+
+    Raises:
+        InputError: an argument is out of its range, or unit and patch do not fit; of the images at the first batch.
+    """
+
+    compiles = ("encoder", "decoder")
+
+    @ranged
+    def __init__(self, encoder: Encoder, mask_unit: PositiveInt = 4, mask_ratio: Share = 0.6, **kwargs: Any) -> None:
+        super().__init__(encoder, **kwargs)
+        self.mask_unit, self.mask_ratio = mask_unit, mask_ratio
+        if isinstance(encoder, MaskableEncoder):
+            if mask_unit % encoder.patch_size:
+                raise InputError(
+                    f"mask_unit has to be a multiple of the encoder's patch_size {encoder.patch_size}, and is "
+                    f"{mask_unit}."
+                )
+            self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.token_dim), std=0.02))
+        pixels = nn.Conv2d(encoder.feature_map_channels, 3 * encoder.stride**2, kernel_size=1)
+        self.decoder = nn.Sequential(pixels, nn.PixelShuffle(encoder.stride))
+        self.side = math.lcm(mask_unit, encoder.stride)  # pixels: divides the images
+
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None and getattr(data, "views", data) is None:  # of a module without views, batches tell
+            raise InputError("Masked images need views, one is enough: set --data.views simmim_pl.views.CropFlip.")
+        if getattr(data, "local_views", None) is not None:
+            raise InputError("MaskedImage has no use for local views: leave --data.local_views out.")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        require_views(batch, self.side)
+        image = batch["views"].flatten(0, 1)  # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        mask = self.mask(image)
+        features, predicted = self.reconstruct(image, mask)
+        loss = masked_l1(predicted, self.encoder.normalize(image), mask)
+        return self.finish(loss, features.pooled, batch)
+
+    def mask(self, image: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B 1 H W"]:
+        """Which pixels are masked: random units of every image, as many in each."""
+        height, width = (size // self.mask_unit for size in image.shape[-2:])
+        number = masked_units(height * width, self.mask_ratio)
+        rank = uniform(self.generator("mask"), len(image), height * width, along=0).argsort(1).argsort(1)
+        units = (rank < number).view(-1, 1, height, width)
+        return units.repeat_interleave(self.mask_unit, 2).repeat_interleave(self.mask_unit, 3)
+
+    def reconstruct(
+        self, image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B 1 H W"]
+    ) -> tuple[Features, Float[Tensor, "B 3 H W"]]:
+        """Features of masked images, and the normalised pixels that are predicted from them."""
+        encoder = self.encoder
+        if isinstance(encoder, MaskableEncoder):
+            features = encoder(image, mask[:, 0, :: encoder.patch_size, :: encoder.patch_size], self.mask_token)
+        else:
+            features = encoder(torch.where(mask, encoder.mean, image))
+        predicted = self.decoder(features.feature_map)
+        if predicted.shape != image.shape:  # of AlexNet, whose convolutions lose the border
+            raise InputError(
+                f"{type(encoder).__name__} has no feature map of one position for every {encoder.stride}×"
+                f"{encoder.stride} pixels, which is what pixels are predicted from: choose another encoder."
+            )
+        return features, predicted
+
+    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N 3 3 H W"]]:
+        """Each image, what the encoder sees of it, and that completed by what is predicted."""
+        image = batch["image"].float() / 255
+        height, width = (size // self.side * self.side for size in image.shape[-2:])
+        image = image[..., :height, :width]  # what lies beyond has no whole unit
+        if not image.numel():
+            return {}
+        mask = self.mask(image)
+        with torch.compiler.set_stance("force_eager"):  # a batch of another size than in training
+            predicted = self.reconstruct(image, mask)[1] * self.encoder.std + self.encoder.mean
+        masked, completed = torch.where(mask, 0.5, image), torch.where(mask, predicted.clamp(0, 1), image)
+        return {"image, masked, reconstruction": torch.stack([image, masked, completed], 1)}
+
+
+def masked_units(units: int, ratio: float) -> int:
+    """The share of so many units, rounded up: of the ratio as it is written, which binary numbers may exceed.
+
+    >>> masked_units(64, 0.6), masked_units(100, 0.55), 100 * 0.55
+    (39, 55, 55.00000000000001)
+    """
+    return math.ceil(round(ratio * units, 9))
+
+
+def masked_l1(
+    predicted: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B 1 H W"]
+) -> Float[Tensor, ""]:
+    """Sum of absolute errors of masked pixels, divided by the number of their channel values (section 3.4)."""
+    loss: Tensor = ((predicted - target).abs() * mask).sum() / (3 * mask.sum())
+    return loss
+
+
+def require_views(batch: Any, side: int) -> None:
+    """Raises :class:`InputError` where a batch has no views, or they cannot be cut into sides of so many pixels."""
+    views = batch.get("views") if isinstance(batch, Mapping) else None
+    if not isinstance(views, Tensor) or views.ndim != 5 or not views.is_floating_point():
+        raise InputError(
+            'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], one or more of every '
+            "image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
+            "simmim_pl.data.ImageDataModule(source, views=simmim_pl.views.CropFlip())."
+        )
+    height, width = views.shape[-2:]
+    if height % side or width % side:
+        raise InputError(
+            f"Views of {height}×{width} pixels cannot be masked: mask_unit and the encoder's stride have to divide "
+            f"them, so set --data.views.size to a multiple of {side}, or another mask_unit."
+        )
