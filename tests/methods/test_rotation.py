@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
 from torchvision.transforms.functional import rotate
 
 from simmim_pl.contracts import InputError
-from simmim_pl.encoders import FastCNN
+from simmim_pl.data import ImageDataModule, InMemory, Source, Split
+from simmim_pl.encoders import NIN, FastCNN
 from simmim_pl.methods import Rotation
 from simmim_pl.methods.rotation import ANGLES, rotations
 from simmim_pl.metrics import verdict
 from simmim_pl.report.chance import chance_levels
 from simmim_pl.report.pictures import depth
 from simmim_pl.report.run import load_run
+from simmim_pl.views import CropFlip
 from tests.conftest import CONFIGS, EVALUATION, NO_PICTURES, TINY, isolate, newest_run
 from tests.metrics.test_evidence import FEATURES
 from tests.report.test_tables import rows_of
@@ -104,6 +108,28 @@ def test_a_run_at_chance_is_called_that() -> None:
     assert found.against == ("loss 1.38, by chance 1.39",)
     assert verdict([at_chance | {"train/loss": 0.6}] * 2).state == "learning"
     assert verdict([at_chance | {"val/knn": FEATURES["val/knn_untrained"]}] * 2).state == "not learning"
+
+
+class Digits(Source):
+    """scikit-learn's handwritten digits, 8×8 pixels, grey, upright."""
+
+    def load(self, split: Split) -> InMemory:
+        self.classes = list("0123456789")
+        digits = load_digits()
+        rows = slice(1000) if split == "train" else slice(1000, None)
+        image = torch.from_numpy(digits.images[rows] * 255 / 16).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+        return InMemory(image.contiguous(), torch.from_numpy(digits.target[rows]))
+
+
+def test_it_learns_which_way_up_digits_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Rotation(NIN(3, 12), optimizer=partial(torch.optim.SGD, lr=0.4, momentum=0.9))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    steps = {"max_steps": 60, "log_every_n_steps": 1, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, **steps, **quiet)
+    trainer.fit(module, datamodule=ImageDataModule(Digits(), 64, CropFlip(scale=(0.8, 1.0), flip=0.0), validation=10))
+    assert trainer.callback_metrics["train/rotation_accuracy"] > 0.55
+    assert trainer.callback_metrics["train/loss"] < math.log(4) - 0.3
 
 
 @pytest.fixture(scope="module")
