@@ -50,7 +50,7 @@ def features_only(metrics: Mapping[str, float]) -> bool:
 
 
 def loss(metrics: Mapping[str, float]) -> Evidence:
-    """The training loss is :data:`NATS` below that of embeddings that are all the same."""
+    """The training loss is :data:`NATS` below the least of embeddings that tell nothing of their image."""
     value, chance = metrics.get("train/loss"), metrics.get("train/loss_at_chance")
     if value is None or chance is None:
         return Evidence("loss", None, "loss beside chance (this loss does not say what chance gives)")
