@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import SwinConfig, SwinForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 
+from simmim_pl import load_encoder
 from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN, Swin, Torchvision, ViT
@@ -186,6 +187,7 @@ def test_a_run_learns_and_shows_its_reconstructions(run: Path) -> None:
     with (run / "metrics.csv").open(newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert losses[-1] < 0.95 * losses[0]
+    assert load_encoder(run / "checkpoints/last.ckpt")(torch.rand(2, 3, 16, 16)).pooled.shape == (2, 8)
     pictures = np.load(run / "observed.npz")
     (shown,) = [pictures[name] for name in pictures.files if name.endswith("image, masked, reconstruction")]
     assert shown.shape == (8 * 18 + 2, 3 * 18 + 2, 3)
