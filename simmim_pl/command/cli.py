@@ -47,6 +47,7 @@ class CLI(LightningCLI):
         parser.link_arguments(("seed_everything", "data"), "data.init_args.seed", data_seed)
         ranges = {f"trainer.{name}": hint for name, hint in trainer_options.RANGES.items()}
         parser.limit(ranges | {"seed_everything": Seed})  # type: ignore[attr-defined]
+        trainer_options.tell_counts_from_shares(parser)
         default_callbacks.add_arguments(parser)
 
     def _parse_ckpt_path(self) -> None:

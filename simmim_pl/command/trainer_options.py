@@ -1,4 +1,4 @@
-"""Options of the trainer: which mean nothing here, or mean something else than they seem to."""
+"""Options of the trainer: which mean nothing here, and which numbers are counts or shares."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
@@ -42,8 +41,18 @@ CALLBACKS = {
 SHARDED = ("fsdp", "deepspeed", "modelparallel", "model_parallel", "xla")
 
 
+def tell_counts_from_shares(parser: Any) -> None:
+    """Have 1 be one batch, and 1.0 all of them.
+
+    Lightning's hints are ``typing.Union[int, float]``, which Python keeps in whatever order any package wrote it first.
+    """
+    for action in parser._actions:
+        if action.dest.removeprefix("trainer.") in SHARES:
+            action._typehint = int | float | None
+
+
 def look_at(config: Any, verb: str) -> None:
-    """Refuse options that this package or this machine can do nothing with; explain those that are easily misread.
+    """Refuse options that this package or this machine can do nothing with.
 
     - ``config``: a subcommand's, parsed; nothing of it is built yet.
 
@@ -52,12 +61,6 @@ def look_at(config: Any, verb: str) -> None:
     """
     for sentence in refusals(config.trainer, verb):
         raise InputError(sentence)
-    for name in BATCHES.values():
-        if isinstance(config.trainer[name], float) and config.trainer[name] == 1:
-            rank_zero_info(
-                f"--trainer.{name} 1 is read as the share 1.0, which is all batches: write 2 for two of them, or "
-                "--trainer.fast_dev_run 1 for a trial of one."
-            )
 
 
 def refusals(trainer: Any, verb: str) -> Iterator[str]:
