@@ -46,7 +46,7 @@ def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]
         ([*TINY, "--trainer.max_epochs=many"], ["--trainer.max_epochs has to be a whole number, and is many"]),
         ([*TINY, "--trainer.precision=bf16-mixd"], ["--trainer.precision has to be", "did you mean bf16-mixed?"]),
         ([*TINY, "--data.predict_split=tests"], ["--data.predict_split has to be", "did you mean test?"]),
-        ([*TINY, "--model.widht=3"], ["--model.widht", "known are"]),
+        ([*TINY, "--model.depht=3"], ["--model.depht", "known are"]),
         ([*TINY, "--model.encoder.widht=3"], ["--model.encoder.widht", "did you mean --model.encoder.width?"]),
         ([*TINY, "--model.encoder.init_args.widht=3"], ["did you mean --model.encoder.width?"]),
         ([*TINY, "--model.encodr.width=3"], ["did you mean --model.encoder.width?"]),
