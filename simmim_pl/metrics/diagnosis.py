@@ -20,7 +20,7 @@ HELD_OUT = ("information", "matching", "neighbours")
 TRY = {
     "not learning": "Held-out images show no more than before training. Look at the views, which have to show what "
     "images share; see that the learning rate is neither tiny nor huge, that gradients reach the encoder, and that a "
-    "contrastive loss's temperature is well below 1.",
+    "contrastive loss's temperature is well below 1, or a teacher's momentum near it.",
     "shortcut": "Views are matched, but kNN accuracy is no better than before training: they share something that "
     "classes do not, such as colours or borders, or hide what tells the classes apart. Change the views.",
     "cannot tell": "The evidence is too little, or contradicts itself: see what speaks against it, and measure what is "

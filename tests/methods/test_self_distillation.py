@@ -35,7 +35,7 @@ def method(name: str = "BYOL", lr: float = 1.0, **options: Any) -> Any:
 
 
 class Journal(Callback):
-    """The method before every batch, and the batch; of every optimizer step, how often it was taken."""
+    """Copies of the networks before every batch; the batches and their losses."""
 
     def __init__(self) -> None:
         self.before: list[Any] = []
