@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simmim_pl.contracts import Batch, Encoder, InputError
+from simmim_pl.contracts import Batch, Encoder
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import contrastive_accuracy
 from simmim_pl.methods.gradient_cache import chunked_forward
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.methods.required_views import require_view_maker, views_of
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveInt, ranged
 
@@ -54,7 +55,7 @@ class Contrastive(Method):
         self.chunks, self.saves_memory = gradient_cache, gradient_cache > 1
 
     def on_fit_start(self) -> None:
-        require_view_maker(self)
+        require_view_maker(self, "ContrastiveViews")
 
     def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
         """Features and projections of views: one forward, so BatchNorm sees all views."""
@@ -67,8 +68,8 @@ class Contrastive(Method):
         return chunked_forward(self.project, views, self.chunks, self) if self.chunks > 1 else self.project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        require_views(batch)
-        pooled, z = self.embed(batch["views"])  # [V, B, 3, S, S]: V random regions of every image, recoloured
+        views = views_of(batch, 2, "ContrastiveViews")
+        pooled, z = self.embed(views)  # [V, B, 3, S, S]: V random regions of every image, recoloured
         if "local" in batch:  # smaller regions at their own size: they too have to agree with all views of their image
             z = torch.cat([z, self.embed(batch["local"])[1]])
         loss = self.loss(z, self.generator("loss")) if self.loss.draws else self.loss(z)
@@ -77,22 +78,3 @@ class Contrastive(Method):
         if chance is not None:
             self.log("train/loss_at_chance", chance)
         return self.finish(loss, pooled.flatten(0, 1), batch)
-
-
-def require_view_maker(method: Method) -> None:
-    """Raises :class:`InputError` where the datamodule says that it makes no views; of another's, batches tell."""
-    data = method.trainer.datamodule  # type: ignore[attr-defined]
-    if data is not None and getattr(data, "views", data) is None:
-        kind = type(method).__name__
-        raise InputError(f"{kind} pretraining needs views: set --data.views simmim_pl.views.ContrastiveViews.")
-
-
-def require_views(batch: Any) -> None:
-    """Raises :class:`InputError` where a batch, as a DataLoader without our datamodule gives it, has no views."""
-    views = batch.get("views") if isinstance(batch, Mapping) else None
-    if not isinstance(views, Tensor) or views.ndim != 5 or len(views) < 2 or not views.is_floating_point():
-        raise InputError(
-            'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], V views of every '
-            "image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
-            "simmim_pl.data.ImageDataModule(source, views=simmim_pl.views.ContrastiveViews(...))."
-        )

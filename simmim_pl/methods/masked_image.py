@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError, MaskableEncoder
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.methods.required_views import require_view_maker, views_of
 from simmim_pl.runtime.ranges import PositiveInt, Share, ranged
 from simmim_pl.runtime.seeding import uniform
 
@@ -56,15 +56,13 @@ class MaskedImage(Method):
         self.side = math.lcm(mask_unit, encoder.stride)  # pixels: divides the images
 
     def on_fit_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data is not None and getattr(data, "views", data) is None:  # of a module without views, batches tell
-            raise InputError("Masked images need views, one is enough: set --data.views simmim_pl.views.CropFlip.")
-        if getattr(data, "local_views", None) is not None:
-            raise InputError("MaskedImage has no use for local views: leave --data.local_views out.")
+        require_view_maker(self, "CropFlip", local_views=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        require_views(batch, self.side)
-        image = batch["views"].flatten(0, 1)  # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        image = views_of(batch, 1, "CropFlip").flatten(
+            0, 1
+        )  # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        require_whole_units(image, self.side)
         mask = self.mask(image)
         features, predicted = self.reconstruct(image, mask)
         loss = masked_l1(predicted, self.encoder.normalize(image), mask)
@@ -126,16 +124,9 @@ def masked_l1(
     return loss
 
 
-def require_views(batch: Any, side: int) -> None:
-    """Raises :class:`InputError` where a batch has no views, or they cannot be cut into sides of so many pixels."""
-    views = batch.get("views") if isinstance(batch, Mapping) else None
-    if not isinstance(views, Tensor) or views.ndim != 5 or not views.is_floating_point():
-        raise InputError(
-            'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], one or more of every '
-            "image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
-            "simmim_pl.data.ImageDataModule(source, views=simmim_pl.views.CropFlip())."
-        )
-    height, width = views.shape[-2:]
+def require_whole_units(image: Float[Tensor, "B 3 H W"], side: int) -> None:
+    """Raise :class:`InputError` where images cannot be cut into squares of so many pixels a side."""
+    height, width = image.shape[-2:]
     if height % side or width % side:
         raise InputError(
             f"Views of {height}×{width} pixels cannot be masked: mask_unit and the encoder's stride have to divide "

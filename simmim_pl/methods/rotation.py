@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,10 +14,10 @@ from torchvision.transforms.functional import center_crop
 
 from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.methods.required_views import require_view_maker, views_of
 from simmim_pl.runtime import distributed
 
 ANGLES = (0, 90, 180, 270)  # degrees, anticlockwise
-NEEDS = "Rotation needs square views, float [V, B, 3, S, S] in [0, 1]: set --data.views simmim_pl.views.CropFlip"
 
 
 class Rotation(Method):
@@ -39,14 +38,12 @@ class Rotation(Method):
         self.classifier = nn.Linear(encoder.embed_dim, len(ANGLES))
 
     def on_fit_start(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "views", data) is None and data is not None:  # of a module without views, batches tell
-            raise InputError(f"{NEEDS}.")
-        if getattr(data, "local_views", None) is not None:
-            raise InputError("Rotation has no use for smaller regions: leave out --data.local_views.")
+        require_view_maker(self, "CropFlip", local_views=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        views = square_views(batch)  # [A, 3, S, S]
+        views = views_of(batch, 1, "CropFlip").flatten(0, 1)  # [A, 3, S, S]
+        if views.shape[2] != views.shape[3]:
+            raise InputError(f"Rotation needs square views, and these are of {views.shape[2]}×{views.shape[3]} pixels.")
         pooled = self.encoder(rotations(views)).pooled  # [4·A, D]
         logits = self.classifier(pooled)
         angle = torch.arange(len(ANGLES), device=logits.device).repeat_interleave(len(views))
@@ -60,16 +57,6 @@ class Rotation(Method):
         image = center_crop(batch["image"], [min(batch["image"].shape[-2:])] * 2) / 255
         name = f"image turned by {', '.join(map(str, ANGLES))} degrees"
         return {name: rotations(image).unflatten(0, (len(ANGLES), -1)).transpose(0, 1)}
-
-
-def square_views(batch: Any) -> Float[Tensor, "A 3 S S"]:
-    """All views of a batch. Raises :class:`InputError` where it has none, or they are not square."""
-    views = batch.get("views") if isinstance(batch, Mapping) else None
-    if not isinstance(views, Tensor) or views.ndim != 5 or not views.is_floating_point():
-        raise InputError(f"{NEEDS}, or give the DataLoader a collate_fn that makes them.")
-    if views.shape[3] != views.shape[4]:
-        raise InputError(f"{NEEDS}; these are of {views.shape[3]}×{views.shape[4]} pixels.")
-    return views.flatten(0, 1)
 
 
 def rotations(images: Shaped[Tensor, "A 3 S S"]) -> Shaped[Tensor, "4*A 3 S S"]:

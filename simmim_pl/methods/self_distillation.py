@@ -14,9 +14,9 @@ from torch import Tensor
 from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses.nt_xent import contrastive_accuracy
-from simmim_pl.methods.contrastive import require_view_maker, require_views
 from simmim_pl.methods.gradient_cache import chunked_forward
 from simmim_pl.methods.method import Method, Output
+from simmim_pl.methods.required_views import require_view_maker, views_of
 from simmim_pl.methods.teacher import Teacher, cosine_momentum
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveInt, Probability, ranged
@@ -82,7 +82,7 @@ class SelfDistillation(Method):
         return None
 
     def on_fit_start(self) -> None:
-        require_view_maker(self)
+        require_view_maker(self, "ContrastiveViews")
 
     def project(self, views: Float[Tensor, "V B 3 S S"]) -> Projected:
         """Features and projections of views by the online network, before the predictor."""
@@ -95,10 +95,10 @@ class SelfDistillation(Method):
         return chunked_forward(project, views, self.chunks, self) if self.chunks > 1 else project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        require_views(batch)
+        views = views_of(batch, 2, "ContrastiveViews")
         with torch.no_grad():
-            _, targets = self.embed(self.teacher.project, batch["views"])
-        pooled, z = self.embed(self.project, batch["views"])
+            _, targets = self.embed(self.teacher.project, views)
+        pooled, z = self.embed(self.project, views)
         if "local" in batch:
             z = torch.cat([z, self.embed(self.project, batch["local"])[1]])
         q = self.predictor(z.flatten(0, 1)).unflatten(0, z.shape[:2])
