@@ -65,6 +65,11 @@ class Torchvision(Encoder):
         self.net.set_submodule(path, nn.Identity())
         self.feature_map_channels, self.stride = feature_map_of(self, getattr(net, "image_size", SIZE))
 
+    def no_weight_decay(self) -> set[str]:
+        """A transformer's tokens and positions, as torchvision's own recipes name them."""
+        ends = ("class_token", "pos_embedding", "relative_position_bias_table")
+        return {name for name, _ in self.named_parameters() if name.endswith(ends)}
+
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         seen: list[Tensor] = []
         with FORWARD_LOCK:

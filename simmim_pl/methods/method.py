@@ -60,7 +60,7 @@ class Method(StepLog, ABC):
         encoder: image → features; the part that is kept.
         optimizer: any torch optimizer; its lr is for 256 images a step.
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
-        decay_norm_and_bias: apply weight decay to biases and normalisation layers too. The literature mostly does not.
+        decay_norm_and_bias: apply weight decay to biases, norms and positions too. The literature mostly does not.
         sync_batchnorm: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
         compile: run the network through torch.compile while it trains, see :mod:`simmim_pl.methods.compiled`.
         channels_last: store the encoder's weights channels-last: faster on recent CPUs and on tensor cores.

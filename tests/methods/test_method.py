@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from simmim_pl.callbacks import Checkpoint
 from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
-from simmim_pl.encoders import FastCNN, Swin, ViT
+from simmim_pl.encoders import FastCNN, Swin, Torchvision, ViT
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.report.run import load_run
 from simmim_pl.runtime.schedule import effective_batch, parameter_groups, warmup_cosine
@@ -167,9 +167,13 @@ def test_weight_decay_spares_what_a_timm_network_names(name: str) -> None:
 
 def test_weight_decay_spares_tokens_and_positions() -> None:
     named = {"ViT": ViT(pool="class", width=8, depth=1, num_heads=1), "Swin": Swin(2, 8, (1,), (1,))}
+    with torch.device("meta"):
+        named |= {name: Torchvision(name) for name in ("vit_b_16", "swin_t")}
     found = {kind: names(encoder, parameter_groups(encoder, False)[1]) for kind, encoder in named.items()}
     assert {"position", "class_token"} <= found["ViT"]
     assert "stages.0.0.attn.relative_position_bias_table" in found["Swin"]
+    assert {"net.encoder.pos_embedding", "net.class_token"} <= found["vit_b_16"]
+    assert "net.features.1.0.attn.relative_position_bias_table" in found["swin_t"]
     for kind, encoder in named.items():
         rest = {name for name, each in encoder.named_parameters() if name not in found[kind]}
         assert rest
