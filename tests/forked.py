@@ -20,6 +20,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 ROOT = Path(__file__).parents[1]
 PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 PR_SET_PDEATHSIG = 1
@@ -51,6 +53,7 @@ def become(
     multiprocessing.set_start_method(None, force=True)  # Python's own choice for those
     os.environ.clear()
     os.environ.update(names)
+    rank_zero_only.rank = int(names.get("RANK", 0))  # which Lightning reads when it is imported
     os.chdir(place)
     sys.path.insert(0, place)
     for number, name in enumerate(OUTPUTS, 1):
@@ -87,6 +90,8 @@ class Program:
         self.process = CONTEXT.Process(target=become, args=given, daemon=True)
         self.process.start()
         self.pid = self.process.pid
+        while self.poll() is None and os.getpgid(self.pid) != self.pid:  # or a signal to its group would be to ours
+            time.sleep(0.001)
 
     @property
     def returncode(self) -> int | None:
