@@ -18,13 +18,13 @@ from simmim_pl.data import CIFAR10, CIFAR100, STL10, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import nt_xent
-from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
+from tests.conftest import CONFIGS, NO_PICTURES, QUIET, SHAPES, TINY
 
 Cli = Callable[[list[Any]], Path]
 SMALL = [
     *("--data.source=simmim_pl.data.Shapes", *SHAPES, *QUIET, "--data.batch_size=16", "--data.validation=20"),
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
-    *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"),
+    *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false", *NO_PICTURES),
 ]
 CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
 STORIES = [

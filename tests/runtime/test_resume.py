@@ -127,7 +127,7 @@ def test_a_run_that_died_after_any_batch_ends_like_one_that_did_not(
     cli: Callable[[list[Any]], Path], tmp_path: Path, case: str
 ) -> None:
     more = folder_of_images(tmp_path / "images") if case == "files" else CASES[case]
-    args, stops = lines(1, *more), range(1, 11) if LONG else (3, 8)
+    args, stops = lines(1, *more), range(1, 11) if LONG else (3, 8) if case == "plain" else (8,)
     copies = [f"--trainer.callbacks.batches={list(stops)}", f"--trainer.callbacks.folder={tmp_path}"]
     cli([*args, "--runs=whole", "--trainer.callbacks+=tests.ranks.Snapshots", *copies])
     whole = ending(only_run("whole"))
