@@ -88,7 +88,7 @@ def once(rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return rows["features"][order], rows["image"][order], label[order]
 
 
-def evenly(rows: tuple[Tensor, "..."], number: int) -> tuple[Tensor, "..."]:
+def evenly(rows: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
     """At most this number of the rows, at even distances.
 
     >>> evenly((torch.arange(9),), 3)

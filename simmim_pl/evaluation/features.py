@@ -20,7 +20,7 @@ Labelled = tuple[Float[Tensor, "_ *T D"], Int64[Tensor, " _"]]
 ROUNDING = 1e-6  # a standard deviation this small beside the mean is float32's rounding, not variation
 
 
-def collect(parts: Sequence[tuple[Tensor, "..."]], split: str) -> Labelled:
+def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
     """All ranks' rows in the data set's order. Raises :class:`InputError` when features are not finite or all equal."""
     rows = (torch.cat(column) for column in zip(*parts, strict=True))
     features, labels, index = (distributed.all_gather_uneven(column) for column in rows)

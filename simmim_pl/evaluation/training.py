@@ -117,7 +117,7 @@ def train(
         network.eval()
 
 
-def cross_entropy(logits: Tensor, targets: Int64[Tensor, "..."] | UInt8[Tensor, "..."], ignore: int) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Int64[Tensor, "*shape"] | UInt8[Tensor, "*shape"], ignore: int) -> Tensor:
     """Mean over all targets but those to ignore, in float32; zero when there is none."""
     targets = targets.long()
     total = F.cross_entropy(logits.float(), targets, ignore_index=ignore, reduction="sum")

@@ -63,7 +63,7 @@ class Contrastive(Method):
         z = self.head(features.pooled)
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
-    def embed(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, "..."]:
+    def embed(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
         """:meth:`project`, in chunks where a device's memory asks for it."""
         return chunked_forward(self.project, views, self.chunks, self) if self.chunks > 1 else self.project(views)
 

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def chunked_forward(
-    run: Callable[[Tensor], tuple[Tensor, "..."]], views: Float[Tensor, "V B 3 S S"], chunks: int, network: nn.Module
-) -> tuple[Tensor, "..."]:
+    run: Callable[[Tensor], tuple[Tensor, ...]], views: Float[Tensor, "V B 3 S S"], chunks: int, network: nn.Module
+) -> tuple[Tensor, ...]:
     """What ``run`` makes of views, ``[V, B, ...]`` each, with the activations of one chunk of the images at a time.
 
     Gao et al. 2021 (arXiv 2101.06983) cache the gradient of the loss by the embeddings and encode every chunk again to

@@ -90,7 +90,7 @@ class SelfDistillation(Method):
         z = self.head(features.pooled)
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
-    def embed(self, project: Callable[[Tensor], Projected], views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, "..."]:
+    def embed(self, project: Callable[[Tensor], Projected], views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
         """What ``project`` gives, in chunks where a device's memory asks for it."""
         return chunked_forward(project, views, self.chunks, self) if self.chunks > 1 else project(views)
 

@@ -11,7 +11,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.runtime.unit_norm import unit
 
 
-def histogram(similarity: Float[Tensor, "..."], bins: int) -> Int64[Tensor, " bins"]:
+def histogram(similarity: Float[Tensor, "*shape"], bins: int) -> Int64[Tensor, " bins"]:
     """Histogram of cosine similarities over [−1, 1]. The last bin includes 1; NaN is not counted.
 
     Args:

@@ -47,7 +47,7 @@ def derive_seed(seed: int, step: int, purpose: str) -> int:
     return random.Random(f"{seed} {step} {purpose}").getrandbits(63)
 
 
-def uniform(generator: torch.Generator, *shape: int, along: int) -> Float[Tensor, "..."]:
+def uniform(generator: torch.Generator, *shape: int, along: int) -> Float[Tensor, "*shape"]:
     """Uniform numbers in [0, 1) for this rank's images.
 
     Every rank draws the numbers of the whole batch and keeps those of its own images: local image j is image

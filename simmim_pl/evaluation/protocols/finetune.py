@@ -131,7 +131,7 @@ class Tuned(nn.Module):
 
 def predict(network: Tuned, context: EvaluationContext, split: str) -> tuple[Tensor, Tensor]:
     """Predicted and true class of every image of a split, in the data set's order."""
-    parts: list[tuple[Tensor, "..."]] = []
+    parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for batch in context.watched(context.batches(split), f"predictions of {split}", context.passes(split)):
             with context.precision():
