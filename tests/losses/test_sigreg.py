@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
+from scipy.integrate import quad, trapezoid
 
 from simmim_pl.contracts import InputError
 from simmim_pl.losses import SIGReg, sigreg
@@ -16,7 +16,7 @@ def algorithm(x: np.ndarray) -> float:
     t = np.linspace(-3, 3, 33)
     normal = np.exp(-0.5 * t**2)
     empirical = np.exp(1j * np.outer(x, t)).mean(0)
-    return float(np.trapezoid(np.abs(empirical - normal) ** 2 * normal, t) * len(x))
+    return float(trapezoid(np.abs(empirical - normal) ** 2 * normal, t) * len(x))
 
 
 def integral(x: np.ndarray) -> float:
