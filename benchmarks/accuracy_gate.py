@@ -2,10 +2,12 @@
 
     python benchmarks/accuracy_gate.py              # seeds 0, 1 and 2: the band on their mean
     python benchmarks/accuracy_gate.py --seeds 0    # the shortest form, which CI runs: the wider band on one seed
+    python benchmarks/accuracy_gate.py --masked     # masked images: fine-tuned ahead of the same network from scratch
 
 It runs the command line as a user does, each seed in a run directory of its own, and reads the numbers from the result
 cards. Two things have to hold: the mean accuracy lies within the band (above it, too: a number that is too good is a
 leak until it is explained, and then a new band), and every seed's encoder beats both of its baselines by the margin.
+Of masked images only a margin has to hold: of the encoder fine-tuned on 1,000 labels over the network from scratch.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ ROOT = Path(__file__).parents[1]
 CENTRE = 0.798  # mean of seeds 0, 1 and 2 as measured in docs/results.md
 BAND = {3: 0.03, 1: 0.045}  # by number of seeds; single seeds were seen from 0.779 to 0.809
 MARGIN = 0.25  # over the untrained encoder and over raw pixels
+MASKED_MARGIN = 0.08  # over the network from scratch; 0.163 was measured, see docs/results.md
+FEW_LABELS = ["--data.batch_size=64", "--data.source.train=1100", "--data.validation=100"]
+FINETUNE = [*FEW_LABELS, "--model.protocols.epochs=20", "--model.protocols.warmup_epochs=2"]
 
 
 def run(*arguments: str) -> None:
@@ -33,29 +38,30 @@ def newest(folder: Path, pattern: str) -> Path:
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
 
 
-def accuracies(seed: int, runs: Path) -> dict[str, float]:
-    """Pretrain and evaluate one seed: test accuracy of the linear probe by encoder."""
+def accuracies(seed: int, runs: Path, masked: bool = False) -> dict[str, float]:
+    """Pretrain and evaluate one seed: test accuracy by encoder, of the linear probe, or of masked images fine-tuned."""
     here, quiet = f"--runs={runs}", "--trainer.enable_progress_bar=false"
-    run("fit", f"--config={ROOT}/configs/quickstart.yaml", f"--seed_everything={seed}", here, quiet)
-    checkpoint = newest(runs, "quickstart/*/checkpoints/last.ckpt")
-    linear = f"--config={ROOT}/configs/evaluate/linear.yaml"
-    data = f"--data={ROOT}/configs/data/shapes.yaml"
-    run("validate", linear, data, f"--model.checkpoint={checkpoint}", f"--model.seed={seed}", here, quiet)
-    card = json.loads(newest(runs, "linear/*/result.json").read_text())
+    name, evaluation = ("quickstart_simmim", "finetune") if masked else ("quickstart", "linear")
+    run("fit", f"--config={ROOT}/configs/{name}.yaml", f"--seed_everything={seed}", here, quiet)
+    checkpoint = newest(runs, f"{name}/*/checkpoints/last.ckpt")
+    evaluate = [f"--config={ROOT}/configs/evaluate/{evaluation}.yaml", f"--data={ROOT}/configs/data/shapes.yaml"]
+    evaluate += FINETUNE if masked else []
+    run("validate", *evaluate, f"--model.checkpoint={checkpoint}", f"--model.seed={seed}", here, quiet)
+    card = json.loads(newest(runs, f"{evaluation}/*/result.json").read_text())
     return {result["encoder"]: result["metrics"]["accuracy"]["value"] for result in card["results"]}
 
 
-def complaints(found: dict[int, dict[str, float]]) -> list[str]:
+def complaints(found: dict[int, dict[str, float]], masked: bool = False) -> list[str]:
     """What does not hold, by seed → encoder → accuracy."""
-    average = mean(each["pretrained"] for each in found.values())
+    average, least = mean(each["pretrained"] for each in found.values()), MASKED_MARGIN if masked else MARGIN
     band = BAND[3] if len(found) >= 3 else BAND[1]
     wrong = []
-    if abs(average - CENTRE) > band:
+    if not masked and abs(average - CENTRE) > band:
         wrong.append(f"the mean linear probe is {average:.3f}, outside {CENTRE} ± {band}")
     for seed, each in found.items():
-        margin = each["pretrained"] - max(each["untrained"], each["raw pixels"])
-        if margin < MARGIN:
-            wrong.append(f"seed {seed} beats its baselines by {margin:.3f} only, less than {MARGIN}")
+        margin = each["pretrained"] - max(value for name, value in each.items() if name != "pretrained")
+        if margin < least:
+            wrong.append(f"seed {seed} beats its baselines by {margin:.3f} only, less than {least}")
     return wrong
 
 
@@ -64,11 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/gate"), help="folder of the runs")
+    parser.add_argument("--masked", action="store_true", help="masked images in place of the quickstart")
     options = parser.parse_args()
-    found = {seed: accuracies(seed, options.runs) for seed in options.seeds}
+    found = {seed: accuracies(seed, options.runs, options.masked) for seed in options.seeds}
     for seed, each in found.items():
         print(f"seed {seed}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in each.items()))
-    wrong = complaints(found)
+    wrong = complaints(found, options.masked)
     print("\n".join(["FAILED", *wrong]) if wrong else "passed")
     sys.exit(1 if wrong else 0)
 

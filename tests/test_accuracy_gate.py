@@ -52,6 +52,11 @@ def test_the_mean_of_three_has_a_narrower_band_than_one() -> None:
     assert GATE.complaints(seeds(0.757, 0.757, 0.757)) != []
 
 
+def test_masked_images_have_to_beat_the_network_from_scratch() -> None:
+    assert GATE.complaints({0: {"pretrained": 0.43, "untrained": 0.27}}, masked=True) == []
+    assert "by 0.070 only" in GATE.complaints({0: {"pretrained": 0.34, "untrained": 0.27}}, masked=True)[0]
+
+
 @pytest.mark.parametrize(("value", "code"), [(0.8, 0), (0.6, 1)])
 def test_the_command_reads_the_cards_of_the_runs_it_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float, code: int
