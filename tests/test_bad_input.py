@@ -14,9 +14,11 @@ from typing import IO, Any, ClassVar
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from simmim_pl.command.trainer_options import tell_counts_from_shares
 from simmim_pl.runtime import atomic
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 from tests.forked import Program, environment
@@ -278,6 +280,14 @@ def test_a_whole_number_counts_batches_and_another_is_their_share(cli: Cli, opti
     counts = ["--callbacks.enabled=false", "--trainer.callbacks=tests.test_bad_input.Counts"]
     cli([*TINY, f"--trainer.{option}", *counts, "--trainer.max_epochs=1"])
     assert Counts.seen.pop() == batches
+
+
+def test_a_count_is_told_from_a_share_in_whatever_order_python_keeps_their_types() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--trainer.limit_train_batches", type=float | int)
+    tell_counts_from_shares(parser)
+    found = [parser.parse_args([f"--trainer.limit_train_batches={text}"]) for text in ("1", "1.0")]
+    assert [type(each.trainer.limit_train_batches) for each in found] == [int, float]
 
 
 def test_warnings_that_are_made_errors_end_in_a_sentence(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import yaml
 from torchvision.transforms import v2
 
 from simmim_pl.contracts import InputError
-from simmim_pl.runtime.seeding import uniform
+from simmim_pl.runtime.seeding import make_generator, uniform
 from simmim_pl.views import (
     ColorJitter,
     ContrastiveViews,
@@ -220,3 +220,12 @@ def test_operations_come_from_yaml(cli, tmp_path):
     run = cli([*TINY, f"--data.views={tmp_path / 'views.yaml'}", "--trainer.max_steps=2"])
     saved = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["views"]["init_args"]["operations"]
     assert [len(part) for part in saved] == [2, 3]
+
+
+def test_views_of_an_image_alone_are_those_it_has_among_others_to_the_bit() -> None:
+    image = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views, cpu = ContrastiveViews(size=8, jitter=1.0, grayscale=0.5), torch.device("cpu")
+    together = views(image, make_generator(0, 1, cpu))
+    for rank in range(24):
+        alone = views(image[rank : rank + 1], make_generator(0, 1, cpu, rank, 24))
+        assert torch.equal(alone[:, 0], together[:, rank])
