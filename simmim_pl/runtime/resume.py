@@ -69,6 +69,8 @@ def require_allowed_changes(changed: Sequence[Change]) -> None:
                 refuse_change(key, before, now, why)
         if key in FIXED_CLASSES:
             refuse_change(key, before, now, FIXED_CLASSES[key])
+        if key == "model.weights" and now is not None:
+            refuse_change(key, before, now, "only a new run starts from weights")
 
 
 def refuse_change(key: str, before: Any, now: Any, why: str) -> None:

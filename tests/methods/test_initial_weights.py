@@ -44,7 +44,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_run_starts_from_a_checkpoint_of_another_loss_and_head_and_goes_on_without_it(
-    cli: Cli, pretrained: Path, tmp_path: Path
+    cli: Cli, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "start.ckpt"
     file.write_bytes(pretrained.read_bytes())
@@ -65,6 +65,9 @@ def test_a_run_starts_from_a_checkpoint_of_another_loss_and_head_and_goes_on_wit
     assert same(Contrastive.load_from_checkpoint(last).encoder.state_dict(), trained)
     assert cli([*args, "--ckpt_path=last", "--trainer.max_epochs=2"]) == run
     assert same(First.seen[1], trained)
+    with pytest.raises(SystemExit, match="2"):
+        cli([*args, "--ckpt_path=last", "--trainer.max_epochs=3", "--model.weights=another.pt"])
+    assert "and another.pt now, and only a new run starts from weights" in capsys.readouterr().err
 
 
 def start(encoder: FastCNN, path: Any, resumed: str | None = None) -> torch.nn.Module:
