@@ -6,6 +6,7 @@ from simmim_pl.data.sources.cifar import CIFAR10, CIFAR100
 from simmim_pl.data.sources.clips import ShapesClips
 from simmim_pl.data.sources.folder import Folder
 from simmim_pl.data.sources.frames import FrameFolder
+from simmim_pl.data.sources.held_out import HeldOut
 from simmim_pl.data.sources.masks import MaskFolder
 from simmim_pl.data.sources.pets import OxfordPets
 from simmim_pl.data.sources.shapes import Shapes
@@ -18,6 +19,7 @@ __all__ = [
     "STL10",
     "Folder",
     "FrameFolder",
+    "HeldOut",
     "ImageDataModule",
     "ImageDataset",
     "InMemory",

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
+from simmim_pl.cpu.attention import convert_attention
 from simmim_pl.cpu.small_grids import convert_small_grids
 from simmim_pl.methods.compiled import Compiled
 from simmim_pl.methods.finite_loss import FiniteLoss
@@ -204,6 +205,7 @@ class Method(StepLog, ABC):
             convert_sync_batchnorm(self, strategy.root_device)
         if strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
             convert_small_grids(self.encoder)
+            convert_attention(self)
         # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
         strategy.precision_plugin.convert_module(self)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -17,9 +19,22 @@ from simmim_pl.contracts import InputError
 from simmim_pl.runtime.once_differentiable import no_double_backward
 
 
+ALONE = ContextVar("ALONE", default=False)
+
+
 def world_size() -> int:
     """Number of ranks; 1 outside a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not ALONE.get() else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process asks nobody, and computes as one process would."""
+    before = ALONE.set(True)
+    try:
+        yield
+    finally:
+        ALONE.reset(before)
 
 
 def rank() -> int:

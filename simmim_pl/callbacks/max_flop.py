@@ -1,0 +1,61 @@
+"""Train until so much arithmetic is spent, whatever the method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.flops import step_flop
+from simmim_pl.runtime.ranges import PositiveFloat, ranged
+
+
+class MaxFlop(Callback):
+    """Ends a training, and its schedule, after so many FLOP: what makes methods comparable that cost unlike much.
+
+    Before the first step it counts what one costs, see :func:`simmim_pl.runtime.flops.step_flop`, and sets the trainer's
+    ``max_steps``. Other limits, such as ``max_epochs``, hold beside it: set that to -1. Validation does not count.
+
+    Args:
+        flop: floating point operations of the whole training, a multiplication and an addition as two.
+    """
+
+    @ranged
+    def __init__(self, flop: PositiveFloat) -> None:
+        self.flop = flop
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        name, data = type(pl_module).__name__, trainer.datamodule  # type: ignore[attr-defined]
+        try:
+            of_step = step_flop(pl_module, kinds_of_batches(data), trainer.accumulate_grad_batches)
+        except Exception as error:
+            raise InputError(
+                f"What a step of {name} costs cannot be counted ({type(error).__name__}: {error}): leave MaxFlop out, "
+                "and set --trainer.max_steps."
+            ) from error
+        steps = round(self.flop / of_step)
+        if steps < 1:
+            raise InputError(f"A step of {name} costs {of_step:.3g} FLOP, and MaxFlop allows {self.flop:g}: allow more.")
+        rank_zero_info(f"{self.flop:g} FLOP are {steps} steps of {of_step:.3g}.")
+        limit = trainer.max_steps
+        trainer.fit_loop.epoch_loop.max_steps = steps if limit == -1 else min(steps, limit)
+
+
+def kinds_of_batches(data: Any) -> list[tuple[float, dict[str, list[int]]]]:
+    """Shapes of a run's batches on one device, by name, each with its share of the run."""
+    image = data.splits["train"].__getitems__([0])["image"]
+
+    def shape(maker: Any) -> list[int]:
+        views, _, *pixels = maker(image, torch.Generator()).shape
+        return [views, data.batch_size, *pixels]
+
+    local = {"local": shape(data.local_views)} if data.local_views is not None else {}
+    if data.final_views is None:
+        return [(1.0, {"views": shape(data.views)} | local)]
+    first, last = {"views": shape(data.views)} | local, {"views": shape(data.final_views)} | local
+    return [(1 - data.final_share, first), (data.final_share, last)]

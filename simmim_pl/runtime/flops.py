@@ -1,0 +1,70 @@
+"""How many floating point operations a training step of any method takes, counted before it is taken."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from simmim_pl.runtime import distributed
+from simmim_pl.runtime.schedule import parameter_groups
+
+
+def step_flop(
+    method: Any, batches: Sequence[tuple[float, Mapping[str, Sequence[int]]]], accumulate: int = 1
+) -> float:
+    """FLOP of an optimizer step: forward, backward and the optimizer, of whatever the method has.
+
+    A multiplication and an addition are two. Matrix products, convolutions and attention count, as torch's
+    FlopCounterMode has them; what is done element by element does not. So a teacher, a decoder and Muon's products
+    count, and AdamW is free. Nothing is computed: the method is copied with fake tensors, which have shapes only.
+
+    Args:
+        method: a :class:`simmim_pl.methods.method.Method` before ``fit``.
+        batches: kinds of batches that a run has, each with its share: shapes of the whole batch's tensors by name.
+        accumulate: batches of a step.
+
+    Raises:
+        Exception: whatever the method raises when it is given such batches, or asks fake tensors for their values.
+    """
+    mode = FakeTensorMode()
+    fake = faked(method, mode)
+    with mode, distributed.alone():
+        passes = sum(share * batch_flop(fake, {name: torch.rand(*shape) for name, shape in batch.items()})
+                     for share, batch in batches)  # fmt: skip
+        optimizer = fake.optimizer(parameter_groups(fake, fake.decay_norm_and_bias))
+        with FlopCounterMode(display=False) as counter:
+            optimizer.step()
+    return accumulate * passes + counter.get_total_flops()
+
+
+def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:
+    """FLOP of forward and backward. Attention as its formula: two products of all pairs of tokens."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        output: Any = fake.training_step(batch, 0)
+        output["loss"].backward()
+    return float(counter.get_total_flops())
+
+
+def faked(method: LightningModule, mode: FakeTensorMode) -> Any:
+    """A copy of a method whose tensors have no contents, in a training that logs nothing."""
+    fake: Any = copy.deepcopy(method)
+    for module in fake.modules():
+        for kept in (module._parameters, module._buffers):
+            kept.update({name: mode.from_tensor(tensor) for name, tensor in kept.items() if tensor is not None})
+    rate = SimpleNamespace(param_groups=[{"lr": 0.0}])
+    fake._trainer = SimpleNamespace(
+        **{"training": True, "sanity_checking": False, "global_rank": 0, "world_size": 1, "global_step": 0},
+        **{"fit_loop": SimpleNamespace(total_batch_idx=0), "estimated_stepping_batches": 1, "optimizers": [rate]},
+        **{"datamodule": SimpleNamespace(seed=0), "current_epoch": 0, "max_epochs": 1, "max_steps": 1},
+    )
+    fake.log = fake.log_dict = lambda *args, **kwargs: None
+    return fake.train()
