@@ -14,10 +14,10 @@ from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
 
 class MaxFlop(Callback):
-    """Ends a training, and its schedule, after so many FLOP: what makes methods comparable that cost unlike much.
+    """Ends a training, and its schedule, after so many FLOP: so methods whose steps cost different amounts compare.
 
-    Before the first step it counts what one costs, see :func:`simmim_pl.runtime.flops.step_flop`, and sets the trainer's
-    ``max_steps``. Other limits, such as ``max_epochs``, hold beside it: set that to -1. Validation does not count.
+    Before the first step it counts what one costs, see :func:`simmim_pl.runtime.flops.step_flop`, and lowers the
+    trainer's ``max_steps``. Other limits, such as ``max_epochs``, hold too: set that to -1. Validation is not counted.
 
     Args:
         flop: floating point operations of the whole training, a multiplication and an addition as two.
@@ -40,7 +40,9 @@ class MaxFlop(Callback):
             ) from error
         steps = round(self.flop / of_step)
         if steps < 1:
-            raise InputError(f"A step of {name} costs {of_step:.3g} FLOP, and MaxFlop allows {self.flop:g}: allow more.")
+            raise InputError(
+                f"A step of {name} costs {of_step:.3g} FLOP, and MaxFlop allows {self.flop:g}: allow more."
+            )
         rank_zero_info(f"{self.flop:g} FLOP are {steps} steps of {of_step:.3g}.")
         limit = trainer.max_steps
         trainer.fit_loop.epoch_loop.max_steps = steps if limit == -1 else min(steps, limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import shlex
 import signal
@@ -12,9 +11,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from simmim_pl.command.sweep_config import SweepConfig, build_command, describe_values, load_sweep_config, run_name
+from simmim_pl.command.sweep_config import (
+    SweepConfig,
+    Values,
+    build_command,
+    describe_values,
+    expand,
+    load_sweep_config,
+    run_name,
+)
 from simmim_pl.contracts import InputError
+
+if TYPE_CHECKING:
+    from simmim_pl.report.run import Run
 
 COLUMNS = ("val/knn", "val/probe", "train/loss")
 FORWARDED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -64,7 +75,7 @@ def describe_exit(code: int) -> str:
 
 
 def run_combinations(config: SweepConfig, runs: str, dry: bool = False) -> int:
-    """Run all combinations that are not finished; a run that was stopped resumes from its checkpoint.
+    """Run and evaluate all combinations that are not finished; a run that was stopped resumes from its checkpoint.
 
     Args:
         config: the sweep.
@@ -79,18 +90,20 @@ def run_combinations(config: SweepConfig, runs: str, dry: bool = False) -> int:
     """
     failed = 0
     for number, values in enumerate(config.combinations, 1):
-        run, told = (
-            Path(runs, run_name(config, values)),
-            f"[{number}/{len(config.combinations)}] {describe_values(values)}",
-        )
-        command = [*build_command(config, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
+        run = Path(runs, run_name(config, values))
+        told = f"[{number}/{len(config.combinations)}] {describe_values(values)}"
+        train = [*build_command(config, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
         if dry:
-            print(shlex.join(command))
+            print(shlex.join(train))
+            if config.evaluate:
+                print(shlex.join(evaluation_command(config, runs, run / "ID")))
         elif (run / DONE_MARKER).exists():
             print(f"{told}: done before", flush=True)
         else:
             print(told, flush=True)
-            code = run_command(command)
+            code = run_command(train)
+            if not code and config.evaluate:
+                code = run_command(evaluation_command(config, runs, newest_run_directory(run) or run))
             if signal_number(code) in STOP_SIGNALS:
                 raise KeyboardInterrupt
             if code:
@@ -102,43 +115,59 @@ def run_combinations(config: SweepConfig, runs: str, dry: bool = False) -> int:
     return failed
 
 
+def evaluation_command(config: SweepConfig, runs: str, folder: Path) -> list[str]:
+    """The command that evaluates the run in a directory, of which the result card leaves a copy there."""
+    checkpoint = folder / "checkpoints/last.ckpt"
+    return [*expand(config.evaluate, config.program, {}), f"--model.checkpoint={checkpoint}", f"--runs={runs}"]
+
+
 def newest_run_directory(run: Path) -> Path | None:
     """The newest run directory of a combination that has logged metrics."""
     found = sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent if found else None
 
 
-def last_metrics(folder: Path | None) -> dict[str, float]:
-    """The last value of each metric in a run directory; empty for ``None``."""
-    found: dict[str, float] = {}
-    if folder is not None:
-        with (folder / "metrics.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                found |= {key: float(value) for key, value in row.items() if value}
-    return found
+def finished_runs(config: SweepConfig, runs: str) -> list[tuple[Values, Run | None]]:
+    """The finished combinations and what they left; ``None`` of one that logged nothing."""
+    from simmim_pl.report.run import load_run  # which imports torch, and most of what a sweep says needs none
 
-
-def results_table(config: SweepConfig, runs: str) -> str:
-    """Markdown table of the finished combinations with their metrics and run directories, the best first and marked."""
-    columns = list(dict.fromkeys([config.metric, *COLUMNS]))
     done = [(values, Path(runs, run_name(config, values))) for values in config.combinations]
     folders = [(values, newest_run_directory(run)) for values, run in done if (run / DONE_MARKER).exists()]
-    rows = [(values, folder, last_metrics(folder)) for values, folder in folders]
+    return [(values, load_run(folder) if folder else None) for values, folder in folders]
 
-    def score(scores: dict[str, float]) -> float:
+
+def results_table(config: SweepConfig, finished: Sequence[tuple[Values, Run | None]]) -> str:
+    """Markdown table of the finished combinations: metrics, evaluations, directories. The best is first and marked."""
+    from simmim_pl.evaluation.table import aligned, shown
+    from simmim_pl.report.comparison import scores, tasks
+
+    metrics = list(dict.fromkeys([config.metric, *COLUMNS]))
+    found = [(values, run, scores(run) if run else {}) for values, run in finished]
+    evaluated = tasks([each for _, _, each in found])
+
+    def score(run: Run | None) -> float:
         """The metric with its sign such that smaller is better; infinite if missing, so that it sorts last."""
-        value = scores.get(config.metric, math.nan)
+        value = run.last(config.metric) if run else math.nan
         return math.inf if math.isnan(value) else -value if config.maximise else value
 
-    rows.sort(key=lambda row: score(row[2]))
-    best_score = score(rows[0][2]) if rows else math.inf
-    lines = [["", *config.combinations[0], *columns, "directory"]]
-    lines.append(["---"] * len(lines[0]))
-    for values, folder, scores in rows:
-        best = "best" if score(scores) == best_score < math.inf else ""
-        shown = [f"{scores[column]:.4g}" if column in scores else "–" for column in columns]
-        lines.append([best, *map(str, values.values()), *shown, str(folder or "–")])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    found.sort(key=lambda row: score(row[1]))
+    best_score = score(found[0][1]) if found else math.inf
+    lines = [["", *config.combinations[0], *metrics, *evaluated, "directory"]]
+    for values, run, estimates in found:
+        best = "best" if score(run) == best_score < math.inf else ""
+        logged = [f"{run.last(metric):.4g}" if run and metric in run.history else "–" for metric in metrics]
+        told = [shown(estimates[task]) if task in estimates else "–" for task in evaluated]
+        lines.append([best, *map(str, values.values()), *logged, *told, str(run.folder if run else "–")])
+    return "\n".join(aligned(lines))
+
+
+def write_page(runs: Sequence[Run], path: Path) -> None:
+    """The report of several runs side by side."""
+    from simmim_pl.report.page import write_report
+
+    if runs:
+        write_report([run.folder for run in runs], path)
+        print(f"Side by side: {path}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -155,6 +184,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         config = load_sweep_config(options.sweep)
         failed = run_combinations(config, options.runs, options.dry_run)
+        if not options.dry_run:
+            finished = finished_runs(config, options.runs)
+            print(results_table(config, finished))
+            write_page([run for _, run in finished if run], Path(options.runs, f"{Path(options.sweep).stem}.html"))
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:
@@ -165,8 +198,6 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.exit(2, f"error: {sentence} The same command goes on from here.\n")
     except KeyboardInterrupt:
         parser.exit(130, "Stopped. The same command goes on from here.\n")
-    if not options.dry_run:
-        print(results_table(config, options.runs))
     if failed:
         count = len(config.combinations)
         parser.exit(1, f"error: {failed} of {count} combinations failed; the same command tries them again.\n")

@@ -7,27 +7,30 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import yaml_schema
 
 REQUIRED = ("method", "metric", "parameters", "command")
-OPTIONAL = ("program", "name", "description", "project", "entity")
+OPTIONAL = ("program", "name", "description", "project", "entity", "evaluate")
 MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_equals}")
 Values = dict[str, Any]  # one combination: values by key of the command line
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A sweep's metric, command and combinations."""
+    """A sweep's metric, command and combinations; ``evaluate`` is the command for a finished run, empty without one."""
 
     metric: str
     maximise: bool
     program: str
     command: list[str]
     combinations: list[Values]
+    evaluate: list[str]
 
 
 def load_sweep_config(path: str) -> SweepConfig:
@@ -52,6 +55,7 @@ def load_sweep_config(path: str) -> SweepConfig:
         program=str(sweep.get("program", "simmim_pl")),
         command=parse_command(sweep["command"], f"The command of {path}"),
         combinations=[dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())],
+        evaluate=parse_command(sweep["evaluate"], f"evaluate of {path}", MACROS[:3]) if "evaluate" in sweep else [],
     )
 
 
@@ -65,32 +69,38 @@ def parameter_values(key: str, entry: Any) -> list[Any]:
     )
 
 
-def parse_command(command: Any, where: str) -> list[str]:
+def parse_command(command: Any, where: str, macros: Sequence[str] = MACROS) -> list[str]:
     """The words of a command, with macros. Raises :class:`InputError` for an unknown macro, or without ``${args}``."""
     found = [str(word) for word in yaml_schema.items(command, where)]
-    if unknown := [word for word in found if re.fullmatch(r"\$\{\w+\}", word) and word not in MACROS]:
-        raise InputError(f"{where} has {unknown[0]}, and known here are {', '.join(MACROS)}.")
-    if not {"${args}", "${args_no_equals}"} & set(found):
+    if unknown := [word for word in found if re.fullmatch(r"\$\{\w+\}", word) and word not in macros]:
+        raise InputError(f"{where} has {unknown[0]}, and known here are {', '.join(macros)}.")
+    if "${args}" in macros and not {"${args}", "${args_no_equals}"} & set(found):
         raise InputError(f"{where} has no ${{args}}: add it, or all combinations are the same.")
     return found
 
 
 def build_command(config: SweepConfig, values: Values) -> list[str]:
     """The command of a combination, with macros expanded as W&B's agent does; ``${interpreter}`` is this Python."""
+    return expand(config.command, config.program, values)
+
+
+def expand(words: Sequence[str], program: str, values: Values) -> list[str]:
+    """The words of a command with macros and environment variables in place."""
     macros = {
         "${env}": [] if os.name == "nt" else ["/usr/bin/env"],
         "${interpreter}": [sys.executable],
-        "${program}": [config.program],
+        "${program}": [program],
         "${args}": [f"--{key}={value}" for key, value in values.items()],
         "${args_no_equals}": [word for key, value in values.items() for word in (f"--{key}", str(value))],
     }
-    found = [word for part in config.command for word in macros.get(part, [part])]
+    found = [word for part in words for word in macros.get(part, [part])]
     return [re.sub(r"\$\{envvar:([A-Z0-9_]*)\}", lambda name: os.environ.get(name[1], name[1]), w) for w in found]
 
 
 def describe_values(values: Values) -> str:
-    """A combination as ``key=value,…`` with the last part of each key."""
-    return ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items())
+    """A combination as ``key=value,…`` with the last part of each key, and of a YAML file its name."""
+    shown = {key: Path(value).stem if str(value).endswith(".yaml") else value for key, value in values.items()}
+    return ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in shown.items())
 
 
 def run_name(config: SweepConfig, values: Values) -> str:

@@ -109,14 +109,27 @@ def by_depth(lines: Sequence[np.ndarray], label: str) -> Figure:
     return figure
 
 
-def plain(name: str, otherwise: str) -> str:
+def intervals(names: Sequence[str], points: np.ndarray, label: str) -> Figure:
+    """Values with their intervals, a name a line, the last on top; points are ``[N, 3]``: value, low, high."""
+    figure, axes = canvas(7, 0.8 + 0.22 * len(names))
+    figure.set_layout_engine("constrained")  # which finds the margin that long names need
+    value, low, high = points.T
+    places = np.arange(len(names))
+    axes.hlines(places, low, high, color=COLOURS[0], linewidth=1.4)
+    axes.scatter(value, places, color=COLOURS[0], s=14, zorder=3)
+    axes.set(xlabel=label, yticks=places, ylim=(-0.7, len(names) - 0.3))
+    axes.set_yticklabels([plain(name, f"run {number + 1}", 60) for number, name in enumerate(names)])
+    return figure
+
+
+def plain(name: str, otherwise: str, longest: int = LONGEST) -> str:
     """A name as it is, if not too long; matplotlib would read formulas between dollars, hide what begins with a line.
 
     - ``otherwise``: in its place where no font has its letters, of which matplotlib would draw boxes.
     """
     if fonts.font_families(name) is None:
         return otherwise
-    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    name = name if len(name) <= longest else f"{name[: longest - 1]}…"
     return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 

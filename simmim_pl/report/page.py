@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from simmim_pl.report import charts, curves
 from simmim_pl.report.about import run_differences, run_facts
+from simmim_pl.report.comparison import side_by_side
 from simmim_pl.report.pictures import PICTURES
 from simmim_pl.report.run import Run, load_run
 from simmim_pl.report.svg import line_sample, series_colour, series_dash
@@ -56,6 +57,7 @@ def render_page(runs: Sequence[Run]) -> str:
         sections=[(name, panels) for name, panels in sections if panels],
         colours=charts.COLOURS,
         apart=comparison_table(runs, run_differences(runs)) if len(runs) > 1 else None,
+        compared=side_by_side(runs),
         about=comparison_table(runs, run_facts(runs)),
         clocks=json.dumps([curves.time_axes(run) for run in runs]),
         script=Markup(script),  # ours

@@ -18,7 +18,6 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.once_differentiable import no_double_backward
 
-
 ALONE = ContextVar("ALONE", default=False)
 
 

@@ -18,9 +18,7 @@ from simmim_pl.runtime import distributed
 from simmim_pl.runtime.schedule import parameter_groups
 
 
-def step_flop(
-    method: Any, batches: Sequence[tuple[float, Mapping[str, Sequence[int]]]], accumulate: int = 1
-) -> float:
+def step_flop(method: Any, batches: Sequence[tuple[float, Mapping[str, Sequence[int]]]], accumulate: int = 1) -> float:
     """FLOP of an optimizer step: forward, backward and the optimizer, of whatever the method has.
 
     A multiplication and an addition are two. Matrix products, convolutions and attention count, as torch's

@@ -1,4 +1,4 @@
-"""A part of another set's training images in place of its test images: for decisions, which test images must not make."""
+"""Training images in place of test images: for decisions, which test images must not make."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from simmim_pl.runtime.ranges import Range, Seed, ranged
 class HeldOut(Source):
     """The training images of another source, some of which are the test split. The source's own test is never read.
 
-    Methods, settings and hyperparameters are compared on it, in pretraining and in evaluation, so that test remains for
-    the one that is chosen. The choice of images is stratified by class and depends on ``seed`` alone; ``--data.validation``
-    is held out of the rest. ``classes`` is known after ``load``.
+    Methods and settings are compared on it, in pretraining and in evaluation, so that test remains for the one that is
+    chosen. The choice of images is stratified by class and depends on ``seed`` alone. ``--data.validation`` is held out
+    of the rest. ``classes`` is known after ``load``.
 
     Args:
         source: the data set.
