@@ -179,6 +179,9 @@ class Method(StepLog, ABC):
 
     def on_train_start(self) -> None:
         self.losses = FiniteLoss()
+        # Of a run that goes on from the end of an epoch, and has max_steps, Lightning would begin that epoch again.
+        epochs = self.trainer.fit_loop.epoch_progress.current
+        epochs.completed = epochs.processed
         if self.configured_before:  # the optimizer's own were restored
             scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
             apply_changed_hyperparameters(

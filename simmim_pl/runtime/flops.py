@@ -52,9 +52,10 @@ def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:
     return float(counter.get_total_flops())
 
 
-def faked(method: LightningModule, mode: FakeTensorMode) -> Any:
+def faked(method: Any, mode: FakeTensorMode) -> Any:
     """A copy of a method whose tensors have no contents, in a training that logs nothing."""
-    fake: Any = copy.deepcopy(method)
+    optimizer = method.optimizer  # it makes one, and may hold the whole command line: it is not copied
+    fake: Any = copy.deepcopy(method, {id(optimizer): optimizer})
     for module in fake.modules():
         for kept in (module._parameters, module._buffers):
             kept.update({name: mode.from_tensor(tensor) for name, tensor in kept.items() if tensor is not None})

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from simmim_pl.contracts import InputError
 from simmim_pl.data.files.digest import digest
 from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.data.split import train_val_split
@@ -40,9 +41,11 @@ class HeldOut(Source):
         self.source.prepare()
 
     def load(self, split: Split) -> ImageDataset:
-        """Open one split. Raises :class:`InputError` as the source's ``load``, or where no image would be left."""
+        """Open one split. Raises :class:`InputError` as the source's ``load``, or where one part would be empty."""
         images = self.source.load("train")
         self.classes, self.mask_classes = self.source.classes, self.source.mask_classes
+        if not 0 < round(self.share * len(images)) < len(images):
+            raise InputError(f"HeldOut: a share of {self.share:g} of {len(images)} images leaves one part empty: change it.")
         kept, held = train_val_split(len(images), images.labels, self.share, self.seed)
         return part(images, kept if split == "train" else held)
 

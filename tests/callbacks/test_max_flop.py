@@ -1,0 +1,78 @@
+"""A training that ends after so much arithmetic."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TINY
+
+Cli = Callable[[list[Any]], Path]
+MAX = "--trainer.callbacks+=simmim_pl.callbacks.MaxFlop"
+
+
+def end(run: Path) -> tuple[int, float]:
+    """How many steps a run took, and its last learning rate."""
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    return saved["global_step"], saved["lr_schedulers"][0]["_last_lr"][0]
+
+
+def of_a_step(said: str) -> tuple[int, float]:
+    """Steps and FLOP of one, as a run tells them."""
+    (line,) = [line for line in said.splitlines() if "FLOP are" in line]
+    steps, flop = re.findall(r"FLOP are (\d+) steps of ([\d.e+]+)\.", line)[0]
+    return int(steps), float(flop)
+
+
+def test_a_run_and_its_schedule_end_there(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
+    short = [*TINY, "--trainer.max_epochs=-1", MAX]
+    run = cli([*short, "--trainer.callbacks.flop=4e8"])
+    steps, flop = of_a_step(caplog.text)
+    caplog.clear()
+    assert steps == round(4e8 / flop) > 1
+    assert end(run) == (steps, 0.0)
+    final = ["--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=32"]
+    run = cli([*short, "--trainer.callbacks.flop=4e8", *final, "--data.final_share=0.5"])
+    fewer, dearer = of_a_step(caplog.text)
+    assert fewer == round(4e8 / dearer) < steps
+    assert end(run) == (fewer, 0.0)
+
+
+def test_other_limits_hold_too(cli: Cli) -> None:
+    assert end(cli([*TINY, MAX, "--trainer.callbacks.flop=1e12"])) == (2 * 5, 0.0)
+    limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=3"]
+    assert end(cli([*TINY, MAX, "--trainer.callbacks.flop=1e12", *limits])) == (3, 0.0)
+
+
+def test_a_run_that_goes_on_ends_where_it_would_have(cli: Cli) -> None:
+    whole = [*TINY, "--trainer.max_epochs=-1", MAX, "--trainer.callbacks.flop=4e8"]
+    straight = cli([*whole, "--name=straight"])
+    stopped = cli([*whole, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne", "--name=stopped"])
+    assert 0 < end(stopped)[0] < end(straight)[0]
+    resumed = cli([*whole, "--name=stopped", "--ckpt_path=last"])
+    assert end(resumed) == end(straight)
+    weights = [
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (straight, resumed)
+    ]
+    assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--trainer.callbacks.flop=10"], "A step of Contrastive costs"),
+        (["--trainer.callbacks.flop=-1"], "flop has to be above 0"),
+        (["--trainer.callbacks.flop=1e9", "--data.views=null"], "leave MaxFlop out, and set --trainer.max_steps"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    cli: Cli, capfd: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    with pytest.raises(SystemExit):
+        cli([*TINY, MAX, *more])
+    error = capfd.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
