@@ -179,9 +179,6 @@ class Method(StepLog, ABC):
 
     def on_train_start(self) -> None:
         self.losses = FiniteLoss()
-        # Of a run that goes on from the end of an epoch, and has max_steps, Lightning would begin that epoch again.
-        epochs = self.trainer.fit_loop.epoch_progress.current
-        epochs.completed = epochs.processed
         if self.configured_before:  # the optimizer's own were restored
             scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
             apply_changed_hyperparameters(
@@ -191,6 +188,8 @@ class Method(StepLog, ABC):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
+        # With max_steps, Lightning takes a run that goes on from the end of an epoch for one within it, and repeats it.
+        self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         facts = {"code": fingerprint(), "seed": self.seed, "precision": self.trainer.precision}
         facts["batch_size"] = getattr(data, "batch_size", None)

@@ -47,7 +47,8 @@ def test_other_limits_hold_too(cli: Cli) -> None:
     assert end(cli([*TINY, MAX, "--trainer.callbacks.flop=1e12", *limits])) == (3, 0.0)
 
 
-def test_a_run_that_goes_on_ends_where_it_would_have(cli: Cli) -> None:
+def test_a_run_that_goes_on_from_the_end_of_an_epoch_ends_where_it_would_have(cli: Cli) -> None:
+    """Lightning alone would repeat that epoch, since ``max_steps`` is set."""
     whole = [*TINY, "--trainer.max_epochs=-1", MAX, "--trainer.callbacks.flop=4e8"]
     straight = cli([*whole, "--name=straight"])
     stopped = cli([*whole, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne", "--name=stopped"])

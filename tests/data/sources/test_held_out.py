@@ -41,9 +41,7 @@ def places(images: ImageDataset) -> list[int]:
     return batch["image"][:, 0, 0, 0].tolist()
 
 
-@given(
-    st.lists(st.integers(1, 60), min_size=2, max_size=4), st.floats(0.05, 0.9), st.booleans(), st.integers(0, 3)
-)
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=4), st.floats(0.05, 0.9), st.booleans(), st.integers(0, 3))
 def test_the_two_parts_are_the_training_images_stratified(
     counts: list[int], share: float, lazy: bool, seed: int
 ) -> None:
@@ -59,7 +57,8 @@ def test_the_two_parts_are_the_training_images_stratified(
     whole = Lines(counts).load("train")
     for split, images in parts.items():
         assert isinstance(images, InMemory) is not lazy
-        assert images.labels is not None and whole.labels is not None and images.files is not None
+        assert images.labels is not None
+        assert whole.labels is not None
         assert torch.equal(images.labels, whole.labels[found[split]])
         assert images.files == [f"{number}.png" for number in found[split]]
     held = torch.bincount(parts["test"].labels, minlength=len(counts))
@@ -104,6 +103,7 @@ def test_masks_are_divided_too() -> None:
 
     source = HeldOut(Both(), 0.3)
     held = source.load("test")
-    assert held.masks is not None and held.labels is None
+    assert held.labels is None
+    assert held.masks is not None
     assert held.masks.shape == (3, 2, 2)
     assert source.mask_classes == ["b"]
