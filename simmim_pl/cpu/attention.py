@@ -24,9 +24,7 @@ class Float32Attention(nn.MultiheadAttention):
     weights is left to torch.
     """
 
-    def forward(  # type: ignore[override]
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Any]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         plain = query is key is value and query.ndim == 3 and not args and kwargs == {"need_weights": False}
         if not plain or self.bias_k is not None or self.add_zero_attn:
             return super().forward(query, key, value, *args, **kwargs)

@@ -41,7 +41,7 @@ def step_flop(method: Any, batches: Sequence[tuple[float, Mapping[str, Sequence[
         optimizer = fake.optimizer(parameter_groups(fake, fake.decay_norm_and_bias))
         with FlopCounterMode(display=False) as counter:
             optimizer.step()
-    return accumulate * passes + counter.get_total_flops()
+    return accumulate * passes + float(counter.get_total_flops())
 
 
 def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:

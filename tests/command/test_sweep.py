@@ -26,8 +26,18 @@ from tests.conftest import CONFIGS, TINY, isolate, newest_run
 SHIPPED = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
 # What a training leaves, without a training: of 2 it fails while there is no file "mended"; of "slow" it waits.
 STUB = """
-import pathlib, signal, sys, time
+import json, pathlib, signal, sys, time
 given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+if "model.checkpoint" in given:
+    run = pathlib.Path(given["model.checkpoint"]).parents[1]
+    if run.parent.name.startswith("x=3") and not pathlib.Path("mended").exists():
+        sys.exit(4)
+    estimate = {"value": run.parent.name.startswith("x=3") / 2, "interval": [0.25, 0.75]}
+    result = {"task": "KNN", "variant": "", "data": "Pets", "encoder": "pretrained", "metrics": {"accuracy": estimate}}
+    (run / "checkpoints").mkdir(exist_ok=True)
+    card = json.dumps({"command": "c", "data": [], "results": [result]})
+    (run / "checkpoints/last.knn-1.result.json").write_text(card)
+    sys.exit(0)
 if given["a.x"] == "2" and not pathlib.Path("mended").exists():
     sys.exit(3)
 if given["a.x"] == "killed":
@@ -144,6 +154,38 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
     assert len(list(here.glob("others/*/*/metrics.csv"))) == 3
 
 
+@pytest.mark.drawn
+def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(evaluate=["${interpreter}", "stub.py"], parameters={"a.x": {"values": [1, 3]}, "y": {"value": "z"}})
+    assert code([path]) == 1
+    out, err = capfd.readouterr()
+    assert "[2/2] x=3,y=z: failed with exit code 4" in err
+    assert [row[1] for row in rows(out)] == ["1"]
+    (here / "mended").touch()
+    assert code([path]) == 0
+    out = capfd.readouterr().out
+    header = next(line for line in out.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in header.strip("|").split("|")][6:8] == ["KNN on Pets", "directory"]
+    assert [[row[1], row[6]] for row in rows(out)] == [["3", "50.0 [25.0–75.0]"], ["1", "0.0 [25.0–75.0]"]]
+    assert "Side by side: runs/sweep.html" in out
+    page = Path("runs/sweep.html").read_text()
+    assert "Which is best?" in page
+    assert "50.0 [25.0–75.0]" in page
+
+
+def test_a_dry_run_prints_what_evaluates_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(evaluate=["${interpreter}", "-m", "${program}", "validate"], program="own")
+    assert code([path, "--dry-run"]) == 0
+    train, evaluate = capsys.readouterr().out.splitlines()[:2]
+    name = shlex.split(train)[-2].removeprefix("--name=")
+    assert shlex.split(evaluate) == [
+        *(sys.executable, "-m", "own", "validate"),
+        *(f"--model.checkpoint=runs/{name}/ID/checkpoints/last.ckpt", "--runs=runs"),
+    ]
+
+
 def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +239,11 @@ def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_no
             (folder / run / "metrics.csv").write_text(f"val/knn\n{score}\n")
             os.utime(folder / run / "metrics.csv", (1e9, 1e9 + (run == "new")))
         (folder / sweep.DONE_MARKER).touch()
-    found = rows(sweep.results_table(known, "runs"))
+
+    def table() -> list[list[str]]:
+        return rows(sweep.results_table(known, sweep.finished_runs(known, "runs")))
+
+    found = table()
     assert [(row[0], row[1], row[-1].rsplit("/", 1)[-1]) for row in found] == [
         ("best", "1", "new"),
         ("best", "3", "new"),
@@ -206,7 +252,7 @@ def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_no
     (here / "runs" / sweep_config.run_name(known, known.combinations[1]) / "new/metrics.csv").unlink()
     for path in here.glob("runs/*/*/metrics.csv"):
         path.write_text("val/knn\nnan\n")
-    assert [row[0] for row in rows(sweep.results_table(known, "runs"))] == ["", "", ""]
+    assert [row[0] for row in table()] == ["", "", ""]
 
 
 def test_another_command_or_value_is_another_run(here: Path) -> None:
@@ -276,6 +322,8 @@ def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
         ({"command": ["${arg}"]}, "has ${arg}, and known here are ${env}"),
         ({"command": "python stub.py ${args}"}, "The command of sweep.yaml has to be a list"),
         ({"command": ["no-such-program", "${args}"]}, "no-such-program cannot be started (No such file or directory)"),
+        ({"evaluate": ["${args}"]}, "evaluate of sweep.yaml has ${args}, and known here are ${env}, ${interpreter}"),
+        ({"evaluate": "python"}, "evaluate of sweep.yaml has to be a list"),
         ({"early_terminate": {"type": "hyperband"}}, "sweep.yaml has the unknown key early_terminate"),
     ],
 )
