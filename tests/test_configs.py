@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 
+from simmim_pl.command.sweep_config import build_command, load_sweep_config
 from simmim_pl.contracts import Views
 from simmim_pl.data import CIFAR10, CIFAR100, STL10, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
@@ -31,15 +32,17 @@ STORIES = [
     *("quickstart", "quickstart_simmim", "cifar10", "cifar10_fast", "cifar10_simmim"),
     *("cifar10_byol", "cifar10_mocov3", "cifar10_rotation", "cifar10_sigreg"),
 ]
-COMMANDS = ["sweep", "workspace"]  # of test_sweep and test_workspace
+SHARED = ("base", "evaluate")  # what configs/methods.yaml has in common
+COMMANDS = ["sweep", "workspace", "methods"]  # of test_sweep and test_workspace, and below
+COMPARED = sorted(set((CONFIGS / "comparison").glob("*.yaml")) - {CONFIGS / f"comparison/{n}.yaml" for n in SHARED})
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
 
 
 def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
-    run = {CONFIGS / f"{name}.yaml" for name in [*STORIES, *COMMANDS]} | {
-        path for paths in FRAGMENTS.values() for path in paths
-    }
+    names = [*STORIES, *COMMANDS, *(f"comparison/{name}" for name in SHARED)]
+    run = {CONFIGS / f"{name}.yaml" for name in names} | {path for paths in FRAGMENTS.values() for path in paths}
+    run |= set(COMPARED)
     assert set(CONFIGS.rglob("*.yaml")) == run
 
 
@@ -48,6 +51,76 @@ def test_a_story_runs(cli: Cli, name: str) -> None:
     run = cli(["fit", f"--config={CONFIGS / name}.yaml", *SMALL, "--data.views.size=16"])
     assert run.parent.name == name
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10 of a few procedural images, of which the test split must not be opened."""
+
+    def load(self: Any, split: str) -> InMemory:
+        assert split == "train"
+        pictures = Shapes(train=120, test=10, size=16, copies=1)
+        self.classes = pictures.classes
+        return pictures.load("train")
+
+    monkeypatch.setattr(CIFAR10, "prepare", lambda self: None)
+    monkeypatch.setattr(CIFAR10, "load", load)
+
+
+def narrow(path: Path) -> list[str]:
+    """Options that make a compared method small, whatever it consists of."""
+    model = yaml.safe_load((CONFIGS / "comparison/base.yaml").read_text())["model"]["init_args"]
+    model |= yaml.safe_load(path.read_text())["model"].get("init_args", {})
+    vit = model["encoder"]["class_path"].endswith("ViT")
+    small = ["--model.encoder.width=4"] + (["--model.encoder.depth=1"] if vit else ["--model.encoder.features=8"])
+    return small + [f"--model.{part}.hidden_dim=8" for part in ("head", "predictor") if part in model]
+
+
+@pytest.mark.parametrize("path", COMPARED, ids=lambda path: path.stem)
+def test_a_compared_method_runs_on_what_all_have_in_common(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    held_out(monkeypatch)
+    files = [f"--config={CONFIGS / 'comparison/base.yaml'}", f"--config={path}"]
+    few = ["--data.batch_size=16", "--data.validation=20", "--trainer.callbacks.flop=1e9", *NO_PICTURES]
+    run = cli(["fit", *files, *narrow(path), *few, *QUIET, "--trainer.max_steps=2"])
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] in (1, 2)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    said = yaml.safe_load(path.read_text())
+    assert config["model"]["class_path"] == said["model"]["class_path"]
+    assert config["data"]["init_args"]["source"]["class_path"] == "simmim_pl.data.HeldOut"
+    optimizer = config["model"]["init_args"]["optimizer"]
+    own = said["model"].get("init_args", {}).get("optimizer", {"init_args": {"lr": 0.01}})
+    assert (optimizer["class_path"], optimizer["init_args"]["lr"]) == (
+        "simmim_pl.optimizers.Muon",
+        own["init_args"]["lr"],
+    )
+
+
+def test_the_comparison_has_every_method_twice_and_evaluates_each(
+    cli: Cli, pretrained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = load_sweep_config(str(CONFIGS / "methods.yaml"))
+    files = {CONFIGS.parent / values["config"] for values in config.combinations}
+    assert files == set(COMPARED)
+    assert len(config.combinations) == 2 * len(COMPARED)
+    told = [build_command(config, values) for values in config.combinations]
+    assert all(words[3:6] == ["simmim_pl", "fit", "--config=configs/comparison/base.yaml"] for words in told)
+    assert config.evaluate[3:] == ["${program}", "validate", "--config=configs/comparison/evaluate.yaml"]
+
+    held_out(monkeypatch)
+    story = shrunk(yaml.safe_load((CONFIGS / "comparison/evaluate.yaml").read_text()))
+    (tuning,) = [each for each in story["model"]["init_args"]["protocols"] if each["class_path"].endswith("FineTune")]
+    tuning["init_args"]["data"]["init_args"]["validation"] = 40
+    (tmp_path / "story.yaml").write_text(yaml.safe_dump(story))
+    run = cli(["validate", "--config=story.yaml", f"--model.checkpoint={pretrained}", "--data.validation=20", *QUIET])
+    card = json.loads((run / "result.json").read_text())
+    assert [(result["task"], result["variant"], result["encoder"]) for result in card["results"]] == [
+        ("KNN", "", "pretrained"),
+        ("LinearProbe", "", "pretrained"),
+        ("FewLabels", "1 % of labels", "pretrained"),
+        ("FineTune", "", "pretrained"),
+    ]
+    assert {result["data"] for result in card["results"]} == {"CIFAR10 (held out)"}
 
 
 @pytest.mark.parametrize("path", FRAGMENTS["encoder"], ids=lambda path: path.stem)
