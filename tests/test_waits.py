@@ -182,7 +182,12 @@ def test_a_step_of_rotation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "encoder",
-    [lambda: ViT(32, width=8, depth=1, num_heads=1, pool="class"), lambda: Swin(2, 8, (2,), (1,)), lambda: FastCNN(2)],
+    [
+        lambda: ViT(32, width=8, depth=1, num_heads=1, pool="class"),
+        lambda: ViT(32, width=8, depth=1, num_heads=1, pool="class", position="relative"),
+        lambda: Swin(2, 8, (2,), (1,)),
+        lambda: FastCNN(2),
+    ],
 )
 def test_a_step_of_masked_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Callable[[], Any]) -> None:
     monkeypatch.setattr(MaskedImage, "generator", lambda *_: None)  # which no such device has

@@ -12,6 +12,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 
 from simmim_pl.contracts import Features, InputError, MaskableEncoder
 from simmim_pl.encoders.patches import Patches, masked
+from simmim_pl.encoders.relative_position import RelativeBlock, offset_index
 from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
@@ -21,7 +22,8 @@ class ViT(MaskableEncoder):
 
     The defaults are ViT-Tiny (width 192, depth 12, 3 heads) for 32 pixels. ViT-S has width 384 and 6 heads, ViT-B 768
     and 12. ``feature_map`` is the normalised patch tokens as a grid. Images of another size than ``image_size`` get
-    position embeddings that are interpolated (bicubic), as those of DINO and Hugging Face are.
+    position embeddings that are interpolated (bicubic), as those of DINO and Hugging Face are. With relative positions
+    it is the ViT of BEiT and of SimMIM's authors.
 
     Args:
         image_size: side of the images that the position embeddings are for, in pixels.
@@ -32,6 +34,8 @@ class ViT(MaskableEncoder):
         mlp_ratio: width of a block's hidden layer, in widths.
         pool: ``mean`` of the patch tokens, or the ``class`` token, which only then is there.
         position: embeddings that are ``learned``, or ``sincos``, fixed (MAE's, He et al. 2022, arXiv 2111.06377).
+            With ``relative`` there are none, but biases of attention: see
+            :class:`simmim_pl.encoders.relative_position.RelativeBlock`.
         dropout: share of the activations that are dropped in training, after every attention and linear layer.
         mean: per-channel mean of the images, in [0, 1].
         std: per-channel standard deviation of the images.
@@ -50,7 +54,7 @@ class ViT(MaskableEncoder):
         num_heads: PositiveInt = 3,
         mlp_ratio: PositiveFloat = 4.0,
         pool: Literal["class", "mean"] = "mean",
-        position: Literal["learned", "sincos"] = "learned",
+        position: Literal["learned", "sincos", "relative"] = "learned",
         dropout: Probability = 0.0,
         mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
         std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
@@ -66,18 +70,24 @@ class ViT(MaskableEncoder):
         self.patches = Patches(patch_size, width)
         if position == "learned":
             self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(side, side, width), std=0.02))
-        else:
+        elif position == "sincos":
             self.register_buffer("position", sincos(width, side), persistent=False)
         if pool == "class":  # its position is part of it
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
-        self.pool = pool
-        hidden = round(mlp_ratio * width)
-        self.blocks = nn.Sequential(*(EncoderBlock(num_heads, width, hidden, dropout, dropout) for _ in range(depth)))
+        self.pool, self.relative = pool, position == "relative"
+        sizes = num_heads, width, round(mlp_ratio * width), dropout
+        self.blocks = nn.Sequential(
+            *(
+                RelativeBlock(*sizes, side, pool == "class") if self.relative else EncoderBlock(*sizes, dropout)
+                for _ in range(depth)
+            )
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are positions or tokens, not weights."""
-        return {"position", "class_token"}
+        tables = {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+        return {"position", "class_token"} | tables
 
     def layers(self) -> list[str]:
         return [f"blocks.{number}" for number in range(len(self.blocks))]
@@ -90,10 +100,18 @@ class ViT(MaskableEncoder):
     ) -> Features:
         patches = masked(self.patches(self.normalize(image)), mask, mask_token)
         height, width = patches.shape[1:3]
-        tokens = (patches + resized(self.position, height, width)).flatten(1, 2)
+        if not self.relative:
+            patches = patches + resized(self.position, height, width)
+        tokens = patches.flatten(1, 2)
         if self.pool == "class":
             tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], 1)
-        tokens = self.norm(self.blocks(tokens))
+        if self.relative:
+            offsets = offset_index(height, width, self.pool == "class", tokens.device)
+            for block in self.blocks:
+                tokens = block(tokens, (height, width), offsets)
+        else:
+            tokens = self.blocks(tokens)
+        tokens = self.norm(tokens)
         patches = tokens[:, -height * width :]
         pooled = tokens[:, 0] if self.pool == "class" else patches.mean(1)
         return Features(pooled=pooled, feature_map=patches.mT.unflatten(2, (height, width)))

@@ -6,10 +6,11 @@ import pytest
 import torch
 from lightly.models.utils import get_2d_sine_cosine_positional_embedding
 from torch import Tensor
-from transformers import ViTConfig, ViTModel
+from transformers import BeitConfig, BeitModel, ViTConfig, ViTModel
 
 from simmim_pl.contracts import InputError
 from simmim_pl.encoders import ViT
+from simmim_pl.encoders.relative_position import offset_index
 
 SIZES = {"image_size": 16, "patch_size": 4}
 CONFIG = ViTConfig(
@@ -55,6 +56,71 @@ def test_tokens_are_those_of_hugging_face_at_any_size(size: int) -> None:
     torch.testing.assert_close(found.pooled, expected[:, 0], atol=1e-5, rtol=1e-5)
     grid = expected[:, 1:].mT.unflatten(2, (size // 4, size // 4))
     torch.testing.assert_close(found.feature_map, grid, atol=1e-5, rtol=1e-5)
+
+
+def of_beit(named: dict[str, Tensor], depth: int = 2) -> dict[str, Tensor]:
+    """BEiT's weights, or their gradients, under the names of :class:`ViT`; its keys have no bias."""
+    found = {} if "embeddings.cls_token" not in named else {"class_token": named["embeddings.cls_token"].flatten()}
+    for kind in ("weight", "bias"):
+        found[f"patches.{kind}"] = named[f"embeddings.patch_embeddings.projection.{kind}"]
+    for block in range(depth):
+        mine, theirs = f"blocks.{block}", f"layers.{block}"
+        pairs = {"ln_1": "layernorm_before", "ln_2": "layernorm_after", "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2"}
+        for kind in ("weight", "bias"):
+            for a, b in {**pairs, "self_attention.out_proj": "attention.o_proj"}.items():
+                found[f"{mine}.{a}.{kind}"] = named[f"{theirs}.{b}.{kind}"]
+        parts = [named[f"{theirs}.attention.{part}_proj.weight"] for part in "qkv"]
+        found[f"{mine}.self_attention.in_proj_weight"] = torch.cat(parts)
+        q, v = (named[f"{theirs}.attention.{part}_proj.bias"] for part in "qv")
+        found[f"{mine}.self_attention.in_proj_bias"] = torch.cat([q, torch.zeros_like(q), v])
+        table = "relative_position_bias_table"
+        found[f"{mine}.{table}"] = named[f"{theirs}.relative_position_bias.{table}"]
+    return found
+
+
+@pytest.mark.parametrize("size", [16, 24, 8])
+def test_relative_positions_are_beits_at_any_size(size: int) -> None:
+    torch.manual_seed(0)
+    config = BeitConfig(
+        **SIZES, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, layer_norm_eps=1e-6,
+        layer_scale_init_value=0.0, use_relative_position_bias=True, drop_path_rate=0.0,
+    )  # fmt: skip
+    theirs, ours = BeitModel(config, add_pooling_layer=False).eval(), vit(position="relative").eval()
+    for layer in theirs.layers:
+        torch.nn.init.normal_(layer.relative_position_bias.relative_position_bias_table)
+    theirs.layernorm = torch.nn.Identity()  # BEiT normalises what it pools, by another module
+    missing = ours.load_state_dict(of_beit(dict(theirs.named_parameters())), strict=False)
+    assert missing.missing_keys == ["mean", "std", "norm.weight", "norm.bias"]
+    assert missing.unexpected_keys == []
+    ours.norm = torch.nn.Identity()
+    image = torch.rand(3, 3, size, size)
+    expected = theirs(ours.normalize(image)).last_hidden_state
+    found = ours(image)
+    torch.testing.assert_close(found.pooled, expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.feature_map.flatten(2).mT, expected[:, 1:], atol=1e-5, rtol=1e-5)
+    for features in (found.pooled, expected[:, 0]):
+        features.square().sum().backward()
+    mine = dict(ours.named_parameters())
+    for name, gradient in of_beit({name: weight.grad for name, weight in theirs.named_parameters()}).items():
+        if "in_proj_bias" not in name:  # of keys it is zero but for rounding, and BEiT has none
+            torch.testing.assert_close(mine[name].grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_relative_positions_know_no_place_and_get_no_weight_decay() -> None:
+    encoder = vit(position="relative", pool="mean")
+    tables = [f"blocks.{block}.relative_position_bias_table" for block in range(2)]
+    assert {name for name in encoder.no_weight_decay() if "table" in name} == set(tables)
+    assert dict(encoder.named_parameters())[tables[0]].shape == (7 * 7, 2)
+    for name in tables:
+        torch.nn.init.normal_(encoder.get_parameter(name))
+    block, tokens = encoder.blocks[0], torch.rand(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    # Three patches beside and below each other.
+    row, column = (block(tokens, grid, offset_index(*grid, False, tokens.device)) for grid in ((1, 3), (3, 1)))
+    assert not torch.allclose(row, column)
+    index = offset_index(4, 4, False, tokens.device).view(4, 4, 4, 4)  # query's row and column, key's
+    assert torch.equal(index[1:, 1:, 1:, 1:], index[:-1, :-1, :-1, :-1])
+    assert len(index.unique()) == 7 * 7
+    assert encoder(torch.rand(2, 3, 8, 24)).feature_map.shape == (2, 8, 2, 6)
 
 
 def test_a_mean_is_that_of_the_feature_map_which_may_be_oblong() -> None:

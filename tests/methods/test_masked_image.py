@@ -133,7 +133,15 @@ def part(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): value for name, value in named.items() if name.startswith(f"{prefix}.")}
 
 
-@pytest.mark.parametrize("encoder", [lambda: ViT(image_size=16, **SMALL), lambda: Swin(2, 8, (1, 1), (2, 4)), FastCNN])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        lambda: ViT(image_size=16, **SMALL),
+        lambda: ViT(image_size=16, position="relative", **SMALL),
+        lambda: Swin(2, 8, (1, 1), (2, 4)),
+        FastCNN,
+    ],
+)
 def test_nothing_of_what_is_masked_is_seen_and_all_else_is(encoder: Callable[[], Encoder]) -> None:
     torch.manual_seed(0)
     network = seeded(method(encoder(), mask_unit=4).eval(), 0)
