@@ -2,10 +2,10 @@
 
     python benchmarks/ablation.py --images FOLDER        # FOLDER/train/<class>/*; an hour on two cores
 
-Every variant trains until it has cost the same number of FLOP, as benchmarks/flops.py counts them, with its schedule
-ending there. All are evaluated by the linear probe on the last tenth of every class's training images, which nothing
-else sees: the test images are not touched. Prints a Markdown table and writes ``ablation.json``. It resumes: what the
-file holds is not run again.
+Every variant trains until it has cost the same number of FLOP (:class:`simmim_pl.callbacks.MaxFlop`), with its schedule
+ending there. All are evaluated by the linear probe on a tenth of every class's training images, which nothing else
+sees (:class:`simmim_pl.data.HeldOut`): the test images are not touched. Prints a Markdown table and writes
+``ablation.json``. It resumes: what the file holds is not run again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from flops import step
 
 from simmim_pl.runtime.fingerprint import fingerprint
 
@@ -55,17 +54,6 @@ VARIANTS = {
 }
 
 
-def divide(images: Path, folder: Path) -> None:
-    """Link the training images: the last tenth of every class as test, the others as train."""
-    for label in sorted(path for path in (images / "train").iterdir() if path.is_dir()):
-        files = sorted(label.iterdir())
-        kept = len(files) * 9 // 10
-        for split, part in (("train", files[:kept]), ("test", files[kept:])):
-            (folder / split / label.name).mkdir(parents=True)
-            for file in part:
-                (folder / split / label.name / file.name).symlink_to(file.resolve())
-
-
 def changed(changes: list[str]) -> dict[str, Any]:
     """The config with some values changed, each by its place in the file."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
@@ -79,28 +67,31 @@ def changed(changes: list[str]) -> dict[str, Any]:
     return config
 
 
-def train(config: dict[str, Any], flop: float, folder: Path, seed: int, runs: Path) -> Path:
+def train(config: dict[str, Any], flop: float, images: Path, seed: int, runs: Path) -> Path:
     """Train until this much is spent; the checkpoint."""
-    steps = round(flop / step(config))
-    config["trainer"] |= {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0, "enable_progress_bar": False}
+    spent = {"class_path": "simmim_pl.callbacks.MaxFlop", "init_args": {"flop": flop}}
+    config["trainer"] |= {"max_epochs": -1, "limit_val_batches": 0, "enable_progress_bar": False, "callbacks": [spent]}
     (runs / "variant.yaml").write_text(yaml.safe_dump(config))
-    source = ["--data.source=simmim_pl.data.Folder", f"--data.source.root={folder}", "--data.source.cache=false"]
-    source += ["--data.validation=2000"]
-    call("fit", f"--config={runs / 'variant.yaml'}", f"--runs={runs}", f"--seed_everything={seed}", *source)
+    call("fit", f"--config={runs / 'variant.yaml'}", f"--runs={runs}", f"--seed_everything={seed}", *data(images))
     (checkpoint,) = runs.glob("cifar10_fast/*/checkpoints/last.ckpt")
     return checkpoint
 
 
-def evaluate(checkpoint: Path, folder: Path, runs: Path) -> dict[str, float]:
+def evaluate(checkpoint: Path, images: Path, runs: Path) -> dict[str, float]:
     """Accuracy of the linear probe and its interval."""
-    source = [f"--data={ROOT / 'configs/data/folder.yaml'}", f"--data.source.root={folder}", "--data.validation=2000"]
-    source += ["--data.source.cache=false"]
-    call("validate", f"--config={ROOT / 'configs/evaluate/linear.yaml'}", f"--model.checkpoint={checkpoint}", *source,
-         "--model.baselines=false", f"--runs={runs}")  # fmt: skip
+    config = [f"--config={ROOT / 'configs/evaluate/linear.yaml'}", f"--data={ROOT / 'configs/data/folder.yaml'}"]
+    model = [f"--model.checkpoint={checkpoint}", "--model.baselines=false"]
+    call("validate", *config, *model, *data(images), f"--runs={runs}")
     (card,) = runs.glob("linear/*/result.json")
     (result,) = json.loads(card.read_text())["results"]
     found: dict[str, float] = result["metrics"]["accuracy"]
     return found
+
+
+def data(images: Path) -> list[str]:
+    """Options for the training images alone, a tenth of which stand for test."""
+    source = ["--data.source=simmim_pl.data.HeldOut", "--data.source.source=simmim_pl.data.Folder"]
+    return [*source, f"--data.source.source.root={images}", "--data.validation=2000"]
 
 
 def call(*args: str) -> None:
@@ -120,19 +111,17 @@ def main() -> None:
     options = parser.parse_args()
     known: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     print("| variant | linear probe, % |\n|---|---:|")
-    with tempfile.TemporaryDirectory() as folder:
-        divide(options.images, Path(folder))
-        for name, changes in VARIANTS.items():
-            config = changed(changes)
-            what = hashlib.sha256(f"{fingerprint()} {json.dumps(config)}".encode()).hexdigest()[:8]
-            key = f"{name}, seed {options.seed}, {options.flop:.1e} FLOP, code and config {what}"
-            if key not in known:
-                with tempfile.TemporaryDirectory() as runs:
-                    checkpoint = train(config, options.flop, Path(folder), options.seed, Path(runs))
-                    known[key] = evaluate(checkpoint, Path(folder), Path(runs))
-                options.out.write_text(json.dumps(known, indent=1))
-            low, high = (100 * end for end in known[key]["interval"])
-            print(f"| {name} | {100 * known[key]['value']:.1f} [{low:.1f}–{high:.1f}] |", flush=True)
+    for name, changes in VARIANTS.items():
+        config = changed(changes)
+        what = hashlib.sha256(f"{fingerprint()} {json.dumps(config)}".encode()).hexdigest()[:8]
+        key = f"{name}, seed {options.seed}, {options.flop:.1e} FLOP, code and config {what}"
+        if key not in known:
+            with tempfile.TemporaryDirectory() as runs:
+                checkpoint = train(config, options.flop, options.images, options.seed, Path(runs))
+                known[key] = evaluate(checkpoint, options.images, Path(runs))
+            options.out.write_text(json.dumps(known, indent=1))
+        low, high = (100 * end for end in known[key]["interval"])
+        print(f"| {name} | {100 * known[key]['value']:.1f} [{low:.1f}–{high:.1f}] |", flush=True)
 
 
 if __name__ == "__main__":

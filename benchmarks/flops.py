@@ -2,16 +2,13 @@
 
     python benchmarks/flops.py configs/cifar10_fast.yaml configs/cifar10.yaml
 
-Counts one training step with torch's FlopCounterMode, a multiplication and an addition as two. Matrix products and
-convolutions count, of the encoder, the head, the loss, forward and backward, and the optimizer; what is done element by
-element does not. The passes are counted on fake tensors: they have shapes only, nothing is computed. Times the steps of
-the run, for the images given.
+What :func:`simmim_pl.runtime.flops.step_flop` counts, a multiplication and an addition as two, times the steps of the
+run, for the images given.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,13 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from simmim_pl.callbacks.max_flop import kinds_of_batches
+from simmim_pl.runtime.flops import step_flop
 from simmim_pl.runtime.schedule import parameter_groups
 
+SIZE = 32  # pixels of an image
 IMAGES = 45_000  # of CIFAR-10, without the held-out ones
 SIMCLR_EPOCH = 3.3e14  # of ResNet-18, 50,000 images, two views: what the recipes below are counted by
 RECIPES = {  # sources: docs/results.md, the ledger
@@ -47,23 +46,8 @@ def parts(config: dict[str, Any]) -> tuple[Any, Any]:
 
 def step(config: dict[str, Any]) -> float:
     """FLOP of a training step, on average over the run."""
-    config = copy.deepcopy(config)
-    config["model"]["init_args"] |= {"channels_last": False, "compile": False}  # of a fake model neither can be made
-    with FakeTensorMode():
-        model, data = parts(config)
-        passes = batch(model, data, data.views)
-        if data.final_views is not None:
-            passes = (1 - data.final_share) * passes + data.final_share * batch(model, data, data.final_views)
-    return passes + update(parts(config)[0])[0]
-
-
-def batch(model: Any, data: Any, views: Any) -> float:
-    """FLOP of a batch of such views and the local ones, which have no contents."""
-    makers = [maker for maker in (views, data.local_views) if maker is not None]
-    made = [torch.empty(each.views, data.batch_size, 3, each.size, each.size) for each in makers]
-    with FlopCounterMode(display=False) as counter:
-        model.loss(torch.cat([model.embed(each)[1] for each in made])).backward()
-    return float(counter.get_total_flops())
+    model, data = parts(config)
+    return step_flop(model, kinds_of_batches(data, torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
 
 
 def update(model: Any) -> tuple[float, int]:

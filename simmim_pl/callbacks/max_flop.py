@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.flops import step_flop
@@ -32,7 +34,8 @@ class MaxFlop(Callback):
             return
         name, data = type(pl_module).__name__, trainer.datamodule  # type: ignore[attr-defined]
         try:
-            of_step = step_flop(pl_module, kinds_of_batches(data), trainer.accumulate_grad_batches)
+            image = data.splits["train"].__getitems__([0])["image"]
+            of_step = step_flop(pl_module, kinds_of_batches(data, image), trainer.accumulate_grad_batches)
         except Exception as error:
             raise InputError(
                 f"What a step of {name} costs cannot be counted ({type(error).__name__}: {error}): leave MaxFlop out, "
@@ -48,9 +51,11 @@ class MaxFlop(Callback):
         trainer.fit_loop.epoch_loop.max_steps = steps if limit == -1 else min(steps, limit)
 
 
-def kinds_of_batches(data: Any) -> list[tuple[float, dict[str, list[int]]]]:
-    """Shapes of a run's batches on one device, by name, each with its share of the run."""
-    image = data.splits["train"].__getitems__([0])["image"]
+def kinds_of_batches(data: Any, image: UInt8[Tensor, "1 3 H W"]) -> list[tuple[float, dict[str, list[int]]]]:
+    """Shapes of a run's batches on one device, by name, each with its share of the run.
+
+    - ``image``: one such as the data set has, of which views are made to see their size.
+    """
 
     def shape(maker: Any) -> list[int]:
         views, _, *pixels = maker(image, torch.Generator()).shape
