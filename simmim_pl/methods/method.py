@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from simmim_pl.contracts import Batch, Encoder, Features, InputError
-from simmim_pl.cpu.attention import convert_attention
-from simmim_pl.cpu.small_grids import convert_small_grids
+from simmim_pl.cpu.bfloat16 import convert_slow_layers
 from simmim_pl.methods.compiled import Compiled
 from simmim_pl.methods.finite_loss import FiniteLoss
 from simmim_pl.methods.initial_weights import InitialWeights
@@ -28,7 +27,7 @@ from simmim_pl.runtime import distributed, schedule
 from simmim_pl.runtime.checkpoint import require_same_architecture
 from simmim_pl.runtime.fingerprint import fingerprint
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
-from simmim_pl.runtime.resume import apply_changed_hyperparameters, hyperparameters
+from simmim_pl.runtime.resume import apply_changed_hyperparameters, hyperparameters, resume_after_epochs
 from simmim_pl.runtime.seeding import RankGenerator, derive_seed, make_generator
 from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
@@ -188,8 +187,7 @@ class Method(StepLog, ABC):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
-        # With max_steps, Lightning takes a run that goes on from the end of an epoch for one within it, and repeats it.
-        self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+        resume_after_epochs(self.trainer)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         facts = {"code": fingerprint(), "seed": self.seed, "precision": self.trainer.precision}
         facts["batch_size"] = getattr(data, "batch_size", None)
@@ -206,8 +204,7 @@ class Method(StepLog, ABC):
         if self.sync_batchnorm:
             convert_sync_batchnorm(self, strategy.root_device)
         if strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
-            convert_small_grids(self.encoder)
-            convert_attention(self)
+            convert_slow_layers(self)
         # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
         strategy.precision_plugin.convert_module(self)
 

@@ -122,3 +122,11 @@ def apply_changed_hyperparameters(
     for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, factors, strict=True):
         group["lr"] = base * factor
     schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def resume_after_epochs(trainer: Any) -> None:
+    """Have a run with ``max_steps`` go on with the next epoch from a checkpoint of an epoch's end, before it is loaded.
+
+    Lightning takes such a run for one that stopped within the epoch, and trains on a part of it again.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False
