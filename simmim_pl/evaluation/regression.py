@@ -173,7 +173,8 @@ class LogisticRegression:
 def principal_axes(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "D R"], Float[Tensor, " R"]]:
     """Orthonormal axes of the features' second moments, and the second moment along each; R = min(N, D) at most.
 
-    Axes along which no feature lies are left out when N < D: the penalty keeps weights there at zero.
+    Axes along which no feature lies are left out when N < D: the penalty keeps weights there at zero. All others count,
+    however little lies along them: left out of the preconditioner, they would never be found.
     """
     number, width = features.shape
     if number >= width:
@@ -181,6 +182,6 @@ def principal_axes(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "D R"]
         return axes, variance.clamp(min=0)
     wide = features.double()
     moment, rows = torch.linalg.eigh(wide @ wide.T / number)
-    kept = moment > moment[-1] * number * torch.finfo(features.dtype).eps
+    kept = moment > moment[-1] * number * torch.finfo(moment.dtype).eps
     axes = wide.T @ rows[:, kept] / (number * moment[kept]).sqrt()
     return axes.to(features.dtype), moment[kept].to(features.dtype)

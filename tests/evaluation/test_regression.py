@@ -284,3 +284,21 @@ def test_axes_along_which_nothing_lies_are_left_out_of_few_images() -> None:
     weight, bias = LogisticRegression(torch.zeros(4, 9), torch.tensor([0, 0, 0, 1]), 2).fit(1e-2)
     assert weight.tolist() == [[0.0, 0.0]] * 9
     assert bias.softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-3)
+
+
+def test_few_images_whose_features_are_almost_alike_are_fitted_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of trained features: directions along which almost nothing lies are steep all the same, with a weak penalty."""
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(0, -5, 60)
+    features = torch.randn(60, 60, generator=generator) * scales @ torch.randn(60, 80, generator=generator)
+    labels = torch.randint(3, (60,), generator=generator)
+    known = (features - features.mean(0)) / features.std(0)
+    products = []
+    curvature = LogisticRegression.curvature
+    monkeypatch.setattr(LogisticRegression, "curvature", lambda *args: products.append(1) or curvature(*args))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weight, bias = LogisticRegression(known, labels, 3).fit(1 / 60)
+    assert len(products) < 1000
+    expected = scikit(known.double(), labels, 1 / 60)
+    np.testing.assert_allclose((known @ weight + bias).softmax(1), expected.predict_proba(known.double()), atol=1e-3)
