@@ -13,12 +13,13 @@ import yaml
 from dotenv import dotenv_values, find_dotenv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl.command import default_callbacks, loggers, quiet, say_once, trainer_options
 from simmim_pl.command.data_seed import data_seed
 from simmim_pl.command.instantiation import build, explained, refusal
+from simmim_pl.command.one_subcommand import OneSubcommandCLI
 from simmim_pl.command.parser import Parser
 from simmim_pl.command.run_directory import RunDirectory, newest_checkpoint, require_valid_name, run_id
 from simmim_pl.command.run_start import SaveConfig
@@ -30,7 +31,7 @@ from simmim_pl.runtime.ranges import Seed
 DESCRIPTION = "Pretrain image encoders without labels, and evaluate them. A config names every part: see configs/."
 
 
-class CLI(LightningCLI):
+class CLI(OneSubcommandCLI):
     """LightningCLI whose every run writes to a new ``runs/NAME/ID/``, which is its own until ``held`` is closed."""
 
     def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:

@@ -83,6 +83,11 @@ class Parser(LightningArgumentParser):
         end = "" if line.endswith("?") else "."
         raise InputError(f"{line}{end} See {self.prog.replace(' [options]', '')} --help.") from ex
 
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """A config as YAML. It was checked when it was parsed, and checking again takes longer than the rest."""
+        text: str = super().dump(*args, **{"skip_validation": True} | kwargs)
+        return text
+
     def save(self, cfg: Any, path: Any, skip_none: bool = True, **_: Any) -> None:
         """Write a config as one file, whole or not at all: of a run that goes on there is one before."""
         text = self.dump(cfg, skip_none=skip_none)
