@@ -69,8 +69,8 @@ def changed(changes: list[str]) -> dict[str, Any]:
 
 def train(config: dict[str, Any], flop: float, images: Path, seed: int, runs: Path) -> Path:
     """Train until this much is spent; the checkpoint."""
-    spent = {"class_path": "simmim_pl.callbacks.MaxFlop", "init_args": {"flop": flop}}
-    config["trainer"] |= {"max_epochs": -1, "limit_val_batches": 0, "enable_progress_bar": False, "callbacks": [spent]}
+    config["trainer"] |= {"max_epochs": -1, "limit_val_batches": 0, "enable_progress_bar": False}
+    config["callbacks"] = {"max_flop": {"flop": flop}}
     (runs / "variant.yaml").write_text(yaml.safe_dump(config))
     call("fit", f"--config={runs / 'variant.yaml'}", f"--runs={runs}", f"--seed_everything={seed}", *data(images))
     (checkpoint,) = runs.glob("cifar10_fast/*/checkpoints/last.ckpt")

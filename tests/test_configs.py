@@ -81,7 +81,7 @@ def test_a_compared_method_runs_on_what_all_have_in_common(
 ) -> None:
     held_out(monkeypatch)
     files = [f"--config={CONFIGS / 'comparison/base.yaml'}", f"--config={path}"]
-    few = ["--data.batch_size=16", "--data.validation=20", "--trainer.callbacks.flop=1e9", *NO_PICTURES]
+    few = ["--data.batch_size=16", "--data.validation=20", "--callbacks.max_flop.flop=1e9", *NO_PICTURES]
     run = cli(["fit", *files, *narrow(path), *few, *QUIET, "--trainer.max_steps=2"])
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] in (1, 2)
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -16,21 +16,22 @@ from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
 
 class MaxFlop(Callback):
-    """Ends a training, and its schedule, after so many FLOP: so methods whose steps cost different amounts compare.
+    """Ends a training, and its schedule, after so many FLOP, so that methods compare whose steps cost unlike much.
 
     Before the first step it counts what one costs, see :func:`simmim_pl.runtime.flops.step_flop`, and lowers the
     trainer's ``max_steps``. Other limits, such as ``max_epochs``, hold too: set that to -1. Validation is not counted.
 
     Args:
-        flop: floating point operations of the whole training, a multiplication and an addition as two.
+        flop: floating point operations of the whole training, a multiplication and an addition as two; without it
+            there is no such end.
     """
 
     @ranged
-    def __init__(self, flop: PositiveFloat) -> None:
+    def __init__(self, flop: PositiveFloat | None = None) -> None:
         self.flop = flop
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
+        if stage != "fit" or self.flop is None:
             return
         name, data = type(pl_module).__name__, trainer.datamodule  # type: ignore[attr-defined]
         try:
@@ -38,13 +39,14 @@ class MaxFlop(Callback):
             of_step = step_flop(pl_module, kinds_of_batches(data, image), trainer.accumulate_grad_batches)
         except Exception as error:
             raise InputError(
-                f"What a step of {name} costs cannot be counted ({type(error).__name__}: {error}): leave MaxFlop out, "
+                f"What a step of {name} costs cannot be counted ({type(error).__name__}: {error}): leave "
+                "--callbacks.max_flop.flop out, "
                 "and set --trainer.max_steps."
             ) from error
         steps = round(self.flop / of_step)
         if steps < 1:
             raise InputError(
-                f"A step of {name} costs {of_step:.3g} FLOP, and MaxFlop allows {self.flop:g}: allow more."
+                f"A step of {name} costs {of_step:.3g} FLOP, and --callbacks.max_flop.flop allows {self.flop:g}: allow more."
             )
         rank_zero_info(f"{self.flop:g} FLOP are {steps} steps of {of_step:.3g}.")
         limit = trainer.max_steps

@@ -17,6 +17,7 @@ from simmim_pl.callbacks import (
     Dashboard,
     EmbeddingMap,
     Embeddings,
+    MaxFlop,
     OnlineProbe,
     Pictures,
     Report,
@@ -25,7 +26,9 @@ from simmim_pl.callbacks import (
 )
 from simmim_pl.contracts import InputError
 
-OF_METHODS = (OnlineProbe, Representation, CollapseMonitor, EmbeddingMap, Pictures, TrainingMonitor, Embeddings)
+OF_METHODS = (
+    *(MaxFlop, OnlineProbe, Representation, CollapseMonitor, EmbeddingMap, Pictures, TrainingMonitor, Embeddings),
+)
 # In the order in which they are called: the last ones show what those before have found.
 CALLBACKS: dict[str, type[Callback]] = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind

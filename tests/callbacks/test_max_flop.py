@@ -11,7 +11,7 @@ import torch
 from tests.conftest import TINY
 
 Cli = Callable[[list[Any]], Path]
-MAX = "--trainer.callbacks+=simmim_pl.callbacks.MaxFlop"
+MAX = "--callbacks.max_flop.flop"
 
 
 def end(run: Path) -> tuple[int, float]:
@@ -28,28 +28,28 @@ def of_a_step(said: str) -> tuple[int, float]:
 
 
 def test_a_run_and_its_schedule_end_there(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
-    short = [*TINY, "--trainer.max_epochs=-1", MAX]
-    run = cli([*short, "--trainer.callbacks.flop=4e8"])
+    short = [*TINY, "--trainer.max_epochs=-1"]
+    run = cli([*short, f"{MAX}=4e8"])
     steps, flop = of_a_step(caplog.text)
     caplog.clear()
     assert steps == round(4e8 / flop) > 1
     assert end(run) == (steps, 0.0)
     final = ["--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=32"]
-    run = cli([*short, "--trainer.callbacks.flop=4e8", *final, "--data.final_share=0.5"])
+    run = cli([*short, f"{MAX}=4e8", *final, "--data.final_share=0.5"])
     fewer, dearer = of_a_step(caplog.text)
     assert fewer == round(4e8 / dearer) < steps
     assert end(run) == (fewer, 0.0)
 
 
 def test_other_limits_hold_too(cli: Cli) -> None:
-    assert end(cli([*TINY, MAX, "--trainer.callbacks.flop=1e12"])) == (2 * 5, 0.0)
+    assert end(cli([*TINY, f"{MAX}=1e12"])) == (2 * 5, 0.0)
     limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=3"]
-    assert end(cli([*TINY, MAX, "--trainer.callbacks.flop=1e12", *limits])) == (3, 0.0)
+    assert end(cli([*TINY, f"{MAX}=1e12", *limits])) == (3, 0.0)
 
 
 def test_a_run_that_goes_on_from_the_end_of_an_epoch_ends_where_it_would_have(cli: Cli) -> None:
     """Lightning alone would repeat that epoch, since ``max_steps`` is set."""
-    whole = [*TINY, "--trainer.max_epochs=-1", MAX, "--trainer.callbacks.flop=4e8"]
+    whole = [*TINY, "--trainer.max_epochs=-1", f"{MAX}=4e8"]
     straight = cli([*whole, "--name=straight"])
     stopped = cli([*whole, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne", "--name=stopped"])
     assert 0 < end(stopped)[0] < end(straight)[0]
@@ -64,16 +64,16 @@ def test_a_run_that_goes_on_from_the_end_of_an_epoch_ends_where_it_would_have(cl
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--trainer.callbacks.flop=10"], "A step of Contrastive costs"),
-        (["--trainer.callbacks.flop=-1"], "flop has to be above 0"),
-        (["--trainer.callbacks.flop=1e9", "--data.views=null"], "leave MaxFlop out, and set --trainer.max_steps"),
+        ([f"{MAX}=10"], "A step of Contrastive costs"),
+        ([f"{MAX}=-1"], "flop has to be above 0"),
+        ([f"{MAX}=1e9", "--data.views=null"], "leave --callbacks.max_flop.flop out, and set --trainer.max_steps"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(
     cli: Cli, capfd: pytest.CaptureFixture[str], more: list[str], says: str
 ) -> None:
     with pytest.raises(SystemExit):
-        cli([*TINY, MAX, *more])
+        cli([*TINY, *more])
     error = capfd.readouterr().err
     assert says in error
     assert "Traceback" not in error
