@@ -46,7 +46,7 @@ class MaxFlop(Callback):
         steps = round(self.flop / of_step)
         if steps < 1:
             raise InputError(
-                f"A step of {name} costs {of_step:.3g} FLOP, and --callbacks.max_flop.flop is {self.flop:g}: allow more."
+                f"A step of {name} costs {of_step:.3g} FLOP, and --callbacks.max_flop.flop is {self.flop:g}: raise it."
             )
         rank_zero_info(f"{self.flop:g} FLOP are {steps} steps of {of_step:.3g}.")
         limit = trainer.max_steps
