@@ -1,6 +1,6 @@
 """Pretrain image encoders without labels, and evaluate them honestly. Start at ``methods/contrastive.py``.
 
-``from simmim_pl import load_encoder`` opens the encoder of a checkpoint; what it takes stands at
+``from simmim_pl import load_encoder`` loads the encoder of a checkpoint, see
 :func:`simmim_pl.runtime.checkpoint.load_encoder`.
 """
 
@@ -11,7 +11,7 @@ __all__ = ["load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: torch, which takes seconds, not for a version."""
+    """Import lazily: importing torch takes seconds, which ``__version__`` does not need."""
     if name != "load_encoder":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from simmim_pl.runtime.checkpoint import load_encoder

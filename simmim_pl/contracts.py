@@ -1,4 +1,4 @@
-"""What travels between the rooms, and the contracts that injected parts keep. Imports nothing of ours."""
+"""Types that subpackages exchange, and abstract base classes of replaceable parts. Imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 
 class InputError(Exception):
-    """The user can mend this: one sentence that says what is wrong and what to do. Shown without a traceback."""
+    """A user error: one sentence that says what is wrong and what to do. Shown without a traceback."""
 
 
 class Batch(TypedDict, total=False):
@@ -26,7 +26,7 @@ class Batch(TypedDict, total=False):
     clip: UInt8[Tensor, "B T 3 H W"]  # frames in order
     label: Int64[Tensor, " B"]
     mask: UInt8[Tensor, "B H W"]  # class of each pixel; 255 is ignored
-    index: Int64[Tensor, " B"]  # position in the whole set: tells duplicates apart when ranks share it
+    index: Int64[Tensor, " B"]  # position in the whole set: identifies images that several ranks repeat
     views: Float[Tensor, "V B 3 S S"]
     local: Float[Tensor, "L B 3 s s"]  # further views, of smaller regions, at a size of their own
 
@@ -47,16 +47,16 @@ class Encoder(nn.Module, ABC):
     """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``embed_dim`` D.
 
     A method calls it on views in training and on whole images in validation, evaluations on whole images in eval mode.
-    Heads are built on what it says of itself before the first image. Normalisation is the encoder's own buffer, so that
-    a probe or an export cannot mismatch it.
+    Heads are built from its attributes, before the first image. Mean and standard deviation are buffers of the encoder,
+    so a probe or an exported model always normalises as in training.
 
     Args:
         embed_dim: D, the length of a pooled feature.
         mean: per-channel mean of the images, in [0, 1].
         std: per-channel standard deviation of the images.
-        stride: pixels, in y as in x, from one position of the feature map to the next: of images whose sides it
-            divides the feature map is ``[B, G, H / stride, W / stride]``.
-        feature_map_channels: G, where it is not D.
+        stride: pixels, in y and x, from one position of the feature map to the next: for images whose sides it divides,
+            the feature map is ``[B, G, H / stride, W / stride]``.
+        feature_map_channels: G, if it is not D.
     """
 
     mean: Tensor
@@ -84,9 +84,10 @@ class Encoder(nn.Module, ABC):
     def layers(self) -> list[str]:
         """Names of the submodules that an image passes one after the other, the earliest first.
 
-        Evaluations can read one instead of the last, and fine-tuning can give the earlier ones a smaller learning rate.
-        By default the submodules with weights, at the depth where no single one holds four fifths of all matrices and
-        convolutions: the blocks of a transformer, the stages of a ResNet. Override it where this does not fit.
+        Evaluations can use a layer's output in place of the encoder's, and fine-tuning can give earlier layers a
+        smaller learning rate. By default these are the submodules with weights at the first depth where none of them
+        holds four fifths of all matrices and convolutions: the blocks of a transformer, the stages of a ResNet.
+        Override it where this does not fit.
         """
         name, at = "", cast(nn.Module, self)
         while True:
@@ -102,9 +103,9 @@ class Encoder(nn.Module, ABC):
 
 
 class MaskableEncoder(Encoder):
-    """Contract of an encoder of patches that can put a token in place of some, as masked image modelling asks.
+    """Contract of an encoder of patches that can replace some of them by a mask token, for masked image modelling.
 
-    The token is the method's, so that an encoder which another method trains has no parameter that is never used.
+    The token belongs to the method, so that with other methods the encoder has no unused parameter.
 
     Attributes:
         patch_size: side of a patch in pixels, which divides that of an image.
@@ -141,20 +142,20 @@ class Views(nn.Module, ABC):
 
 
 class DataModule(Protocol):
-    """What is read of a LightningDataModule beside its DataLoaders; :class:`simmim_pl.data.ImageDataModule` has all.
+    """Attributes that are read from a LightningDataModule; :class:`simmim_pl.data.ImageDataModule` has all of them.
 
-    The loaders of a module of your own give :class:`Batch` mappings: ``image`` as uint8, ``label`` if there are labels,
-    and what its method trains on, such as ``views``. All of the rest may be missing. What needs it is then left out,
-    and one line says so.
+    The DataLoaders of your own module yield :class:`Batch` mappings: ``image`` as uint8, ``label`` if there are labels,
+    and what the method trains on, such as ``views``. All attributes are optional. What needs a missing one is left out,
+    with a message.
 
     Attributes:
-        batch_size: images that all devices see at once, to which the learning rate is scaled. Without it the training
-            DataLoader is asked.
-        seed: of what a method draws. Without it that of ``seed_everything``.
-        views: what :class:`simmim_pl.callbacks.Representation` makes views of validation images by.
+        batch_size: images per step over all devices, to which the learning rate is scaled. By default that of the
+            training DataLoader.
+        seed: of the random numbers of a method. By default that of ``seed_everything``.
+        views: makes the views of validation images for :class:`simmim_pl.callbacks.Representation`.
         classes: names of the classes in label order, empty without labels: for online probe, map and evaluations.
         splits: ``train``, ``validation`` and ``test`` after ``setup``, for evaluations: torch datasets of
-            ``{"image": uint8 [3, H, W], "label": int}`` by index.
+            ``{"image": uint8 [3, H, W], "label": int}``.
     """
 
     batch_size: int
@@ -168,5 +169,5 @@ class DataModule(Protocol):
     def splits(self) -> Mapping[str, Dataset[Any]]: ...
 
     def reference_dataloader(self) -> Iterable[Any]:
-        """Clean training images with labels, this rank's share: among which the online kNN looks for neighbours."""
+        """Clean training images with labels, this rank's share, in which the online kNN searches neighbours."""
         ...

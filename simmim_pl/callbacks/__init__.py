@@ -1,4 +1,4 @@
-"""Callbacks: what watches a run. They never touch the encoder."""
+"""Callbacks that monitor a run. They never change the encoder."""
 
 from simmim_pl.callbacks.checkpoint import Checkpoint
 from simmim_pl.callbacks.collapse_monitor import CollapseMonitor

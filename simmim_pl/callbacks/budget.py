@@ -1,4 +1,4 @@
-"""Something costly, no oftener than it is worth."""
+"""Limit how much of a run's time a costly task may take."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from types import TracebackType
 
 
 class Budget:
-    """Says when something may happen again: when it will take no more than a share of the time since it last did.
+    """Allows a task again once its last duration is at most a share of the time since it last ended.
 
-    ``with budget:`` is what it takes, by the last time.
+    Run the task within ``with budget:``, which measures its duration.
 
     Args:
-        share: of the time.
-        guess: seconds, before there was a last time.
+        share: the largest share of the time that the task may take.
+        guess: its assumed duration before the first time, in seconds.
     """
 
     def __init__(self, share: float, guess: float) -> None:
@@ -21,7 +21,7 @@ class Budget:
         self.began, self.ended = 0.0, time.perf_counter()
 
     def allows(self) -> bool:
-        """Whether it is cheap enough now."""
+        """Whether the task may run now."""
         return self.cost <= self.share * (time.perf_counter() - self.ended)
 
     def __enter__(self) -> None:

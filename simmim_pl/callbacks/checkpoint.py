@@ -1,4 +1,4 @@
-"""One last checkpoint, always whole, of a place in the run from which it goes on exactly."""
+"""Keep one checkpoint, never partly written, from which a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 class Checkpoint(Base):
     """Keeps ``checkpoints/last.ckpt`` of the run: the final epoch is what is evaluated, never the best one.
 
-    A checkpoint is only made between two optimizer steps, so that the run that goes on from it repeats the
-    uninterrupted one to the bit (on a CPU), the history in ``metrics.csv`` included. It replaces the one before when it
-    is wholly on the disk. Ctrl-C and SIGTERM finish the step, leave a checkpoint and end the run; so does SIGUSR1,
-    which SLURM sends before a job's time is over (``--signal=USR1@120``), and the job is put into the queue again. A
-    second Ctrl-C ends at once. Errors leave nothing: after a loss of NaN the last good checkpoint stays.
+    A checkpoint is only made between two optimizer steps. A run resumed from it is bit-identical to an uninterrupted
+    one (on a CPU), including the history in ``metrics.csv``. It replaces the previous one once it is completely on the
+    disk. Ctrl-C and SIGTERM finish the step, save a checkpoint and end the run. So does SIGUSR1, which SLURM sends
+    before a job's time is over (``--signal=USR1@120``); the job is then requeued. A second Ctrl-C ends the run at
+    once. Errors save nothing: after a NaN loss the last good checkpoint stays.
 
     Args:
         every_n_epochs: epochs between two checkpoints.
@@ -74,8 +74,8 @@ class Checkpoint(Base):
             self.path = None if trial or folder is None else Path(folder, "checkpoints/last.ckpt")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what would only be found when a checkpoint is due, and much has been trained."""
-        trainer.fit_loop.setup_data()  # or nothing is known of batches and validations yet
+        """Check now what would otherwise fail at the first checkpoint, after much training."""
+        trainer.fit_loop.setup_data()  # sets the numbers of batches and validations
         every, steps = trainer.val_check_batch, trainer.accumulate_grad_batches
         if isinstance(every, int) and every < trainer.num_training_batches and steps % every == 0:
             raise InputError(
@@ -118,17 +118,17 @@ class Checkpoint(Base):
             lost_ranks.ignore_sigterm()
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint, unless an update has spoilt the weights, which no loss may have shown yet."""
+        """Write the checkpoint, unless a weight is not finite, which no loss may have shown yet."""
         if self.path is None:
             return
-        spoilt = not get_total_norm(pl_module.parameters(), math.inf).isfinite()  # the largest, read once
-        if distributed.any_rank([bool(spoilt)]) == [False]:  # saving is work for all ranks or for none
+        spoilt = not get_total_norm(pl_module.parameters(), math.inf).isfinite()  # the largest weight: one read
+        if distributed.any_rank([bool(spoilt)]) == [False]:  # either all ranks save or none
             trainer.save_checkpoint(self.path)
             self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.within:
-            # Lightning has counted the batch that is about to be trained on; the run goes on with that very batch.
+            # Lightning has already counted the next batch as ready; the resumed run has to train on it.
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             for count in (progress["total"], progress["current"]):
                 count["ready"] = count["completed"]
@@ -141,7 +141,7 @@ class Checkpoint(Base):
         self.restored = checkpoint.get("history")
 
     def signals(self) -> list[bool]:
-        """Which signal this rank has heard."""
+        """For each of ``SIGNALS``, whether this rank has received it."""
         return [self.heard == number for number in SIGNALS]
 
     def overdue(self) -> bool:
@@ -151,13 +151,13 @@ class Checkpoint(Base):
         return time.monotonic() - self.saved_time > 60 * self.every_n_minutes
 
     def listen(self, trainer: Trainer) -> None:
-        """Have signals heard by :meth:`hear`, in place of Lightning, whose ranks ask each other by way of the GPU."""
+        """Handle signals by :meth:`hear` instead of by Lightning, which synchronises ranks through the GPU."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        if threading.current_thread() is threading.main_thread():  # no other may
+        if threading.current_thread() is threading.main_thread():  # other threads may not set handlers
             self.before = {number: signal.signal(number, self.hear) for number in SIGNALS}
 
     def deafen(self) -> None:
-        """Leave signals to whom they were left before."""
+        """Restore the previous signal handlers."""
         while self.before:
             signal.signal(*self.before.popitem())
 
@@ -169,9 +169,9 @@ class Checkpoint(Base):
         self.heard = signal.Signals(number)
 
     def leave(self, trainer: Trainer, heard: Sequence[bool]) -> None:
-        """End the run where a rank has heard a signal; exit code 128 + signal.
+        """End the run if any rank has received a signal; exit code 128 + signal.
 
-        Of Lightning's own children only rank zero tells: its launcher would kill all for another rank's exit code.
+        With Lightning's launcher all ranks but zero exit with 0: it kills all ranks if a child exits with another code.
         """
         if not any(heard):
             return
@@ -192,8 +192,8 @@ class Checkpoint(Base):
 def between_steps(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a training batch is the first of an optimizer step, with no validation between it and the one before.
 
-    Where there is one, Lightning would count a step twice when it goes on from there; the end of an epoch is saved by
-    itself, and any other such place has a better one a step or two later.
+    After a validation, Lightning would count a step twice on resuming. The end of an epoch is saved separately; any
+    other such checkpoint is made a step or two later instead.
     """
     every = trainer.val_check_batch
     batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
@@ -210,7 +210,7 @@ def history(trainer: Trainer) -> Path | None:
 
 
 def restore_history(trainer: Trainer, text: str | None) -> None:
-    """Bring ``metrics.csv`` to the checkpoint's step, whatever a kill has left of it."""
+    """Restore ``metrics.csv`` as of the checkpoint's step, also after a kill."""
     path = history(trainer)
     if path is None or not text:
         return

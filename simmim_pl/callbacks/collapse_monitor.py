@@ -1,4 +1,4 @@
-"""Says whether the run learns: in W&B at every validation, at its end, and aloud when something is wrong."""
+"""Report whether the run learns: in W&B at every validation, at the end of the run, and as a warning on a problem."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ OF_VALIDATIONS = ("representation/", "information/", "val/")
 
 
 class CollapseMonitor(Callback):
-    """Warns in the console, and as a W&B alert, once a run of each state that someone should look at.
+    """Warns in the console, and as a W&B alert, of each alarming state, once a run.
 
     :func:`simmim_pl.metrics.verdict` finds the state from what :class:`simmim_pl.callbacks.Representation` and
-    :class:`simmim_pl.callbacks.OnlineProbe` log. It is ``verdict`` in the summary of the W&B run; the report says the
-    same.
-    Of a run that measured nothing it says nothing.
+    :class:`simmim_pl.callbacks.OnlineProbe` log. It is ``verdict`` in the summary of the W&B run, and the report shows
+    it too. A run that measured nothing gets no verdict.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class CollapseMonitor(Callback):
             self.evaluate(trainer, self.logged | measured | {"step": step, "train/progress": progress})
 
     def evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Find the verdict after a validation that measured these, and tell it."""
+        """Find the verdict after a validation with these metrics, and report it."""
         self.validations = [*self.validations[-1:], metrics]
         found = verdict(self.validations)
         for run in online(trainer):
@@ -58,7 +57,7 @@ class CollapseMonitor(Callback):
             self.alert(trainer, f"{found.state} at step {trainer.global_step}", str(found))
 
     def alert(self, trainer: Trainer, title: str, sentence: str) -> None:
-        """In the console, and in W&B."""
+        """Warn in the console and in W&B."""
         rank_zero_warn(f"{title[0].upper()}{title[1:]}: {sentence}")
         for run in online(trainer):
             run.alert(title=title, text=sentence, level="WARN")
@@ -77,5 +76,5 @@ class CollapseMonitor(Callback):
 
 
 def select(metrics: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
-    """Those whose names begin so."""
+    """The metrics whose names start with one of ``names``."""
     return {name: float(value) for name, value in metrics.items() if name.startswith(names)}

@@ -24,27 +24,27 @@ from simmim_pl.report.observed import PICTURE
 from simmim_pl.runtime import atomic
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
-MANY = 50  # classes; W&B's chart is a table of their square, which it cuts without a word
+MANY = 50  # classes; W&B's chart is a table with a row per pair of classes, which W&B truncates silently
 
 
 class Dashboard(Callback):
-    """Shows in W&B what a curve cannot.
+    """Logs to W&B what a curve cannot show.
 
     - ``data/views``, also as ``views.png`` in the run directory: the first batch's views, one image a row.
     - After validations and at the end, of what :class:`simmim_pl.callbacks.Representation` and
       :class:`simmim_pl.callbacks.EmbeddingMap` found: ``representation/positive`` and ``negative``, histograms of
       similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
       ``representation/map``; and of the method's own :class:`simmim_pl.callbacks.Pictures`, ``pictures/NAME``.
-    - After an evaluation its result card: whole in the run's summary, as tables of results and of classes, and the
+    - After an evaluation its result card: complete in the run's summary, as tables of results and of classes, and the
       confusion matrices, of up to fifty classes, of the evaluated encoder (its baselines' are in ``result.json``).
-    - The last checkpoint as an artifact of type ``model``, when the run ends: the file has a second name for it,
-      ``last-STEP.ckpt``, which a run that goes on leaves alone.
+    - The last checkpoint as an artifact of type ``model``, when the run ends. It is a hard link, ``last-STEP.ckpt``,
+      which a resumed run does not overwrite.
 
     Args:
         images: rows of the grid of views.
         checkpoint: whether the checkpoint becomes an artifact, which W&B uploads when it is online.
-        share: of a training run's time that drawing may take; pictures that would cost more wait for a later
-            validation.
+        share: the largest share of a training run's time that drawing may take; pictures that would take more wait for
+            a later validation.
     """
 
     @ranged
@@ -66,7 +66,7 @@ class Dashboard(Callback):
         if folder is None:
             return
         atomic.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
-        # Of the file, not of the tensor: one value above 1 by rounding, and W&B would take all for shades of 0 to 255.
+        # From the file, not the tensor: if rounding puts one value above 1, W&B takes all values as 0 to 255.
         picture = Image.open(folder / "views.png")
         send(trainer, {"data/views": wandb.Image(picture, caption="one image a row, one view a column")})
 
@@ -115,7 +115,7 @@ class Dashboard(Callback):
 
 
 def online(trainer: Trainer) -> list[Any]:
-    """W&B's runs, offline ones too, on rank zero; none elsewhere, and none that are disabled."""
+    """W&B runs, also offline ones, on rank zero; an empty list on other ranks, or if W&B is disabled."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     runs = [logger.experiment for logger in loggers] if trainer.is_global_zero else []
     return [run for run in runs if not run.disabled]
@@ -128,7 +128,7 @@ def send(trainer: Trainer, shown: dict[str, Any]) -> None:
 
 
 def require_written(run: Any) -> None:
-    """End a run whose history W&B could not keep: its own process, which writes it, tells nobody but its log.
+    """Raise if W&B could not write the run's history: its service process reports that in its log only.
 
     Raises:
         WriteError: the disk is full.
@@ -141,7 +141,7 @@ def require_written(run: Any) -> None:
 
 
 def add(artifact: Any, checkpoint: Path, step: int) -> None:
-    """Add a checkpoint to an artifact without a copy, by a second name that a run which goes on does not replace."""
+    """Add a checkpoint to an artifact without a copy, by a hard link that a resumed run does not replace."""
     kept = checkpoint.with_name(f"{checkpoint.stem}-{step}{checkpoint.suffix}")
     try:
         kept.unlink(missing_ok=True)
@@ -173,7 +173,7 @@ def pictures(found: dict[str, Any]) -> dict[str, Any]:
 
 def drawings(found: dict[str, Any]) -> dict[str, Image.Image]:
     """Two of the report's charts as pictures; the third, of similarities, W&B draws itself."""
-    from simmim_pl.report.charts import png  # matplotlib takes half a second, and only now
+    from simmim_pl.report.charts import png  # imports matplotlib, which takes half a second
     from simmim_pl.report.figures import figures
 
     wanted = ("singular", "place", "label", "classes", "explained")
@@ -191,7 +191,7 @@ def panels(card: dict[str, Any]) -> dict[str, Any]:
         row = [result[key] for key in place]
         for metric, estimate in result["metrics"].items():
             values.add_data(*row, metric, estimate["value"], *estimate["interval"])
-        names = result.get("per_class", {})  # a protocol need not say them
+        names = result.get("per_class", {})  # optional
         for name, value in names.items():
             classes.add_data(*row, name, value)
             found["evaluation/classes"] = classes

@@ -1,4 +1,4 @@
-"""What is near what: the neighbours of fixed validation images, and a map of all that are looked at."""
+"""Nearest neighbours of fixed validation images, and a two-dimensional map of the embeddings."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ ROUNDING = 1e-8  # mean squared distance from the mean, of rows of length one
 
 
 class EmbeddingMap(Callback):
-    """Finds nearest neighbours and draws a map at every validation, for the dashboard and the report to show.
+    """Finds nearest neighbours and draws a map at every validation, for the dashboard and the report.
 
     Neighbours are by cosine similarity of the encoder's features. The map is the first two principal axes of
     features of length one: linear, so that it cannot invent clusters, and the same for the same features.
 
     Args:
-        images: that are looked at, on all devices together, evenly over the validation images.
-        queries: whose neighbours are shown, the same at every validation.
-        neighbours: of each.
+        images: number of images on the map, over all devices, evenly spaced in the validation split.
+        queries: number of images whose neighbours are shown, the same at every validation.
+        neighbours: number of neighbours of each query.
     """
 
     @ranged
@@ -47,7 +47,7 @@ class EmbeddingMap(Callback):
     ) -> None:
         if "index" not in batch:  # of a DataLoader that is not ours
             if batch_idx == 0 and not trainer.sanity_checking:
-                rank_zero_info('Validation batches have no "index": EmbeddingMap, which tells images by it, is empty.')
+                rank_zero_info('Validation batches have no "index", which EmbeddingMap needs: its map is empty.')
             return
         wanted = math.ceil(self.images / trainer.world_size / trainer.num_val_batches[0])
         part: dict[str, Tensor] = {"index": batch["index"], "features": outputs["features"].float()}
@@ -80,7 +80,7 @@ class EmbeddingMap(Callback):
 
 
 def once(rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, images and labels (−1 without) by index: ranks of uneven shares repeat images, which are left out."""
+    """Features, images and labels (−1 if there are none) by index, without the images that uneven ranks repeat."""
     order = rows["index"].argsort(stable=True)
     index = rows["index"][order]
     order = order[torch.cat([index.new_ones(1, dtype=torch.bool), index[1:] != index[:-1]])]
@@ -89,7 +89,7 @@ def once(rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def evenly(rows: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
-    """At most this number of the rows, at even distances.
+    """At most this number of rows, evenly spaced.
 
     >>> evenly((torch.arange(9),), 3)
     (tensor([0, 4, 8]),)
@@ -101,7 +101,7 @@ def evenly(rows: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
 def neighbours(
     unit: Float[Tensor, "N D"], query: Int64[Tensor, " Q"], number: int
 ) -> tuple[Float[Tensor, "Q K"], Int64[Tensor, "Q K"]]:
-    """Cosine similarity and place of the nearest other rows.
+    """Cosine similarity and index of the nearest other rows.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     >>> neighbours(rows, torch.tensor([1]), 1)
@@ -114,9 +114,10 @@ def neighbours(
 
 
 def principal(rows: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " 2"]]:
-    """Places along the first two principal axes, the farthest at a positive one, and the axes' shares of variance.
+    """Coordinates on the first two principal axes, and the axes' shares of variance.
 
-    Rows that are all at one point but for rounding have no axes: their places are zero.
+    The sign of an axis makes its largest coordinate positive. Rows that are equal up to rounding have no axes: their
+    coordinates are zero.
     """
     centred = F.pad(rows - rows.mean(0), (0, max(2 - rows.shape[1], 0)))
     if centred.square().sum(1).mean() < ROUNDING:

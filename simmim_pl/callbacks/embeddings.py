@@ -1,4 +1,4 @@
-"""Write what ``predict`` embeds to a file."""
+"""Write the embeddings of ``predict`` to a file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ UNKNOWN = -1  # label of an image that has none
 
 
 class Embeddings(Callback):
-    """Writes ``embeddings.parquet`` to the run directory: a row an image, in the data set's order, train before test.
+    """Writes ``embeddings.parquet`` to the run directory: a row per image, in the data set's order, train before test.
 
-    Columns: ``split``, of which validation is held out of train; ``index``, the image's place in the source's train or
-    test; ``label``, of a labelled set; ``path``, of a set of files; ``features``, a list of D float32. pandas, polars
-    and DuckDB read it.
+    Columns: ``split`` (validation is held out of train); ``index``, the image's position in the source's train or test;
+    ``label``, if the set is labelled; ``path``, if it is made of files; ``features``, a list of D float32. pandas,
+    polars and DuckDB read it.
     """
 
     def __init__(self) -> None:
@@ -71,8 +71,8 @@ def write(
     label: Int64[Tensor, " N"],
     paths: list[str] | None,
 ) -> None:
-    """Write a table whole. Raises :class:`OSError` when the disk is full or cannot be written."""
-    import pyarrow as pa  # a third of a second, for what only predict needs
+    """Write the table atomically. Raises :class:`OSError` when the disk is full or cannot be written."""
+    import pyarrow as pa  # takes a third of a second, and only predict needs it
     from pyarrow import parquet
 
     columns = {"split": pa.array(split), "index": pa.array(index.numpy())}

@@ -1,4 +1,4 @@
-"""Train until so much arithmetic is spent, whatever the method."""
+"""Stop training after a given number of floating point operations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
 
 class MaxFlop(Callback):
-    """Ends a training, and its schedule, after so many FLOP, so that methods compare whose steps cost unlike much.
+    """Ends training, and its schedule, after a number of FLOP, so that methods with steps of different cost compare.
 
-    Before the first step it counts what one costs, see :func:`simmim_pl.runtime.flops.step_flop`, and lowers the
-    trainer's ``max_steps``. Other limits, such as ``max_epochs``, hold too: set that to -1. Validation is not counted.
+    Before the first step it counts the FLOP of one, see :func:`simmim_pl.runtime.flops.step_flop`, and lowers the
+    trainer's ``max_steps``. Other limits, such as ``max_epochs``, apply too: set that to -1. Validation is not counted.
 
     Args:
-        flop: floating point operations of the whole training, a multiplication and an addition as two; without it
-            there is no such end.
+        flop: floating point operations of the training; a multiplication and an addition count as two. By default there
+            is no limit.
     """
 
     @ranged
@@ -56,7 +56,7 @@ class MaxFlop(Callback):
 def kinds_of_batches(data: Any, image: UInt8[Tensor, "1 3 H W"]) -> list[tuple[float, dict[str, list[int]]]]:
     """Shapes of a run's batches on one device, by name, each with its share of the run.
 
-    - ``image``: one such as the data set has, of which views are made to see their size.
+    - ``image``: an image of the data set's size; views are made of it to find their size.
     """
 
     def shape(maker: Any) -> list[int]:

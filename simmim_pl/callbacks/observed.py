@@ -1,4 +1,4 @@
-"""What callbacks found at the last validation, to be looked at rather than read as a curve."""
+"""What callbacks found at the last validation that is not a curve: pictures, histograms, the map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def run_directory(trainer: Trainer) -> Path | None:
-    """Where a run's files lie, on rank zero only; nothing without one. ``Trainer.log_dir`` would ask all ranks."""
+    """The run directory, on rank zero; else ``None``. ``Trainer.log_dir`` would be a collective call."""
     if not trainer.is_global_zero:
         return None
     folders = [logger.log_dir for logger in trainer.loggers if logger.log_dir]
@@ -18,7 +18,7 @@ def run_directory(trainer: Trainer) -> Path | None:
 
 
 def observed(trainer: Trainer) -> dict[str, Any]:
-    """Of every callback that keeps its last observation in ``found``; what has a slash in its name is a curve."""
+    """The last observations of all callbacks, from their attribute ``found``, without curves (a slash in the name)."""
     found: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         found |= getattr(callback, "found", {})

@@ -24,20 +24,20 @@ from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 class OnlineProbe(Callback):
     """Logs ``val/probe`` and ``val/knn`` (top-1 in [0, 1]) at every validation of a labelled set.
 
-    Beside them ``val/knn_untrained``, of the encoder before its first step, which is what training has to improve on,
-    ``val/chance``, the share of the most frequent class, and ``val/images``, the number that were evaluated. Without
-    classes, or training images to look for neighbours among, one line says what is left out.
+    Also logged are ``val/knn_untrained``, of the encoder before its first step, which training has to improve on;
+    ``val/chance``, the share of the most frequent class; and ``val/images``, the number of images evaluated. If there
+    are no classes, or no training images to search for neighbours, a message says what is left out.
 
-    The probe learns from the detached features of the training views with an optimizer of its own, so it touches
-    neither the encoder's gradients nor its BatchNorm state. Its number is for watching: it has seen moving features of
-    views, which may be smaller than the images it is evaluated on. The number to quote is the one of
-    ``configs/evaluate/linear.yaml``.
+    The probe learns from the detached features of the training views with its own optimizer, so it changes neither the
+    encoder's gradients nor its BatchNorm state. Its accuracy is for monitoring only: it was trained on changing
+    features of views, which may be smaller than the images it is evaluated on. Report the accuracy of
+    ``configs/evaluate/linear.yaml`` instead.
 
     How often validation comes is the trainer's ``check_val_every_n_epoch``.
 
     Args:
         lr: learning rate of the probe's Adam.
-        k: neighbours that vote.
+        k: number of neighbours that vote.
         temperature: of the vote, see :func:`simmim_pl.evaluation.protocols.knn.knn_scores`.
     """
 
@@ -47,13 +47,13 @@ class OnlineProbe(Callback):
         self.probe: Classifier | None = None
         self.restored: dict[str, Any] = {}
         self.parts: list[tuple[Tensor, Tensor]] = []
-        self.finds = False  # whether there are training images to look for neighbours among
-        self.before: dict[str, float] = {}  # training
+        self.finds = False  # whether there are training images to search for neighbours
+        self.before: dict[str, float] = {}  # metrics of the untrained network
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module.encoder, Encoder)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = len(getattr(data, "classes", ()))  # of plain DataLoaders nothing is known
+        classes = len(getattr(data, "classes", ()))  # plain DataLoaders have none
         self.probe, self.finds = None, hasattr(data, "reference_dataloader")
         if missing := " and ".join(name for name in ("classes", "reference_dataloader") if not hasattr(data, name)):
             left_out = "measures nothing" if "classes" in missing else "has no kNN"
@@ -85,7 +85,7 @@ class OnlineProbe(Callback):
     ) -> None:
         if self.probe is None:
             return
-        # Every rank learns from the whole batch, so the ranks' probes stay the same without more ado.
+        # Every rank trains on the whole batch, so the probes of all ranks stay equal.
         features = distributed.all_gather(outputs["features"].float())
         label = distributed.all_gather(outputs["label"].repeat(len(outputs["features"]) // len(outputs["label"])))
         with torch.enable_grad():
@@ -124,7 +124,7 @@ class OnlineProbe(Callback):
         pl_module.log_dict({**self.before, "val/images": float(len(label)), "val/chance": chance})
 
     def scores(self, trainer: Trainer, pl_module: LightningModule) -> tuple[dict[str, Tensor], Tensor]:
-        """Of the validation images of all ranks every class's scores, by the name of their accuracy; and the labels."""
+        """Class scores of all ranks' validation images, by the name of the accuracy; and the labels."""
         assert self.probe is not None
         features, label = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*self.parts, strict=True))
         self.probe.eval()
@@ -139,7 +139,7 @@ class OnlineProbe(Callback):
     def reference(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
         """Features and labels of clean training images, from every rank's share."""
         parts = []
-        # A DataLoader draws a number when it starts: the fork keeps the run's randomness as it is without a callback.
+        # A DataLoader draws a random number when it starts; the fork keeps that out of the run's random state.
         with trainer.strategy.precision_plugin.forward_context(), torch.random.fork_rng(devices=[]):
             for batch in trainer.datamodule.reference_dataloader():  # type: ignore[attr-defined]
                 image, label = (batch[name].to(pl_module.device, non_blocking=True) for name in ("image", "label"))

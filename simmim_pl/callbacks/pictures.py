@@ -1,4 +1,4 @@
-"""What a method has to show of validation images, for the report and W&B."""
+"""Pictures that a method makes of validation images, for the report and W&B."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
 class Pictures(Callback):
-    """Keeps what :meth:`simmim_pl.methods.method.Method.pictures` gives at every validation; of most methods, nothing.
+    """Keeps what :meth:`simmim_pl.methods.method.Method.pictures` returns at every validation; most methods have none.
 
     Args:
-        images: the first of the validation images that are shown, the same at every validation.
+        images: number of validation images to show: the first ones, the same at every validation.
     """
 
     @ranged

@@ -24,7 +24,7 @@ def lacking(trainer: Trainer, method: Any) -> str | None:
 def projections(
     trainer: Trainer, method: Any, image: UInt8[Tensor, "B 3 H W"], batch_idx: int
 ) -> Float[Tensor, "2 B P"]:
-    """Two views of each image, projected as training would, but by the encoder in evaluation."""
+    """Two views of each image, projected as in training, but with the encoder in its current mode."""
     place = trainer.global_rank, trainer.world_size
     generator = make_generator(method.seed, -1 - batch_idx, image.device, *place)  # no training step's
     views = trainer.datamodule.views(image, generator)[:2]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The local report, refreshed while the run goes on."""
+"""The local report, refreshed while the run trains."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Report(Callback):
     precision, commit and versions. ``python -m simmim_pl.report RUN RUN`` puts several runs on one page.
 
     Args:
-        share: of a training run's time that drawing may take; a refresh that would cost more waits for a later
-            validation. A page takes about a second.
+        share: the largest share of a training run's time that drawing may take; a refresh that would take more waits
+            for a later validation. A page takes about a second.
     """
 
     @ranged
@@ -58,7 +58,7 @@ class Report(Callback):
         self.write(trainer)
 
     def write(self, trainer: Trainer) -> Path | None:
-        """Draw the report of this run; returns its place where it was written."""
+        """Write the report of this run. Returns its path, or ``None`` if it was not written."""
         folder = run_directory(trainer)
         if folder is None:
             return None
@@ -79,7 +79,7 @@ class Report(Callback):
             return self.attempt(folder / "report.html", draw)
 
     def attempt(self, path: Path, write: Callable[[], None]) -> Path | None:
-        """Write a file; when that fails it is warned of and the run goes on, but on a full disk."""
+        """Write a file. A failure is a warning and the run continues, except on a full disk."""
         try:
             write()
         except Exception as error:  # whatever else it is, a picture is not worth the run

@@ -1,4 +1,4 @@
-"""Is it learning, collapsing or cheating? What the representation is like, labels or not, while the encoder trains."""
+"""Measure the representation during training, without labels: is it learning, collapsing or taking a shortcut?"""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ BESIDE = (
 
 
 class Representation(Callback):
-    """Measures validation images at every validation, and touches nothing of the run.
+    """Measures the representation of validation images at every validation, without any effect on the training.
 
     Of the encoder's features of clean images:
 
-    - ``representation/rankme``: directions that the features use, from 1 to D (Garrido et al. 2023).
-    - ``representation/feature_std``: spread of a coordinate, 0 when all images are the same.
+    - ``representation/rankme``: effective rank of the features, from 1 to D (Garrido et al. 2023).
+    - ``representation/feature_std``: spread of a coordinate, 0 when all features are the same.
 
-    Of the projections of two views of some images, which are the same views at every validation, where the method has
-    projections and the datamodule views; what is missing is said when training starts:
+    Of the projections of two views of some images (the same views at every validation), if the method has projections
+    and the datamodule makes views; otherwise a message when training starts says what is missing:
 
-    - ``representation/std``: spread of a coordinate, 1 when images cover the sphere, 0 when all are the same.
-    - ``representation/directions``: over which the projections' variance is spread: as RankMe, about their mean, of
-      squared singular values, so that a little noise in many directions does not count for much.
-    - ``representation/alignment``: squared distance of an image's views, from 0; independent ones are at 2.
-    - ``representation/contrastive_accuracy``: how often a view's most similar one, among all of these, is its image's.
+    - ``representation/std``: spread of a coordinate, 1 when projections cover the sphere, 0 when all are the same.
+    - ``representation/directions``: effective rank of the centred projections, computed as RankMe but from squared
+      singular values, so that a little noise in many directions does not count for much.
+    - ``representation/alignment``: squared distance of an image's views: 0 if equal, 2 if independent.
+    - ``representation/contrastive_accuracy``: how often the view most similar to a view is of the same image.
     - ``representation/uniformity``: from about −4, spread evenly, to 0, all the same.
-    - ``information/infonce``, ``information/nwj``: lower bounds on what two views tell of each other, in nats; the
+    - ``information/infonce``, ``information/nwj``: lower bounds on the mutual information of two views, in nats; the
       first cannot exceed ``information/ceiling``. ``information/smile``: an estimate of it. See
       :mod:`simmim_pl.metrics.mutual_information`.
 
-    Names that end in ``_untrained`` are of the network before its first step: two views tell of each other then, too,
-    as much as a random network keeps.
+    Names that end in ``_untrained`` are of the network before its first step: views share information then too, as far
+    as a random network keeps it.
 
     Args:
-        images: of which views are made, on all devices together, evenly over the validation images, since sets are
-            often sorted by class. The ceiling is the logarithm of half of them.
+        images: number of images to make views of, over all devices, evenly spaced in the validation split, since sets
+            are often sorted by class. The ceiling is the logarithm of half of it.
     """
 
     @ranged
@@ -75,7 +75,7 @@ class Representation(Callback):
         self.seen = 0
         self.metrics: dict[str, Metric] = {}
         self.found: dict[str, Tensor] = {}  # of the last validation, histograms and singular values too
-        self.before: dict[str, float] = {}  # training
+        self.before: dict[str, float] = {}  # metrics of the untrained network
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if reason := lacking(trainer, pl_module):
@@ -110,7 +110,7 @@ class Representation(Callback):
             self.update(z, name, kind)
 
     def update(self, rows: Tensor, name: str, kind: Callable[[], Metric]) -> None:
-        """Show rows to a metric, which is made when it first sees some."""
+        """Update a metric with rows; it is created at its first update."""
         if rows.device.type == "mps":  # which has no float64
             rows = rows.cpu()
         if name not in self.metrics:
@@ -127,7 +127,7 @@ class Representation(Callback):
             pl_module.log_dict(self.before)
 
     def measured(self, trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Scalars by the names they are logged by, and what is no scalar; nothing of too few images to compare."""
+        """Scalars by logged name, and the measurements that are no scalars; both empty if there are too few images."""
         if self.seen * trainer.world_size < 4:
             return {}, {}
         known: dict[str, Any] = {name: metric.compute() for name, metric in self.metrics.items()}

@@ -1,4 +1,4 @@
-"""How the run itself does: images per second, memory, the size of gradients."""
+"""Log throughput, memory and gradient norms."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from simmim_pl.runtime.log_steps import due
 class TrainingMonitor(Callback):
     """Logs ``train/seconds``, ``train/images_per_second``, ``train/memory_gb`` and ``gradients/PART``.
 
-    - Seconds are those since training began, validation counted; of a run that goes on, those up to its checkpoint too.
-    - Images per second are of all devices, since the last line of the log or the epoch's beginning, validation not
-      counted: between lines a GPU is not waited for, and nothing is known of its speed.
-    - Memory is the most that this device (rank zero's) has held so far; without a GPU, that the process has.
-    - A gradient's norm is of each part of the method, such as the encoder, before clipping.
+    - Seconds are those since training began, including validation; for a resumed run, also those up to its checkpoint.
+    - Images per second are of all devices, since the last logged step or the epoch's beginning, without validation.
+      Between logged steps nothing waits for the GPU, so its speed is not known then.
+    - Memory is the peak so far on this device (rank zero's); without a GPU, that of the process.
+    - Gradient norms are of each part of the method, such as the encoder, before clipping.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class TrainingMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = time.perf_counter()
-        self.on_train_epoch_start(trainer, pl_module)  # which is not called when a run goes on within an epoch
+        self.on_train_epoch_start(trainer, pl_module)  # not called when a run resumes within an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seen, self.since = 0, time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # one within an epoch is not counted either
+        self.on_train_epoch_start(trainer, pl_module)  # a validation within an epoch is not counted either
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not due(trainer):
@@ -68,13 +68,13 @@ class TrainingMonitor(Callback):
 
 
 def images(batch: Batch) -> int:
-    """How many images a batch is of, whoever's DataLoader it came from."""
+    """Number of images in a batch, from any DataLoader."""
     known = next((batch[name] for name in ("index", "image", "label") if name in batch), None)
     return len(known) if known is not None else batch["views"].shape[1]
 
 
 def peak_memory(device: Any) -> float:
-    """The most bytes held so far, of a CUDA device or else of this process; NaN where the system does not say."""
+    """Peak memory in bytes, of a CUDA device or else of this process; NaN where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(ImportError):  # Windows has none

@@ -1,4 +1,4 @@
-"""The network before its first step, looked at as a validation would: what a run has to be better than."""
+"""Validate the network before its first step, as a baseline for the run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Step = tuple[Any, Batch, int]  # a validation batch's outputs, the batch, its nu
 
 @contextmanager
 def untrained(trainer: Trainer, module: Any) -> Iterator[Iterator[Step]]:
-    """What validation would give, in its batches; nothing without one. Afterwards the run is as it was, to the bit.
+    """Yield the outputs of a validation, batch by batch; nothing if there is none. The run's state stays bit-identical.
 
-    BatchNorm's statistics are those of the first batch. The ones that a layer is born with fit no images, and a network
-    that never learns would seem to, only because they come right.
+    BatchNorm's running statistics are set to those of the first batch. Their initial values fit no images: a network
+    that never learns would seem to improve, only because its statistics adapt.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), as_it_was(module):
         module.eval()
@@ -33,7 +33,7 @@ def steps(trainer: Any, module: Any) -> Iterator[Step]:
     """Validation's batches, on this rank as it will see them."""
     if not trainer.enable_validation:
         return
-    trainer.validating = True  # Lightning's own order before training: the loaders of a stage are its own
+    trainer.validating = True  # as Lightning does before training: it sets up the loaders of its current stage
     trainer.fit_loop.epoch_loop.val_loop.setup_data()
     trainer.training = True
     for number, rows in enumerate(islice(trainer.val_dataloaders, trainer.num_val_batches[0])):
@@ -46,7 +46,7 @@ def steps(trainer: Any, module: Any) -> Iterator[Step]:
 
 
 def settle(trainer: Any, module: Any, batch: Batch) -> None:
-    """Give BatchNorm the statistics of a batch's views, or images where there are none; over ranks as in training."""
+    """Set BatchNorm's running statistics to those of a batch's views, else of its images; over ranks as in training."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     if len(batch["image"]) < 2 or not norms:  # of one value there is no variance
         return
@@ -65,7 +65,7 @@ def settle(trainer: Any, module: Any, batch: Batch) -> None:
 
 @contextmanager
 def as_it_was(module: torch.nn.Module) -> Iterator[None]:
-    """Put back buffers, and which parts were training."""
+    """Restore buffers and train or eval modes at the end."""
     buffers = {buffer: buffer.clone() for buffer in module.buffers()}
     modes = {part: part.training for part in module.modules()}
     try:

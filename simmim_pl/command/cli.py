@@ -32,11 +32,11 @@ DESCRIPTION = "Pretrain image encoders without labels, and evaluate them. A conf
 
 
 class CLI(OneSubcommandCLI):
-    """LightningCLI whose every run writes to a new ``runs/NAME/ID/``, which is its own until ``held`` is closed."""
+    """LightningCLI in which every run writes to a new ``runs/NAME/ID/``, locked until ``held`` is closed."""
 
     def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
         self.held = held
-        self.saved: dict[str, Any] = {}  # the checkpoint to go on from
+        self.saved: dict[str, Any] = {}  # the checkpoint to resume from
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -52,7 +52,7 @@ class CLI(OneSubcommandCLI):
         default_callbacks.add_arguments(parser)
 
     def _parse_ckpt_path(self) -> None:
-        """Check ``--ckpt_path`` before anything is built. What is built, the config says, never the checkpoint."""
+        """Check ``--ckpt_path`` before anything is built. The config decides what is built, never the checkpoint."""
         config = self.config[self.config.subcommand]
         require_valid_name(config.name)
         if config.get("ckpt_path") == "last":
@@ -75,7 +75,7 @@ class CLI(OneSubcommandCLI):
         resumed = config.ckpt_path if self.subcommand == "fit" else None
         directory = RunDirectory(Path(config.runs, config.name, run_id(resumed, config.runs, config.name)))
         self.held.callback(directory.release)
-        if directory.exists():  # a run that goes on: before anything of it is touched
+        if directory.exists():  # a resumed run: claim it before anything in it changes
             directory.claim()
         self.choose_precision()
         asked = self.config[self.subcommand]
@@ -97,7 +97,7 @@ class CLI(OneSubcommandCLI):
         return trainer
 
     def require_weights(self) -> None:
-        """Refuse to evaluate or embed with a method's random weights, unless that is meant."""
+        """Refuse to evaluate or embed with a method's random weights without ``--untrained true``."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.untrained:
             raise InputError("--untrained is for validate, test and predict: leave it out, fit begins with none.")
@@ -113,11 +113,11 @@ class CLI(OneSubcommandCLI):
 
     @property
     def pretrains(self) -> bool:
-        """Whether the model is a method, as its own class says: no method is imported here."""
+        """Whether the model is a self-supervised method: its class has ``pretrains``, so no method is imported here."""
         return getattr(self.model, "pretrains", False)
 
     def choose_precision(self) -> None:
-        """The user's, or that of the checkpoint to go on from, or in pretraining what the processor computes fast."""
+        """Set the precision: the user's, else in ``fit`` the checkpoint's, or a fast one."""
         precision.forbid_tf32()
         asked = self.config[self.subcommand].trainer  # which also the run's config.yaml and checkpoints record
         if not isinstance(asked.accelerator, str) or asked.plugins:
@@ -131,7 +131,7 @@ class CLI(OneSubcommandCLI):
             rank_zero_info(sentence)
 
     def changes(self) -> list[dict[str, Any]]:
-        """What was and is changed when the run went on, with the step; refuses what cannot be, and says what is."""
+        """Settings changed at each resumption, with the step. Logs the new changes; refuses those not allowed."""
         parser = self._parser(self.subcommand)
         now = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
         changed = list(resume.config_changes(self.saved["config"], now))
@@ -147,8 +147,8 @@ class CLI(OneSubcommandCLI):
             super()._run_subcommand(subcommand)
 
     def kept(self) -> Any:
-        """The checkpoint from which a training can go on; nothing of anything else."""
-        trainer = getattr(self, "trainer", None)  # or else it is being made
+        """The checkpoint from which a ``fit`` can resume, if any."""
+        trainer = getattr(self, "trainer", None)  # not set while it is being made
         last = getattr(trainer and trainer.checkpoint_callback, "path", None)
         return last if last and last.is_file() else self.subcommand == "fit" and self.config.fit.ckpt_path
 
@@ -159,7 +159,9 @@ class CLI(OneSubcommandCLI):
 
 
 def read_dotenv() -> None:
-    """Take what ``.env`` of this folder or one above sets. The environment wins; an empty value sets nothing.
+    """Set environment variables from ``.env`` in this folder or one above. Variables already set stay the same.
+
+    An empty value in the file is ignored.
 
     Raises:
         InputError: the file cannot be read.
@@ -177,7 +179,7 @@ def read_dotenv() -> None:
 @say_once.mark_job()
 @lost_ranks.watch_ranks()
 def main(args: ArgsType = None) -> None:
-    """Run the command line. What the user can mend ends in one sentence and exit code 2."""
+    """Run the command line. User errors print one sentence and exit with code 2."""
     try:
         read_dotenv()
         quiet.hide_messages()
@@ -189,7 +191,7 @@ def main(args: ArgsType = None) -> None:
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=SaveConfig,
-                save_config_kwargs={"overwrite": True},  # when a run goes on; a new run has a new directory
+                save_config_kwargs={"overwrite": True},  # for a resumed run; a new run has a new directory
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 trainer_defaults={"max_epochs": 100},
@@ -213,7 +215,7 @@ def main(args: ArgsType = None) -> None:
 
 
 def mendable(error: BaseException | None) -> str | None:
-    """What the user can mend, also where jsonargparse has wrapped it: it does so to errors of an optional part."""
+    """The sentence of a user error, else ``None``. jsonargparse wraps errors of optional parts, so causes count too."""
     while error is not None:
         if isinstance(error, (InputError, MisconfigurationException)):
             # A DataLoader worker wraps the sentence in its own traceback; the sentence is the last line.

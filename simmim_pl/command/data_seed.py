@@ -1,4 +1,4 @@
-"""The seed of the data is the run's: whoever gives it another is told so."""
+"""The seed of the data is that of the run; another one is an error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from simmim_pl.runtime.ranges import Seed, range_error
 
 
 def data_seed(seed: Any, data: Any) -> Any:
-    """The seed that a config's data gets from ``seed_everything``; an invalid one is refused there, not as the data's.
+    """The seed for the datamodule, from ``seed_everything``; 0 if that is invalid, which is reported elsewhere.
 
-    - ``data``: the config's, parsed. Its seed is what the class takes by itself, unless somebody has given another.
+    - ``data``: the parsed config of the datamodule. It has the class's default seed unless the user set another.
 
     Raises:
-        InputError: somebody has.
+        InputError: the user set another.
     """
     if range_error(Seed, seed):
         return 0
@@ -30,7 +30,7 @@ def data_seed(seed: Any, data: Any) -> Any:
 
 
 def by_itself(class_path: str) -> Any:
-    """The seed that a class takes where none is given."""
+    """The default seed of a class."""
     kind: Any = locate(class_path)
     known = inspect.signature(kind).parameters.get("seed")
     return known and known.default

@@ -29,7 +29,7 @@ from simmim_pl.contracts import InputError
 OF_METHODS = (
     *(MaxFlop, OnlineProbe, Representation, CollapseMonitor, EmbeddingMap, Pictures, TrainingMonitor, Embeddings),
 )
-# In the order in which they are called: the last ones show what those before have found.
+# In the order in which they are called: the last ones show what the earlier ones found.
 CALLBACKS: dict[str, type[Callback]] = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(): kind
     for kind in (Checkpoint, *OF_METHODS, Dashboard, Report)
@@ -37,7 +37,7 @@ CALLBACKS: dict[str, type[Callback]] = {
 
 
 def add_arguments(parser: LightningArgumentParser) -> None:
-    """Give the command line, and so YAML, a key for each, and one for all."""
+    """Add an argument (and so a YAML key) for each callback, and ``--callbacks.enabled`` for all."""
     group = parser.add_argument_group("Callbacks of every run: null turns one off, --trainer.callbacks+=CLASS adds one")
     group.add_argument("--callbacks.enabled", type=bool, default=True, help="Whether a run has any of those below.")
     for name, kind in CALLBACKS.items():
@@ -50,12 +50,12 @@ def add_arguments(parser: LightningArgumentParser) -> None:
 
 
 def chosen(asked: Any, built: Any, model: Any) -> dict[str, Any]:
-    """The trainer's callbacks: those of every run, then the user's. What has no part in a run is noted in ``asked``.
+    """The trainer's callbacks: those of every run, then the user's. Unused ones are set to null in ``asked``.
 
     - ``asked``: a subcommand's config, parsed; ``built``: the same with its classes built; ``model``: the run's.
 
     Raises:
-        InputError: options are set of a callback that has no part in this run.
+        InputError: options are set for a callback that this run does not use.
     """
     own = built.trainer.callbacks
     users = own if isinstance(own, list) else [] if own is None else [own]
@@ -72,7 +72,7 @@ def chosen(asked: Any, built: Any, model: Any) -> dict[str, Any]:
 
 
 def reasons(kind: type[Callback], users: list[Callback], asked: Any, model: Any) -> Iterator[str]:
-    """Why a run goes without a callback, if it does."""
+    """Why a run does not use a callback; empty if it does."""
     if not asked.callbacks.enabled:
         yield "--callbacks.enabled is false"
     elif any(isinstance(each, kind) for each in users):
@@ -84,7 +84,7 @@ def reasons(kind: type[Callback], users: list[Callback], asked: Any, model: Any)
 
 
 def changed(spec: Any, kind: type[Callback]) -> bool:
-    """Whether a callback's config is another than without being asked."""
+    """Whether a callback's config differs from its default."""
     parameters = inspect.signature(kind).parameters
     args = spec.get("init_args") or {}
     return spec.class_path != path(kind) or any(value != parameters[key].default for key, value in args.items())

@@ -1,4 +1,4 @@
-"""Building what a config names: an argument that a class refuses, or a package that it lacks, is one sentence."""
+"""Build the classes that a config names. A refused argument or a missing package becomes an error of one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFUSALS = (ValueError, ImportError, MisconfigurationException)  # what classes,
 
 
 def build(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a class path names. Raises :class:`InputError` where it refuses its arguments."""
+    """Build an object. Raises :class:`InputError` if the class refuses its arguments."""
     name = getattr(kind, "__name__", str(kind))
     if missing := sorted(getattr(kind, "__abstractmethods__", ())):
         raise InputError(f"{name} cannot be built: it has to define {', '.join(missing)}.")
@@ -27,7 +27,7 @@ def build(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def explained(name: str, *further: type[Exception]) -> Iterator[None]:
-    """Within, refusals of arguments become one sentence that names what is built; other errors are bugs, and pass."""
+    """In this context a refused argument becomes an :class:`InputError` with ``name``; other errors pass as bugs."""
     refusals: tuple[type[Exception], ...] = (*REFUSALS, *further)
     try:
         yield
@@ -38,7 +38,7 @@ def explained(name: str, *further: type[Exception]) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; of pydantic's, which W&B's settings raise, without its page of details."""
+    """An error's message on one line; pydantic errors, which W&B's settings raise, without the details."""
     details = getattr(error, "errors", None)
     if not callable(details):
         return " ".join(str(error).split()).rstrip(".")
@@ -49,7 +49,7 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(error: BaseException) -> str | None:
-    """One sentence for what Lightning refuses once it runs, and for a warning that was made an error."""
+    """One sentence for a setting that Lightning refuses while running, or for a warning turned into an error."""
     if isinstance(error, Warning):
         return say_once.describe_warning(error)
     trace = error.__traceback__

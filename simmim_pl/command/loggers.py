@@ -1,4 +1,4 @@
-"""Where a run's metrics go: ``metrics.csv`` of its directory, and W&B, which never blocks. Nothing before it begins."""
+"""Loggers of a run: ``metrics.csv`` in its directory, and W&B, which never blocks. Neither writes before it begins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class History(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Lightning's writer; one that writes nothing as long as the run has not begun."""
+        """Lightning's writer; before the run begins, one that writes nothing."""
         return super().experiment if self.begun and not self.silent else DummyExperiment()
 
     def save(self) -> None:
@@ -45,7 +45,7 @@ class History(CSVLogger):
 
     @rank_zero_only
     def begin(self) -> None:
-        """Start writing after what is in the file, as a resumed run has left it: Lightning's writer would delete it."""
+        """Start writing, appending to the file of a resumed run, which Lightning's writer would delete."""
         self.begun = True
         if self.silent:
             return

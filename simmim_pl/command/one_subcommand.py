@@ -1,4 +1,4 @@
-"""LightningCLI that prepares the parser of the subcommand that is asked for, and of no other."""
+"""LightningCLI that prepares only the parser of the given subcommand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 
 class OneSubcommandCLI(LightningCLI):
-    """The same command line. Lightning gives each of its four subcommands all arguments, a tenth of a second each.
+    """Saves a tenth of a second for each of the other three subcommands. The command line stays the same.
 
-    Where the first word is no subcommand, such as of ``--help`` or ``--config FILE fit``, all are prepared.
+    If the first word is no subcommand, as in ``--help`` or ``--config FILE fit``, all are prepared.
     """
 
     def __init__(self, *classes: Any, args: ArgsType = None, **kwargs: Any) -> None:

@@ -40,7 +40,7 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(
         self, class_type: type, nested_key: str | None = None, *args: Any, **kwargs: Any
     ) -> list[str]:
-        """Learn the ranges too that :func:`simmim_pl.runtime.ranges.ranged` has left on a constructor."""
+        """Also read the ranges that :func:`simmim_pl.runtime.ranges.ranged` attached to a constructor."""
         added: list[str] = super().add_class_arguments(class_type, nested_key, *args, **kwargs)
         before = f"{nested_key}." if nested_key else ""
         hints = {f"{before}{name}": hint for name, hint in ranges.argument_ranges(class_type).items()}
@@ -48,7 +48,7 @@ class Parser(LightningArgumentParser):
         return added
 
     def limit(self, hints: dict[str, Any]) -> None:
-        """Have numbers kept within the ranges of these types, and ``--help`` show them."""
+        """Check numbers against the ranges of these types, and show the ranges in ``--help``."""
         self.ranges |= hints
         for action in self._actions:
             if action.dest in hints:
@@ -56,7 +56,7 @@ class Parser(LightningArgumentParser):
                 action.help = f"{action.help or ''} Range: {shown}.".lstrip()
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Have null stay null: on its way to a parser inside another, jsonargparse makes it the word None."""
+        """Keep null as null: jsonargparse passes it to nested parsers as the word None."""
         if args and not self.exit_on_error:
             args = [re.sub(r"(=|\[|, |: )None(?=$|[],}])", r"\1null", arg) for arg in args]
         return super().parse_args(args, *more, **kwargs)
@@ -77,7 +77,7 @@ class Parser(LightningArgumentParser):
         if isinstance(refused := getattr(ex, "__cause__", None), InputError):  # of a link between two arguments
             raise refused
         message = suggestions.add_suggestions(message, getattr(ex, "subcommand_parser", self)._actions)
-        if not self.exit_on_error:  # a parser inside another, which says it
+        if not self.exit_on_error:  # a nested parser: the outer one reports the error
             super().error(message, ex)
         line = parse_errors.to_sentence(message)
         end = "" if line.endswith("?") else "."
@@ -89,6 +89,6 @@ class Parser(LightningArgumentParser):
         return text
 
     def save(self, cfg: Any, path: Any, skip_none: bool = True, **_: Any) -> None:
-        """Write a config as one file, whole or not at all: of a run that goes on there is one before."""
+        """Write a config as one file, atomically, since a resumed run replaces its previous one."""
         text = self.dump(cfg, skip_none=skip_none)
         atomic.write(Path(path), lambda file: file.write(text.encode()))

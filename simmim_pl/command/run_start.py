@@ -1,4 +1,4 @@
-"""When a run begins: every check before has passed, and now it gets its directory, its loggers and its config."""
+"""Begin a run after all checks have passed: claim its directory, start its loggers, save its config."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.config = self.config.clone()
-        self.config.ckpt_path = None  # the saved config is that of the whole run, and run again it starts anew
+        self.config.ckpt_path = None  # running the saved config again starts a new run
         self.begin(trainer, pl_module, "fit")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,12 +74,12 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                # A run that goes on finds what it was before, some of it since changed.
+                # A resumed run finds its previous config, of which some settings may have changed.
                 logger.experiment.config.update(self.nested, allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
         saved |= {"config": self.nested, "format": checkpoint.FORMAT_VERSION, "version": simmim_pl.__version__}
-        saved["changes"] = self.changes  # what was changed when the run went on, with the step
+        saved["changes"] = self.changes  # settings changed at each resumption, with the step
 
     @cached_property
     def nested(self) -> dict[str, Any]:

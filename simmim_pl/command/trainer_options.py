@@ -1,4 +1,4 @@
-"""Options of the trainer: which mean nothing here, and which numbers are counts or shares."""
+"""Check the trainer's options: refuse those that cannot work here, and tell counts of batches from shares."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ SHARDED = ("fsdp", "deepspeed", "modelparallel", "model_parallel", "xla")
 
 
 def tell_counts_from_shares(parser: Any) -> None:
-    """Have 1 be one batch, and 1.0 all of them.
+    """Parse 1 as one batch, and 1.0 as all of them.
 
-    Lightning's hints are ``typing.Union[int, float]``, which Python keeps in whatever order any package wrote it first.
+    Lightning's hints are ``typing.Union[int, float]``. Python caches unions, so the order of the types, in which
+    jsonargparse tries them, depends on which package was imported first.
     """
     for action in parser._actions:
         if action.dest.removeprefix("trainer.") in SHARES:
@@ -52,7 +53,7 @@ def tell_counts_from_shares(parser: Any) -> None:
 
 
 def look_at(config: Any, verb: str) -> None:
-    """Refuse options that this package or this machine can do nothing with.
+    """Refuse options that this package or this machine does not support.
 
     - ``config``: a subcommand's, parsed; nothing of it is built yet.
 
@@ -96,7 +97,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def chosen(asked: Any, model: Any) -> dict[str, Any]:
-    """What was not the user's to say: the precision, and what the model sets where ``asked`` is silent; noted there."""
+    """Trainer arguments chosen for the user: the precision, and the model's defaults for options that are not set."""
     own = getattr(model, "trainer_defaults", {})
     for key, value in own.items():
         if asked[key] is None:

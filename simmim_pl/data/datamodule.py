@@ -33,8 +33,8 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         source: the data set.
-        batch_size: images that all devices together see at once, so that a config means the same on any number of them;
-            a device gets its equal share. With accumulation a step sees batch_size × accumulate_grad_batches.
+        batch_size: images per batch over all devices, so that a config means the same on any number of them; each
+            device gets an equal share. With accumulation a step sees batch_size × accumulate_grad_batches.
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
         local_views: makes further views of smaller regions, at a size of their own, beside ``views``: see
             :class:`simmim_pl.methods.Contrastive`.
@@ -76,7 +76,7 @@ class ImageDataModule(LightningDataModule):
         self.start = (0, 0)  # epoch and batch at which training begins
 
     def state_dict(self) -> dict[str, int]:
-        """Where in the training images the run is, and what its epochs are made of."""
+        """Position of the run in the training images, and the settings that determine the batches of an epoch."""
         trainer: Any = self.trainer
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         epoch = trainer.fit_loop.epoch_progress.current.ready - 1  # of these batches, also when the epoch is over
@@ -85,7 +85,7 @@ class ImageDataModule(LightningDataModule):
         return {"epoch": epoch, "batches": batches} | self.epochs()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where a checkpoint was. Raises :class:`InputError` when epochs would have other batches now."""
+        """Restore the position. Raises :class:`InputError` if the batches of an epoch would differ now."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         for name, now in self.epochs().items():
@@ -97,7 +97,7 @@ class ImageDataModule(LightningDataModule):
         self.start = (state["epoch"], state["batches"])
 
     def epochs(self) -> dict[str, int]:
-        """What makes the batches of an epoch; not the number of devices."""
+        """Settings that determine the batches of an epoch. The number of devices is not one of them."""
         return {
             "batch_size": self.batch_size,
             "number_of_training_images": len(self.splits["train"]),

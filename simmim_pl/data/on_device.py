@@ -1,4 +1,4 @@
-"""A split whose pixels lie on the device where the work is: a batch is a look-up there, and no copy of images."""
+"""A split whose pixels are kept in device memory: a batch is indexed there, without copying images from the host."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from simmim_pl.contracts import Batch, InputError
 from simmim_pl.data.source import ImageDataset, InMemory
 
 Where = bool | Literal["auto"]
-SHARE = 4  # of the free memory a set may take one part in so many, unless it is asked for
+SHARE = 4  # with "auto", a set may take at most 1 / SHARE of the free memory
 
 
 class OnDevice(ImageDataset):
     """A split with its images and labels on a device; its batches are made there.
 
     Args:
-        images: the split as it lies in memory, of which it keeps labels and digest.
-        device: to which it is copied.
+        images: the split in host memory, which provides labels and digest.
+        device: where to copy it.
     """
 
     def __init__(self, images: InMemory, device: torch.device) -> None:
@@ -39,9 +39,9 @@ class OnDevice(ImageDataset):
         return self.host.digest()
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch on the device, whose work goes on meanwhile."""
+        """A whole batch on the device, without waiting for it."""
         index = torch.tensor(indices, dtype=torch.int64)
-        if self.pixels.is_cuda:  # of memory that is not pinned, the copy would wait
+        if self.pixels.is_cuda:  # a copy from memory that is not pinned would wait for the device
             index = index.pin_memory().to(self.pixels.device, non_blocking=True)
         batch: Batch = {"index": index, "image": self.read(index)}
         if self.label is not None:
@@ -50,10 +50,10 @@ class OnDevice(ImageDataset):
 
 
 def settle(images: ImageDataset, wanted: Where, device: torch.device) -> ImageDataset:
-    """The split as it is, or on the device; with ``auto`` on a GPU where a quarter of the free memory is enough.
+    """The split, moved to the device if wanted; with ``auto`` if it fits into a quarter of a GPU's free memory.
 
     Raises:
-        InputError: it shall lie on the device, and cannot.
+        InputError: it should be on the device, and cannot.
     """
     if wanted is False or (wanted == "auto" and device.type != "cuda"):
         return images

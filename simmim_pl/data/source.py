@@ -1,4 +1,4 @@
-"""What every data set keeps: a source makes its files be there and loads its splits as batch-indexed image sets."""
+"""Contracts of data sets: a source prepares its files, and loads its splits as image sets indexed by batch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ImageDataset(Dataset, ABC):
         """A whole batch at once: the DataLoader calls this instead of one call an image.
 
         Raises:
-            InputError: ``read`` gave something else than it has to.
+            InputError: ``read`` returned the wrong type, dtype or shape.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch: Batch = {"index": index}
@@ -121,7 +121,7 @@ class Source(ABC):
         return []
 
     def prepare(self) -> None:  # noqa: B027, most sources have nothing to make
-        """Make the files be there. Called by one process a node; must not set state."""
+        """Prepare the files, such as by a download. Called by one process per node; must not set state."""
 
     def has_test(self) -> bool:
         """Whether there is a test split; called after :meth:`prepare`."""

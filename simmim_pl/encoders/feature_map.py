@@ -1,4 +1,4 @@
-"""What the feature map of a network of another library is like, from forwards that compute nothing."""
+"""Channels and stride of the feature map of another library's network, from forward passes on the meta device."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MORE = 256  # pixels: a multiple of every stride
 
 
 def feature_map_of(encoder: Encoder, size: int) -> tuple[int, int]:
-    """Channels and stride of an encoder's feature map, of images that it can take, without arithmetic or memory.
+    """Channels and stride of an encoder's feature map, without arithmetic or memory.
 
-    A convolution without padding loses positions at the borders, so the stride is what a larger image adds. A network
-    of one size only, such as a ViT, cuts the image into as many parts as its map has positions.
+    A convolution without padding loses positions at the borders. So the stride is computed from the positions that a
+    larger image adds; for a network with a fixed image size, such as a ViT, it is image side / map side.
 
-    - ``size``: side of the images in pixels.
+    - ``size``: side in pixels of an image that the encoder accepts.
     """
     channels, side = shape(encoder, size)
     try:
@@ -28,7 +28,7 @@ def feature_map_of(encoder: Encoder, size: int) -> tuple[int, int]:
 
 
 def shape(encoder: Encoder, size: int) -> tuple[int, int]:
-    """Channels and side of the feature map, by tensors that have a shape only."""
+    """Channels and side of the feature map, by a forward pass on the meta device."""
     own = chain(encoder.named_parameters(), encoder.named_buffers())
     nothing = {name: tensor.to("meta") for name, tensor in own}
     image = torch.empty(2, 3, size, size, device="meta")  # two: BatchNorm refuses one value a channel

@@ -14,29 +14,29 @@ from torch.func import functional_call
 
 from simmim_pl.contracts import Encoder, Features, InputError
 
-LARGEST = 64  # strides along a side of the largest image on which shapes are looked for
+LARGEST = 64  # side of the largest image that shape() tries, in strides
 
 
 class UnreadableError(InputError):
-    """A layer gives no features of images."""
+    """A layer's output is not features of images."""
 
 
 class Layer(Encoder):
-    """What one of an encoder's :meth:`~simmim_pl.contracts.Encoder.layers` gives, pooled over positions.
+    """The output of one of an encoder's :meth:`~simmim_pl.contracts.Encoder.layers`, pooled over positions.
 
-    - Maps ``[B, C, h, w]``, or ``[B, h, w, C]`` where only these have the image's proportions: their mean.
-    - Tokens ``[B, T, D]``: the mean of the patch tokens, which are the last ones and as many as the encoder's map
-      has positions. Where the number does not fit, the mean of all, which is then the map too, 1×1.
-    - Vectors ``[B, D]``: as they are; the map is 1×1.
+    - Maps ``[B, C, h, w]``, or ``[B, h, w, C]`` if only that has the image's aspect ratio: the mean over positions.
+    - Tokens ``[B, T, D]``: the mean of the patch tokens, which are the last ones, as many as the encoder's map has
+      positions. If the number does not fit, the mean of all tokens; the map is then 1×1.
+    - Vectors ``[B, D]``: unchanged; the map is 1×1.
 
-    Of a tuple or list the first tensor counts; of several calls in a forward, the last.
+    If the output is a tuple or list, its first tensor is used; if the layer runs several times, its last output.
 
     Args:
-        encoder: whose layer; all of it is run.
-        layer: its name, one of ``encoder.layers()``.
+        encoder: the encoder, which is run completely.
+        layer: name of the layer, one of ``encoder.layers()``.
 
     Raises:
-        InputError: the encoder has no such layer, or it gives something else.
+        InputError: the encoder has no such layer, or its output is none of these.
     """
 
     def __init__(self, encoder: Encoder, layer: str) -> None:
@@ -56,12 +56,12 @@ class Layer(Encoder):
 
 
 class Layers(Encoder):
-    """The pooled vectors of all layers of an encoder, side by side, from one forward that keeps no more of them.
+    """The pooled vectors of all layers of an encoder, concatenated, from one forward pass.
 
-    ``embed_dim`` is 0, since only a forward tells it.
+    ``embed_dim`` is 0, since only a forward pass shows it.
 
     Args:
-        encoder: whose layers, see :class:`Layer`.
+        encoder: the encoder; its layers are pooled as by :class:`Layer`.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -89,10 +89,10 @@ def read(
     keep: Callable[[Features], Any],
     run: Callable[[Tensor], Any] | None = None,
 ) -> list[Any]:
-    """What ``keep`` makes of each layer's features, in one forward of the encoder, or in ``run``.
+    """Apply ``keep`` to each layer's features during one forward pass of the encoder, or of ``run``.
 
     Raises:
-        UnreadableError: a layer is not used, or gives something else.
+        UnreadableError: a layer is not used, or its output is not features.
     """
     found: dict[str, Any] = {}
 
@@ -138,10 +138,11 @@ def features_of(output: Any, image: Float[Tensor, "B 3 H W"], stride: int, name:
 
 
 def shape(encoder: Encoder, layer: str) -> tuple[int, int]:
-    """Channels and stride of a layer's map, by a forward on torch's meta device, which computes nothing.
+    """Channels and stride of a layer's map, by a forward pass on the meta device, which computes nothing.
 
-    Of a size that the encoder takes: a network of one size only, such as a ViT, was made for a multiple of its stride.
-    Of an encoder that looks at values, which this device does not have, the channels are not known: 0.
+    It tries multiples of the encoder's stride until the encoder accepts one: a network with a fixed image size, such as
+    a ViT, was made for a multiple of its stride. If the encoder reads values, which meta tensors do not have, the
+    channels are 0 (unknown).
     """
     own = chain(encoder.named_parameters(), encoder.named_buffers())
     run = partial(functional_call, encoder, {name: tensor.to("meta") for name, tensor in own})

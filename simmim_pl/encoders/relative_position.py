@@ -1,4 +1,4 @@
-"""Attention that knows how far apart two patches lie, in place of where each of them is."""
+"""Attention with relative position biases."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torchvision.models.vision_transformer import EncoderBlock
 class RelativeBlock(EncoderBlock):  # type: ignore[misc]
     """torchvision's ViT block with a learned bias of attention by relative position (BEiT's, arXiv 2106.08254).
 
-    Each head has a number for every offset of two patches, and three more where there is a class token: from it, to it
-    and of it to itself. SimMIM trains its ViT with such biases (section 4.1). Of a grid of another size the numbers are
-    interpolated (bilinear).
+    Each head has a bias for every offset of two patches, and three more if there is a class token: from it to patches,
+    from patches to it, and from it to itself. SimMIM trains its ViT with such biases (section 4.1). For a grid of
+    another size the biases are interpolated (bilinear).
 
     Args:
         num_heads: attention heads, which divide the width.
         width: D, the length of a token.
         hidden: width of the hidden layer.
         dropout: share of the activations that are dropped in training.
-        side: of the grid of patches that the numbers are for.
-        class_token: whether it comes before the patches.
+        side: side of the grid of patches that the biases are for.
+        class_token: whether a class token comes before the patches.
     """
 
     def __init__(self, num_heads: int, width: int, hidden: int, dropout: float, side: int, class_token: bool) -> None:
@@ -33,7 +33,7 @@ class RelativeBlock(EncoderBlock):  # type: ignore[misc]
     def forward(
         self, tokens: Float[Tensor, "B L D"], grid: tuple[int, int], offsets: Int64[Tensor, "L L"]
     ) -> Float[Tensor, "B L D"]:
-        """Tokens of patches in so many rows and columns, with :func:`offset_index` of them."""
+        """Apply the block to tokens of a grid of patches; ``offsets`` is the grid's :func:`offset_index`."""
         attention = self.self_attention
         projected = F.linear(self.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
         q, k, v = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, L, D / heads]
@@ -45,7 +45,7 @@ class RelativeBlock(EncoderBlock):  # type: ignore[misc]
         return out
 
     def table(self, height: int, width: int) -> Float[Tensor, "offsets heads"]:
-        """The numbers of every head, for a grid of this size."""
+        """The biases of every head, for a grid of this size."""
         if (height, width) == (self.side, self.side):
             return self.relative_position_bias_table
         sides = 2 * self.side - 1

@@ -1,4 +1,4 @@
-"""Training images in place of test images: for decisions, which test images must not make."""
+"""Hold out training images as a test split, to make decisions without the real test images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HeldOut(Source):
 
     @property
     def name(self) -> str:
-        """The source's, and what is told apart."""
+        """The source's name, marked as held out."""
         return f"{self.source.name} (held out)"
 
     def prepare(self) -> None:
@@ -72,7 +72,7 @@ class Part(ImageDataset):
 
 
 def part(images: ImageDataset, positions: Int64[Tensor, " N"]) -> ImageDataset:
-    """Those images; in memory if all are, so that they can lie on the device."""
+    """The images at these positions; in memory if the set is, so that they can be moved to the device."""
     some = Part(images, positions)
     if type(images).read is not InMemory.read:
         return some
