@@ -117,7 +117,7 @@ class CLI(OneSubcommandCLI):
         return getattr(self.model, "pretrains", False)
 
     def choose_precision(self) -> None:
-        """Set the precision: the user's, else in ``fit`` the checkpoint's, or a fast one."""
+        """Set the precision if the user did not: in pretraining the checkpoint's or a fast one, elsewhere 32-true."""
         precision.forbid_tf32()
         asked = self.config[self.subcommand].trainer  # which also the run's config.yaml and checkpoints record
         if not isinstance(asked.accelerator, str) or asked.plugins:

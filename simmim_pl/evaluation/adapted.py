@@ -1,4 +1,4 @@
-"""Another's LightningDataModule as evaluations read it."""
+"""Wrap LightningDataModules of other packages for evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = 256  # items read at once to learn their labels
 
 
 def adapted(data: Any) -> Any:
-    """A datamodule with all that evaluations read: :class:`simmim_pl.data.ImageDataModule` as it is, others wrapped.
+    """Wrap a datamodule for evaluations; a :class:`simmim_pl.data.ImageDataModule` is returned unchanged.
 
     Raises:
         InputError: it lacks ``classes`` or a split, see :class:`simmim_pl.contracts.DataModule`.
@@ -36,7 +36,7 @@ class Adapted:
         data: a datamodule with ``classes`` and ``splits``, after ``setup``.
     """
 
-    validation, split_seed = None, None  # how the splits were made is its own affair
+    validation, split_seed = None, None  # unknown: the wrapped datamodule makes its own splits
 
     def __init__(self, data: LightningDataModule) -> None:
         known: Any = getattr(data, "splits", {})
@@ -89,7 +89,7 @@ class Items(Dataset):
         return len(self.items)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch. Raises :class:`InputError` where an item is another thing."""
+        """A whole batch. Raises :class:`InputError` if an item has another form."""
         items = [self.items[int(index)] for index in indices]
         image = items[0].get("image") if isinstance(items[0], dict) else None
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:

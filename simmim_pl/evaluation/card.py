@@ -1,4 +1,4 @@
-"""The result card: what was measured, on what, with what; printed as a table and written beside the checkpoint."""
+"""The result card: results, data, encoder and versions; printed as a table and written beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def publish(
 
 
 def number_alike(entries: Sequence[dict[str, Any]]) -> None:
-    """Tell results apart that would be one cell of the table: of one protocol twice, or of two folders of one name."""
+    """Number results that would share a cell of the table: a protocol used twice, or two data folders of one name."""
     seen: Counter[tuple[str, ...]] = Counter()
     for result in entries:
         place = tuple(result[key] for key in ("data", "task", "variant", "encoder"))
@@ -100,7 +100,7 @@ def number_alike(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def scalars(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Every value of a card by a name for loggers, such as ``test/Shapes/KNN/untrained/accuracy``."""
+    """Every value of a card with its name for loggers, such as ``test/Shapes/KNN/untrained/accuracy``."""
     for result in entries:
         task = " ".join(part for part in (result["task"], result["variant"]) if part)
         for metric, estimate in result["metrics"].items():
@@ -108,7 +108,7 @@ def scalars(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
 
 
 def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
-    """Leave a copy with the checkpoint, under the run's name, so that none overwrites another."""
+    """Copy the card beside the checkpoint, under the run's name, so that cards do not overwrite each other."""
     beside = checkpoint.with_name(f"{checkpoint.stem}.{run.parent.name}-{run.name}.result")
     try:
         write(card, beside)
@@ -146,7 +146,7 @@ def described(data: Any) -> dict[str, Any]:
 
 
 def simple(thing: Any) -> dict[str, Any]:
-    """The arguments that an encoder or a source keeps under their names: plain values, lists of them, paths."""
+    """Constructor arguments that an encoder or a source stores as attributes: plain values, lists of them, paths."""
 
     def shown(value: Any) -> Any:
         if isinstance(value, (tuple, list)):
@@ -169,7 +169,7 @@ def versions() -> dict[str, str]:
 
 
 def code_version() -> str | None:
-    """The commit of the code that ran, with a mark when files differ from it; nothing outside a checkout."""
+    """The commit of the code that ran, and whether files differ from it; ``None`` outside a git checkout."""
 
     def git(*command: str) -> str:
         place = Path(simmim_pl.__file__).parents[1]

@@ -53,7 +53,7 @@ class EvaluationContext:
 
     @cached_property
     def watch(self) -> FrozenGuard:
-        """Remembers the encoder as it was when it came, settled by a first forward on a blank image."""
+        """A guard with the encoder's initial state, taken after a first forward pass on a blank image."""
         watch = FrozenGuard(self.encoder)
         self.encode(self.blank())
         watch.settle()
@@ -96,7 +96,7 @@ class EvaluationContext:
             raise InputError("The validation split is empty, and this evaluation chooses on it: set --data.validation.")
 
     def require_stills(self) -> None:
-        """Raises :class:`InputError` when the data set holds clips, of which views of images cannot be made."""
+        """Raises :class:`InputError` if the data set holds clips: views can only be made of images."""
         if self.data.splits["train"].dataset.clips:
             raise InputError(
                 f"{self.data.source.name} holds clips, and this evaluation trains on images: evaluate clips by KNN, "
@@ -122,18 +122,18 @@ class EvaluationContext:
             yield cast(Batch, {name: part.to(self.device, non_blocking=True) for name, part in batch.items()})
 
     def batch(self, split: str) -> int:
-        """Images that a step on shuffled batches of a split sees, over all ranks; what fills no batch waits."""
+        """Images per step on shuffled batches of a split, over all ranks. An incomplete last batch is dropped."""
         ranks, number = distributed.world_size(), len(self.data.splits[split])
         self.data.share(self.data.batch_size)  # refuses what the ranks cannot divide
         return min(int(self.data.batch_size), number // ranks * ranks)
 
     def steps(self, split: str) -> int:
-        """Batches that a shuffled epoch has. Raises :class:`InputError` when a rank would have none."""
+        """Number of batches of a shuffled epoch. Raises :class:`InputError` if a rank would have none."""
         self.passes(split)
         return len(self.data.splits[split]) // self.batch(split)
 
     def passes(self, split: str) -> int:
-        """Batches that a split read in order and whole has. Raises :class:`InputError` when a rank would have none."""
+        """Number of batches of a complete split in order. Raises :class:`InputError` if a rank would have none."""
         number = len(self.data.splits[split])
         if number < distributed.world_size():
             raise InputError(f"The {split} split has {number} images, fewer than one a device: bring more images.")
@@ -144,7 +144,7 @@ class EvaluationContext:
         yield from tqdm(items, desc=f"{self.name}: {what}", total=total, leave=False, disable=not self.progress)
 
     def generator(self, step: int) -> torch.Generator:
-        """Randomness of a step, of which this rank takes its images' share."""
+        """Generator of a step's random numbers, of which this rank takes those of its own images."""
         return make_generator(self.seed, step, self.device, distributed.rank(), distributed.world_size())
 
     def encode(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
@@ -168,18 +168,18 @@ class EvaluationContext:
         return features.mean(1) if features.ndim == 3 else features, labels
 
     def features(self, split: str) -> Labelled:
-        """Features of a whole split in the data set's order, the same on every rank, from the cache where it has them.
+        """Features of a whole split in the data set's order, equal on every rank; from the cache if it has them.
 
         Raises:
-            InputError: the encoder changes as it is used, or its features are not finite, or all the same.
+            InputError: the encoder changes while it is used, or its features are not finite, or all the same.
         """
         if split not in self.known:
-            _ = self.watch  # settles what the key is made of
+            _ = self.watch  # runs the first forward pass, after which the key no longer changes
             # Raw pixels are as quickly read from the data as from a file.
             kept = self.cache is not None and not isinstance(self.encoder, RawPixels)
             path = self.cache / f"{self.key(split)}.pt" if self.cache and kept else None
             found = read_cache(path) if path else None
-            # All ranks extract or none does: one may not see yet what another has written.
+            # Either all ranks extract or none: a rank may not yet see a file that another has written.
             if path and not distributed.all_ranks(found is not None):
                 found = None
             if found is None:
@@ -206,12 +206,12 @@ class EvaluationContext:
         return collect(parts, split)
 
     def key(self, split: str) -> str:
-        """Names a split's features: by encoder, data, which images of it, and how they are computed."""
+        """Cache key of a split's features: a digest of encoder, data, image positions and precision."""
         images = self.data.splits[split]
         sha = hashlib.sha256(torch.tensor(list(images.indices)).numpy().tobytes())
         with self.precision():
             autocast = torch.is_autocast_enabled(self.device.type) and torch.get_autocast_dtype(self.device.type)
-        # Not its weights alone make an encoder: padding, an activation, or an edited forward do too.
+        # Weights alone do not identify an encoder: padding, activations or an edited forward change it too.
         encoder = (digest(self.encoder), attributes(self.encoder), repr(self.encoder), source_code(self.encoder))
         where = (torch.__version__, self.device.type, autocast, "uint8 / 255")
         for part in (*encoder, images.dataset.digest(), *where):

@@ -1,4 +1,4 @@
-"""A number and how far to trust it: metrics of a test set with their 95 % bootstrap interval."""
+"""Metrics of a test set with their 95 % bootstrap interval."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bootstrap(statistics: Shaped[Tensor, "N S"], metric: Metric, seed: int = 0) 
         counts = torch.zeros(len(rows), number, dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn))
         means.append(counts @ statistics / number)
-    # A resample may hold no item that counts, such as only masks that are ignored; it then has no value.
+    # A resample may hold no valid item, for example only ignored masks; it then has no value.
     ends = metric(torch.cat(means)).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     value = metric(statistics.mean(0, keepdim=True))
     low, high = ends.tolist()

@@ -25,31 +25,32 @@ from simmim_pl.runtime.ranges import Seed, ranged
 
 
 class Evaluation(LightningModule):
-    """Judges a frozen encoder beside its baselines, the same architecture untrained and raw pixels, in one table.
+    """Evaluates a frozen encoder and its baselines, the same architecture untrained and raw pixels, in one table.
 
-    The encoder comes from a checkpoint of ours, or is given: one of ours, or ``Timm`` or ``Torchvision`` by name, with
-    its weights or those of another tool's file. It must not change while it is evaluated: parameters, buffers and plain
-    attributes are compared before and after. Nothing is published unless everything was evaluated.
+    The encoder comes from a checkpoint of this package, or is given: one of this package, or ``Timm`` or
+    ``Torchvision`` by name, with its weights or those of another tool's file. It must not change while it is evaluated:
+    parameters, buffers and plain attributes are compared before and after. Results are written only after everything
+    was evaluated.
 
     Args:
         protocols: how to evaluate; each on the run's ``--data`` unless it names its own.
         checkpoint: path of a checkpoint that ``fit`` wrote.
-        network: whose encoder of the checkpoint: ``online``, which the optimizer trained, or ``teacher``, its moving
-            average in such methods as BYOL, which the table names so.
+        network: which encoder of the checkpoint: ``online``, which the optimizer trained, or ``teacher``, its moving
+            average in methods such as BYOL. The table says which.
         encoder: an encoder to evaluate as it is, instead of a checkpoint.
         weights: path of a state dict that another tool saved, to load into ``encoder``.
         baselines: evaluate raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``,
             the encoder as it was before they were loaded.
-        layer: which of the encoder's layers to evaluate instead of its output, such as ``net.block2``; any wrong name
-            lists them. The untrained network is read at the same one.
+        layer: a layer of the encoder to evaluate instead of its output, such as ``net.block2``; the error for a wrong
+            name lists all. The untrained network is evaluated at the same layer.
         transfer: further data sets on which protocols without their own evaluate too.
         allow: class paths outside simmim_pl that the checkpoint may name and have imported.
         cache: keep extracted features in RUNS/.features, by encoder, data and precision. Delete it at any time.
         seed: of a checkpoint's untrained encoder and of whatever a protocol draws.
     """
 
-    # Of the trainer, where the user says nothing: protocols read whole splits themselves, once. (A limit of 1 in a YAML
-    # would be read as 1.0, the whole.)
+    # Trainer arguments that the user did not set. Protocols read whole splits themselves, once. (A limit of 1 in YAML
+    # would be read as 1.0, all batches.)
     trainer_defaults: ClassVar[dict[str, Any]] = {
         **{"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2},
         **{"num_sanity_val_steps": 0, "enable_checkpointing": False, "enable_model_summary": False},
@@ -79,7 +80,7 @@ class Evaluation(LightningModule):
         self.automatic_optimization = False
         self.protocols, self.transfer = protocols, list(transfer)
         self.checkpoint, self.cache, self.seed = checkpoint, cache, seed
-        # In a dict, and so not part of this module: each is on the device only while it is evaluated.
+        # A plain dict, so they are no submodules: each is on the device only while it is evaluated.
         self.subjects: dict[str, Encoder] = subjects(
             checkpoint, encoder, weights, baselines, allow, seed, network, layer
         )
@@ -123,7 +124,7 @@ class Evaluation(LightningModule):
             data.setup("test")
         self.sets = {id(data): adapted(data) for data in sets}
         if not len(self.sets[id(sets[0])].splits["validation"]):
-            # The trainer's own loop would be skipped, and with it the evaluation.
+            # With no validation batch, Lightning would skip its loop, and with it the evaluation.
             raise InputError("The validation split is empty, and evaluations choose on it: set --data.validation.")
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise InputError(
@@ -135,7 +136,7 @@ class Evaluation(LightningModule):
         return [*self.transfer, *(protocol.data for protocol in self.protocols if protocol.data is not None)]
 
     def plan(self) -> list[tuple[Any, str, list[Protocol]]]:
-        """Data set, encoder and the protocols to evaluate it by, so that features serve all of them."""
+        """Triples of data set, encoder and protocols, grouped so that protocols share extracted features."""
         here = [protocol for protocol in self.protocols if protocol.data is None]
         stops = [(data, here) for data in (self.trainer.datamodule, *self.transfer)]  # type: ignore[attr-defined]
         stops += [(protocol.data, [protocol]) for protocol in self.protocols if protocol.data is not None]

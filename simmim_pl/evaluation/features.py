@@ -42,7 +42,7 @@ def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Work that every rank does for itself: when one stops with an :class:`InputError`, all stop before they wait."""
+    """In this context, if one rank raises an :class:`InputError`, all ranks raise instead of waiting for it."""
     failure: InputError | None = None
     try:
         yield
@@ -53,12 +53,12 @@ def together() -> Iterator[None]:
 
 
 def varies(features: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:
-    """Which features are not the same for all items, but for rounding."""
+    """Which features differ between items by more than rounding."""
     return features.std(0, correction=0) > ROUNDING * features.mean(0).abs()
 
 
 def read_cache(path: Path) -> Labelled | None:
-    """Cached features, or nothing when there are none or the file is not what was written."""
+    """Cached features; ``None`` if there are none or the file is damaged."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         known = saved["features"], saved["label"]
@@ -73,7 +73,7 @@ def checksum(known: Labelled) -> list[int]:
 
 
 def write_cache(path: Path, known: Labelled) -> None:
-    """Write features whole; a folder that cannot be written costs time only, a full disk ends the run.
+    """Write features atomically. A folder that cannot be written is a warning; a full disk ends the run.
 
     Raises:
         OSError: the disk is full.

@@ -24,9 +24,9 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class RawPixels(Encoder):
-    """The baseline that sees nothing: pixels as features; the feature map is the image.
+    """The baseline without a network: pixels are the features, and the image is the feature map.
 
-    D = 3 · H · W, which ``embed_dim`` cannot know and says as 0.
+    D = 3 · H · W. ``embed_dim`` is 0, because the image size is not known in advance.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ def subjects(
     network: Network = "online",
     layer: str | None = None,
 ) -> dict[str, Encoder]:
-    """The encoders of one evaluation by the name they have in its table, frozen and in eval mode.
+    """The encoders of one evaluation by their name in its table, frozen and in eval mode.
 
     Raises:
-        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given, or one cannot be loaded or has no such
-            layer, or another ``network`` than usual is asked of what is no checkpoint.
+        InputError: not exactly one of ``checkpoint`` and ``encoder`` is given; an encoder cannot be loaded or has no
+            such layer; or ``network`` is set without a checkpoint.
     """
     if (checkpoint is None) == (encoder is None) or (weights is not None and encoder is None):
         raise InputError(
@@ -92,22 +92,22 @@ def require_frozen(encoder: Encoder) -> None:
 
 
 class FrozenGuard:
-    """Remembers an encoder's state, to tell afterwards whether being evaluated changed it."""
+    """Keeps a digest of an encoder's state, to check afterwards that the evaluation did not change it."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.before = (digest(encoder), attributes(encoder))
 
     def settle(self) -> None:
-        """Take the plain attributes as they are now; to be called after a first forward on a blank image.
+        """Take the plain attributes again, after a first forward pass on a blank image.
 
-        Some networks (LeViT's attention biases) fill a cache of their own there. It cannot hold anything of the data.
+        Some networks (LeViT's attention biases) fill a cache in that pass. It holds nothing of the data.
         """
         self.require(digest(self.encoder) == self.before[0])
         self.before = (self.before[0], attributes(self.encoder))
 
     def check(self) -> None:
-        """Raises :class:`InputError` when a parameter, buffer or plain attribute is not what it was."""
+        """Raise :class:`InputError` if a parameter, buffer or plain attribute has changed."""
         require_frozen(self.encoder)
         self.require((digest(self.encoder), attributes(self.encoder)) == self.before)
 
@@ -141,7 +141,7 @@ def attributes(module: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def source_code(module: nn.Module) -> str:
-    """A hash of the files in which an encoder's class, and that of one within it, are written; empty without a file."""
+    """A hash of the source files of the classes of an encoder and of encoders within it; empty if one has no file."""
     encoders = [part for part in module.modules() if isinstance(part, Encoder)]
     try:
         files = [Path(inspect.getfile(type(part))).read_bytes() for part in encoders]
@@ -151,7 +151,7 @@ def source_code(module: nn.Module) -> str:
 
 
 def describe(value: Any) -> str | None:
-    """A plain value, tensor, array or collection of such as text; whatever else as nothing: it cannot be compared."""
+    """A plain value, tensor, array or collection of them as text; ``None`` for anything else, which is not compared."""
     if isinstance(value, Tensor):
         holder = nn.Module()
         holder.register_buffer("value", value)

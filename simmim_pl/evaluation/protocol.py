@@ -1,4 +1,4 @@
-"""What every evaluation protocol keeps: from one encoder on one labelled data set to results with intervals."""
+"""Contract of evaluation protocols: from one encoder on one data set to results with confidence intervals."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from simmim_pl.evaluation.result import Result
 
 
 class Protocol(ABC):
-    """Contract of every protocol. Its attributes are its hyperparameters and stand in the result card.
+    """Contract of every protocol. Its attributes are its hyperparameters, which the result card lists.
 
-    :class:`simmim_pl.evaluation.Evaluation` makes a context of every data set and encoder, and gives each protocol
-    each of them, on every rank: a protocol takes batches or features from it, and all ranks find the same.
+    :class:`simmim_pl.evaluation.Evaluation` makes a context for each data set and encoder and passes it to each
+    protocol, on every rank. The protocol takes batches or features from it, and all ranks get the same result.
 
     Args:
         data: the data set to evaluate on; by default the run's ``--data``.
@@ -31,15 +31,15 @@ class Protocol(ABC):
 
     @abstractmethod
     def evaluate(self, context: EvaluationContext) -> list[Result]:
-        """Evaluate one encoder on one data set; test is looked at once, after everything is chosen."""
+        """Evaluate one encoder on one data set. The test split is used once, after everything is chosen."""
 
     def settings(self) -> dict[str, Any]:
-        """Hyperparameters by name; of an injected part, its class and its own."""
+        """Hyperparameters by name; for a nested object, its class and its hyperparameters."""
         return {name: plain(value) for name, value in sorted(vars(self).items()) if name != "data"}
 
 
 def best(accuracy: dict[Any, float]) -> Any:
-    """The candidate that did best on validation; of equals the first.
+    """The candidate with the highest validation accuracy; the first one in a tie.
 
     >>> best({0.1: 0.5, 1.0: 0.7, 3.0: 0.7})
     1.0

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on fixed features, to a known distance from its minimum, for many penalties."""
+"""Multinomial logistic regression on fixed features, with a bound on the distance to its minimum."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 Weights = tuple[Float[Tensor, "D C"], Float[Tensor, " C"]]
 
 BLOCK = 2**18  # features in float64 at a time: 2 MB, which stay in a CPU's cache; 64 times that on a GPU
-ROUGHLY = 0.1  # share of its first residual at which a Newton step is good enough
-LONGEST = 1000  # products with the Hessian a Newton step
+ROUGHLY = 0.1  # conjugate gradients stop at this fraction of the initial residual
+LONGEST = 1000  # most products with the Hessian per Newton step
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row a class, its weights and then its bias; and what the objective is there.
+    """A point ``W, b`` (one row per class: its weights, then its bias), with the objective there.
 
     Attributes:
         at: ``[C, D + 1]``, in float64.
@@ -63,10 +63,10 @@ class LogisticRegression:
     def fit(self, l2: float, start: Weights | None = None, iterations: int = 100, tolerance: float = 1e-7) -> Weights:
         """Weights near the minimum, in the features' type.
 
-        Stops where ``|∂W|² / (2 · l2)`` and ``Σ|∂b|`` are at most ``tolerance`` each. The objective is strongly convex
-        in W and convex in b, so it is then at most ``tolerance · (1 + max|b − b*|)`` above its minimum, which is at
-        biases b*: proven, but for float64's rounding, before the weights are rounded to the features' type. When
-        ``iterations`` Newton steps do not get there, a warning says what is left.
+        Stops when ``|∂W|² / (2 · l2)`` and ``Σ|∂b|`` are at most ``tolerance`` each. The objective is strongly convex
+        in W and convex in b, so it is then at most ``tolerance · (1 + max|b − b*|)`` above its minimum, which has the
+        biases b*. This bound is exact up to float64 rounding, before the weights are rounded to the features' type. If
+        ``iterations`` Newton steps do not suffice, a warning gives the remaining bound.
 
         - ``start``: weights to start from, so that a sweep over ``l2`` takes few steps each.
         - ``tolerance``: nats.
@@ -74,7 +74,7 @@ class LogisticRegression:
         width = self.features.shape[1]
         at = self.features.new_zeros(self.classes, width + 1, dtype=torch.float64)
         if start is not None:
-            # At the minimum weights that touch no image are zero, and so is the classes' sum.
+            # At the minimum, weights orthogonal to all features are zero, and so is the sum of weights over classes.
             weight, bias = (part.to(self.features.device) for part in start)
             at[:, :-1], at[:, -1] = weight.T @ self.axes @ self.axes.T, bias
             at -= at.mean(0)
@@ -146,7 +146,7 @@ class LogisticRegression:
         """The inverse of the Hessian that images of the same, mean curvature would have."""
         chance = point.probability
         mean = torch.diag(chance.mean(1)) - chance @ chance.T / chance.shape[1]
-        # What is added to all classes has no curvature, and never moves: any positive one will do for it.
+        # Adding a constant to all classes has no curvature, and no step goes that way: any positive value works here.
         curvature, turn = torch.linalg.eigh(mean + 1 / self.classes)
         curvature = curvature.clamp(min=torch.finfo(mean.dtype).eps)[:, None]
         weights = curvature * self.moment + l2
@@ -173,8 +173,8 @@ class LogisticRegression:
 def principal_axes(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "D R"], Float[Tensor, " R"]]:
     """Orthonormal axes of the features' second moments, and the second moment along each; R = min(N, D) at most.
 
-    Axes along which no feature lies are left out when N < D: the penalty keeps weights there at zero. All others count,
-    however little lies along them: left out of the preconditioner, they would never be found.
+    If N < D, axes orthogonal to all features are left out: the penalty keeps weights there at zero. All others are
+    kept, however small their second moment: without them in the preconditioner, the fit would not reach its minimum.
     """
     number, width = features.shape
     if number >= width:

@@ -1,4 +1,4 @@
-"""What a protocol finds: metrics with their intervals, and what more it may say."""
+"""Results of protocols: metrics with confidence intervals, and optional details."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simmim_pl.contracts import InputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric on a test set, and how far to trust it. Tables show it in percent.
+    """A metric on a test set with its confidence interval. Tables show it in percent.
 
     Attributes:
         value: the metric, such as an accuracy in [0, 1].
@@ -37,11 +37,11 @@ class Result:
 
     Attributes:
         metrics: by name; at least one.
-        per_class: a figure of each class by its name, in label order; None for a class that does not occur.
+        per_class: the metric of each class by its name, in label order; None for a class that does not occur.
         confusion: counts, ``[true][predicted]``, of the classes that ``per_class`` names.
         chosen: hyperparameters that the protocol chose, and what it chose them by.
         variant: which of several results of one protocol this is, such as "1 %" of the labels.
-        depth: which of the encoder's layers this is of, counted from the image; None for its output.
+        depth: the encoder's layer that was evaluated, counted from the image; None for the output.
 
     Raises:
         InputError: there is no metric, one is not finite, or a confusion matrix has no names to its classes.
@@ -75,7 +75,7 @@ class Result:
 
 
 def require_results(found: Any, protocol: str) -> Sequence[Result]:
-    """What a protocol returned, if it is what protocols return. Raises :class:`InputError`."""
+    """Return ``found`` if it is a list of results. Raises :class:`InputError` otherwise."""
     if not isinstance(found, (list, tuple)) or not found or not all(isinstance(each, Result) for each in found):
         raise InputError(
             f"{protocol}.evaluate has to return a list of at least one simmim_pl.evaluation.Result, not {found!r:.80}."

@@ -1,4 +1,4 @@
-"""A result card as a Markdown table: a line a result, a column an encoder."""
+"""A result card as a Markdown table: one row per result, one column per encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(card: dict[str, Any]) -> str:
-    """The card as a Markdown table: a line a result, a column an encoder, each value with its 95 % interval.
+    """The card as a Markdown table: one row per result, one column per encoder, values with 95 % intervals.
 
     >>> value = {"value": 0.4, "interval": [0.3, 0.52]}
     >>> print(table({"data": [{"name": "Shapes", "items": {"train": 9, "validation": 1, "test": 5}}], "results": [

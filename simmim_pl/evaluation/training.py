@@ -1,4 +1,4 @@
-"""Train small networks on the same batches, each with a learning rate of its own: one pass serves all."""
+"""Train small networks on the same batches, each with its own learning rate, in one pass over the data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]  # epoch → (inputs,
 
 @dataclass(frozen=True)
 class LRSearch:
-    """How heads on frozen features are trained, one a learning rate, all on the same batches.
+    """How heads on frozen features are trained: one per learning rate, all on the same batches.
 
     Attributes:
         lr: candidate learning rates, for 256 items a step.
@@ -58,7 +58,7 @@ class LRSearch:
 
         - ``batches``: epoch → ``steps`` batches of inputs and targets.
         - ``batch``: items that a step sees over all ranks, to which learning rates are scaled.
-        - ``ignore``: target of what belongs to no class.
+        - ``ignore``: target of items that the loss ignores.
         """
         first, scale = seeded_module(head, context), batch / REFERENCE_BATCH
         heads = {lr: copy.deepcopy(first) for lr in sorted(self.lr)}
@@ -97,7 +97,7 @@ def train(
     ignore: int = -100,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
-    """Minimise each network's cross entropy on the same batches; every learning rate falls by a cosine, by step."""
+    """Minimise each network's cross entropy on the same batches. Every learning rate follows a cosine, step by step."""
     total = epochs * steps
     schedules = [LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total)) for optimizer in optimizers]
     for network in networks:
@@ -125,7 +125,7 @@ def cross_entropy(logits: Tensor, targets: Int64[Tensor, "*shape"] | UInt8[Tenso
 
 
 def choose(accuracy: Mapping[float, float], networks: Mapping[float, nn.Module]) -> float:
-    """The learning rate that did best on validation, of those that did not diverge.
+    """The learning rate with the highest validation accuracy, among those that did not diverge.
 
     Raises:
         InputError: all of them diverged.

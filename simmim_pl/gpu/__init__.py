@@ -1,1 +1,1 @@
-"""What makes one GPU fast, and touches nothing on another processor."""
+"""Triton kernels for GPUs. They have no effect on other devices."""

@@ -1,4 +1,4 @@
-"""A Gaussian blur within a kernel, along one axis: the numbers of :mod:`simmim_pl.views.gaussian_blur`."""
+"""Gaussian blur along one axis, as a Triton function; computes the same as :mod:`simmim_pl.views.gaussian_blur`."""
 
 from __future__ import annotations
 

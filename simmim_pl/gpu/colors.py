@@ -1,4 +1,4 @@
-"""Colours within a kernel, a channel a tensor: the numbers of jitter, grayscale and solarising in ``views/``."""
+"""Colour operations as Triton functions, one tensor per channel: jitter, grayscale and solarising as in ``views/``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RED, GREEN, BLUE = (tl.constexpr(weight) for weight in (0.2989, 0.587, 0.114))  
 @triton.jit
 @no_type_check
 def jitter_steps(parameters):
-    """How many of the four colour operations to do, none where all are idle, and the first that needs the mean."""
+    """Number of colour operations (4, or 0 if all are idle), and the position of the first that needs the mean."""
     factors = parameters + FACTOR
     idle = (
         (tl.load(factors) == 1)
@@ -34,7 +34,7 @@ def jitter_steps(parameters):
 @triton.jit
 @no_type_check
 def jitter(red, green, blue, mean, parameters, step):
-    """The colour operation that comes at this step, see :mod:`simmim_pl.views.color_jitter`."""
+    """Do the colour operation of this step, see :mod:`simmim_pl.views.color_jitter`."""
     operation = tl.load(parameters + ORDER + step).to(tl.int32)
     factor = tl.load(parameters + FACTOR + operation)
     if operation == HUE:

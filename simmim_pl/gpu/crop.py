@@ -1,4 +1,4 @@
-"""A crop, resized and mirrored, within a kernel: the numbers of :mod:`simmim_pl.views.crop`."""
+"""Crop, resize and mirror as Triton functions; compute the same as :mod:`simmim_pl.views.crop`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from simmim_pl.gpu.parameters import FLIP
 def crop(image, parameters, y, x, per_channel, per_line, per_pixel, SIZE: tl.constexpr):
     """Pixels of the view: means of the box's, weighted by triangles as :func:`simmim_pl.views.crop.resampling` does.
 
-    Taps are gathered through the cache for each pixel anew. Resizing columns before lines would read half as often at
-    best, since every line of the box has to be resized, and would need room for them between the two.
+    Each output pixel gathers its taps through the cache. Resizing columns before rows would halve the reads at best,
+    since every row of the box has to be resized, and would need memory for the intermediate result.
     """
     x = tl.where(tl.load(parameters + FLIP) > 0, SIZE - 1 - x, x)
     taps_y, first_y, centre_y, reach_y, start_y, end_y = taps(parameters, 0, y, SIZE)
@@ -32,7 +32,7 @@ def crop(image, parameters, y, x, per_channel, per_line, per_pixel, SIZE: tl.con
             red += share * tl.load(place, mask=share > 0, other=0)
             green += share * tl.load(place + per_channel, mask=share > 0, other=0)
             blue += share * tl.load(place + 2 * per_channel, mask=share > 0, other=0)
-    # Summed apart from the pixels, or the compiler would move each tap's weight between threads.
+    # Summed separately from the pixels, or the compiler would move each tap's weight between threads.
     total = 255 * total_weight(taps_y, first_y, centre_y, reach_y, start_y, end_y)
     total *= total_weight(taps_x, first_x, centre_x, reach_x, start_x, end_x)
     return red / total, green / total, blue / total

@@ -1,22 +1,22 @@
-"""NT-Xent on a GPU: similarities are made and used in tiles, and never leave the chip.
+"""NT-Xent on a GPU: similarities are computed and used in tiles, and never written to GPU memory.
 
 Let ``u_i`` be the unit rows of all ranks, ``s_ij`` their similarities over the temperature, minus infinity if left out,
-and ``p_ij = exp(s_ij - log Σ_k exp s_ik)``. What is left out is left out both ways, so s is symmetric, and the gradient
-of all ranks' losses with respect to this rank's row i is
+and ``p_ij = exp(s_ij - log Σ_k exp s_ik)``. Exclusions are symmetric, so s is symmetric, and the gradient of all ranks'
+losses with respect to this rank's row i is
 
     ∂/∂u_i = 1 / (A τ) · Σ_j (p_ij g_i + p_ji g_j) u_j  -  positives' part,
 
-with A anchors a rank, and g the gradient that came to the loss of a row's rank. A rank that knows every row and every
-row's log-sum-exp therefore has its rows' whole gradient by itself: one product forward, two backward, three in all, as
-many as a loss needs that keeps the softmax; and gradients of rows never travel. On one rank nothing differs.
+with A anchors per rank, and g_i the incoming gradient of the loss of row i's rank. A rank that has every row and every
+row's log-sum-exp therefore computes the complete gradient of its rows: one matrix product forward and two backward, as
+many as a loss that stores the softmax needs. Gradients of rows are not communicated. The same holds for one rank.
 
-- Three kernels and a mean make the loss and its gradient: ``normalise``, which makes unit rows and the positives' term,
-  ``log_partition``, and ``gradient``, which ends with the derivative of the normalisation. All sums have one order.
-- Elements of unit rows are at most 1, of weights 2, so that a pair of float16, scaled, holds 22 of float32's 24 bits.
-  Three float16 products then give what TF32x3 gives at half its cost, since tensor cores do float16 twice as fast,
-  and take it from memory as it is: rows are split once, TF32 would be split in every tile.
-- Memory: rows as pairs, as much as the rows in float32, and three numbers a row.
-- Nothing waits for the GPU, and nothing depends on values: a CUDA graph can hold it.
+- Three kernels and a mean compute the loss and its gradient: ``normalise``, for unit rows and the positives' term,
+  ``log_partition``, and ``gradient``, which ends with the derivative of the normalisation. All sums have a fixed order.
+- Elements of unit rows are at most 1, softmax weights at most 2, so a scaled pair of float16 holds 22 of float32's 24
+  bits. Three float16 products are then as exact as TF32x3 at half its cost: tensor cores compute float16 twice as fast,
+  and rows are split once, where TF32 would be split in every tile.
+- Memory: rows as pairs, as much as the rows in float32, and three numbers per row.
+- Nothing waits for the GPU, and no control flow depends on values, so CUDA graphs can capture it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from torch import Tensor
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.once_differentiable import no_double_backward
 
-WIDEST = 256  # elements of a row: of wider ones no tile fits the chip
+WIDEST = 256  # elements of a row: with more, no tile fits into shared memory
 FAR = 50.0  # log2 of exp(1/τ), beyond which the squared range of exp(s) leaves float32
-SHARED = 101376  # bytes on the chip that a program can have on any GPU since Ampere; torch before 2.7 does not say
-SPARE = 4096  # bytes for what a program holds beside rows
+SHARED = 101376  # bytes of shared memory per program on any GPU since Ampere; torch before 2.7 does not report it
+SPARE = 4096  # bytes of shared memory for everything but rows
 TRITON = find_spec("triton") is not None
-# Anchors and rows of a tile, warps, stages of loading: the first that fits the chip. On an H200 (benchmarks/nt_xent.py,
-# 128 elements) the first was the fastest from 1,024 rows to 65,536, for both kernels, of tiles of 16 to 256 anchors.
+# Anchors and rows of a tile, warps, pipeline stages: the first that fits into shared memory is used. On an H200
+# (benchmarks/nt_xent.py, 128 elements) the first was the fastest from 1,024 rows to 65,536, for both kernels, of tiles
+# of 16 to 256 anchors.
 TILES = ((64, 64, 4, 2), (64, 32, 8, 2), (16, 32, 4, 2))
 
 
@@ -55,7 +56,7 @@ def serves(z: Tensor) -> bool:
 
 
 def nt_xent(z: Float[Tensor, "V B P"], temperature: float, decoupled: bool) -> Float[Tensor, ""]:
-    """:func:`simmim_pl.losses.nt_xent`, for what :func:`serves`."""
+    """:func:`simmim_pl.losses.nt_xent`, for inputs that :func:`serves` accepts."""
     loss: Tensor = FusedNTXent.apply(z, temperature, decoupled)
     return loss
 
@@ -100,7 +101,7 @@ class FusedNTXent(torch.autograd.Function):
 
 @torch.no_grad()
 def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
-    """:func:`simmim_pl.losses.nt_xent.contrastive_accuracy`, for what :func:`serves`; of equals none is nearest."""
+    """:func:`simmim_pl.losses.nt_xent.contrastive_accuracy`, if :func:`serves` accepts ``z``; a tie counts as wrong."""
     from simmim_pl.gpu import nt_xent_kernels as kernels
 
     images, anchors = z.shape[1], z.shape[0] * z.shape[1]
@@ -126,7 +127,7 @@ def normalised(z: Tensor, pull: float) -> tuple[Tensor, Tensor]:
 
 
 def launch(rows: Tensor, anchors: int) -> tuple[tuple[int], dict[str, int]]:
-    """How many programs a kernel is started with, and what each holds."""
+    """Grid of a kernel, and its tile size and other launch parameters."""
     device = torch.cuda.get_device_properties(rows.device) if rows.is_cuda else None
     shared = getattr(device, "shared_memory_per_block_optin", SHARED)
     tall, wide, warps, stages = tile(rows.shape[-1], shared)
@@ -143,5 +144,5 @@ def tile(width: int, shared: int) -> tuple[int, int, int, int]:
 
 
 def power_of_2(number: int) -> int:
-    """The least power of two that is no smaller."""
+    """The smallest power of two that is at least ``number``."""
     return 1 << (number - 1).bit_length()

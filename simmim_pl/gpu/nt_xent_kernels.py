@@ -1,8 +1,9 @@
-"""The kernels of :mod:`simmim_pl.gpu.nt_xent`, where the plan is told; needs Triton.
+"""The Triton kernels of :mod:`simmim_pl.gpu.nt_xent`, which explains the algorithm.
 
 ``rows`` are all ranks' unit rows ``[keys, 2, WIDTH]`` as pairs of float16; this rank's anchors begin at ``first``. A
-program holds ``TALL`` anchors, and meets all rows, ``WIDE`` at a time. A row is left out of the sum of the anchors that
-stand in its place of a period: of all anchors for itself alone, of the images for all views of its image.
+program holds ``TALL`` anchors, and loops over all rows, ``WIDE`` at a time. A row is excluded from an anchor's sum if
+both have the same index modulo ``period``. With the number of anchors as period, that is the anchor itself; with the
+number of images, all views of its image.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import triton.language as tl
 
 # Before they are split, so that the smaller half is a normal float16 too:
 UNIT = tl.constexpr(2.0**8)  # what elements of unit rows are multiplied by
-WEIGHT = tl.constexpr(14.0)  # of which power of two softmax weights are; the sum of two is at most 2, a float16 65504
+WEIGHT = tl.constexpr(14.0)  # log2 of the scale of softmax weights: a sum of two is at most 2, a float16 at most 65504
 
 
 @triton.jit
@@ -44,7 +45,7 @@ def direction(z, row, inside, width, WIDTH: tl.constexpr):
 def normalise(
     z, pairs, agreement, views, images, width, pull, WIDTH: tl.constexpr, TALL: tl.constexpr
 ):  # fmt: skip
-    """Unit rows as pairs, and every anchor's summed similarity to its positives, times pull."""
+    """Write unit rows as pairs, and every anchor's summed similarity to its positives, times pull."""
     image = tl.program_id(0) * TALL + tl.arange(0, TALL)
     inside, column = image < images, tl.arange(0, WIDTH)
     together = tl.zeros([TALL, WIDTH], tl.float32)
@@ -85,7 +86,7 @@ def products(high, low, their_high, their_low):
 @triton.jit
 @no_type_check
 def place(key, first, anchors, period):
-    """The place of a row among this rank's, within its period; -1 of another rank's row."""
+    """Index modulo ``period`` of one of this rank's rows; -1 for rows of other ranks."""
     local = key - first
     return tl.where((local >= 0) & (local < anchors), local % period, -1)
 
@@ -93,7 +94,7 @@ def place(key, first, anchors, period):
 @triton.jit
 @no_type_check
 def similarities(high, low, mine, their_high, their_low, key, keys, first, anchors, period, scale):
-    """Similarities times scale; minus infinity to rows in the anchor's own place, and past the last row."""
+    """Similarities times scale; minus infinity for excluded rows, and past the last row."""
     past = tl.where(key < keys, 0.0, -float("inf"))
     s = products(high, low, their_high, their_low) * (scale / (UNIT * UNIT)) + past[None, :]
     return tl.where(place(key, first, anchors, period)[None, :] == mine[:, None], -float("inf"), s)
@@ -105,7 +106,7 @@ def log_partition(
     rows, agreement, log_mass, loss, anchors, keys, first, period, scale,
     WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Of every anchor the logarithm to base 2 of its softmax's denominator, and its loss in nats."""
+    """Write for every anchor the logarithm to base 2 of its softmax's denominator, and its loss in nats."""
     row = tl.program_id(0) * TALL + tl.arange(0, TALL)
     inside, mine = row < anchors, row % period
     high, low = load(rows, first + row, inside, WIDTH)
@@ -130,7 +131,7 @@ def gradient(
     z, rows, log_mass, grads, out, views, images, width, ranks, anchors, keys, first, period, scale, pull, share,
     FAR: tl.constexpr, RANKS: tl.constexpr, WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Of every anchor ``share (Σ_j (p_ij g_i + p_ji g_j) u_j - pull g_i Σ_positives u)``, through its normalisation."""
+    """Write ``share (Σ_j (p_ij g_i + p_ji g_j) u_j - pull g_i Σ_positives u)``, backward through the normalisation."""
     row = tl.program_id(0) * TALL + tl.arange(0, TALL)
     inside, mine = row < anchors, row % period
     high, low = load(rows, first + row, inside, WIDTH)
@@ -178,7 +179,7 @@ def nearest(
     rows, hit, anchors, keys, first, images,
     WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Of every anchor 1.0 where a view of its image is nearer than any other image's row, else 0.0."""
+    """Write for every anchor 1.0 if a view of its image is nearer than any other image's row, else 0.0."""
     row = tl.program_id(0) * TALL + tl.arange(0, TALL)
     inside, mine = row < anchors, row % images
     high, low = load(rows, first + row, inside, WIDTH)

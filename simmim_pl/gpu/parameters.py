@@ -1,4 +1,4 @@
-"""What a kernel is told about each view, a row of numbers, and how that is drawn: a launch for all views of a batch."""
+"""The parameters of each view as a row of numbers, drawn for all views of a batch by one kernel launch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from simmim_pl.runtime.constants import constant
 PARAMETERS = 16
 FLIP, FACTOR, ORDER, GREY, SIGMA, SOLARIZE = (tl.constexpr(column) for column in (4, 5, 9, 13, 14, 15))
 
-# What a view is asked to be: sides and area of the image, the crop's least share of it and by how much that varies, its
-# least ratio and the logarithm of by how much that varies, the box where none fits; then probabilities, and least value
-# and range of factors and of the blur's width.
+# Settings of a view: sides and area of the image; minimum and range of the crop's share of the area; minimum of its
+# aspect ratio and log2 of the ratio's range; the box if none fits; then probabilities, and minimum and range of factors
+# and of the blur's sigma.
 HEIGHT, WIDTH, SHARE, RATIO, CENTRAL, P_FLIP, P_JITTER, LEAST, RANGE, P_GREY, P_BLUR, WIDTHS, P_SOLARIZE = (
     tl.constexpr(column) for column in (0, 1, 3, 5, 7, 11, 12, 13, 17, 21, 22, 23, 25)
 )
-# And where its random numbers begin, those of boxes and so on, counted in whole batches.
+# Then the offsets of its random numbers, for boxes and so on, in units of whole batches.
 BY_BOX, BY_FLIP, BY_JITTER, BY_GREY, BY_BLUR, BY_SOLARIZE = (tl.constexpr(column) for column in range(26, 32))
 SETTINGS = tl.constexpr(32)
 ATTEMPTS = tl.constexpr(10)  # boxes that an image may try
@@ -32,7 +32,7 @@ ATTEMPTS = tl.constexpr(10)  # boxes that an image may try
 def draw_parameters(
     numbers: Float[Tensor, " N"], settings: tuple[tuple[float, ...], ...], batch: int, rank: int, ranks: int
 ) -> Float[Tensor, "V B 16"]:
-    """A row for each view of each image, by the formulas and from the numbers of ``sample_…`` in ``views/``.
+    """A row of parameters for each view of each image, by the same formulas and random numbers as in ``views/``.
 
     Args:
         numbers: uniform in [0, 1), for all ranks' images, as they are drawn one after the other for all views.
@@ -76,21 +76,21 @@ def draw_rows(numbers, settings, drawn, batch, rank, ranks, ROWS: tl.constexpr):
 @triton.jit
 @no_type_check
 def begin(numbers, count, whole):
-    """Where the numbers begin that come after so many whole batches of others."""
+    """Pointer to the random numbers after ``count`` whole batches of others."""
     return numbers + tl.load(count).to(tl.int64) * whole
 
 
 @triton.jit
 @no_type_check
 def happens(number, probability, inside):
-    """Whether something with this probability does."""
+    """Whether an event of this probability happens."""
     return tl.load(number, mask=inside) < tl.load(probability)
 
 
 @triton.jit
 @no_type_check
 def within(number, least, width, inside):
-    """A number that is uniform between a least and a greatest."""
+    """Scale a uniform number to [least, least + width)."""
     return tl.load(least) + tl.load(width) * tl.load(number, mask=inside)
 
 
@@ -120,7 +120,7 @@ def draw_box(numbers, whole, settings, drawn, inside):
 @triton.jit
 @no_type_check
 def nearest(value):
-    """Whole number, the even one of two: from 2²³ on float32 has only whole numbers, and these are small."""
+    """Round half to even, by adding 2²³, from where on float32 has only whole numbers; for small values."""
     return (value + 8388608.0) - 8388608.0
 
 

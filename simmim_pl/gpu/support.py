@@ -1,4 +1,4 @@
-"""Where kernels run."""
+"""Which devices run Triton kernels."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The views of a batch in one launch: crop, flip, colours, blur and solarising of each view by a program of its own.
+"""The views of a batch in one kernel launch: one program does crop, flip, colours, blur and solarising of a view.
 
-On a GPU the time of views is that of launches, not of arithmetic: done with torch's operations, two views of 512 images
-are four hundred launches. Here a program makes a whole view and keeps to itself: between two passes over its pixels it
-waits for nobody, sums have a fixed order, and the same parameters give the same views to the bit. What it writes and
-reads again is still in the cache.
+On a GPU, views take the time of kernel launches, not of arithmetic: with torch's operations, two views of 512 images
+take four hundred launches. Here one program makes a complete view. It needs no synchronisation with other programs
+between passes over its pixels, sums have a fixed order, and the same parameters give bit-identical views. What it
+writes and reads again is still in the cache.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from simmim_pl.gpu.parameters import GREY, PARAMETERS, SIGMA, SOLARIZE
 def make_views(
     image: UInt8[Tensor, "B 3 H W"], parameters: Float[Tensor, "V B 16"], size: int, kernel: int
 ) -> Float[Tensor, "V B 3 S S"]:
-    """Cut ``size`` = S pixels a side out of each image, V times, and change them as their parameters say.
+    """Make V views of each image, ``size`` = S pixels a side, by their parameters.
 
     Args:
-        image: of any strides.
+        image: the images, with any strides.
         parameters: see ``PARAMETERS``.
         size: S.
-        kernel: odd, pixels that a blur reaches over; 1 where nothing is blurred.
+        kernel: size of the blur's kernel in pixels, odd; 1 for no blur.
     """
     views = torch.empty(*parameters.shape[:2], 3, size, size, device=image.device)
     launch(image, parameters, views, kernel, cut=True)
@@ -44,7 +44,7 @@ def change_views(view: Float[Tensor, "B 3 S S"], parameters: Float[Tensor, "B 16
 
 
 def launch(image: Tensor, parameters: Tensor, views: Tensor, kernel: int, cut: bool) -> None:
-    """A program a view, by tiles of four pixels a thread: with more of them a thread runs out of registers."""
+    """Launch a program per view, with tiles of four pixels per thread: with more, registers would spill."""
     size = views.shape[-1]
     tile = min(max(triton.next_power_of_2(size**2), 128), 512 if size <= 32 else 1024)
     between = torch.empty_like(views) if kernel > 1 else views
@@ -72,7 +72,7 @@ def one_view(
     CUT: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One view: a pass over its pixels up to contrast, which needs their mean, one for the rest, two that blur."""
+    """One view: a pass over its pixels up to contrast, which needs their mean; one for the rest; two for the blur."""
     row = tl.program_id(0).to(tl.int64)
     image += (row % batch) * per_image
     parameters += row * 16

@@ -1,4 +1,4 @@
-"""Losses: a pure function and a thin module each."""
+"""Losses, each as a pure function and a thin module."""
 
 from simmim_pl.losses.barlow_twins import BarlowTwins, barlow_twins
 from simmim_pl.losses.loss import Loss

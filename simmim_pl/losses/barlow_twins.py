@@ -52,11 +52,11 @@ def pair(one: Float[Tensor, "N P"], other: Float[Tensor, "N P"], redundancy: flo
 class BarlowTwins(Loss):
     """Barlow Twins with its weights, see :func:`barlow_twins`.
 
-    What it is by chance depends on the projections' width, so :meth:`at_chance` does not say.
+    Its chance level depends on the projections' width, so :meth:`at_chance` returns None.
 
     Args:
         redundancy: λ, weight of the squared correlations of two different coordinates.
-        scale: factor of the whole loss, which SGD's learning rate has to suit; 0.1 in solo-learn's recipe for CIFAR.
+        scale: factor on the whole loss, to which SGD's learning rate has to be tuned; 0.1 in solo-learn's CIFAR recipe.
     """
 
     @ranged

@@ -1,4 +1,4 @@
-"""What every loss over views keeps, and the whole batch for those that take statistics of it."""
+"""Contract of losses over views, and helpers for losses with batch statistics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Loss(nn.Module, ABC):
     """Contract of a loss: projections ``[V, B, P]`` of V views of B images → scalar, the mean over this rank.
 
     Attributes:
-        draws: whether ``forward`` also takes a ``generator``, for random numbers. The method gives it one that is the
-            same on every rank, another at every step, and the same again in a run that goes on from a checkpoint.
+        draws: whether ``forward`` also takes a ``generator`` of random numbers. The method passes one that is equal on
+            every rank, differs between steps, and is reproduced in a resumed run.
     """
 
     draws = False
@@ -27,11 +27,11 @@ class Loss(nn.Module, ABC):
         """The loss of a batch of projections."""
 
     def at_chance(self, views: int, images: int) -> float | None:
-        """The least loss of projections that tell nothing of their image: all the same, or noise.
+        """The least loss of projections without information about their image: all the same, or noise.
 
-        None when a loss does not say.
+        None if it is not known.
 
-        - ``views``, ``images``: of each image, and in the batch of all ranks.
+        - ``views``, ``images``: number of views per image, and of images in the batch of all ranks.
         """
         return None
 

@@ -67,11 +67,11 @@ def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool
 
 
 class LogPartition(torch.autograd.Function):
-    """Mean over anchors of ``log Σ_k exp(a · k / τ)``, in memory linear in the rows; which ``k``, :func:`blocks` says.
+    """Mean over anchors of ``log Σ_k exp(a · k / τ)`` over the rows ``k`` of :func:`blocks`, in linear memory.
 
-    A block of anchors meets all rows at once, so its softmax, which is the gradient, is known in the same pass: three
-    matrix products in all, none of them repeated in the backward pass, and no more than :data:`BLOCK` similarities in
-    memory. On several ranks each computes its own anchors only.
+    Each block of anchors is compared with all rows at once, so the forward pass also computes its softmax, and with it
+    the gradient: three matrix products in all, none of them repeated in the backward pass, and no more than
+    :data:`BLOCK` similarities in memory. With several ranks, each computes only its own anchors.
     """
 
     @staticmethod
@@ -102,9 +102,9 @@ class LogPartition(torch.autograd.Function):
 
 @torch.no_grad()
 def contrastive_accuracy(z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
-    """Share of anchors whose nearest other row is a view of the same image: the task's own top-1, in [0, 1].
+    """Share of anchors whose nearest other row is a view of the same image: top-1 of the pretext task, in [0, 1].
 
-    Of rows equally near, the first is taken; on a GPU another image's.
+    In a tie the first row counts; in the GPU kernels, a row of another image.
 
     >>> contrastive_accuracy(torch.eye(2).expand(2, 2, 2)).item()
     1.0
@@ -142,7 +142,7 @@ class NTXent(Loss):
 
 
 def check(z: Float[Tensor, "V B P"], temperature: float) -> None:
-    """Refuse input for which the loss means nothing."""
+    """Raise :class:`InputError` for input on which the loss is not defined."""
     require_temperature(temperature)
     if z.shape[0] < 2:
         raise InputError("A contrastive loss needs at least two views of every image: set views to 2 or more.")
@@ -159,10 +159,10 @@ def require_temperature(temperature: float) -> None:
 def blocks(
     anchors: Float[Tensor, "A P"], rows: Float[Tensor, "K P"], temperature: float, views: int = 1
 ) -> Iterator[tuple[slice, Float[Tensor, "b K"]]]:
-    """Similarities of this rank's anchors to all ranks' rows, some anchors at a time; to itself, minus infinity.
+    """Similarities of this rank's anchors to all ranks' rows, in blocks of anchors; minus infinity to itself.
 
-    Rows are ordered rank, view, image. Of ``views`` views, an anchor's similarity to all rows of its own image is minus
-    infinity; 1 spares the positives. A block is the caller's to overwrite.
+    Rows are ordered by rank, view, image. With ``views`` = V, similarities to all rows of the anchor's own image are
+    minus infinity too; with 1, those to its positives stay. The caller may overwrite a block.
     """
     first = distributed.rank() * len(anchors)
     height = max((BLOCK if rows.device.type == "cpu" else 16 * BLOCK) // len(rows), 1)

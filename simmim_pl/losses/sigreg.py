@@ -18,7 +18,7 @@ T_MAX, POINTS = 3.0, 17  # of the integral over [0, T_MAX], doubled: as in the a
 
 
 def epps_pulley(x: Float[Tensor, "*shape B K"]) -> Float[Tensor, "*shape K"]:
-    r"""How far a sample is from a standard normal distribution: Epps & Pulley's statistic of each column.
+    r"""Epps & Pulley's statistic of each column: how far a sample is from a standard normal distribution.
 
     .. math::
         N \int_{-3}^{3} \Big| \frac{1}{N} \sum_{n} e^{i t x_n} - e^{-t^2/2} \Big|^2 e^{-t^2/2} \, dt
@@ -53,7 +53,7 @@ def sigreg(
 
     - ``z``: projections ``[V, B, P]`` of V ≥ 2 views; ``z[v, i]`` and ``z[w, i]`` show the same image.
     - ``directions``: K unit vectors, the same on every rank.
-    - ``weight``: λ. The statistic has the factor N, the images of all ranks, so a larger batch weighs it more.
+    - ``weight``: λ. The statistic has the factor N, the images of all ranks, so it has more weight in a larger batch.
     - ``global_views``: G; all views by default. Further ones, such as ``--data.local_views``, follow the mean.
     - Result: scalar; the ranks' mean is the loss of the whole batch.
     - Balestriero & LeCun 2025 (arXiv 2511.08544), with the integral of the authors' code. Arithmetic is float32 at
@@ -77,9 +77,9 @@ class SIGReg(Loss):
     Under gradient accumulation each batch has directions and statistics of its own, as BatchNorm has.
 
     Args:
-        weight: λ in [0, 1], of the statistic; the views' distance has 1 − λ.
+        weight: λ in [0, 1], the weight of the statistic; that of the views' distance is 1 − λ.
         slices: K, number of directions.
-        global_views: of how many views, the first ones, the mean is taken to which all are pulled; all by default.
+        global_views: number of views, the first ones, whose mean all views are pulled to; all by default.
     """
 
     draws = True
@@ -97,7 +97,7 @@ class SIGReg(Loss):
         return sigreg(z, drawn / drawn.norm(dim=0), self.weight, self.global_views)
 
     def at_chance(self, views: int, images: int) -> float:
-        """Of Gaussian noise of the best standard deviation, in expectation; collapse, a deviation of 0, costs more."""
+        """The expected loss of Gaussian noise of the best standard deviation; collapse (deviation 0) costs more."""
         return least_of_noise(self.weight, views, self.global_views or views, images)
 
 
@@ -105,7 +105,7 @@ class SIGReg(Loss):
 def least_of_noise(weight: float, views: int, global_views: int, images: int) -> float:
     """The least expected :func:`sigreg` of projections that are Gaussian, alike in all coordinates, and independent.
 
-    Their views are at a distance from the mean of the global ones that grows with their variance; the statistic falls.
+    With their variance, the views' distance from the mean of the global views grows, and the statistic falls.
     """
     t, variance = np.linspace(0, T_MAX, POINTS), np.linspace(0, 1, 201)[:, None]
     normal, noise = np.exp(-(t**2) / 2), np.exp(-variance * t**2 / 2)

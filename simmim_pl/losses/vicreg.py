@@ -15,7 +15,7 @@ EPSILON = 1e-4  # added to a variance, so that its root has a gradient at 0; as 
 def vicreg(
     z: Float[Tensor, "V B P"], invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
 ) -> Float[Tensor, ""]:
-    r"""Pull the views of an image together; keep the batch's coordinates apart, and each of deviation 1 or more.
+    r"""Pull the views of an image together; decorrelate coordinates, and keep each standard deviation at 1 or more.
 
     With :math:`\sigma_{vp}` the standard deviation over the batch of coordinate :math:`p` in view :math:`v`,
     :math:`C^v` the covariance of its coordinates, and means over what is not written below them:
@@ -54,7 +54,7 @@ class VICReg(Loss):
 
     Args:
         invariance: weight of the squared distance of an image's views.
-        variance: weight of what a coordinate's standard deviation lacks to 1.
+        variance: weight of the hinge that keeps each coordinate's standard deviation at 1 or more.
         covariance: weight of the squared covariances of two coordinates.
     """
 
@@ -72,6 +72,6 @@ class VICReg(Loss):
         return vicreg(z, self.invariance, self.variance, self.covariance)
 
     def at_chance(self, views: int, images: int) -> float:
-        """Of noise, whose variance costs as little as the distance of its views allows; collapse costs more."""
+        """The loss of noise with the best variance, given the distance of its views; collapse has a higher loss."""
         std = min(self.variance / (4 * self.invariance), 1.0)
         return 2 * self.invariance * std**2 + self.variance * (1 - std)

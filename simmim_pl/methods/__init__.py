@@ -1,4 +1,4 @@
-"""Self-supervised methods, one a page. Start with :mod:`simmim_pl.methods.contrastive`."""
+"""Self-supervised methods, one per file. Start with :mod:`simmim_pl.methods.contrastive`."""
 
 from simmim_pl.methods.byol import BYOL
 from simmim_pl.methods.contrastive import Contrastive

@@ -24,11 +24,11 @@ def prediction_error(q: Float[Tensor, "S B P"], k: Float[Tensor, "B P"]) -> Floa
 
 
 class BYOL(SelfDistillation):
-    """BYOL (Grill et al. 2020, arXiv 2006.07733): the online network predicts what its teacher says of another view.
+    """BYOL (Grill et al. 2020, arXiv 2006.07733): the online network predicts its teacher's projection of another view.
 
     The loss is the mean of :func:`prediction_error` over all ordered pairs of different views, half of the paper's sum
-    over its two. It is no measure of learning: it is 0 when all images have the same projection. Predictor and teacher
-    keep that from happening, and :class:`simmim_pl.callbacks.CollapseMonitor` says when they do not.
+    over its two. It does not measure learning: it is 0 when all images have the same projection. Predictor and teacher
+    prevent this collapse, and :class:`simmim_pl.callbacks.CollapseMonitor` warns if they fail.
     """
 
     def compare(self, q: Float[Tensor, "S B P"], k: Float[Tensor, "B P"]) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""The network through torch.compile; on a CUDA device its kernels are launched together, as CUDA graphs."""
+"""Compile the network by torch.compile, with CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from simmim_pl.contracts import Batch
 
 
 class Compiled(Callback):
-    """Compiles a method's ``compiles`` when training begins: in place, so that the names in a checkpoint stay the same.
+    """Compiles the modules named in a method's ``compiles`` when training begins, in place: names in checkpoints stay.
 
-    Every shape of a batch is compiled by itself, for shapes that stay make the quickest code: views, local views and
-    final views of another size, each once. A CUDA graph keeps a step's tensors at fixed addresses. What it returned,
-    gradients too, is therefore overwritten by the next step, and a setting that needs them longer is compiled without.
+    Static shapes give the fastest code, so every batch shape is compiled once: views, local views and final views of
+    another size. A CUDA graph keeps a step's tensors at fixed addresses, so the next step overwrites its outputs and
+    gradients. Settings that need them longer are compiled without CUDA graphs.
     """
 
     graphs = False  # whether CUDA graphs are used
@@ -31,13 +31,13 @@ class Compiled(Callback):
             rank_zero_info(f"Compiled without CUDA graphs: {why}.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        if self.graphs:  # what they returned in the step before may be overwritten
+        if self.graphs:  # outputs of the previous step may be overwritten
             torch.compiler.cudagraph_mark_step_begin()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if (now := seconds()) > self.spent:  # this step compiled something
+        if (now := seconds()) > self.spent:  # torch compiled in this step
             took = f"Compiled in {now - self.spent:.0f} s"
             rank_zero_info(f"{took}; later runs take it from torch's cache, whose folder TORCHINDUCTOR_CACHE_DIR sets.")
         self.spent = now
@@ -53,7 +53,7 @@ def obstacle(trainer: Trainer, method: Any) -> str | None:
 
 
 def seconds() -> float:
-    """What this process has spent on compiling."""
-    from torch._dynamo.utils import calculate_time_spent  # which takes a second to import
+    """Seconds that this process has spent on compiling."""
+    from torch._dynamo.utils import calculate_time_spent  # takes a second to import
 
     return calculate_time_spent().get("total_wall_time", 0.0)

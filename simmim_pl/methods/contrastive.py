@@ -22,7 +22,7 @@ from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
 class Contrastive(Method):
-    """Joint embedding: one network embeds the views of an image, and the loss makes them agree and images differ.
+    """Joint embedding: one network embeds all views; the loss makes views of an image agree, and images differ.
 
     With NT-Xent it is SimCLR (Chen et al. 2020, arXiv 2002.05709), the source article's "simulated mutual-information
     maximisation", whose claims ``docs/method.md`` maps; with other losses VICReg, Barlow Twins or LeJEPA. With
@@ -33,8 +33,8 @@ class Contrastive(Method):
         encoder: image → features; the part that is kept.
         head: projection head, built on the encoder's width.
         loss: projections ``[V, B, P]`` → scalar, such as :class:`simmim_pl.losses.NTXent`.
-        gradient_cache: chunks in which a device encodes its batch: the memory of a chunk for a third more time, see
-            :func:`simmim_pl.methods.gradient_cache.chunked_forward`. 1 encodes it whole.
+        gradient_cache: number of chunks in which a device encodes its batch: it needs the memory of one chunk and a
+            third more time, see :func:`simmim_pl.methods.gradient_cache.chunked_forward`. 1 encodes it whole.
         kwargs: see :class:`simmim_pl.methods.method.Method`.
     """
 
@@ -64,7 +64,7 @@ class Contrastive(Method):
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
     def embed(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
-        """:meth:`project`, in chunks where a device's memory asks for it."""
+        """:meth:`project`, in chunks if ``gradient_cache`` is above 1."""
         return chunked_forward(self.project, views, self.chunks, self) if self.chunks > 1 else self.project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:

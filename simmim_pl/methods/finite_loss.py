@@ -1,4 +1,4 @@
-"""Whether losses are finite, asked seldom: reading a number waits for the device."""
+"""Check that losses are finite, at intervals: reading a number waits for the device."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from simmim_pl.runtime import distributed
 
 
 class FiniteLoss:
-    """Losses of steps, which are read together, a wait and a message between ranks for all of them."""
+    """Keeps the losses of steps, and reads them together: one device wait and one reduction over ranks for all."""
 
     def __init__(self) -> None:
         self.last = torch.tensor(math.nan)
         self.unread: list[tuple[int, Tensor]] = []
 
     def add(self, step: int, loss: Float[Tensor, ""]) -> None:
-        """This rank's loss at a step; nothing is computed."""
+        """Keep this rank's loss at a step, without computation."""
         self.unread.append((step, loss.detach()))
 
     def read(self) -> Float[Tensor, ""]:
-        """The ranks' mean loss at the last step, on the CPU. All ranks have to ask.
+        """The mean loss over ranks at the last step, on the CPU. All ranks must call it.
 
         Raises:
-            InputError: a loss since the last reading is not finite, on every rank; it names the first one's step.
+            InputError: on every rank, if a loss since the last reading is not finite; it names the first such step.
         """
         if self.unread:
             steps, losses = zip(*self.unread, strict=True)

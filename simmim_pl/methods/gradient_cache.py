@@ -1,4 +1,4 @@
-"""A large batch in the memory of a small one: the exact gradient, from chunks that are encoded twice."""
+"""Train on a large batch in the memory of a small one, with the exact gradient: each chunk is encoded twice."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch.utils.checkpoint import checkpoint
 def chunked_forward(
     run: Callable[[Tensor], tuple[Tensor, ...]], views: Float[Tensor, "V B 3 S S"], chunks: int, network: nn.Module
 ) -> tuple[Tensor, ...]:
-    """What ``run`` makes of views, ``[V, B, ...]`` each, with the activations of one chunk of the images at a time.
+    """Apply ``run`` to views, chunk by chunk, keeping the activations of one chunk; tensors ``[V, B, ...]``.
 
-    Gao et al. 2021 (arXiv 2101.06983) cache the gradient of the loss by the embeddings and encode every chunk again to
-    pass it on. torch's checkpointing is the same in other words: each chunk forgets its activations, and when the
-    gradient by its embeddings is known, they are computed again. Autograd sums over the chunks before it hands a
-    parameter its gradient, so DDP sends it once a step, and mixed precision, accumulation and clipping need nothing.
+    Gao et al. 2021 (arXiv 2101.06983) cache the gradient of the loss with respect to the embeddings, and encode every
+    chunk again for the backward pass. torch's activation checkpointing does the same: each chunk drops its activations
+    and recomputes them in the backward pass. Autograd sums a parameter's gradient over the chunks before it is ready,
+    so DDP sends it once a step, and mixed precision, accumulation and clipping work unchanged.
 
-    The loss sees the whole batch and the gradient is that of the whole batch, with one exception: BatchNorm's
-    statistics are a chunk's (over all ranks). Its running ones are updated once a chunk, and dropout repeats its draw.
+    Loss and gradient are those of the whole batch, with one exception: BatchNorm's statistics are those of a chunk
+    (over all ranks). Its running statistics are updated once per chunk. Recomputation repeats the same dropout masks.
 
     - ``run``: views ``[V, b, ...]`` of some images → tensors ``[V, b, ...]``.
-    - ``chunks``: into how many parts to divide the images.
+    - ``chunks``: number of chunks.
     - ``network``: the module whose running statistics must not be updated twice.
     """
 
@@ -39,9 +39,9 @@ def chunked_forward(
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm normalises by its batch as ever; what it remembers of it is forgotten in the end.
+    """Restore BatchNorm's running statistics on exit; within the context, layers normalise by their batch as usual.
 
-    Nothing about the layers is changed for the time: torch.compile would take them for others and compile them again.
+    No attribute of a layer changes, which would make torch.compile recompile it.
     """
     buffers = [buffer for part in network.modules() if isinstance(part, _BatchNorm) for buffer in part.buffers()]
     before = [buffer.clone() for buffer in buffers]

@@ -1,4 +1,4 @@
-"""A run that starts from weights of another: the encoder's, before its first step."""
+"""Start a run from an encoder's weights in a file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from simmim_pl.runtime.weights import load_weights
 
 
 class InitialWeights(Callback):
-    """Loads a file's weights into a method's encoder when ``fit`` starts, and never where it goes on.
+    """Loads a file's weights into a method's encoder when ``fit`` starts a new run.
 
-    A run that goes on with ``--ckpt_path`` has the checkpoint's weights and does not read the file, nor does whatever
-    evaluates its checkpoints. Other copies of the encoder, such as a teacher's, start from the same weights. What is
-    measured before the first step, as by :class:`simmim_pl.callbacks.OnlineProbe`, is then measured of these weights.
+    A run resumed with ``--ckpt_path`` has the checkpoint's weights and does not read the file; neither do evaluations
+    of its checkpoints. Other copies of the encoder, such as a teacher's, start from the same weights. Metrics of the
+    untrained network, as by :class:`simmim_pl.callbacks.OnlineProbe`, are then metrics of these weights.
 
     Args:
         path: of a checkpoint or state dict, see :func:`simmim_pl.runtime.weights.load_weights`.

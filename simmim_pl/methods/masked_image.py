@@ -17,21 +17,21 @@ from simmim_pl.runtime.seeding import uniform
 
 
 class MaskedImage(Method):
-    """SimMIM (Xie et al. 2022, arXiv 2111.09886): random units of an image are masked, and their pixels predicted.
+    """SimMIM (Xie et al. 2022, arXiv 2111.09886): random patches of an image are masked, and their pixels predicted.
 
-    A learned token stands in place of the embedded patches that are masked, the encoder sees all tokens, and one linear
-    layer predicts the pixels of each position of the feature map. The loss is the mean absolute error of masked pixels
-    of the normalised image.
+    A learned mask token replaces the embeddings of masked patches, the encoder sees all tokens, and one linear layer
+    predicts the pixels of each position of the feature map. The loss is the mean absolute error of masked pixels of the
+    normalised image.
 
-    An encoder that is no :class:`simmim_pl.contracts.MaskableEncoder`, such as a convolutional one, sees its mean
-    colour in place of masked pixels. Such networks gain little: masked images have other pixel statistics than whole
-    ones, and from layer to layer the mask vanishes (Tian et al. 2023, arXiv 2301.03580).
+    For an encoder that is no :class:`simmim_pl.contracts.MaskableEncoder`, such as a convolutional one, masked pixels
+    are replaced by the mean colour. Such networks gain little: masked images have other pixel statistics than complete
+    ones, and the mask fades from layer to layer (Tian et al. 2023, arXiv 2301.03580).
 
     Args:
         encoder: image → features; the part that is kept.
-        mask_unit: side of what is masked as one, in pixels: a multiple of the encoder's patch that divides the image.
-            The paper masks units of 32 of 192 pixels.
-        mask_ratio: share of the units that are masked, rounded up to whole ones, in every image as many.
+        mask_unit: side of a masked patch, in pixels: a multiple of the encoder's patch size that divides the image. The
+            paper masks units of 32 pixels of images of 192.
+        mask_ratio: share of the units that are masked, rounded up; every image has the same number.
         kwargs: see :class:`simmim_pl.methods.method.Method`.
 
     Raises:
@@ -69,7 +69,7 @@ class MaskedImage(Method):
         return self.finish(loss, features.pooled, batch)
 
     def mask(self, image: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B 1 H W"]:
-        """Which pixels are masked: random units of every image, as many in each."""
+        """Which pixels are masked: random units, the same number in every image."""
         height, width = (size // self.mask_unit for size in image.shape[-2:])
         number = masked_units(height * width, self.mask_ratio)
         rank = uniform(self.generator("mask"), len(image), height * width, along=0).argsort(1).argsort(1)
@@ -94,7 +94,7 @@ class MaskedImage(Method):
         return features, predicted
 
     def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N 3 3 H W"]]:
-        """Each image, what the encoder sees of it, and that completed by what is predicted."""
+        """Each image, its masked version, and the masked version with predicted pixels filled in."""
         image = batch["image"].float() / 255
         height, width = (size // self.side * self.side for size in image.shape[-2:])
         image = image[..., :height, :width]  # what lies beyond has no whole unit
@@ -108,7 +108,7 @@ class MaskedImage(Method):
 
 
 def masked_units(units: int, ratio: float) -> int:
-    """The share of so many units, rounded up: of the ratio as it is written, which binary numbers may exceed.
+    """``units · ratio`` rounded up, with the ratio as written in decimal: floating point may exceed a whole number.
 
     >>> masked_units(64, 0.6), masked_units(100, 0.55), 100 * 0.55
     (39, 55, 55.00000000000001)

@@ -70,7 +70,7 @@ class AugmentedProbe(Protocol):
 
 
 def zero_linear(width: int, classes: int) -> nn.Linear:
-    """A linear classifier that starts undecided."""
+    """A linear classifier whose weights start at zero."""
     layer = nn.Linear(width, classes)
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

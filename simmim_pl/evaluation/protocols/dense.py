@@ -20,11 +20,11 @@ from simmim_pl.evaluation.training import LRSearch, choose
 from simmim_pl.runtime import distributed
 
 IGNORED = 255  # the id of pixels that belong to no class
-ROUNDING = 1e-12  # of a mean square: a variance below this part of it is a rounding error, and the channel constant
+ROUNDING = 1e-12  # a channel whose variance is below this fraction of its mean square counts as constant
 
 
 class DenseProbe(Protocol):
-    """Mean IoU and pixel accuracy on test of a linear classifier of every place of the frozen feature map.
+    """Mean IoU and pixel accuracy on test of a linear classifier at every position of the frozen feature map.
 
     The logits are upsampled to the mask (bilinear). Features are standardised channel by channel, by the training
     images. A step encodes its images once, for the classifiers of all learning rates; validation chooses among them by
@@ -83,7 +83,7 @@ class DenseProbe(Protocol):
 
 
 class Pixels(nn.Module):
-    """A 1×1 convolution that starts undecided, its logits upsampled to the mask.
+    """A 1×1 convolution, initialised to zero, whose logits are upsampled to the mask.
 
     Args:
         width: D, channels of the feature map.

@@ -1,4 +1,4 @@
-"""Accuracy against depth: a linear probe on every layer of the encoder."""
+"""Accuracy by depth: a linear probe on every layer of the encoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Depth(Protocol):
     layers serve the pretext task alone.
 
     Args:
-        l2: candidate penalties, chosen on validation for each layer by itself.
+        l2: candidate penalties, chosen on validation for each layer separately.
         data: the data set to evaluate on; by default the run's ``--data``.
     """
 

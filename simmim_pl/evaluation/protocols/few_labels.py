@@ -21,17 +21,17 @@ from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Share, ranged
 
 
 class FewLabels(Protocol):
-    """Accuracy on test of a linear classifier that saw few labels; mean and standard deviation over draws of them.
+    """Accuracy on test of a linear classifier trained on few labels; mean and standard deviation over random draws.
 
-    Nothing is chosen: thousands of validation labels would not be few. The penalty is ``prior / n`` for n labels, the
-    same Gaussian prior on the weights whatever n is, scikit-learn's ``LogisticRegression(C=1 / prior)`` (of two
-    classes, ``2 / prior``). Features are standardised by all training images, which asks for no label. Validation
-    images are left out.
+    No hyperparameter is chosen: that would use thousands of validation labels. The penalty is ``prior / n`` for n
+    labels, the same Gaussian prior on the weights for every n: scikit-learn's ``LogisticRegression(C=1 / prior)`` (for
+    two classes, ``2 / prior``). Features are standardised by all training images, which needs no labels. Validation
+    images are not used.
 
     Args:
-        shares: parts of the training images that are labelled, each class in proportion and at least once.
-        per_class: numbers of labelled images of each class.
-        draws: random choices of the labelled images.
+        shares: fractions of the training images that are labelled, stratified, with at least one image of each class.
+        per_class: numbers of labelled images per class.
+        draws: number of random choices of the labelled images.
         prior: strength of the penalty.
         data: the data set to evaluate on; by default the run's ``--data``.
     """

@@ -33,7 +33,7 @@ from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
 
 class FineTune(Protocol):
-    """Accuracy on test of a copy of the encoder that was trained further, whole, with a linear classifier on top.
+    """Accuracy on test after fine-tuning all weights of a copy of the encoder, with a linear classifier on top.
 
     The learning rate falls from layer to layer towards the image (Clark et al. 2020, arXiv 2003.10555, section 3.1; for
     images Bao et al. 2021, arXiv 2106.08254). AdamW, linear warm-up, then cosine; the last epoch counts. With several
@@ -101,7 +101,7 @@ class FineTune(Protocol):
             for step, batch in enumerate(context.watched(context.batches("train", epoch), what, steps)):
                 yield self.views(batch["image"], context.generator(epoch * steps + step))[0], batch["label"]
 
-        with torch.random.fork_rng():  # dropout and stochastic depth: of this seed, whatever ran before
+        with torch.random.fork_rng():  # dropout and stochastic depth depend on this seed only
             torch.manual_seed(derive_seed(context.seed, 0, f"network {distributed.rank()}"))
             train(
                 *([network], [optimizer], batches, self.epochs, steps),
@@ -143,10 +143,11 @@ def predict(network: Tuned, context: EvaluationContext, split: str) -> tuple[Ten
 
 
 def layer_groups(network: Tuned, decay: float, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: ``lr · decay^d`` for what is d layers below the classifier; some get no weight decay.
+    """Parameter groups with learning rate ``lr · decay^d``, d layers below the classifier; some without weight decay.
 
-    Layers are those that the encoder names. What comes before the first, such as patch embedding and tokens, is one
-    more; what lies between two, such as a norm, belongs to the one before; what follows the last is the classifier's.
+    Layers are those of ``encoder.layers()``. Parameters before the first, such as patch embedding and tokens, count as
+    one more layer; those between two, such as a norm, belong to the earlier one; those after the last belong to the
+    classifier.
 
     Raises:
         InputError: the encoder names no layers, and their learning rates are to differ.

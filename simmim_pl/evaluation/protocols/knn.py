@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification of frozen features: no training, and no knob that test turns."""
+"""k-nearest-neighbour classification of frozen features, without training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Similarity = Literal["cosine", "euclidean"]
 class KNN(Protocol):
     """k-nearest-neighbour accuracy on test among all training and validation images.
 
-    With several ``k`` or ``temperature``, validation chooses: its images are asked about among those of train.
+    With several ``k`` or ``temperature``, the best on validation is used, with neighbours among the training images.
 
     Args:
-        k: neighbours that vote; candidates.
-        temperature: weight of a vote, see :func:`votes`; candidates, of which null gives equal votes. By default 0.1
-            for cosine similarity and equal votes for distances, which have no scale of their own.
+        k: candidate numbers of neighbours that vote.
+        temperature: candidate temperatures of the vote, see :func:`votes`; null gives equal votes. By default 0.1 for
+            cosine similarity and equal votes for distances, which have no natural scale.
         metric: cosine similarity, or Euclidean distance of features as they are.
         data: the data set to evaluate on; by default the run's ``--data``.
     """
@@ -114,7 +114,7 @@ def nearest(
     middle = bank.mean(0)
 
     def prepared(features: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-        # About their middle, distances are the same and the squares lose fewest digits.
+        # Centring does not change distances, and reduces the rounding error of the squares.
         return unit(features) if metric == "cosine" else features - middle
 
     similarity, found = queries.new_zeros(len(queries), k), labels.new_zeros(len(queries), k)
@@ -153,7 +153,7 @@ def votes(
     if temperature is not None and not 0 < temperature < math.inf:
         raise InputError(f"kNN's temperature must be a positive number or null, got {temperature}.")
     similarity, labels = similarity[:, :k], labels[:, :k]
-    # Shifting by the best keeps exp finite and changes no ranking.
+    # Subtracting the largest similarity keeps exp finite and does not change the ranking.
     shifted = similarity - similarity[:, :1]
     vote = torch.ones_like(shifted) if temperature is None else (shifted / temperature).exp()
     return similarity.new_zeros(len(similarity), classes).scatter_add_(1, labels, vote)

@@ -32,8 +32,8 @@ class LinearProbe(Protocol):
 
     Args:
         l2: candidate penalties, see :class:`simmim_pl.evaluation.regression.LogisticRegression`.
-        folds: fit on each of the folds that the data set itself defines, such as STL-10's ten, of which a part is held
-            out as validation is; the result is their mean, with the standard deviation over folds.
+        folds: fit on each predefined fold of the data set, such as STL-10's ten, with a part of each held out for
+            validation. The result is the mean and standard deviation over folds.
         data: the data set to evaluate on; by default the run's ``--data``.
     """
 
@@ -62,10 +62,10 @@ class LinearProbe(Protocol):
 
 
 def folds(context: EvaluationContext, train: Labelled, validation: Labelled) -> Iterator[tuple[Labelled, Labelled]]:
-    """Of every fold that the data set defines, its rows of train and of validation.
+    """The training and validation rows of every fold that the data set defines.
 
     Raises:
-        InputError: the set defines none, or nothing of one is held out.
+        InputError: the set defines no folds, or a fold has no training or no validation rows.
     """
     source, splits = context.data.source, context.data.splits
     if not source.folds:
@@ -81,7 +81,7 @@ def folds(context: EvaluationContext, train: Labelled, validation: Labelled) -> 
 
 
 def strongest_first(l2: Sequence[float]) -> list[float]:
-    """Penalties in the order in which each fit starts best from the one before. Raises :class:`InputError`."""
+    """Penalties in descending order, so that each fit starts from a similar one. Raises :class:`InputError`."""
     if not l2:
         raise InputError("A linear probe needs at least one penalty: give l2.")
     return sorted(l2, reverse=True)
@@ -98,7 +98,7 @@ def probe(
 def predict(
     train: Labelled, validation: Labelled, test: Float[Tensor, "M D"], classes: int, penalties: Sequence[float]
 ) -> tuple[Int64[Tensor, " M"], dict[str, Any]]:
-    """The class of each test item, and what was chosen for it and by what."""
+    """The class of each test item, the chosen penalty, and the validation accuracies."""
     mean, scale = moments(train[0])
     fitted, tried, asked = ((features - mean) / scale for features in (train[0], validation[0], test))
     regression, accuracy = LogisticRegression(fitted, train[1], classes), {}
@@ -112,12 +112,12 @@ def predict(
             break
     chosen = best(accuracy)
     both = LogisticRegression(torch.cat([fitted, tried]), torch.cat([train[1], validation[1]]), classes)
-    weight, bias = both.fit(chosen, weights[chosen])  # a weak penalty's may be too far away
+    weight, bias = both.fit(chosen, weights[chosen])  # weights of a weaker penalty may be a distant start
     explained = {"l2": chosen, "validation accuracy by l2": by_name(accuracy)}
     return (asked @ weight + bias).argmax(1), explained
 
 
 def moments(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """Mean and standard deviation of each feature; of one that never varies 1, since it says nothing either way."""
+    """Mean and standard deviation of each feature; the deviation of a constant feature is replaced by 1."""
     std = features.std(0, correction=0)
     return features.mean(0), torch.where(varies(features), std, 1.0)

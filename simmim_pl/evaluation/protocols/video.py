@@ -25,7 +25,7 @@ from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, ranged
 class VideoProbe(Protocol):
     """Clip accuracy on test from frozen features of the frames, three times, each seeing more of the clip:
 
-    - ``one frame``: a linear probe on the middle frame: what needs no video.
+    - ``one frame``: a linear probe on the middle frame: needs no video.
     - ``mean of frames``: a linear probe on the mean over time, which the order of the frames does not change.
     - ``temporal head``: a convolution over three frames, the mean over time, a linear classifier. Its learning rate is
       chosen on validation after the last epoch.
@@ -68,7 +68,7 @@ class VideoProbe(Protocol):
         return [*results, self.temporal(context, splits, classes)]
 
     def temporal(self, context: EvaluationContext, splits: Sequence[Labelled], classes: list[str]) -> Result:
-        """Train the temporal head on standardised features of the training clips, which every rank holds."""
+        """Train the temporal head on standardised features of the training clips. Every rank has all features."""
         mean, scale = moments(splits[0][0].flatten(0, 1))
         (train, labels), validation, test = [((features - mean) / scale, labels) for features, labels in splits]
         size = min(context.data.batch_size, len(train))  # to which learning rates are scaled
@@ -94,7 +94,7 @@ class VideoProbe(Protocol):
 
 
 class TemporalHead(nn.Module):
-    """A convolution over three frames, ReLU, the mean over time, a linear classifier: sees what changes.
+    """A convolution over three frames, ReLU, the mean over time, a linear classifier. It can use motion.
 
     Args:
         width: D, length of a frame's features.
