@@ -43,18 +43,18 @@ class Output(TypedDict, total=False):
 class Method(StepLog, ABC):
     """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
 
-    Callbacks read what a step returns, and ask ``encoder``, :meth:`forward` and, of the network before training,
-    :meth:`validation_step`; no more of a method. One that compares projections of several views also defines
-    ``project(views) -> (features [V, B, D], projections [V, B, P])``; without it, what is measured of projections is
-    left out. One that has something to show defines :meth:`pictures`. What a method draws, such as a mask, it draws
-    from :meth:`generator`.
+    Callbacks use only the outputs of steps, ``encoder``, :meth:`forward` and, before training, :meth:`validation_step`.
+    A method that compares projections of views also defines
+    ``project(views) -> (features [V, B, D], projections [V, B, P])``; without it, metrics of projections are left out.
+    A method with pictures to show defines :meth:`pictures`. Random numbers of a method, such as masks, come from
+    :meth:`generator`.
 
     The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
-    accumulate_grad_batches), so a step moves the weights in proportion to the images it saw.
+    accumulate_grad_batches).
 
     Attributes:
-        pretrains: tells the command line that this is a method: ``fit`` may take the precision that is fastest, and
-            what it predicts without a checkpoint means nothing.
+        pretrains: marks a self-supervised method for the command line: ``fit`` may choose the fastest precision, and
+            evaluating it without a checkpoint is refused.
 
     Args:
         encoder: image → features; the part that is kept.
@@ -64,13 +64,13 @@ class Method(StepLog, ABC):
         sync_batchnorm: on several devices, take BatchNorm's statistics over the whole batch, as one device would.
         compile: run the network through torch.compile while it trains, see :mod:`simmim_pl.methods.compiled`.
         channels_last: store the encoder's weights channels-last: faster on recent CPUs and on tensor cores.
-        weights: checkpoint or state dict whose weights the encoder starts from, ``FILE`` or ``FILE:KEY``, see
+        weights: checkpoint or state dict with the encoder's initial weights, ``FILE`` or ``FILE:KEY``, see
             :class:`simmim_pl.methods.initial_weights.InitialWeights`.
     """
 
     pretrains = True
     compiles: tuple[str, ...] = ("encoder",)  # names of the parts that --model.compile compiles
-    saves_memory = False  # true of a run for which memory is short, so that time may be spent on it
+    saves_memory = False  # whether the method trades time for memory, as by the gradient cache
 
     @ranged
     def __init__(
@@ -89,14 +89,14 @@ class Method(StepLog, ABC):
         self.decay_norm_and_bias, self.sync_batchnorm = decay_norm_and_bias, sync_batchnorm
         self.losses = FiniteLoss()
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
-        self.configured_before: list[dict[str, Any]] = []  # the same of the run that a checkpoint goes on with
+        self.configured_before: list[dict[str, Any]] = []  # the same from the checkpoint that a run resumes from
         schedule.require_valid_lr(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
         self.compiled, self.initial_weights = compile, weights
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
-        """Features of images in [0, 1], to evaluate or to keep: never compiled, for batches here come in many sizes."""
+        """Features of images in [0, 1]. Not compiled, because batches outside of training have many sizes."""
         with torch.compiler.set_stance("force_eager"):
             features: Features = self.encoder(image)
         return features
@@ -106,25 +106,25 @@ class Method(StepLog, ABC):
         """The loss of this device's share of a batch, by way of :meth:`finish`. Lightning calls it on every batch."""
 
     def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N K 3 H W"]]:
-        """What there is to see of a few validation images: by name, a row an image and a column a picture, in [0, 1].
+        """Pictures of a few validation images, by name: one row per image, K pictures per row, in [0, 1].
 
         :class:`simmim_pl.callbacks.Pictures` calls it at every validation, on rank zero, in eval mode and without
-        gradients; the report and W&B show what it gives. The name says what the columns are.
+        gradients; the report and W&B show the result. The name describes the columns.
         """
         return {}
 
     def generator(self, purpose: str) -> RankGenerator:
         """Random numbers of a training step for a purpose of the method's own, such as ``"mask"``.
 
-        A function of seed, step and purpose. Draw from it by :func:`simmim_pl.runtime.seeding.uniform`, which gives an
-        image the same numbers on any number of ranks. Outside of training they are the same every time.
+        They are a function of seed, step and purpose. Draw by :func:`simmim_pl.runtime.seeding.uniform`, which gives an
+        image the same numbers on any number of ranks. Outside of training they are the same at every call.
         """
         trainer = self.trainer
         step = trainer.fit_loop.total_batch_idx if trainer.training else -1
         return make_generator(self.seed, step, self.device, trainer.global_rank, trainer.world_size, purpose)
 
     def finish(self, loss: Float[Tensor, ""], pooled: Float[Tensor, "A D"], batch: Batch) -> Output:
-        """Log the loss, which stops the run at the log's next line if it is not finite; return what callbacks read."""
+        """Log the loss; return what callbacks read. A loss that is not finite stops the run at the next logged step."""
         self.losses.add(self.global_step, loss)
         self.log("train/loss", self.losses.read, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -195,7 +195,7 @@ class Method(StepLog, ABC):
         distributed.require_equal_on_all_ranks(facts | images)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # What an encoder draws, such as dropout, is a function of its place in the run too; each rank has its own.
+        # Random numbers within the network, such as dropout, depend on seed, step and rank only.
         step = self.trainer.fit_loop.total_batch_idx
         torch.manual_seed(derive_seed(self.seed, step, f"network {self.trainer.global_rank}"))
 
@@ -205,7 +205,7 @@ class Method(StepLog, ABC):
             convert_sync_batchnorm(self, strategy.root_device)
         if strategy.root_device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
             convert_slow_layers(self)
-        # Lightning would do so after it has restored a checkpoint, and cut float64 weights to float32 on the way.
+        # Lightning would convert after restoring a checkpoint, and so cast float64 weights to float32 in between.
         strategy.precision_plugin.convert_module(self)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -220,6 +220,6 @@ class Method(StepLog, ABC):
 
     @property
     def seed(self) -> int:
-        """Of what the network draws: the datamodule's, or without one that of ``seed_everything``."""
+        """Seed of the method's random numbers: the datamodule's, or without one that of ``seed_everything``."""
         known = getattr(self.trainer.datamodule, "seed", None)  # type: ignore[attr-defined]
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if known is None else known

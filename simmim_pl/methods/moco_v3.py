@@ -52,7 +52,7 @@ class MoCoV3(SelfDistillation):
     Args:
         encoder: image → features; the part that is kept.
         head: projection head, built on the encoder's width.
-        predictor: head from a projection to a projection, which the teacher lacks; its ``output_dim`` is the head's.
+        predictor: MLP from a projection to a projection, for the online network only; ``output_dim`` as of the head.
         temperature: τ > 0 of the softmax over keys.
         momentum: share of itself that the teacher keeps at the first optimizer step; it rises to 1 by a cosine.
         kwargs: see :class:`simmim_pl.methods.self_distillation.SelfDistillation`.

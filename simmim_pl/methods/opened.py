@@ -17,7 +17,7 @@ def opened(kind: type, path: str | Path, allow: Sequence[str], given: dict[str, 
     def made() -> Any:
         return build_method(kind, saved, str(path), frozenset(allow), given)
 
-    if not (allow or given) and (own := meta_state_dict(made)):  # of ours alone: before any memory is taken
+    if not (allow or given) and (own := meta_state_dict(made)):  # only classes of this package: check before allocating
         require_same_architecture(saved["state_dict"], own, path)
     method = made()
     require_same_architecture(saved["state_dict"], method.state_dict(), path)

@@ -21,7 +21,7 @@ def optimizer_and_schedule(
     """The optimizer of all parameters, its lr scaled to the batch, and the factor on that lr by step.
 
     Raises:
-        InputError: the run has no end that is known.
+        InputError: neither ``max_epochs`` nor ``max_steps`` is set.
     """
     steps = trainer.estimated_stepping_batches
     if steps == float("inf"):
@@ -34,7 +34,7 @@ def optimizer_and_schedule(
     peak = optimizer.param_groups[0]["lr"]
     warmup = 0
     if warmup_epochs:
-        trainer.fit_loop.setup_data()  # with max_epochs -1 nothing has asked for the number of batches yet
+        trainer.fit_loop.setup_data()  # with max_epochs -1 the number of batches is not set yet
         warmup = round(warmup_epochs * trainer.num_training_batches / trainer.accumulate_grad_batches)
     rank_zero_info(
         f"Effective batch {batch} = batch_size × accumulation, whatever the devices: "

@@ -13,15 +13,15 @@ from simmim_pl.contracts import InputError
 
 
 def require_view_maker(method: LightningModule, makes: str, local_views: bool = True) -> None:
-    """Refuse a datamodule that says that it makes no views; of another's datamodule, batches tell.
+    """Refuse a datamodule whose ``views`` is None; with other datamodules :func:`views_of` checks each batch.
 
     Args:
-        method: while it is trained.
+        method: the method, attached to a trainer.
         makes: a class of :mod:`simmim_pl.views` to recommend.
-        local_views: whether the method has a use for those.
+        local_views: whether the method uses local views.
 
     Raises:
-        InputError: there are no views, or local views are set for nothing.
+        InputError: there are no views, or local views that the method does not use.
     """
     data, name = method.trainer.datamodule, type(method).__name__  # type: ignore[attr-defined]
     if data is not None and getattr(data, "views", data) is None:

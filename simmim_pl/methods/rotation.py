@@ -21,7 +21,7 @@ ANGLES = (0, 90, 180, 270)  # degrees, anticlockwise
 
 
 class Rotation(Method):
-    """RotNet (Gidaris et al. 2018, arXiv 1803.07728): a linear classifier tells which of four angles an image has.
+    """RotNet (Gidaris et al. 2018, arXiv 1803.07728): a linear classifier predicts which of four angles an image has.
 
     Every view is in the batch four times, once at each angle, so the network sees ``4·V·B`` images a step. One view of
     each image suffices. The last layers become specific to the task: evaluate an earlier one, with ``--model.layer``.
@@ -65,5 +65,5 @@ def rotations(images: Shaped[Tensor, "A 3 S S"]) -> Shaped[Tensor, "4*A 3 S S"]:
 
 
 def accuracy(logits: Float[Tensor, "N 4"], angle: Int64[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Share of all ranks' images whose angle is found. All ranks have to ask."""
+    """Share of images of all ranks whose angle is predicted correctly. All ranks must call it."""
     return distributed.all_reduce_mean((logits.argmax(1) == angle).float().mean())

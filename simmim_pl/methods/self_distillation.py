@@ -1,4 +1,4 @@
-"""A network predicts what its own moving average says of another view: what BYOL and MoCo v3 share."""
+"""Base of BYOL and MoCo v3: a network predicts the output of its own moving average for another view."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class SelfDistillation(Method):
     Args:
         encoder: image → features; the part that is kept.
         head: projection head, built on the encoder's width.
-        predictor: head from a projection to a projection, which the teacher lacks; its ``output_dim`` is the head's.
-        momentum: share of itself that the teacher keeps at the first optimizer step, m. It rises to 1 by a cosine, see
+        predictor: MLP from a projection to a projection, for the online network only; ``output_dim`` as of the head.
+        momentum: m, the teacher's momentum at the first optimizer step. It rises to 1 by a cosine, see
             :func:`simmim_pl.methods.teacher.cosine_momentum`.
-        gradient_cache: chunks in which a device encodes its batch, see
+        gradient_cache: number of chunks in which a device encodes its batch, see
             :func:`simmim_pl.methods.gradient_cache.chunked_forward`. 1 encodes it whole.
         kwargs: see :class:`simmim_pl.methods.method.Method`.
 
@@ -75,7 +75,7 @@ class SelfDistillation(Method):
         """The loss of predictions from some views, given the teacher's projections of another view."""
 
     def at_chance(self, images: int) -> float | None:
-        """The loss when the projections of all images are the same; None where that is no bad loss.
+        """The loss when the projections of all images are the same; None if that is not a high loss.
 
         - ``images``: in the batch of all ranks.
         """
@@ -91,7 +91,7 @@ class SelfDistillation(Method):
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
     def embed(self, project: Callable[[Tensor], Projected], views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
-        """What ``project`` gives, in chunks where a device's memory asks for it."""
+        """The outputs of ``project``, in chunks if ``gradient_cache`` is above 1."""
         return chunked_forward(project, views, self.chunks, self) if self.chunks > 1 else project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:

@@ -1,4 +1,4 @@
-"""A LightningModule whose training batches can log as much as they like, and wait for the device when it is written."""
+"""A LightningModule that logs in every training batch, but waits for the device only when loggers write."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OF_A_BATCH = {
 
 
 class StepLog(LightningModule):
-    """Keeps what is logged in a training batch until loggers write, and hands Lightning numbers on the CPU then.
+    """Keeps values logged in training batches until loggers write, and then passes them to Lightning as CPU numbers.
 
     Lightning would copy every Python number to the device, and read those of the progress bar back at every batch. On a
-    GPU each of these waits for all work that is queued. So the progress bar shows the last line that was written.
+    GPU each of these waits for all queued work. So the progress bar shows the values of the last logged step.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class StepLog(LightningModule):
         self.unwritten: dict[tuple[str, str], tuple[Value, dict[str, Any]]] = {}
 
     def log(self, name: str, value: Value, *args: Any, **how: Any) -> None:
-        """Lightning's, which also takes a function, called only for what is written.
+        """Lightning's ``log``, which also takes a function that returns the value, called only when it is written.
 
-        What is averaged over an epoch or over ranks, and metrics with a state, are logged at once.
+        Values averaged over an epoch or over ranks, and torchmetrics, are logged at once.
         """
         hook = self._current_fx_name
         of_many = how.get("on_epoch") or how.get("sync_dist") or isinstance(value, Metric) or args[2:]
@@ -49,7 +49,7 @@ class StepLog(LightningModule):
             self.write(hook, name)
 
     def write(self, hook: str, name: str) -> None:
-        """Log what was kept, as of the hook that logged it."""
+        """Log the kept values as if from the hook that logged them."""
         value, how = self.unwritten.pop((hook, name))
         now, self._current_fx_name = self._current_fx_name, hook
         number = called(value)
@@ -57,13 +57,13 @@ class StepLog(LightningModule):
         self._current_fx_name = now
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write what is left: of batches before, or where a callback has just now stopped the run."""
+        """Log values left from earlier batches, or if a callback has just stopped the run."""
         if due(self.trainer):
             for hook, name in list(self.unwritten):
                 self.write(hook, name)
 
     def on_train_epoch_start(self) -> None:
-        self.unwritten.clear()  # as Lightning forgets what it was told
+        self.unwritten.clear()  # as Lightning drops its values here
 
 
 def called(value: Value) -> Any:

@@ -1,4 +1,4 @@
-"""The teacher of self-distillation: a network that no gradient trains, the moving average of one that is trained."""
+"""The teacher of self-distillation: an exponential moving average of the online network, without gradients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from simmim_pl.encoders.heads import ProjectionHead
 class Teacher(nn.Module):
     """A frozen copy of an encoder and its projection head, which follows their parameters as :meth:`update` says.
 
-    It is in train mode while they are, as in the papers' code: BatchNorm takes its statistics from the teacher's own
-    batch. The running ones, which evaluations of the teacher read, are of its own batches too, and are not averaged.
+    It is in train mode when they are, as in the papers' code: BatchNorm normalises by the statistics of the teacher's
+    own batch. Its running statistics, which evaluations of the teacher use, come from those batches too; they are not
+    averages of the online network's.
 
     Args:
         encoder: is copied.
@@ -46,7 +47,7 @@ class Teacher(nn.Module):
 def cosine_momentum(step: int, steps: int, base: float) -> float:
     """The teacher's momentum after an optimizer step: ``1 - (1 - base) · (cos(π · step / steps) + 1) / 2``.
 
-    Grill et al. 2020 (arXiv 2006.07733), section 3.2: a teacher that follows more and more slowly, and stands in the
+    Grill et al. 2020 (arXiv 2006.07733), section 3.2: the teacher changes more and more slowly, and not at all in the
     end.
 
     Args:

@@ -1,4 +1,4 @@
-"""Is it learning? Each metric a pure function, and a torchmetrics.Metric that is right on any number of ranks."""
+"""Metrics of representations, each as a pure function and as a torchmetrics.Metric for any number of ranks."""
 
 from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy

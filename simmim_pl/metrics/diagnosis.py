@@ -1,4 +1,4 @@
-"""Is it learning? What a run's own measurements say, in the same words wherever they are told."""
+"""Is the run learning? A verdict from its metrics, in the same words in console, W&B and report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from simmim_pl.metrics.evidence import evidence, features_only
 
-SAME = 0.03  # of representation/std, near 1 when images spread over the sphere: below it all are at one point
+SAME = 0.03  # threshold of representation/std, which is near 1 on a covered sphere: below it, collapse to one point
 FEW = 1.7  # directions: with fewer, more than three quarters of the projections' variance are along one line
-FULL, ENOUGH = 0.98, math.log(100)  # of its ceiling, the bound says how many images it saw, if not a handful
+# A bound above FULL times its ceiling only reflects the number of images, if the ceiling is at least ENOUGH nats.
+FULL, ENOUGH = 0.98, math.log(100)
 
 MEASURED = ("representation/std", "representation/rankme", "val/knn")  # a validation without any measured nothing
 EARLY = "too early to tell"
 PIECES = 3  # of evidence that "learning" needs
-SHARE, STEPS = 0.25, 5000  # of the run: after the sooner of both it is no longer too early
+SHARE, STEPS = 0.25, 5000  # it is too early to tell before this share of the run's steps, or this many steps
 HELD_OUT = ("information", "matching", "neighbours")
 TRY = {
     "not learning": "Held-out images show no more than before training. Look at the views, which have to show what "
@@ -46,12 +47,12 @@ class Verdict:
 
     @property
     def alarming(self) -> bool:
-        """Whether someone should look at it now."""
+        """Whether the user should be warned."""
         return self.state not in ("learning", EARLY, "cannot tell")
 
     @property
     def evidence(self) -> dict[str, tuple[str, ...]]:
-        """All of it, by what it speaks for."""
+        """The evidence by kind: for learning, against it, missing."""
         return {"For learning": self.support, "Against it": self.against, "Not known": self.missing}
 
     def __str__(self) -> str:
@@ -59,19 +60,19 @@ class Verdict:
 
 
 def verdict(validations: Sequence[Mapping[str, float]]) -> Verdict:
-    """What the last two validations say; at one alone, a network that has hardly begun may look like anything.
+    """The verdict on the last two validations; a single one is too noisy early in training.
 
-    What is missing is named, and never taken for healthy. The state is the first of these that is true:
+    Missing evidence is listed, and never counts as good. The state is the first of these that is true:
 
     - what :func:`diagnose` finds at both validations;
-    - "learning": at both, :data:`PIECES` or more pieces of evidence (see :mod:`simmim_pl.metrics.evidence`) speak for
-      it and none against, and held-out images show more than before training: in the information that views share, in
-      kNN accuracy, where that information is not known in contrastive accuracy, and where neither is known and there
-      are no projections in RankMe;
+    - "learning": at both, :data:`PIECES` or more pieces of evidence (see :mod:`simmim_pl.metrics.evidence`) are for
+      learning and none against, and held-out images have improved since before training: in the information that views
+      share, or in kNN accuracy; without the former, in contrastive accuracy; without either, and without projections,
+      in RankMe;
     - "too early to tell": not both came after a quarter of the run's steps, or after 5000, whichever is sooner. A
-      contrastive loss leaves chance within hundreds of steps at a good learning rate;
-    - "not learning": at both, they show no more, and some of it speaks against;
-    - "shortcut": at both, they show more, and kNN accuracy is no better than before training;
+      contrastive loss leaves its chance level within hundreds of steps at a good learning rate;
+    - "not learning": at both, held-out images have not improved, and some of their evidence is against learning;
+    - "shortcut": at both, held-out images have improved, but kNN accuracy is no better than before training;
     - "cannot tell": anything else.
 
     Args:
@@ -92,7 +93,11 @@ def verdict(validations: Sequence[Mapping[str, float]]) -> Verdict:
 
 
 def weigh(holds: Sequence[Mapping[str, bool | None]], last: Sequence[Mapping[str, float]]) -> tuple[str, str]:
-    """State and reason of a run that neither collapses nor saturates, by what of each validation's evidence holds."""
+    """State and reason of a run that :func:`diagnose` finds nothing wrong with.
+
+    - ``holds``: for each validation, whether each kind of evidence is for learning, against it (False), or None.
+    - ``last``: the metrics of the last two validations.
+    """
 
     def always(true: Callable[[Mapping[str, bool | None]], bool]) -> bool:
         return all(map(true, holds))
@@ -123,7 +128,10 @@ def convincing(held: Mapping[str, bool | None]) -> bool:
 
 
 def gains(held: Mapping[str, bool | None]) -> bool:
-    """Whether held-out images show more than before training; a significant contrastive accuracy may still be tiny."""
+    """Whether held-out images have improved. Contrastive accuracy counts only if information was not measured.
+
+    A significant contrastive accuracy may still be tiny.
+    """
     first = [held.get("information"), held["neighbours"]]
     if first[0] is None:
         first.append(held.get("matching"))
@@ -131,7 +139,7 @@ def gains(held: Mapping[str, bool | None]) -> bool:
 
 
 def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What is wrong at a validation, by its name, each in a sentence that says what to do.
+    """Problems at a validation by name, each with a sentence that says what to do.
 
     - ``metrics``: what :class:`simmim_pl.callbacks.Representation` logs; what is missing is not diagnosed.
 
@@ -140,7 +148,7 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
     """
     found = {}
     std, directions = metrics.get("representation/std", 1.0), metrics.get("representation/directions", FEW)
-    if features_only(metrics):  # those of an untrained network may be near each other: collapse is what training made
+    if features_only(metrics):  # an untrained network's features may be similar too: collapse is relative to those
         std, directions = metrics["representation/feature_std"], FEW
         std = std if std < metrics.get("representation/feature_std_untrained", math.inf) / 2 else max(std, SAME)
     if not math.isfinite(std + metrics.get("representation/rankme", 1.0)):

@@ -1,4 +1,4 @@
-"""What speaks for learning, and what against it: measurements, each beside what nothing learned would give."""
+"""Evidence for or against learning: measurements, each compared with its value without learning."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Z = 3.0  # standard errors: what is nearer than that to the value of nothing learned may be chance
-NATS = 0.1  # of information or loss: less is no learning, however many images prove it
-POINTS = 0.05  # of kNN accuracy: where so much more than before training is ruled out, it speaks against the run
-APART = 0.2  # of representation/std: below it the mean cosine of different images is above 0.96
-GROWN = 1.1  # times RankMe before training: the value depends a little on which images were looked at
+Z = 3.0  # standard errors: a smaller difference may be chance
+NATS = 0.1  # smallest gain of information or loss that counts, however significant
+POINTS = 0.05  # gain of kNN accuracy: if so much is ruled out, that is evidence against learning
+APART = 0.2  # threshold of representation/std: below it the mean cosine of different images is above 0.96
+GROWN = 1.1  # RankMe must grow by this factor: its value depends a little on the images
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class Evidence:
 
 
 def evidence(metrics: Mapping[str, float]) -> list[Evidence]:
-    """All of one validation, from metrics by the names under which callbacks log them.
+    """All evidence of one validation.
 
-    Of a method without projections of views its features speak: how they spread, how many directions they use, and what
-    a linear probe reads from them.
+    For a method without projections of views it is that of the features: their spread, their effective rank, and the
+    accuracy of a linear probe.
+
+    - ``metrics``: by the names under which callbacks log them.
     """
     if features_only(metrics):
         return [loss(metrics), feature_spread(metrics), rank(metrics), neighbours(metrics), probe(metrics), PROJECTIONS]
@@ -50,7 +52,7 @@ def features_only(metrics: Mapping[str, float]) -> bool:
 
 
 def loss(metrics: Mapping[str, float]) -> Evidence:
-    """The training loss is :data:`NATS` below the least of embeddings that tell nothing of their image."""
+    """The training loss is :data:`NATS` below the least loss of embeddings without information about their image."""
     value, chance = metrics.get("train/loss"), metrics.get("train/loss_at_chance")
     if value is None or chance is None:
         return Evidence("loss", None, "loss beside chance (this loss does not say what chance gives)")
@@ -58,11 +60,11 @@ def loss(metrics: Mapping[str, float]) -> Evidence:
 
 
 def information(metrics: Mapping[str, float]) -> Evidence:
-    """The InfoNCE bound is above what it was before training, and above 0, by :data:`NATS` and by its own noise.
+    """The InfoNCE bound is above its value before training, and above 0, by :data:`NATS` and by its own noise.
 
-    The bound is a mean of N log-ratios of densities, where N is the exponential of its ceiling. A small information is
-    about half the variance of that logarithm, so its standard error is about the root of 2 · information / N. A bound
-    that is near 0, or below, is no exact one: the information is taken for at least half way to a gain that counts.
+    The bound is a mean of N log density ratios, where N is the exponential of its ceiling. A small mutual information
+    is about half the variance of that logarithm, so its standard error is about √(2 · information / N). The information
+    in this formula is at least the value before training plus half of :data:`NATS`, since a bound near 0 is not exact.
     """
     value, ceiling = metrics.get("information/infonce"), metrics.get("information/ceiling")
     if value is None or ceiling is None:
@@ -74,10 +76,10 @@ def information(metrics: Mapping[str, float]) -> Evidence:
 
 
 def matching(metrics: Mapping[str, float]) -> Evidence:
-    """More views than by chance, and than before training, are most similar to a view of their own image.
+    """Contrastive accuracy is above chance, and above its value before training.
 
-    Of two views of n images each, chance is 1 / (2n - 1). n is twice the exponential of the information's ceiling. The
-    2n views count as independent trials, though the two of an image tend to succeed together.
+    For two views of n images, chance is 1 / (2n - 1). n is twice the exponential of the information's ceiling. The 2n
+    views count as independent trials, though the two views of an image are correlated.
     """
     value, ceiling = metrics.get("representation/contrastive_accuracy"), metrics.get("information/ceiling")
     if value is None or ceiling is None:
@@ -99,9 +101,10 @@ def spread(metrics: Mapping[str, float]) -> Evidence:
 
 
 def feature_spread(metrics: Mapping[str, float]) -> Evidence:
-    """Features of different images are not nearly the same. Those of an untrained network may be: that is not against.
+    """Features of different images are not nearly the same.
 
-    Against it speaks that they have come together since.
+    Evidence against learning is only a spread below half of that before training: an untrained network's features may
+    be nearly the same too.
     """
     value, before = metrics["representation/feature_std"], metrics.get("representation/feature_std_untrained")
     words = f"features spread by {value:.2f}" + ("" if before is None else f", untrained {before:.2f}")
@@ -110,7 +113,7 @@ def feature_spread(metrics: Mapping[str, float]) -> Evidence:
 
 
 def rank(metrics: Mapping[str, float]) -> Evidence:
-    """Features use more directions than before training (RankMe); against it, that they use less than half as many."""
+    """RankMe of the features is higher than before training. Less than half of it is evidence against learning."""
     value, before = (metrics.get(f"representation/rankme{when}") for when in ("", "_untrained"))
     if value is None or before is None:
         return Evidence("rank", None, "RankMe beside that of the untrained network (add the callback Representation)")
@@ -119,7 +122,7 @@ def rank(metrics: Mapping[str, float]) -> Evidence:
 
 
 def probe(metrics: Mapping[str, float]) -> Evidence:
-    """A linear probe reads more from the features than chance. An untrained network's may be read too: a weak piece."""
+    """A linear probe is above chance. This is weak evidence: a probe on an untrained network may be above it too."""
     value, images, chance = (metrics.get(f"val/{name}") for name in ("probe", "images", "chance"))
     if value is None or images is None or chance is None:
         return Evidence("probe", None, "linear probe (needs labels, and the callback OnlineProbe)")
@@ -130,7 +133,7 @@ def probe(metrics: Mapping[str, float]) -> Evidence:
 def neighbours(metrics: Mapping[str, float]) -> Evidence:
     """kNN accuracy on validation is above that of the encoder before training, and above chance.
 
-    Against it speaks that no :data:`POINTS` more are possible, nor as much again where the accuracy was below them.
+    Evidence against learning: a gain of :data:`POINTS` is ruled out, or of the initial accuracy if that is smaller.
     """
     value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
     if value is None or images is None:
@@ -144,9 +147,9 @@ def neighbours(metrics: Mapping[str, float]) -> Evidence:
 def gain(
     kind: str, words: str, ends: tuple[float, float], before: float | None, chance: float, worth: float
 ) -> Evidence:
-    """For learning where all of an interval is above what was before; against it where a gain of worth is ruled out.
+    """Evidence for learning if the interval is above the value before; against it if a gain of ``worth`` is ruled out.
 
-    What was before is taken as exact, though it has a noise of its own.
+    The value before is treated as exact, though it is noisy too.
     """
     if before is None:
         return Evidence(kind, None, f"{words}, and nobody measured the untrained network")
@@ -157,9 +160,9 @@ def gain(
 
 
 def worth(wanted: float, base: float, trials: int) -> float:
-    """A gain over a share whose absence counts: the wanted one, but at most half of what is missing to all.
+    """The gain over a share to be ruled out as evidence against learning: ``wanted``, but at most half of 1 − ``base``.
 
-    Where even all would be within the noise there is no room to tell a gain, and only a loss of :data:`POINTS` counts.
+    If even a share of 1 would be within the noise, no gain can be detected, and only a loss of :data:`POINTS` counts.
 
     >>> [round(worth(0.05, base, 1000), 3) for base in (0.5, 0.96, 0.995)]
     [0.05, 0.02, -0.05]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from simmim_pl.runtime.precision import bfloat16_in_hardware
 from simmim_pl.runtime.ranges import NonNegativeFloat, Probability, ranged
 
-# Of x → a x + b x³ + c x⁵, applied to all singular values in turn; those of modded-nanogpt and of timm.
+# Coefficients of x → a x + b x³ + c x⁵, one triple per iteration, as in modded-nanogpt and timm.
 COEFFICIENTS = [
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -23,15 +23,15 @@ COEFFICIENTS = [
     (2.8366, -3.0525, 1.2012),
 ]
 EPS = 1e-7
-SMALLEST, LONGEST = 4, 128  # side of a matrix that is worth it, and how often the longer side may hold the shorter
+SMALLEST, LONGEST = 4, 128  # shortest side, and largest ratio of the sides, of a matrix that Muon updates
 
 
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), for kernels of convolutions too.
 
-    Kernels ``[O, I, h, w]`` are matrices ``[O, I·h·w]``. An update has the size that AdamW's would have: learning rates
-    are AdamW's (Liu et al. 2025, arXiv 2502.16982, eq. 4). What is no matrix, such as biases and norms, is NAdamW's.
-    It is timm's Muon with ``nesterov=True``, but for the type of the iteration, which timm does in bfloat16 everywhere.
+    Kernels ``[O, I, h, w]`` are treated as matrices ``[O, I·h·w]``. Updates have the RMS of AdamW's, so learning rates
+    for AdamW apply (Liu et al. 2025, arXiv 2502.16982, eq. 4). Other parameters, such as biases and norms, are updated
+    by NAdamW. It equals timm's Muon with ``nesterov=True``, except that timm iterates in bfloat16 on every device.
 
     Args:
         params: as of any torch optimizer.
@@ -68,7 +68,7 @@ class Muon(Optimizer):
         return loss
 
     def orthogonal(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Move each matrix by the nearest orthogonal one to its momentum, in an AdamW step's size."""
+        """Update each matrix by the orthogonal matrix nearest to its momentum, scaled to the RMS of an AdamW update."""
         averages, grads = self.kept(parameters, "momentum_buffer"), gradients(parameters)
         torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, averages, group["momentum"])
@@ -76,7 +76,7 @@ class Muon(Optimizer):
         for parameter, update in zip(parameters, ahead, strict=True):
             matrix = wide(update, parameter)
             alike[matrix.shape, matrix.dtype, matrix.device].append((parameter, matrix))
-        for (shape, *_), same in alike.items():  # each some products of all its matrices at once
+        for (shape, *_), same in alike.items():  # batched matrix products for all matrices of a shape
             moved, matrices = zip(*same, strict=True)
             updates = orthogonalise(matrices).to(moved[0].dtype)
             step = [shaped(update, parameter) for update, parameter in zip(updates, moved, strict=True)]
@@ -99,7 +99,7 @@ class Muon(Optimizer):
         torch._foreach_addcdiv_(parameters, ahead, scales, [-group["lr"] / (1 - beta1**step) for step in steps])
 
     def kept(self, parameters: list[Tensor], name: str) -> list[Tensor]:
-        """What the state holds of each parameter under a name; zeros at first."""
+        """The state tensor of each parameter under a name; zeros at first."""
         for parameter in parameters:
             if name not in self.state[parameter]:
                 self.state[parameter][name] = torch.zeros_like(parameter)
@@ -112,7 +112,7 @@ def gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether a parameter is a matrix, or a kernel, whose sides are neither tiny nor of very different lengths."""
+    """Whether a parameter is a matrix or kernel whose sides are neither tiny nor of very different lengths."""
     if parameter.ndim < 2 or 1 in parameter.shape[:2]:
         return False
     short, long = sorted((len(parameter), parameter[0].numel()))
@@ -125,7 +125,7 @@ def columns(parameter: Tensor) -> tuple[int, ...]:
 
 
 def wide(update: Float[Tensor, "O ..."], parameter: Tensor) -> Float[Tensor, "short long"]:
-    """An update as a matrix whose shorter side comes first: the iteration's products are of that side."""
+    """An update as a matrix whose shorter side comes first, which makes the iteration's products small."""
     matrix = update.permute(0, *columns(parameter)).flatten(1)
     return matrix.mT if len(matrix) > matrix.shape[1] else matrix
 
@@ -138,9 +138,9 @@ def shaped(matrix: Float[Tensor, "short long"], parameter: Tensor) -> Float[Tens
 
 
 def orthogonalise(matrices: Sequence[Float[Tensor, "O I"]]) -> Float[Tensor, "N O I"]:
-    """All singular values brought near one by Newton–Schulz iterations: ``U Vᵀ`` of ``U S Vᵀ``, roughly.
+    """Approximate ``U Vᵀ`` of ``U S Vᵀ`` by Newton–Schulz iterations, which bring all singular values near one.
 
-    The products are of the side ``O``, which should be the shorter.
+    The products are ``O × O``, so ``O`` should be the shorter side.
     """
     first = matrices[0]
     x = first.new_empty(len(matrices), *first.shape, dtype=working_type(first))
@@ -153,7 +153,7 @@ def orthogonalise(matrices: Sequence[Float[Tensor, "O I"]]) -> Float[Tensor, "N 
 
 
 def working_type(matrix: Tensor) -> torch.dtype:
-    """Bfloat16 where it is in hardware; emulated it takes many times as long as float32. Float64 stays as it is."""
+    """Bfloat16 if the hardware supports it, else float32, since emulation is many times slower. Float64 stays."""
     if matrix.dtype == torch.float64:
         return torch.float64
     return torch.bfloat16 if bfloat16_in_hardware(matrix.device.type) else torch.float32

@@ -28,7 +28,7 @@ def put(picture: bytes, file: IO[bytes]) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Write the page; what the user can mend ends in one sentence and exit code 2."""
+    """Write the page. User errors print one sentence and exit with code 2."""
     parser = argparse.ArgumentParser(
         prog="python -m simmim_pl.report",
         description="Write the report of a run, or of several side by side, as one HTML file that needs no network.",

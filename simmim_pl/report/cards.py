@@ -1,4 +1,4 @@
-"""What evaluations found: result cards, and who was taken for whom."""
+"""Result cards of evaluations, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simmim_pl.report.charts import COLOURS, number
 from simmim_pl.report.run import Run
 from simmim_pl.report.tables import collapsed_table, html_table, scrollable_table
 
-MANY = 30  # classes, more than fit a table
+MANY = 30  # with more classes, a confusion matrix is drawn as pixels instead of a table
 
 
 def results(run: Run) -> Markup:
@@ -25,7 +25,7 @@ def results(run: Run) -> Markup:
 
 
 def confusion(run: Run) -> Markup:
-    """A matrix for each result of the encoder that is evaluated; its baselines' are in ``result.json``."""
+    """A confusion matrix for each result of the evaluated encoder; those of its baselines are in ``result.json``."""
     found = []
     for card in run.cards:
         for result in card["results"]:
@@ -35,7 +35,7 @@ def confusion(run: Run) -> Markup:
 
 
 def matrix(result: dict[str, Any], run: str) -> Markup:
-    """Shares of each true class, a row, that were taken for each class: cells with names, of many classes pixels."""
+    """A confusion matrix, normalised by true class (rows): as a table with names, or as pixels for many classes."""
     names, counts = list(result["per_class"]), np.array(result["confusion"], dtype=float)
     task = ", ".join(filter(None, (result["task"], result["variant"])))
     title = f"{task} on {result['data']}, encoder: {result['encoder']}"
@@ -50,7 +50,7 @@ def matrix(result: dict[str, Any], run: str) -> Markup:
 
 
 def labelled(share: np.ndarray, names: list[str], title: str) -> Markup:
-    """A table whose cells are the darker the greater their share, in percent; the page's letters name the classes."""
+    """A table of shares in percent, whose cells are darker for greater shares."""
     head = Markup().join(Markup('<th scope="col"><span>{}</span></th>').format(name) for name in names)
     rows = [Markup('<tr><th scope="row">true class ↓ taken for →</th>{}</tr>').format(head)]
     for name, row in zip(names, share.tolist(), strict=True):
@@ -75,7 +75,7 @@ def pixels(share: np.ndarray, title: str) -> Markup:
 
 
 def confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
-    """The matrix as a table; of more than thirty classes the twenty classes most often taken for another."""
+    """The matrix as rows of a table; for more than thirty classes, the twenty most frequent confusions."""
     if len(names) <= MANY:
         rows = ([name, *map(number, row)] for name, row in zip(names, counts, strict=True))
         return [["true class", *names], *rows]
@@ -89,5 +89,5 @@ def confused(counts: np.ndarray, names: list[str]) -> list[list[str]]:
 
 
 def address(picture: bytes) -> str:
-    """A PNG as an address that holds it."""
+    """A PNG as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -21,9 +21,9 @@ INK = "#1b1b1f"  # becomes the page's text colour
 COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 MARKERS = "osD^vPX*<>"
-POINTS = 300  # of a curve, at most
-SIZE = 10  # of letters, in points
-LONGEST = 32  # letters of a name
+POINTS = 300  # most points of a curve
+SIZE = 10  # font size, in points
+LONGEST = 32  # most letters of a name
 STYLE: dict[Any, Any] = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
     **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
@@ -47,11 +47,11 @@ def canvas(width: float = 4.2, height: float = 2.4) -> tuple[Figure, Axes]:
 
 
 def fit(figure: Figure, axes: Axes) -> None:
-    """Leave the room that the numbers on the left need, by their length: drawing them first takes as long again."""
+    """Set the left margin by the length of the tick labels: measuring them by drawing would double the time."""
     axes.xaxis.set_major_formatter(EngFormatter(sep="") if axes.get_xlim()[1] >= 10_000 else ScalarFormatter())
     if axes.get_yscale() == "log":
         low, high = axes.get_ylim()
-        said = "1" if high > 30 * low else "1234" if high > 3 * low else "123456789"  # digits that a number begins with
+        said = "1" if high > 30 * low else "1234" if high > 3 * low else "123456789"  # first digits that are labelled
         plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in said else "")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(plain)
@@ -68,11 +68,11 @@ def curves(
     legend: bool = True,
     colours: Sequence[int] = (),
 ) -> Figure:
-    """Lines over optimizer steps; of a long one, means of equal parts. A single point is a dot.
+    """Lines over optimizer steps; a long one is averaged over equal parts. A single point is a dot.
 
-    - ``chance``: values of an encoder that knows nothing, a dotted line each.
-    - ``legend``: whether names are in the picture; a page has them beside it, in its own letters.
-    - ``colours``: a number for each; by default they are counted.
+    - ``chance``: chance levels, drawn as dotted lines.
+    - ``legend``: whether names are in the picture; the report's page has its own legend beside it.
+    - ``colours``: number of each line's colour; by default 0, 1, 2, …
     """
     figure, axes = canvas()
     for number, (name, x, y) in zip(colours or range(len(series)), series, strict=False):
@@ -97,7 +97,7 @@ def curves(
 
 
 def by_depth(lines: Sequence[np.ndarray], label: str) -> Figure:
-    """A metric with its interval against the layer that was read; a line is ``[4, L]``: layer, value, low, high."""
+    """A metric with its interval over the evaluated layer; each line is ``[4, L]``: layer, value, low, high."""
     figure, axes = canvas()
     for number, (layer, value, low, high) in enumerate(lines):
         colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
@@ -110,7 +110,7 @@ def by_depth(lines: Sequence[np.ndarray], label: str) -> Figure:
 
 
 def intervals(names: Sequence[str], points: np.ndarray, label: str) -> Figure:
-    """Values with their intervals, a name a line, the last on top; points are ``[N, 3]``: value, low, high."""
+    """Values with their intervals, one name per row, the last on top; points are ``[N, 3]``: value, low, high."""
     figure, axes = canvas(7, 0.8 + 0.22 * len(names))
     figure.set_layout_engine("constrained")  # which finds the margin that long names need
     value, low, high = points.T
@@ -123,9 +123,9 @@ def intervals(names: Sequence[str], points: np.ndarray, label: str) -> Figure:
 
 
 def plain(name: str, otherwise: str, longest: int = LONGEST) -> str:
-    """A name as it is, if not too long; matplotlib would read formulas between dollars, hide what begins with a line.
+    """A name, shortened if too long, that matplotlib does not interpret: it hides a leading ``_``, and ``$`` is math.
 
-    - ``otherwise``: in its place where no font has its letters, of which matplotlib would draw boxes.
+    - ``otherwise``: used instead if no font has its characters, which matplotlib would draw as boxes.
     """
     if fonts.font_families(name) is None:
         return otherwise
@@ -140,7 +140,7 @@ def named(legend: Legend) -> None:
 
 
 def thin(values: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """At most so many values, each the mean of its part.
+    """At most ``points`` values, each the mean of an equal part.
 
     >>> thin(np.arange(600.0))[:3]
     array([0.5, 2.5, 4.5])
@@ -151,7 +151,7 @@ def thin(values: np.ndarray, points: int = POINTS) -> np.ndarray:
 
 
 def similarities(positive: np.ndarray, negative: np.ndarray, legend: bool = True) -> Figure:
-    """How similar projections are, of two views of an image and of different images: shares of pairs, by bin."""
+    """Histograms of the cosine similarity of positive and negative pairs, as shares of pairs."""
     figure, axes = canvas()
     edges = np.linspace(-1, 1, len(positive) + 1)
     for number, (name, counts) in enumerate(zip(PAIRS, (positive, negative), strict=True)):
@@ -180,7 +180,7 @@ def spectrum(singular: np.ndarray) -> Figure:
 def scatter(
     place: np.ndarray, label: np.ndarray, classes: Sequence[str], explained: Sequence[float], legend: bool = True
 ) -> Figure:
-    """The map of images, a colour and a mark a class; of more than ten classes, the others are faint."""
+    """The map of images, with a colour and a marker per class; with more than ten classes, the others are faint."""
     figure, axes = canvas(4.2 + legend, 3.6)
     figure.set_layout_engine("constrained")  # which finds the margin that long names need
     told = min(len(classes), len(COLOURS))

@@ -18,7 +18,7 @@ Scores = dict[str, dict[str, Any]]  # by task, an estimate as result cards have 
 
 
 def scores(run: Run) -> Scores:
-    """What a run's cards say of the encoder that they evaluate, by task; of a task in several cards the last.
+    """Results of a run's evaluated encoder by task; if several cards have a task, that of the last card.
 
     A task is a protocol, its variant and its metric on a data set, such as ``FewLabels, 1 % of labels on CIFAR10``.
     """
@@ -39,7 +39,7 @@ def tasks(found: Iterable[Scores]) -> list[str]:
 
 
 def side_by_side(runs: Sequence[Run]) -> Markup:
-    """Where at least two runs were evaluated: their table, and a chart for each task that they share."""
+    """If at least two runs were evaluated: a table of their results, and a chart for each task that they share."""
     found = {run.name: each for run in runs if (each := scores(run))}
     if len(found) < 2:
         return Markup()

@@ -1,4 +1,4 @@
-"""What is looked at besides curves: arrays of the last validation, kept in the run directory as ``observed.npz``."""
+"""Data of the last validation for the report's pictures, kept in the run directory as ``observed.npz``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Observed = dict[str, np.ndarray]
 
 
 def keep(folder: Path, found: Mapping[str, Any]) -> None:
-    """Replace what the run directory holds by what was found now."""
+    """Replace the run directory's file by these observations."""
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in found.items()}
     atomic.write(folder / NAME, lambda file: np.savez(file, **arrays))
 
 
 def observed(folder: Path) -> Observed:
-    """What was kept; nothing when nothing was. Raises :class:`InputError` when the file cannot be read."""
+    """The kept observations; empty without a file. Raises :class:`InputError` if the file cannot be read."""
     path = folder / NAME
     if not path.exists():
         return {}

@@ -24,7 +24,7 @@ from simmim_pl.report.svg import line_sample, series_colour, series_dash
 from simmim_pl.report.tables import html_table
 from simmim_pl.runtime import atomic
 
-UNSEEN = {"epoch", "train/progress", "train/seconds", "val/images"}  # what is logged for other curves
+UNSEEN = {"epoch", "train/progress", "train/seconds", "val/images"}  # logged only to compute or label other curves
 
 
 def write_report(folders: Sequence[Path], path: Path) -> None:
@@ -86,7 +86,7 @@ def filled_sections(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str,
 
     found = [(section["section"], [fill(panel) for panel in section["panels"]]) for section in spec]
     shown = {metric for section in spec for panel in section["panels"] for metric in panel.get("metrics", ())} | UNSEEN
-    others = sorted({metric for run in runs for metric in run.history} - shown)  # of parts that are not ours
+    others = sorted({metric for run in runs for metric in run.history} - shown)  # metrics of the user's own parts
     return [*found, ("Others", [(metric, "", curves.curve_panel(runs, [metric], metric), False) for metric in others])]
 
 

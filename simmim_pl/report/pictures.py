@@ -1,4 +1,4 @@
-"""What a panel shows of one run that is no curve: HTML, empty when the run has nothing to show."""
+"""Panels of one run other than curves, as HTML; empty if the run has nothing to show."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def similarities(run: Run) -> Markup:
 
 
 def spectrum(run: Run) -> Markup:
-    """Singular values, and how many are above a part of the greatest."""
+    """Singular values, and how many are above given fractions of the greatest."""
     figure = figures.spectrum(run.observed)
     if figure is None:
         return Markup()
@@ -47,7 +47,7 @@ def spectrum(run: Run) -> Markup:
 
 
 def scatter(run: Run) -> Markup:
-    """The map; its numbers are where each class lies."""
+    """The map, with a table of the mean position of each class."""
     figure = figures.scatter(run.observed, legend=False)
     if figure is None:
         return Markup()
@@ -109,7 +109,7 @@ def neighbours(run: Run) -> Markup:
 
 
 def named(classes: np.ndarray, label: int) -> str:
-    """The class of an image, for who does not see it."""
+    """The class of an image, for its alternative text."""
     return str(classes[label]) if 0 <= label < len(classes) else "image"
 
 
@@ -122,14 +122,14 @@ def views(run: Run) -> Markup:
 
 
 def pictures(run: Run) -> Markup:
-    """What the method and callbacks have to show of their own."""
+    """Pictures of the method and of the user's callbacks."""
     shown = Markup('<figure><img class="views" alt="{0}: {1}" src="{2}"><figcaption>{1}</figcaption></figure>')
     kept = {name.removeprefix(PICTURE): rows for name, rows in run.observed.items() if name.startswith(PICTURE)}
     return Markup().join(shown.format(run.name, name, address(png(rows))) for name, rows in kept.items())
 
 
 def chart(figure: Figure, name: str, rows: list[list[str]], legend: Sequence[Markup] = ()) -> Markup:
-    """A figure, a legend in the page's letters, and the figure's numbers."""
+    """A figure, its legend as HTML, and a table of its numbers."""
     items = Markup().join(Markup("<li>{}</li>").format(item) for item in legend)
     told = Markup('<ul class="legend">{}</ul>').format(items) if legend else Markup()
     return Markup("<figure>{}{}{}</figure>").format(to_svg(figure, name), told, collapsed_table(rows, name))

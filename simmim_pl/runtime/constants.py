@@ -1,4 +1,4 @@
-"""Numbers that stay on a device."""
+"""Cached constant tensors on a device."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from torch import Tensor
 
 @lru_cache(maxsize=256)
 def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers, or tuples of them, as a tensor that is not to be changed: only the first call waits for the device."""
+    """A cached tensor of numbers, which must not be modified: only the first call waits for the device."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)

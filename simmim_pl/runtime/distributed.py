@@ -28,7 +28,7 @@ def world_size() -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it this process asks nobody, and computes as one process would."""
+    """In this context nothing is communicated, and this process computes as if it were the only one."""
     before = ALONE.set(True)
     try:
         yield
@@ -106,7 +106,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def any_rank(flags: Sequence[bool]) -> list[bool]:
-    """Of each flag, whether it is raised on some rank. Ranks wait for each other, and for no device."""
+    """For each flag, whether it is true on any rank. Waits for the other ranks, but not for a GPU."""
     if world_size() == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.int32)
@@ -115,13 +115,13 @@ def any_rank(flags: Sequence[bool]) -> list[bool]:
 
 
 def all_ranks(flag: bool) -> bool:
-    """Whether something holds on every rank: what decides if ranks go on together must be the same on all of them."""
+    """Whether a flag is true on every rank. All ranks get the same answer, so they take the same branch."""
     return not any_rank([not flag])[0]
 
 
 @lru_cache(maxsize=1)
 def of_processors(world: Any) -> Any:
-    """The ranks as a group that exchanges what lies in the processors' memory, which NCCL does not."""
+    """A process group of all ranks for CPU tensors (gloo), which NCCL does not support."""
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 

@@ -1,4 +1,4 @@
-"""How many floating point operations a training step of any method takes, counted before it is taken."""
+"""Count the floating point operations of a training step of any method, without running it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from simmim_pl.runtime.schedule import parameter_groups
 
 
 def step_flop(method: Any, batches: Sequence[tuple[float, Mapping[str, Sequence[int]]]], accumulate: int = 1) -> float:
-    """FLOP of an optimizer step: forward, backward and the optimizer, of whatever the method has.
+    """FLOP of an optimizer step: forward and backward passes, and the optimizer.
 
-    A multiplication and an addition are two. Matrix products, convolutions and attention count, as torch's
-    FlopCounterMode has them; what is done element by element does not. So a teacher, a decoder and Muon's products
-    count, and AdamW is free. Nothing is computed: the method is copied with fake tensors, which have shapes only.
+    A multiplication and an addition are two. Matrix products, convolutions and attention count, as in torch's
+    FlopCounterMode; elementwise operations do not. So a teacher, a decoder and Muon's products count, and AdamW counts
+    as 0. Nothing is computed: the method is copied with fake tensors, which have only shapes.
 
     Args:
         method: a :class:`simmim_pl.methods.method.Method` before ``fit``.
-        batches: kinds of batches that a run has, each with its share: shapes of the whole batch's tensors by name.
-        accumulate: batches of a step.
+        batches: kinds of batches in a run, each with its share of the run and the shapes of its tensors by name.
+        accumulate: batches per step.
 
     Raises:
-        Exception: whatever the method raises when it is given such batches, or asks fake tensors for their values.
+        Exception: whatever the method raises on such batches, or if it reads the values of fake tensors.
     """
     mode = FakeTensorMode()
     fake = faked(method, mode)
@@ -45,7 +45,7 @@ def step_flop(method: Any, batches: Sequence[tuple[float, Mapping[str, Sequence[
 
 
 def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:
-    """FLOP of forward and backward. Attention as its formula: two products of all pairs of tokens."""
+    """FLOP of forward and backward pass. Attention counts as two matrix products over all pairs of tokens."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         output: Any = fake.training_step(batch, 0)
         output["loss"].backward()
@@ -53,8 +53,8 @@ def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:
 
 
 def faked(method: Any, mode: FakeTensorMode) -> Any:
-    """A copy of a method whose tensors have no contents, in a training that logs nothing."""
-    optimizer = method.optimizer  # it makes one, and may hold the whole command line: it is not copied
+    """A copy of a method with fake tensors, attached to a minimal stand-in for the trainer, which logs nothing."""
+    optimizer = method.optimizer  # a factory that may refer to the whole command line: not copied
     fake: Any = copy.deepcopy(method, {id(optimizer): optimizer})
     for module in fake.modules():
         for kept in (module._parameters, module._buffers):

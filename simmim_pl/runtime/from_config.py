@@ -17,7 +17,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.runtime.yaml_schema import require_config_size
 
 Method = TypeVar("Method")
-# Whose classes a method is made of.
+# Import paths whose classes a config may name.
 ROOMS = ("simmim_pl.encoders", "simmim_pl.losses", "simmim_pl.optimizers", "torch.optim")
 # Arguments by which encoders of this package download weights, with the values that turn it off.
 NO_DOWNLOAD = {"weights": None, "pretrained": False}

@@ -1,4 +1,4 @@
-"""torch's own optimizers in one kernel on a GPU, where launching many small ones would take longer than their work."""
+"""Use torch's fused optimizers on a GPU, where many small kernel launches take longer than the arithmetic."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 
 def fuse(optimizer: Optimizer, device: torch.device) -> None:
-    """Have SGD, Adam and AdamW take a step in one kernel on a CUDA device, but for those told ``foreach`` or ``fused``.
+    """Set ``fused=True`` for SGD, Adam and AdamW on a CUDA device, unless the user set ``foreach`` or ``fused``.
 
-    The arithmetic is the same, in another order: weights differ in their last bits from those of torch's default.
+    The order of operations differs from torch's default, so weights differ in their last bits.
     """
     if device.type == "cuda" and type(optimizer) in (SGD, Adam, AdamW):
         for group in optimizer.param_groups:
@@ -19,9 +19,9 @@ def fuse(optimizer: Optimizer, device: torch.device) -> None:
 
 
 def place_steps(optimizer: Optimizer) -> None:
-    """Put Adam's counts of steps where a group needs them: beside the weights if fused, or else on the CPU.
+    """Move Adam's step counts to the weights' device if the group is fused or capturable, else to the CPU.
 
-    A checkpoint brings them from where its own run needed them.
+    A checkpoint may come from a run on another device.
     """
     for group in optimizer.param_groups:
         beside = group.get("fused") or group.get("capturable")

@@ -1,4 +1,4 @@
-"""At which training batches metrics are written: between two of them nothing may wait for the device."""
+"""In which training batches loggers write metrics: in all others nothing may wait for the device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def due(trainer: Any) -> bool:
-    """Whether loggers write what this training batch logs, or the epoch ends with it: the same on all ranks.
+    """Whether loggers write the metrics of this training batch, or it is the last of the epoch; equal on all ranks.
 
-    Asked anywhere from ``on_train_batch_start`` to ``on_train_batch_end``. It is what Lightning asks when the batch is
-    over; of batches whose gradients are accumulated, only the one that makes the step is written.
+    Call it from ``on_train_batch_start`` to ``on_train_batch_end``. Lightning decides in the same way at the end of a
+    batch. With gradient accumulation, only the batch that ends a step is written.
     """
     if trainer.fit_loop._should_accumulate():
         return False

@@ -1,4 +1,4 @@
-"""Which precision a processor computes fast: bfloat16 where it is in hardware, float32 elsewhere; never TF32."""
+"""Choose the fast precision of a device: bfloat16 if the hardware supports it, else float32; never TF32."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ CAPABILITIES = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def bfloat16_in_hardware(device: str) -> bool:
-    """Whether a kind of device, ``cpu`` or ``cuda``, computes in bfloat16 itself.
+    """Whether a device, ``cpu`` or ``cuda``, supports bfloat16 in hardware.
 
-    One that does not emulates it: a CPU with AVX2 only is then about nine times slower than in float32.
+    Otherwise it is emulated: a CPU with only AVX2 is then about nine times slower than in float32.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # oneDNN does a CPU's convolutions and products; it obeys ONEDNN_MAX_CPU_ISA, which may hold a processor back.
+    # oneDNN computes a CPU's convolutions and matrix products; ONEDNN_MAX_CPU_ISA may restrict its instruction set.
     return device == "cpu" and any(capabilities().get(name) for name in CAPABILITIES) and onednn_has_bfloat16()
 
 
 def capabilities() -> dict[str, bool]:
-    """What torch finds of ``CAPABILITIES`` on this CPU."""
+    """Which of ``CAPABILITIES`` torch reports for this CPU."""
     if hasattr(torch.cpu, "get_capabilities"):
         return {name: bool(torch.cpu.get_capabilities().get(name)) for name in CAPABILITIES}
-    # An older torch: ARM's it does not tell, which then trains in float32.
+    # An older torch does not report ARM's bfloat16; ARM then trains in float32.
     tests = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
     return {name: bool(getattr(torch.cpu, test, bool)()) for name, test in tests.items()}
 
@@ -43,9 +43,9 @@ def device_of(accelerator: str) -> str:
 
 
 def choose(asked: str | int | None, accelerator: str) -> tuple[str | int, str]:
-    """The precision to train in, and a sentence on it for the user, empty where there is nothing to say.
+    """The precision to train in, and a message about it for the user, or an empty string.
 
-    - ``asked``: the user's ``--trainer.precision``, which is always obeyed; ``None`` leaves it to the processor.
+    - ``asked``: the user's ``--trainer.precision``, which is always used; ``None`` to choose by the hardware.
     - ``accelerator``: the Trainer's.
     """
     device = device_of(accelerator)
@@ -63,7 +63,7 @@ def choose(asked: str | int | None, accelerator: str) -> tuple[str | int, str]:
 
 
 def reason(device: str, fast: bool) -> str:
-    """What is chosen, why, and what else could be."""
+    """The chosen precision, the reason, and the alternative."""
     if device not in ("cpu", "cuda"):
         return f"32-true: bf16-mixed was never tried on {device} (--trainer.precision bf16-mixed does)"
     if fast:
@@ -74,10 +74,10 @@ def reason(device: str, fast: bool) -> str:
 
 
 def forbid_tf32() -> None:
-    """Float32 on an NVIDIA GPU is float32: products always are, and convolutions, by torch's default, are not.
+    """Turn off TF32 for float32 on NVIDIA GPUs: by default torch uses it for convolutions, not for matrix products.
 
-    TF32 keeps ten bits of a fraction. What has to be quick is in bfloat16; what is in float32, such as losses,
-    neighbours and probes, is there to be exact.
+    TF32 has ten bits of mantissa. What has to be fast runs in bfloat16; what runs in float32, such as losses,
+    neighbours and probes, has to be exact.
     """
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -125,8 +125,8 @@ def apply_changed_hyperparameters(
 
 
 def resume_after_epochs(trainer: Any) -> None:
-    """Have a run with ``max_steps`` go on with the next epoch from a checkpoint of an epoch's end, before it is loaded.
+    """Make a run with ``max_steps`` resume from an end-of-epoch checkpoint with the next epoch; call before loading.
 
-    Lightning takes such a run for one that stopped within the epoch, and trains on a part of it again.
+    Lightning would treat it as stopped within the epoch, and train on a part of that epoch again.
     """
     trainer.fit_loop._iteration_based_training = lambda: False

@@ -82,9 +82,9 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
 
 
 def without_weight_decay(module: nn.Module) -> set[nn.Parameter]:
-    """Biases and normalisation, which have fewer than two dimensions, and what its parts name as timm's networks do.
+    """Parameters with fewer than two dimensions (biases, normalisation), and those in ``no_weight_decay()``.
 
-    Those have a ``no_weight_decay()`` that returns names of their own parameters, such as tokens, position embeddings
+    As in timm, a module's ``no_weight_decay()`` returns names of its parameters, such as tokens, position embeddings
     and tables of relative positions.
     """
     found = {parameter for parameter in module.parameters() if parameter.ndim <= 1}

@@ -1,4 +1,4 @@
-"""Views: what an image becomes before the encoder sees it, batched, on the device."""
+"""Views: random augmentations of images, computed batchwise on the device."""
 
 from simmim_pl.views.color_jitter import ColorJitter
 from simmim_pl.views.contrastive import ContrastiveViews

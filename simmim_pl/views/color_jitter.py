@@ -1,4 +1,4 @@
-"""Colour jitter of a whole batch, with factors and an order of each image's own."""
+"""Colour jitter of a batch, with separate factors and order of operations for each image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDLE = (1.0, 1.0, 1.0, 0.0)  # the factors that change nothing
 
 
 class ColorJitter(Operation):
-    """torchvision's ``ColorJitter``, done to an image with a probability.
+    """torchvision's ``ColorJitter``, applied to each image with a probability.
 
     Args:
         probability: that the colours of a view are jittered.
@@ -96,7 +96,7 @@ def sample_jitter(
 
 @lru_cache
 def limits(strength: tuple[float, float, float, float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Least factors and how far they reach from there, in float32."""
+    """Lower limits of the factors, and the widths of their ranges, in float32."""
     still, reach = np.array((IDLE, strength), np.float32)
     low = np.maximum(still - reach, np.array((0, 0, 0, -math.inf), np.float32))
     return tuple(low.tolist()), tuple((still + reach - low).tolist())
@@ -105,9 +105,9 @@ def limits(strength: tuple[float, float, float, float]) -> tuple[tuple[float, ..
 def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor, "B 3 H W"]:
     """Change brightness, contrast, saturation and hue of images in [0, 1], each image in its own order.
 
-    The formulas are those of torchvision's ``adjust_*`` on float tensors. Three of the four operations are one formula,
-    :func:`blend_`, whichever of them it is in each image. Images are sorted by how many of the three come before hue,
-    idle ones last, so that what is done next is done to a slice, and hue is turned once.
+    The formulas are those of torchvision's ``adjust_*`` on float tensors. Brightness, contrast and saturation share one
+    formula, :func:`blend_`, so images with different orders are processed together. Images are sorted by how many of
+    the three come before hue, idle ones last, so that each step works on a slice, and hue is turned only once.
     """
     idle = (parameters.factor == parameters.factor.new_tensor(IDLE)).all(dim=1)
     before = (parameters.order == HUE).byte().argmax(dim=1).masked_fill_(idle, 4)
@@ -125,7 +125,7 @@ def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor,
 
 
 def blending(parameters: Jitter) -> Float[Tensor, "3 3 B 1"]:
-    """What :func:`blend_` needs for each of the three operations but hue, in each image's own order."""
+    """Weights of :func:`blend_` for the three operations other than hue, in each image's order."""
     step = parameters.order[parameters.order != HUE].view(-1, 3).T
     f = parameters.factor.T.gather(0, step)
     weights = torch.stack((f, (1 - f) * (step == CONTRAST), (1 - f) * (step == SATURATION)), dim=1)
@@ -135,8 +135,8 @@ def blending(parameters: Jitter) -> Float[Tensor, "3 3 B 1"]:
 def blend_(pixel: Float[Tensor, "B 3 P"], weights: Float[Tensor, "3 B 1"]) -> None:
     """own · colour + of_mean · mean grey + of_grey · grey, clamped to [0, 1], in place.
 
-    torchvision's brightness, contrast and saturation are f · colour + (1 − f) · other, where the other is black, the
-    image's mean grey and the pixel's grey: all one number a pixel, so three channels are passed over once.
+    torchvision's brightness, contrast and saturation are f · colour + (1 − f) · other, where other is black, the
+    image's mean grey, or the pixel's grey: one number per pixel, so one pass over the three channels suffices.
     """
     own, of_mean, of_grey = weights
     grey = luma(pixel)

@@ -1,4 +1,4 @@
-"""The views of contrastive pretraining: a crop, then operations in an order."""
+"""The views of contrastive pretraining: a random crop, then a sequence of operations."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from simmim_pl.views.operation import Operation
 from simmim_pl.views.plan import Crop, draw_plan, make_view
 from simmim_pl.views.solarize import Solarize
 
-BLOCK = 1_200_000  # numbers of images and views made at a time: more need fresh memory, fewer need more calls of torch
+BLOCK = 1_200_000  # numbers of images and views per block: with more, memory is not reused; with fewer, calls dominate
 
 
 class ContrastiveViews(Views):
     """Independent random views of each image, as SimCLR draws them (Chen et al. 2020, appendix A).
 
-    A view is a crop, mirrored or not, to which operations are done one after the other. The defaults are the paper's
+    A view is a crop, randomly flipped, to which operations are applied in order. The defaults are the paper's
     for CIFAR-10 (appendix B.9: no blur, jitter of half strength): :class:`ColorJitter`, :class:`Grayscale`, then
     :class:`GaussianBlur` and :class:`Solarize` where asked for. The formulas are torchvision's, as in the usual
     PyTorch reproductions; the paper's own code shifts brightness by adding and contrasts each channel with its own
@@ -51,8 +51,8 @@ class ContrastiveViews(Views):
         blur: probability that a view is blurred; 0.5 in SimCLR at 224 pixels.
         sigma: see :class:`GaussianBlur`.
         solarize: probability that what is brighter than half is inverted (Grill et al. 2020, arXiv 2006.07733).
-        operations: what is done to a crop, in this order, in place of what ``jitter`` to ``solarize`` say, which are
-            then left out. A list for each view makes views that differ, such as BYOL's.
+        operations: operations on a crop, in order, instead of ``jitter`` to ``solarize``, which must then not be set. A
+            list per view gives each view its own operations, as in BYOL.
 
     Raises:
         InputError: an argument is out of its range, or set beside ``operations``.
@@ -114,14 +114,14 @@ def simclr(
     sigma: tuple[float, float],
     solarize: float,
 ) -> list[Operation]:
-    """SimCLR's operations in its order, and BYOL's solarising. What never happens draws nothing."""
+    """SimCLR's operations in its order, and BYOL's solarising. Blur and solarising of probability 0 are left out."""
     found: list[Operation] = [ColorJitter(*colours), Grayscale(grayscale)]
     blurred = GaussianBlur(blur, sigma)
     return found + ([blurred] if blur else []) + ([Solarize(solarize)] if solarize else [])
 
 
 def require_unset(*values: Any) -> None:
-    """Refuse settings of operations beside operations that are given: which of the two was meant?"""
+    """Refuse settings of single operations if ``operations`` is given too."""
     defaults = inspect.signature(ContrastiveViews.__init__).parameters
     names = [*defaults][-1 - len(values) : -1]
     known = {name: value for name, value in zip(names, values, strict=True) if value != defaults[name].default}
@@ -139,7 +139,7 @@ def for_each_view(operations: Sequence[Any], views: int) -> list[list[Operation]
 
 
 def blocks(image: UInt8[Tensor, "B 3 H W"], size: int) -> list[slice]:
-    """Even parts of a batch that are made one after the other: on a CPU as large as is fast, see ``BLOCK``."""
+    """Slices of a batch that are processed one after the other; on a CPU their size is limited by ``BLOCK``."""
     numbers = image.numel() + len(image) * 3 * size**2
     parts = math.ceil(numbers / BLOCK) if image.device.type == "cpu" else 1
     step = math.ceil(len(image) / parts)

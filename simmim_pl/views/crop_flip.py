@@ -17,7 +17,7 @@ from simmim_pl.views.plan import Crop, draw_plan, make_view
 class CropFlip(Views):
     """One random region of each image, flipped or not: ``[1, B, 3, S, S]``.
 
-    torchvision's RandomResizedCrop and RandomHorizontalFlip, with parameters of its own for every image.
+    torchvision's RandomResizedCrop and RandomHorizontalFlip, with separate parameters for every image.
 
     Args:
         size: side of a view, in pixels; by default the image's own height.

@@ -1,4 +1,4 @@
-"""Views by the kernels of ``gpu/``: of known operations all of a batch in two launches, of others the parts between."""
+"""Views by the kernels of ``gpu/``: two launches per batch if all operations have kernels, else more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simmim_pl.views.plan import Crop, Plan, draw_plan
 from simmim_pl.views.solarize import Solarize
 
 NEVER: tuple[Any, ...] = (ColorJitter(0.0), Grayscale(0.0), GaussianBlur(0.0), Solarize(0.0))
-KNOWN = [type(operation) for operation in NEVER]  # what a launch does to a view, in this order
+KNOWN = [type(operation) for operation in NEVER]  # operations of one launch, in this order
 
 NUMBERS: dict[Any, int] = {"box": 4 * ATTEMPTS, "flip": 1, ColorJitter: 9, Grayscale: 1, GaussianBlur: 2, Solarize: 1}
 
@@ -32,8 +32,9 @@ def fused_views(
 ) -> Float[Tensor, "V B 3 S S"]:
     """A view of each image for each list of operations, on a GPU that runs kernels.
 
-    Where a launch knows all operations of a view, another draws what they do, for all views from one tensor of random
-    numbers: those that a generator of the CPU gives one operation after the other. Otherwise they draw for themselves.
+    If one launch can do all operations of each view, another launch draws their parameters for all views, from one
+    tensor of random numbers: the same that the operations would draw one after the other from a CPU generator.
+    Otherwise the operations draw their own parameters.
     """
     from simmim_pl.gpu.parameters import draw_parameters
     from simmim_pl.gpu.views import make_views
@@ -58,7 +59,7 @@ def fused_views(
 
 
 def change(view: Float[Tensor, "B 3 S S"], plan: Plan, part: Sequence[Operation], drawn: Sequence[Any]) -> None:
-    """Do a part that comes after the first, in place."""
+    """Apply a later part than the first to a view, in place."""
     from simmim_pl.gpu.views import change_views
 
     if position(part[0]) < len(KNOWN):
@@ -68,7 +69,7 @@ def change(view: Float[Tensor, "B 3 S S"], plan: Plan, part: Sequence[Operation]
 
 
 def split(operations: Sequence[Operation]) -> list[list[Operation]]:
-    """Parts that are a launch each, the first with the crop; an operation that none knows is alone.
+    """Parts of one launch each, the first with the crop; an operation without a kernel is a part of its own.
 
     >>> [[type(each).__name__ for each in part] for part in split([Grayscale(), Solarize(), ColorJitter()])]
     [['Grayscale', 'Solarize'], ['ColorJitter']]
@@ -84,7 +85,7 @@ def split(operations: Sequence[Operation]) -> list[list[Operation]]:
 
 
 def position(operation: Operation) -> int:
-    """Where in a launch this comes; after its end for what it does not know, which a subclass may be."""
+    """Position of an operation in ``KNOWN``, else its length; a subclass of a known operation is not known."""
     return KNOWN.index(type(operation)) if type(operation) in KNOWN else len(KNOWN)
 
 
@@ -94,7 +95,7 @@ def blur_kernel(part: Sequence[Operation], size: int) -> int:
 
 
 def numbering(parts: Sequence[Sequence[Operation]]) -> tuple[list[tuple[int, ...]], int]:
-    """Of each view where its random numbers begin, and how many there are, by ``draw_plan``'s order, an image.
+    """Offsets of each view's random numbers, in the order of ``draw_plan``, and their total count per image.
 
     >>> numbering([[Grayscale()], []])
     ([(0, 41, 0, 40, 0, 0), (42, 82, 0, 0, 0, 0)], 83)
@@ -110,7 +111,7 @@ def numbering(parts: Sequence[Sequence[Operation]]) -> tuple[list[tuple[int, ...
 
 
 def settings(image: Tensor, crop: Crop, part: Sequence[Operation]) -> tuple[float, ...]:
-    """Of a view, as ``SETTINGS`` of :mod:`simmim_pl.gpu.parameters` has them."""
+    """Settings of a view in the layout of ``SETTINGS`` of :mod:`simmim_pl.gpu.parameters`."""
     found = {type(operation): operation for operation in part}
     jitter, grey, blur, solarize = (found.get(type(never), never) for never in NEVER)
     height, width = image.shape[-2:]
@@ -124,7 +125,7 @@ def settings(image: Tensor, crop: Crop, part: Sequence[Operation]) -> tuple[floa
 
 
 def rows(plan: Plan, part: Sequence[Operation], drawn: Sequence[Any]) -> Float[Tensor, "B 16"]:
-    """What a part drew, and the plan's crop, as ``PARAMETERS`` of :mod:`simmim_pl.gpu.parameters` has them."""
+    """Parameters of a part and of the plan's crop, as rows of ``PARAMETERS`` of :mod:`simmim_pl.gpu.parameters`."""
     found = dict(zip(map(type, part), drawn, strict=False))
     never = torch.zeros_like(plan.flip)
     idle = constant(IDLE, never.device).expand(len(never), -1)

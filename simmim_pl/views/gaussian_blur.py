@@ -1,4 +1,4 @@
-"""Gaussian blur of a whole batch, each image by a width of its own."""
+"""Gaussian blur of a batch, with a separate sigma for each image."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from simmim_pl.views.operation import Operation
 
 
 class GaussianBlur(Operation):
-    """torchvision's ``GaussianBlur``, done to an image with a probability.
+    """torchvision's ``GaussianBlur``, applied to each image with a probability.
 
     Args:
         probability: that a view is blurred; 0.5 in SimCLR at 224 pixels.
-        sigma: least and greatest width of the blur, in pixels; it reaches over a tenth of the view, see
-            :func:`kernel_size`.
+        sigma: least and greatest standard deviation of the Gaussian, in pixels; the kernel is about a tenth of the
+            view's side, see :func:`kernel_size`.
     """
 
     @ranged
     def __init__(self, probability: Probability = 0.5, sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)) -> None:
         require_ordered(sigma=sigma)
         self.probability, self.sigma = probability, sigma
-        self.smallest = 20 if probability else 1  # of less, a tenth is no pixel to either side
+        self.smallest = 20 if probability else 1  # below, the kernel is a single pixel
 
     def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> Float[Tensor, " B"]:
         """Widths, 0 for no blur."""
@@ -42,7 +42,7 @@ class GaussianBlur(Operation):
 
 
 def kernel_size(size: int) -> int:
-    """Pixels that a blur reaches over, odd: about a tenth of the image's side, as in SimCLR's code.
+    """Size of the blur's kernel in pixels, odd: about a tenth of the image's side, as in SimCLR's code.
 
     >>> [kernel_size(side) for side in (224, 96, 32, 16)]
     [23, 9, 3, 1]
@@ -68,7 +68,7 @@ def gaussian_blur(image: Float[Tensor, "B 3 H W"], sigma: Float[Tensor, " B"], k
 
 
 def blur_along(dim: int, image: Float[Tensor, "B 3 h w"], weight: Float[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
-    """Average K neighbours along an axis, which loses the K − 1 places that have not as many."""
+    """Weighted mean of K neighbours along an axis, without padding: the result is K − 1 shorter."""
     kernel, extent = weight.shape[1], image.shape[dim] - weight.shape[1] + 1
     weights = weight[:, :, None, None, None].unbind(dim=1)
     shifted = [image.narrow(dim, shift, extent) for shift in range(kernel)]

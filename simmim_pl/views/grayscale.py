@@ -14,7 +14,7 @@ class Grayscale(RandomOperation):
     """torchvision's ``RandomGrayscale``."""
 
     def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
-        """Do it to these."""
+        """Apply it to the chosen images."""
         return grayscale(view, parameters)
 
 

@@ -1,4 +1,4 @@
-"""Settings that are a least and a greatest."""
+"""Check settings that are a pair of a least and a greatest value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from simmim_pl.contracts import InputError
 
 
 def require_ordered(**limits: tuple[float, float]) -> None:
-    """Refuse a least that is above the greatest."""
+    """Raise :class:`InputError` if a least value is above its greatest."""
     for name, (least, greatest) in limits.items():
         if least > greatest:
             raise InputError(f"{name} has to be a least and a greatest, and is [{least}, {greatest}].")

@@ -1,4 +1,4 @@
-"""The contract of what is done to a view after it is cut out: one operation a file."""
+"""Contract of operations on a view after its crop; one operation per file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from simmim_pl.runtime.seeding import uniform
 class Operation(ABC):
     """Draws parameters for every image of a batch, and applies them to the whole batch.
 
-    :class:`simmim_pl.views.ContrastiveViews` calls ``sample`` for the batch, once a view and in the order of its
-    operations, then ``apply`` for parts of the batch: what an image becomes must not depend on the images beside it.
+    :class:`simmim_pl.views.ContrastiveViews` calls ``sample`` for the batch, once per view and in the order of its
+    operations, then ``apply`` for parts of the batch: the result for an image must not depend on the other images.
 
     Attributes:
         smallest: side of a view that the operation needs, in pixels.
@@ -39,10 +39,10 @@ class Operation(ABC):
 
 
 class RandomOperation(Operation):
-    """An operation that is done to an image, always in the same way, with a probability.
+    """An operation without parameters, applied to each image with a probability.
 
     Args:
-        probability: that an image is one to which it is done.
+        probability: that it is applied to an image.
     """
 
     @ranged

@@ -17,7 +17,7 @@ from simmim_pl.views.operation import Operation
 
 @dataclass(frozen=True)
 class Crop:
-    """How boxes are drawn, and what they become.
+    """Settings of random resized crops.
 
     Attributes:
         size: side of a view, in pixels.
@@ -50,7 +50,7 @@ def draw_plan(image: Tensor, crop: Crop, operations: Sequence[Operation], genera
     (batch, _, height, width), device = image.shape, image.device
     box = sample_crop(batch, height, width, crop.scale, crop.ratio, generator, device)
     drawn = [operation.sample(batch, generator, device) for operation in operations[:1]]
-    # Here, and not beside the crop, so that a seed draws what it drew before operations had an order.
+    # Drawn here, not with the crop, so that a seed gives the same numbers as before operations were configurable.
     flip = uniform(generator, batch, along=0).to(device) < crop.flip
     drawn += [operation.sample(batch, generator, device) for operation in operations[1:]]
     return Plan(box, flip, drawn)

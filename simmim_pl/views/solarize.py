@@ -1,4 +1,4 @@
-"""Views whose bright parts are inverted, in a whole batch."""
+"""Solarise a batch: invert the bright parts of some images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Solarize(RandomOperation):
     """torchvision's ``RandomSolarize`` at a threshold of one half (Grill et al. 2020, arXiv 2006.07733)."""
 
     def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
-        """Do it to these."""
+        """Apply it to the chosen images."""
         return solarize(view, parameters)
 
 
