@@ -79,8 +79,8 @@ class Checkpoint(Base):
         every, steps = trainer.val_check_batch, trainer.accumulate_grad_batches
         if isinstance(every, int) and every < trainer.num_training_batches and steps % every == 0:
             raise InputError(
-                "Every optimizer step would be followed by a validation, and a checkpoint needs a place between two: "
-                f"set --trainer.val_check_interval to more than {every}."
+                "Every optimizer step would be followed by a validation, and a checkpoint needs two steps without one "
+                f"between them: set --trainer.val_check_interval to more than {every}."
             )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             storable(callback.state_dict(), f"the state of the callback {type(callback).__name__}")
@@ -176,14 +176,14 @@ class Checkpoint(Base):
         if not any(heard):
             return
         number = SIGNALS[list(heard).index(True)]
-        where = f"To go on: --ckpt_path {self.path}" if self.path else "Nothing was kept of it"
+        where = f"To go on: --ckpt_path {self.path}" if self.path else "No checkpoint was kept"
         rank_zero_info(f"Stopped by {number.name} after step {trainer.global_step}. {where}")
         job = os.environ.get("SLURM_JOB_ID")
         if number.name == "SIGUSR1" and trainer.is_global_zero and job:
             try:
                 subprocess.run(["scontrol", "requeue", job], check=True)
             except (OSError, subprocess.CalledProcessError) as error:
-                rank_zero_info(f"The job {job} could not be put into the queue again ({error}).")
+                rank_zero_info(f"The job {job} could not be requeued ({error}).")
         environment = getattr(trainer.strategy, "cluster_environment", None)
         tells = trainer.is_global_zero or getattr(environment, "creates_processes_externally", False)
         raise SystemExit(128 + number if tells else 0)

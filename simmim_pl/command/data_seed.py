@@ -23,8 +23,8 @@ def data_seed(seed: Any, data: Any) -> Any:
     given = (getattr(data, "init_args", None) or {}).get("seed", seed)
     if given != seed and given != by_itself(data.class_path):
         raise InputError(
-            f"--data.seed {given} would be replaced by --seed_everything {seed}, of which all of a run is drawn: set "
-            "--seed_everything alone, and --data.split_seed for another held-out split."
+            f"--data.seed {given} would be replaced by --seed_everything {seed}, which seeds the whole run: set only "
+            "--seed_everything, and --data.split_seed for another held-out split."
         )
     return seed
 

@@ -57,4 +57,4 @@ def refusal(error: BaseException) -> str | None:
         trace = trace.tb_next
     raised_in = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
     by_lightning = raised_in.startswith("lightning.") and isinstance(error, (ValueError, RuntimeError))
-    return f"The trainer cannot go on: {reason(error)}." if by_lightning else None
+    return f"The trainer cannot continue: {reason(error)}." if by_lightning else None

@@ -77,7 +77,7 @@ def start_wandb(folder: Path) -> wandb.Run:
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             mode = "offline"
     except wandb.Error as error:
-        raise InputError(f"{error} Mend the W&B key in .env or the environment, or set WANDB_MODE=offline.") from error
+        raise InputError(f"{error} Fix the W&B key in .env or the environment, or set WANDB_MODE=offline.") from error
     later = f"To upload this run later: wandb sync {folder}/wandb/offline-run-*"
 
     def start(mode: Any) -> wandb.Run:

@@ -52,7 +52,7 @@ def run_command(command: list[str]) -> int:
             child.wait()
             raise
     except OSError as error:
-        raise InputError(f"{command[0]} cannot be started ({error.strerror}): mend the sweep's command.") from error
+        raise InputError(f"{command[0]} cannot be started ({error.strerror}): correct the sweep's command.") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

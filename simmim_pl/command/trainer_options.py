@@ -32,10 +32,10 @@ RANGES: dict[str, Any] = {
 # Callbacks of Lightning's that cannot work here, and what to do.
 CALLBACKS = {
     "LearningRateFinder": "looks for an attribute lr that methods do not have: set --model.optimizer.lr",
-    "BatchSizeFinder": "changes the batch size, of which learning rate and resuming depend: set --data.batch_size",
+    "BatchSizeFinder": "changes the batch size, on which learning rate and resuming depend: set --data.batch_size",
     "GradientAccumulationScheduler": "changes the effective batch, by which the learning rate is scaled: set "
     "--trainer.accumulate_grad_batches",
-    "ModelPruning": "keeps masks that no checkpoint holds, so that the run could not go on: leave it out",
+    "ModelPruning": "keeps masks that no checkpoint holds, so that the run could not resume: leave it out",
     "BackboneFinetuning": "looks for an attribute backbone that methods do not have: set --model.optimizer.lr",
 }
 SHARDED = ("fsdp", "deepspeed", "modelparallel", "model_parallel", "xla")

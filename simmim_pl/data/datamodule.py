@@ -92,7 +92,7 @@ class ImageDataModule(LightningDataModule):
             if state.get(name) != now:
                 raise InputError(
                     f"The checkpoint is of a run whose {name.replace('_', ' ')} was {state.get(name)}, and now it is "
-                    f"{now}: a run can only go on with the same batches. Set it back, or start a new run."
+                    f"{now}: a run can only resume with the same batches. Set it back, or start a new run."
                 )
         self.start = (state["epoch"], state["batches"])
 

@@ -24,16 +24,16 @@ def require_pixels(pixels: Any, number: int, clips: bool, name: str) -> None:
     due = f"uint8 [{number}, T, 3, H, W] of clips" if clips else f"uint8 [{number}, 3, H, W]"
     found = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}" if torch.is_tensor(pixels) else None
     if found is None:
-        raise InputError(f"{name} gave pixels as {type(pixels).__name__}, and a torch.Tensor is due: {due}.")
+        raise InputError(f"{name} gave pixels as {type(pixels).__name__}, and a torch.Tensor is required: {due}.")
     shape = tuple(pixels.shape)
     if len(shape) == 4 + clips and shape[0] == number and shape[-3] == 3 and min(shape[1:]) > 0:
         if pixels.dtype == torch.uint8:
             return
         raise InputError(
-            f"{name} gave pixels as {found}, and {due} is due, from 0 to 255: multiply floats in [0, 1] by 255, round "
-            "them, and convert them by .to(torch.uint8)."
+            f"{name} gave pixels as {found}, and {due} is required, from 0 to 255: multiply floats in [0, 1] by 255, "
+            "round them, and convert them by .to(torch.uint8)."
         )
     raise InputError(
-        f"{name} gave pixels as {found}, and {due} is due: three channels, in front of height and width, and one item "
-        "for each index that was asked for."
+        f"{name} gave pixels as {found}, and {due} is required: three channels, in front of height and width, and one "
+        "item for each index that was asked for."
     )

@@ -46,8 +46,8 @@ def require_valid_split(images: ImageDataset, source: Source, split: str) -> Non
     pixels = batch["clip" if images.clips else "image"]
     if pixels.max() == 1:
         raise InputError(
-            f"{name} has pixels of 0 and 1 only, and 0 to 255 is due: multiply images in [0, 1] by 255 before they are "
-            "made uint8."
+            f"{name} has pixels of 0 and 1 only, and 0 to 255 is required: multiply images in [0, 1] by 255 before "
+            "they are made uint8."
         )
     if images.masks is not None and images.masks.shape[1:] != pixels.shape[-2:]:
         raise InputError(
@@ -89,9 +89,9 @@ def require_tensor(found: Any, dtype: torch.dtype, shape: list[Any], what: str) 
     wanted = str(dtype).removeprefix("torch.")
     due = f"{wanted} [{', '.join(map(str, shape))}]"
     if not isinstance(found, Tensor):
-        raise InputError(f"{what} as {type(found).__name__}, and a torch.Tensor is due: {due}.")
+        raise InputError(f"{what} as {type(found).__name__}, and a torch.Tensor is required: {due}.")
     if found.dtype != dtype or list(found.shape) != shape:
         kind = str(found.dtype).removeprefix("torch.")
         raise InputError(
-            f"{what} as {kind} {list(found.shape)}, and {due} is due: convert them by .to(torch.{wanted})."
+            f"{what} as {kind} {list(found.shape)}, and {due} is required: convert them by .to(torch.{wanted})."
         )

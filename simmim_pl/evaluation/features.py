@@ -49,7 +49,7 @@ def together() -> Iterator[None]:
     except InputError as error:
         failure = error
     if not distributed.all_ranks(failure is None):
-        raise failure or InputError("Another device stopped, for the reason that it gives.")
+        raise failure or InputError("Another device stopped: its own error message gives the reason.")
 
 
 def varies(features: Float[Tensor, "N D"]) -> Bool[Tensor, " D"]:

@@ -170,8 +170,8 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
     bound, ceiling = metrics.get("information/infonce", 0.0), metrics.get("information/ceiling", math.inf)
     if ceiling > ENOUGH and bound > FULL * ceiling:
         found["saturation"] = (
-            f"the InfoNCE bound, {bound:.2f} nats, is at its ceiling of {ceiling:.2f}: it cannot say whether more is "
-            "learned. Ask more images of Representation; and if train/contrastive_accuracy is near 1 too, telling them "
+            f"the InfoNCE bound, {bound:.2f} nats, is at its ceiling of {ceiling:.2f}: it cannot show whether more is "
+            "learned. Give Representation more images; and if train/contrastive_accuracy is near 1 too, telling them "
             "apart has become too easy: strengthen the views or enlarge the batch."
         )
     return found

@@ -152,7 +152,7 @@ def gain(
     The value before is treated as exact, though it is noisy too.
     """
     if before is None:
-        return Evidence(kind, None, f"{words}, and nobody measured the untrained network")
+        return Evidence(kind, None, f"{words}, but the untrained network was not measured")
     (low, high), base = ends, max(before, chance)
     if low > base or high < base + worth:
         return Evidence(kind, low > base, words)

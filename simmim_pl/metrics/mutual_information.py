@@ -166,7 +166,7 @@ class MutualInformation(RowsMetric):
         """
         x, y = self.gathered().unbind(1)
         if len(x) < 4:
-            raise InputError(f"Information is found and evaluated on two images each at least, and here are {len(x)}.")
+            raise InputError(f"MutualInformation needs at least four images, and has {len(x)}.")
         temperature, constant = fit_critic(x[1::2], y[1::2])  # alternating, because sets are often sorted by class
         x, y = x[::2], y[::2]
 

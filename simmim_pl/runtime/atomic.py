@@ -32,7 +32,7 @@ DISK_FULL_ADVICE = {
 }
 WRITE_ADVICE = DISK_FULL_ADVICE | {
     errno.EROFS: "make the disk writable, or write to another",
-    errno.EIO: "mend the disk, or use another",
+    errno.EIO: "repair the disk, or use another",
 }
 # Phrases in the RuntimeErrors that torch.save raises when the disk is full; not all of them have an OSError as cause.
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "unexpected pos", "write failed")

@@ -41,7 +41,7 @@ def load_checkpoint(path: str | Path, weights_only: bool = True) -> dict[str, An
         raise InputError(
             f"{path} is a weights-only checkpoint of Lightning's, as ModelCheckpoint(save_weights_only=True) writes: "
             "it lacks the config and the optimizer of its run. Evaluate it with --model.encoder and --model.weights "
-            f"{path}, and go on from a checkpoint that simmim_pl.callbacks.Checkpoint wrote."
+            f"{path}, and resume from a checkpoint that simmim_pl.callbacks.Checkpoint wrote."
         )
     sections = ("state_dict", "config")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
@@ -76,7 +76,7 @@ def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
     if saved.get("format") != FORMAT_VERSION:
         raise InputError(
             f"{path} was written by another version of simmim_pl ({saved.get('version', 'an early one')}), from whose "
-            "checkpoints this one cannot go on: use that version, or start a new run. Its encoder can be evaluated."
+            "checkpoints this one cannot resume: use that version, or start a new run. Its encoder can be evaluated."
         )
     require_intact(saved, path)
 

@@ -75,8 +75,8 @@ def require_intact(saved: Mapping[str, Any], path: str | Path) -> None:
     damaged = next(chain(malformed_values(saved), changed_sections(saved, saved.get(DIGESTS, {}))), None)
     if damaged is not None:
         raise InputError(
-            f"{path} is damaged or was changed after fit wrote it, at {damaged}: no run can go on exactly from it. Use "
-            "another checkpoint of the run, or start a new one."
+            f"{path} is damaged or was changed after fit wrote it, at {damaged}: no run can resume from it exactly. "
+            "Use another checkpoint of the run, or start a new one."
         )
 
 

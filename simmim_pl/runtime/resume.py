@@ -22,9 +22,9 @@ FIXED_KEYS = {
     "model.decay_norm_and_bias": "its optimizer has divided the weights by it",
     "data.validation": "other images would be held out, some of them trained on before",
     "data.split_seed": "other images would be held out, some of them trained on before",
-    "data.batch_size": "a run can only go on with the same batches",
-    "seed_everything": "a run can only go on with the same batches",
-    "data.seed": "a run can only go on with the same batches",
+    "data.batch_size": "a run can only resume with the same batches",
+    "seed_everything": "a run can only resume with the same batches",
+    "data.seed": "a run can only resume with the same batches",
 }
 # Keys whose class must not change, though its arguments may.
 FIXED_CLASSES = {

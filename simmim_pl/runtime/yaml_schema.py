@@ -72,7 +72,7 @@ def load(path: str | Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}): mend it.") from error
+        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}): correct it.") from error
 
 
 def require_config_size(config: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""What any source may give, and the sentence for everything else: what was found and what is due."""
+"""What any source may give, and the sentence for everything else: what was found and what is required."""
 
 import textwrap
 from pathlib import Path
@@ -48,14 +48,14 @@ class Own(Source):
 
 
 PIXELS = {
-    "floats in [0, 1]": (GOOD / 255, r"float32 \[4, 3, 4, 5\], and uint8 \[4, 3, H, W\] is due.*multiply floats"),
+    "floats in [0, 1]": (GOOD / 255, r"float32 \[4, 3, 4, 5\], and uint8 \[4, 3, H, W\] is required.*multiply floats"),
     "whole numbers": (GOOD.long(), r"int64 \[4, 3, 4, 5\], and uint8"),
     "four channels": (GOOD.repeat(1, 2, 1, 1)[:, :4], r"uint8 \[4, 4, 4, 5\].* three channels"),
     "one channel": (GOOD[:, :1], r"uint8 \[4, 1, 4, 5\].* three channels"),
     "channels last": (GOOD.movedim(1, 3), r"uint8 \[4, 4, 5, 3\].* in front of height and width"),
     "no channel": (GOOD[:, 0], r"uint8 \[4, 4, 5\]"),
-    "an array": (GOOD.numpy(), "as ndarray, and a torch.Tensor is due"),
-    "pixels of 0 and 1": ((GOOD / 255).round().to(torch.uint8), "pixels of 0 and 1 only, and 0 to 255 is due"),
+    "an array": (GOOD.numpy(), "as ndarray, and a torch.Tensor is required"),
+    "pixels of 0 and 1": ((GOOD / 255).round().to(torch.uint8), "pixels of 0 and 1 only, and 0 to 255 is required"),
     "no pixels": (GOOD[..., :0], r"uint8 \[4, 3, 4, 0\]"),
 }
 
@@ -69,7 +69,7 @@ def test_pixels_of_another_kind_are_refused_before_a_batch_is_made(name: str) ->
 
 @pytest.mark.parametrize("name", [name for name, (held, _) in PIXELS.items() if isinstance(held, Tensor)])
 def test_a_tensor_in_memory_is_refused_when_it_is_given_or_opened(name: str) -> None:
-    with pytest.raises(InputError, match=r"InMemory gave pixels as .* is due|0 and 1 only"):
+    with pytest.raises(InputError, match=r"InMemory gave pixels as .* is required|0 and 1 only"):
         load_split(Own(InMemory(PIXELS[name][0], LABELS)), "train")
 
 
@@ -83,7 +83,7 @@ def test_another_number_of_images_than_was_asked_for_is_refused() -> None:
 
 
 def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
-    with pytest.raises(InputError, match=r"uint8 \[4, T, 3, H, W\] of clips is due"):
+    with pytest.raises(InputError, match=r"uint8 \[4, T, 3, H, W\] of clips is required"):
         load_split(Own(Read(GOOD, clips=True)), "train")
     with pytest.raises(InputError, match=r"uint8 \[4, 2, 3, 4, 5\]"):
         load_split(Own(Read(GOOD[:, None].repeat(1, 2, 1, 1, 1))), "train")
@@ -93,11 +93,11 @@ def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        (LABELS.float(), r"labels as float32 \[6\], and int64 \[6\] is due"),
+        (LABELS.float(), r"labels as float32 \[6\], and int64 \[6\] is required"),
         (LABELS.int(), r"labels as int32 \[6\], and int64"),
         (LABELS[:5], r"labels as int64 \[5\], and int64 \[6\]"),
         (LABELS[:, None], r"labels as int64 \[6, 1\]"),
-        (LABELS.tolist(), "labels as list, and a torch.Tensor is due"),
+        (LABELS.tolist(), "labels as list, and a torch.Tensor is required"),
         (LABELS + 1, "labels from 1 to 3, and its source names 3 classes"),
         (LABELS - 1, "labels from -1 to 1"),
     ],
@@ -119,7 +119,7 @@ def test_labels_need_names() -> None:
 @pytest.mark.parametrize(
     ("masks", "says"),
     [
-        (MASKS.long(), r"masks as int64 \[6, 4, 5\], and uint8 \[6, 4, 5\] is due"),
+        (MASKS.long(), r"masks as int64 \[6, 4, 5\], and uint8 \[6, 4, 5\] is required"),
         (MASKS[:3], r"masks as uint8 \[3, 4, 5\]"),
         (MASKS[:, None], r"masks as uint8 \[6, 1, 4, 5\], and uint8 \[6, H, W\]"),
         (MASKS + 2, "masks with the id 2, and its source names 2 mask_classes"),
@@ -176,7 +176,7 @@ def test_own_images_in_0_to_1_end_the_command_with_one_sentence(tmp_path: Path) 
     assert ended.returncode == 2, error
     assert "Traceback" not in error
     said = error + out
-    assert "InMemory gave pixels as float32 [64, 3, 16, 16], and uint8 [64, 3, H, W] is due, from 0 to 255" in said
+    assert "InMemory gave pixels as float32 [64, 3, 16, 16], and uint8 [64, 3, H, W] is required, from 0 to 255" in said
 
 
 def test_whether_there_is_a_test_split(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_short_text_of_many_values_is_refused() -> None:
 @pytest.mark.parametrize("text", ["2024-02-30", "!!bool foo", "!!timestamp x", "!!int ''"])
 def test_a_value_that_is_not_of_its_type_is_no_yaml(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(f"a: {text}")
-    with pytest.raises(InputError, match=r"x.yaml is not YAML \(.+\): mend it"):
+    with pytest.raises(InputError, match=r"x.yaml is not YAML \(.+\): correct it"):
         load(tmp_path / "x.yaml")
     require_config_size({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
 

@@ -65,8 +65,8 @@ def ensure_extracted(
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}) and {archive.name} has to go there: "
-            f"make it a writable folder with {space} to spare, or set SIMMIM_DATA_DIR to another."
+            f"{folder} cannot be written ({error.strerror or error}), where {archive.name} is to be stored: "
+            f"make it a writable folder with {space} free, or set SIMMIM_DATA_DIR to another."
         ) from error
     for leftover in folder.glob(f"{archive.name}*.part"):  # scratch folders of killed runs
         if leftover.is_dir():

@@ -98,7 +98,7 @@ class CIFARFiles:
             data = self.kind(self.root, train=split == "train", download=False)
         except (RuntimeError, OSError) as error:  # torchvision's errors for missing or changed files
             folder = self.root / self.kind.base_folder
-            raise InputError(f"{folder} is missing or incomplete: prepare() mends it.") from error
+            raise InputError(f"{folder} is missing or incomplete: call prepare() to download it.") from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return InMemory(images, torch.tensor(data.targets, dtype=torch.int64)), list(data.classes)
 

@@ -71,7 +71,7 @@ class STL10(Source):
     def load(self, split: Split) -> InMemory:
         """Memory-map one split: uint8 ``[N, 3, 96, 96]``. Raises :class:`InputError` if files are missing."""
         if not self.is_complete():
-            raise InputError(f"{self.folder} is missing or incomplete: prepare() mends it.")
+            raise InputError(f"{self.folder} is missing or incomplete: call prepare() to download it.")
         if split == "train" and self.train == "unlabelled":
             self.classes: list[str] = []
             return InMemory(self.images("unlabeled"), None)
