@@ -159,9 +159,7 @@ class CLI(OneSubcommandCLI):
 
 
 def read_dotenv() -> None:
-    """Set environment variables from ``.env`` in this folder or one above. Variables already set stay the same.
-
-    An empty value in the file is ignored.
+    """Set variables from ``.env`` in this folder or one above, unless they are set or their value in it is empty.
 
     Raises:
         InputError: the file cannot be read.
