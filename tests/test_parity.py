@@ -59,6 +59,7 @@ CASES: dict[str, list[str]] = {
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "masked images": [DOUBLE, *MASKED],
+    "so many FLOP": [DOUBLE, "--callbacks.max_flop.flop=1.6e8", "--trainer.max_steps=-1"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],
     "barlow twins": [DOUBLE, "--model.loss=simmim_pl.losses.BarlowTwins", *SGD],

@@ -13,7 +13,13 @@ import yaml
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from simmim_pl.runtime.resume import apply_changed_hyperparameters, config_changes, hyperparameters
+from simmim_pl.contracts import InputError
+from simmim_pl.runtime.resume import (
+    apply_changed_hyperparameters,
+    config_changes,
+    hyperparameters,
+    require_allowed_changes,
+)
 from simmim_pl.runtime.schedule import warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
@@ -132,6 +138,19 @@ def test_what_cannot_be_taken_is_refused_and_nothing_is_touched(
     (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert said in sentence
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("data.source.share", 0.1, 0.2),
+        ("data.source.seed", 0, 1),
+        ("data.source.source", {"class_path": "simmim_pl.data.CIFAR10"}, {"class_path": "simmim_pl.data.CIFAR100"}),
+    ],
+)
+def test_what_stands_for_test_stays_so(change: Any) -> None:
+    with pytest.raises(InputError, match=f"{change[0]} is .* in the checkpoint and .* now, and"):
+        require_allowed_changes([change])
 
 
 def test_a_run_goes_on_in_its_own_precision_whatever_the_processor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
@@ -28,29 +28,46 @@ class MaxFlop(Callback):
 
     @ranged
     def __init__(self, flop: PositiveFloat | None = None) -> None:
-        self.flop = flop
+        self.flop, self.steps = flop, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or self.flop is None:
-            return
-        name, data = type(pl_module).__name__, trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if stage != "fit" or self.flop is None or getattr(data, "views", data) is None:
+            return  # without views, the method will say so
+        name = type(pl_module).__name__
         try:
-            image = data.splits["train"].__getitems__([0])["image"]
-            of_step = step_flop(pl_module, kinds_of_batches(data, image), trainer.accumulate_grad_batches)
+            batches = kinds_of_batches(data, first_image(data.splits["train"]))
+            of_step = step_flop(pl_module, batches, trainer.accumulate_grad_batches)
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(
-                f"What a step of {name} costs cannot be counted ({type(error).__name__}: {error}): leave "
-                "--callbacks.max_flop.flop out, "
-                "and set --trainer.max_steps."
+                f"The FLOP of a step of {name} cannot be counted ({type(error).__name__}: {error}): set "
+                "--trainer.max_steps in place of --callbacks.max_flop.flop."
             ) from error
-        steps = round(self.flop / of_step)
-        if steps < 1:
+        self.steps = round(self.flop / of_step)
+        if self.steps < 1:
             raise InputError(
-                f"A step of {name} costs {of_step:.3g} FLOP, and --callbacks.max_flop.flop is {self.flop:g}: raise it."
+                f"A step of {name} takes {of_step:.3g} FLOP, and --callbacks.max_flop.flop is {self.flop:g}: raise it."
             )
-        rank_zero_info(f"{self.flop:g} FLOP are {steps} steps of {of_step:.3g}.")
+        rank_zero_info(f"{self.flop:g} FLOP are {self.steps} steps of {of_step:.3g}.")
         limit = trainer.max_steps
-        trainer.fit_loop.epoch_loop.max_steps = steps if limit == -1 else min(steps, limit)
+        trainer.fit_loop.epoch_loop.max_steps = self.steps if limit == -1 else min(self.steps, limit)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = trainer.estimated_stepping_batches
+        if steps < self.steps:
+            rank_zero_warn(
+                f"The run ends after {steps} steps, before its {self.flop:g} FLOP are spent: to spend them, set "
+                "--trainer.max_epochs=-1, and no --trainer.max_steps."
+            )
+
+
+def first_image(images: Any) -> UInt8[Tensor, "1 3 H W"]:
+    """The first image of a dataset, read by a list of indices if it can be."""
+    found = images.__getitems__([0]) if hasattr(images, "__getitems__") else images[0]
+    image: Tensor = (found[0] if isinstance(found, list) else found)["image"]
+    return image if image.ndim == 4 else image[None]
 
 
 def kinds_of_batches(data: Any, image: UInt8[Tensor, "1 3 H W"]) -> list[tuple[float, dict[str, list[int]]]]:
@@ -60,11 +77,12 @@ def kinds_of_batches(data: Any, image: UInt8[Tensor, "1 3 H W"]) -> list[tuple[f
     """
 
     def shape(maker: Any) -> list[int]:
-        views, _, *pixels = maker(image, torch.Generator()).shape
+        views, _, *pixels = maker(image, torch.Generator(image.device)).shape
         return [views, data.batch_size, *pixels]
 
-    local = {"local": shape(data.local_views)} if data.local_views is not None else {}
-    if data.final_views is None:
-        return [(1.0, {"views": shape(data.views)} | local)]
-    first, last = {"views": shape(data.views)} | local, {"views": shape(data.final_views)} | local
+    local, final = getattr(data, "local_views", None), getattr(data, "final_views", None)
+    more = {} if local is None else {"local": shape(local)}
+    if final is None:
+        return [(1.0, {"views": shape(data.views)} | more)]
+    first, last = ({"views": shape(maker)} | more for maker in (data.views, final))
     return [(1 - data.final_share, first), (data.final_share, last)]

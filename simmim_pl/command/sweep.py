@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import hashlib
 import shlex
 import signal
 import subprocess
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from simmim_pl.command.sweep_config import (
     SweepConfig,
@@ -24,10 +23,6 @@ from simmim_pl.command.sweep_config import (
 )
 from simmim_pl.contracts import InputError
 
-if TYPE_CHECKING:
-    from simmim_pl.report.run import Run
-
-COLUMNS = ("val/knn", "val/probe", "train/loss")
 FORWARDED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 # A run that ends by one of these was stopped by the user, which stops the sweep. Any other signal is a failed run.
 STOP_SIGNALS = [*FORWARDED_SIGNALS, *(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))]
@@ -92,82 +87,61 @@ def run_combinations(config: SweepConfig, runs: str, dry: bool = False) -> int:
     for number, values in enumerate(config.combinations, 1):
         run = Path(runs, run_name(config, values))
         told = f"[{number}/{len(config.combinations)}] {describe_values(values)}"
-        train = [*build_command(config, values), f"--runs={runs}", f"--name={run.name}", "--ckpt_path=last"]
         if dry:
-            print(shlex.join(train))
+            print(shlex.join(training_command(config, values, run)))
             if config.evaluate:
-                print(shlex.join(evaluation_command(config, runs, run / "ID")))
-        elif (run / DONE_MARKER).exists():
+                print(shlex.join(evaluation_command(config, run / "ID")))
+            continue
+        if all(marker.exists() for marker in markers(config, run)):
             print(f"{told}: done before", flush=True)
-        else:
-            print(told, flush=True)
-            code = run_command(train)
-            if not code and config.evaluate:
-                code = run_command(evaluation_command(config, runs, newest_run_directory(run) or run))
-            if signal_number(code) in STOP_SIGNALS:
-                raise KeyboardInterrupt
-            if code:
-                print(f"{told}: {describe_exit(code)}", file=sys.stderr, flush=True)
-                failed += 1
-            else:
-                run.mkdir(parents=True, exist_ok=True)
-                (run / DONE_MARKER).touch()
+            continue
+        print(told, flush=True)
+        code = run_combination(config, values, run)
+        if signal_number(code) in STOP_SIGNALS:
+            raise KeyboardInterrupt
+        if code:
+            print(f"{told}: {describe_exit(code)}", file=sys.stderr, flush=True)
+            failed += 1
     return failed
 
 
-def evaluation_command(config: SweepConfig, runs: str, folder: Path) -> list[str]:
-    """The command that evaluates the run in a directory, of which the result card leaves a copy there."""
+def run_combination(config: SweepConfig, values: Values, run: Path) -> int:
+    """Train a combination and evaluate it, each unless it is done. The exit code of the one that failed, or 0."""
+    trained, *evaluated = markers(config, run)
+    if not trained.exists():
+        if code := run_command(training_command(config, values, run)):
+            return code
+        run.mkdir(parents=True, exist_ok=True)
+        trained.touch()
+    for marker in evaluated:
+        if code := run_command(evaluation_command(config, newest_run_directory(run) or run)):
+            return code
+        marker.touch()
+    return 0
+
+
+def markers(config: SweepConfig, run: Path) -> list[Path]:
+    """Empty files that say that a combination was trained, and evaluated by the sweep's command if it has one."""
+    digest = hashlib.sha256(repr(config.evaluate).encode()).hexdigest()[:6]
+    return [run / DONE_MARKER, *([run / f"evaluated-{digest}"] if config.evaluate else [])]
+
+
+def training_command(config: SweepConfig, values: Values, run: Path) -> list[str]:
+    """The command that trains a combination, from its last checkpoint if there is one."""
+    return [*build_command(config, values), f"--runs={run.parent}", f"--name={run.name}", "--ckpt_path=last"]
+
+
+def evaluation_command(config: SweepConfig, folder: Path) -> list[str]:
+    """The command that evaluates the run in a directory; a copy of the result card is written beside its checkpoint."""
     checkpoint = folder / "checkpoints/last.ckpt"
-    return [*expand(config.evaluate, config.program, {}), f"--model.checkpoint={checkpoint}", f"--runs={runs}"]
+    words = expand(config.evaluate, config.program, {})
+    return [*words, f"--model.checkpoint={checkpoint}", f"--runs={folder.parent.parent}"]
 
 
 def newest_run_directory(run: Path) -> Path | None:
     """The newest run directory of a combination that has logged metrics."""
     found = sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent if found else None
-
-
-def finished_runs(config: SweepConfig, runs: str) -> list[tuple[Values, Run | None]]:
-    """The finished combinations and what they left; ``None`` of one that logged nothing."""
-    from simmim_pl.report.run import load_run  # which imports torch, and most of what a sweep says needs none
-
-    done = [(values, Path(runs, run_name(config, values))) for values in config.combinations]
-    folders = [(values, newest_run_directory(run)) for values, run in done if (run / DONE_MARKER).exists()]
-    return [(values, load_run(folder) if folder else None) for values, folder in folders]
-
-
-def results_table(config: SweepConfig, finished: Sequence[tuple[Values, Run | None]]) -> str:
-    """Markdown table of the finished combinations: metrics, evaluations, directories. The best is first and marked."""
-    from simmim_pl.evaluation.table import aligned, shown
-    from simmim_pl.report.comparison import scores, tasks
-
-    metrics = list(dict.fromkeys([config.metric, *COLUMNS]))
-    found = [(values, run, scores(run) if run else {}) for values, run in finished]
-    evaluated = tasks([each for _, _, each in found])
-
-    def score(run: Run | None) -> float:
-        """The metric with its sign such that smaller is better; infinite if missing, so that it sorts last."""
-        value = run.last(config.metric) if run else math.nan
-        return math.inf if math.isnan(value) else -value if config.maximise else value
-
-    found.sort(key=lambda row: score(row[1]))
-    best_score = score(found[0][1]) if found else math.inf
-    lines = [["", *config.combinations[0], *metrics, *evaluated, "directory"]]
-    for values, run, estimates in found:
-        best = "best" if score(run) == best_score < math.inf else ""
-        logged = [f"{run.last(metric):.4g}" if run and metric in run.history else "–" for metric in metrics]
-        told = [shown(estimates[task]) if task in estimates else "–" for task in evaluated]
-        lines.append([best, *map(str, values.values()), *logged, *told, str(run.folder if run else "–")])
-    return "\n".join(aligned(lines))
-
-
-def write_page(runs: Sequence[Run], path: Path) -> None:
-    """The report of several runs side by side."""
-    from simmim_pl.report.page import write_report
-
-    if runs:
-        write_report([run.folder for run in runs], path)
-        print(f"Side by side: {path}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -185,9 +159,9 @@ def main(args: Sequence[str] | None = None) -> None:
         config = load_sweep_config(options.sweep)
         failed = run_combinations(config, options.runs, options.dry_run)
         if not options.dry_run:
-            finished = finished_runs(config, options.runs)
-            print(results_table(config, finished))
-            write_page([run for _, run in finished if run], Path(options.runs, f"{Path(options.sweep).stem}.html"))
+            from simmim_pl.command import sweep_results  # imports torch, which nothing before needs
+
+            sweep_results.show(config, options.runs, Path(options.runs, f"{Path(options.sweep).stem}.html"))
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:

@@ -10,6 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from simmim_pl.contracts import Batch, InputError
+from simmim_pl.data.part import Part
 from simmim_pl.data.source import ImageDataset, InMemory
 
 Where = bool | Literal["auto"]
@@ -57,17 +58,18 @@ def settle(images: ImageDataset, wanted: Where, device: torch.device) -> ImageDa
     """
     if wanted is False or (wanted == "auto" and device.type != "cuda"):
         return images
-    if type(images).read is not InMemory.read or images.clips or images.masks is not None:
+    base = images.images if isinstance(images, Part) else images
+    if not isinstance(base, InMemory) or type(base).read is not InMemory.read or base.clips or base.masks is not None:
         if wanted is True:
             raise InputError(
                 "--data.on_device true is for images that are held in memory, and these are clips, have masks, or are "
                 "decoded as they are read: set it to auto."
             )
         return images
-    assert isinstance(images, InMemory)
-    size, free = images.images.nbytes, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    size = base.images.nbytes * len(images) // max(len(base), 1)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     if free is None or size <= free // (1 if wanted is True else SHARE):
-        return OnDevice(images, device)
+        return OnDevice(images.copied() if isinstance(images, Part) else base, device)
     if wanted is True:
         raise InputError(
             f"The images take {size / 1e9:.1f} GB, and the GPU has {free / 1e9:.1f} GB free: set --data.on_device auto."

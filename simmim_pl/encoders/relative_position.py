@@ -13,8 +13,9 @@ class RelativeBlock(EncoderBlock):  # type: ignore[misc]
     """torchvision's ViT block with a learned bias of attention by relative position (BEiT's, arXiv 2106.08254).
 
     Each head has a bias for every offset of two patches, and three more if there is a class token: from it to patches,
-    from patches to it, and from it to itself. SimMIM trains its ViT with such biases (section 4.1). For a grid of
-    another size the biases are interpolated (bilinear).
+    from patches to it, and from it to itself. For a grid of another size the biases are interpolated (bilinear). Every
+    block has a table of its own, as BEiT has while it is fine-tuned; in pretraining its blocks, and those of SimMIM's
+    authors, share one.
 
     Args:
         num_heads: attention heads, which divide the width.
@@ -37,12 +38,17 @@ class RelativeBlock(EncoderBlock):  # type: ignore[misc]
         attention = self.self_attention
         projected = F.linear(self.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
         q, k, v = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, L, D / heads]
-        bias = self.table(*grid)[offsets].permute(2, 0, 1).to(q.dtype)  # [heads, L, L]
+        # Not by indexing, whose gradient on several CPU threads depends on their order.
+        bias = F.embedding(offsets, self.table(*grid)).permute(2, 0, 1).to(q.dtype)  # [heads, L, L]
         dropped = attention.dropout if self.training else 0.0
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropped)
         x = tokens + self.dropout(attention.out_proj(found.transpose(1, 2).flatten(2)))
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
+
+    def no_weight_decay(self) -> set[str]:
+        """The biases, which are no weights."""
+        return {"relative_position_bias_table"}
 
     def table(self, height: int, width: int) -> Float[Tensor, "offsets heads"]:
         """The biases of every head, for a grid of this size."""

@@ -23,7 +23,7 @@ class ViT(MaskableEncoder):
     The defaults are ViT-Tiny (width 192, depth 12, 3 heads) for 32 pixels. ViT-S has width 384 and 6 heads, ViT-B 768
     and 12. ``feature_map`` is the normalised patch tokens as a grid. Images of another size than ``image_size`` get
     position embeddings that are interpolated (bicubic), as those of DINO and Hugging Face are. With relative positions
-    it is the ViT of BEiT and of SimMIM's authors.
+    attention has BEiT's biases.
 
     Args:
         image_size: side of the images that the position embeddings are for, in pixels.
@@ -86,8 +86,7 @@ class ViT(MaskableEncoder):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are positions or tokens, not weights."""
-        tables = {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
-        return {"position", "class_token"} | tables
+        return {"position", "class_token"}
 
     def layers(self) -> list[str]:
         return [f"blocks.{number}" for number in range(len(self.blocks))]

@@ -136,13 +136,20 @@ def described(data: Any) -> dict[str, Any]:
     """A data set: its name, kind and splits, and a digest of the files or pixels that they come from."""
     return {
         "name": data.source.name,
-        "source": {"class": type(data.source).__name__, **simple(data.source)},
+        "source": described_source(data.source),
         "validation": data.validation,
         "items": {split: len(data.splits[split]) for split in ("train", "validation", "test")},
         "digest": {split: data.splits[split].dataset.digest() for split in ("train", "test")},
         "split_seed": data.split_seed,
         "batch_size": data.batch_size,
     }
+
+
+def described_source(source: Any) -> dict[str, Any]:
+    """A source: its class and arguments, and those of a source that it wraps."""
+    inner = getattr(source, "source", None)
+    wrapped = {"source": described_source(inner)} if hasattr(inner, "load") else {}
+    return {"class": type(source).__name__, **simple(source), **wrapped}
 
 
 def simple(thing: Any) -> dict[str, Any]:

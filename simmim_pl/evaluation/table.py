@@ -26,11 +26,15 @@ def cells(card: dict[str, Any]) -> list[list[str]]:
     encoders = list(dict.fromkeys(result["encoder"] for result in card["results"]))
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for result in card["results"]:
-        task = ", ".join(part for part in (result["task"], result["variant"]) if part)
         for metric, estimate in result["metrics"].items():
-            lines.setdefault((result["data"], task, metric), {})[result["encoder"]] = shown(estimate)
+            lines.setdefault((result["data"], named(result), metric), {})[result["encoder"]] = shown(estimate)
     rows = [[*line, *(found.get(name, "–") for name in encoders)] for line, found in lines.items()]
     return [["data", "task", "metric, %", *encoders], *rows]
+
+
+def named(result: dict[str, Any]) -> str:
+    """A result's protocol and variant."""
+    return ", ".join(filter(None, (result["task"], result["variant"])))
 
 
 def shown(estimate: dict[str, Any]) -> str:

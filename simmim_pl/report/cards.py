@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from simmim_pl.evaluation.table import cells
+from simmim_pl.evaluation.table import cells, named
 from simmim_pl.report.charts import COLOURS, number
 from simmim_pl.report.run import Run
 from simmim_pl.report.tables import collapsed_table, html_table, scrollable_table
@@ -37,8 +37,7 @@ def confusion(run: Run) -> Markup:
 def matrix(result: dict[str, Any], run: str) -> Markup:
     """A confusion matrix, normalised by true class (rows): as a table with names, or as pixels for many classes."""
     names, counts = list(result["per_class"]), np.array(result["confusion"], dtype=float)
-    task = ", ".join(filter(None, (result["task"], result["variant"])))
-    title = f"{task} on {result['data']}, encoder: {result['encoder']}"
+    title = f"{named(result)} on {result['data']}, encoder: {result['encoder']}"
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(names) <= MANY
     shown = labelled(share, names, title) if few else pixels(share, title)

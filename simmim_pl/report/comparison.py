@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from simmim_pl.evaluation.table import shown
+from simmim_pl.evaluation.table import named, shown
 from simmim_pl.report import charts
 from simmim_pl.report.pictures import chart
 from simmim_pl.report.run import Run
@@ -20,16 +20,17 @@ Scores = dict[str, dict[str, Any]]  # by task, an estimate as result cards have 
 def scores(run: Run) -> Scores:
     """Results of a run's evaluated encoder by task; if several cards have a task, that of the last card.
 
-    A task is a protocol, its variant and its metric on a data set, such as ``FewLabels, 1 % of labels on CIFAR10``.
+    A task is a protocol, its variant and its metric on a data set, such as ``FewLabels, 1 % of labels on CIFAR10``, and
+    the layer that was read in place of the encoder's output.
     """
     found: Scores = {}
     for card in run.cards:
         for result in card["results"]:
             if result["encoder"] == card["results"][0]["encoder"]:
-                protocol = ", ".join(filter(None, (result["task"], result["variant"])))
+                layer = card.get("encoders", {}).get(result["encoder"], {}).get("layer")
                 for metric, estimate in result["metrics"].items():
-                    named = "" if metric == "accuracy" else f", {metric}"
-                    found[f"{protocol}{named} on {result['data']}"] = estimate
+                    more = ["" if metric == "accuracy" else f", {metric}", f" of layer {layer}" if layer else ""]
+                    found[f"{named(result)}{''.join(more)} on {result['data']}"] = estimate
     return found
 
 
@@ -48,13 +49,12 @@ def side_by_side(runs: Sequence[Run]) -> Markup:
         [name, *(shown(each[task]) if task in each else "–" for task in rows[0][1:])] for name, each in found.items()
     ]
     told = html_table(rows, "Percent on test, with 95 % intervals", "about")
-    drawn = (
-        intervals(task, {name: each[task] for name, each in found.items() if task in each}) for task in rows[0][1:]
-    )
+    by_task = {task: {name: each[task] for name, each in found.items() if task in each} for task in rows[0][1:]}
+    drawn = (task_chart(task, each) for task, each in by_task.items() if len(each) > 1)
     return told + Markup('<div class="flow">{}</div>').format(Markup().join(drawn))
 
 
-def intervals(task: str, found: Mapping[str, Any]) -> Markup:
+def task_chart(task: str, found: Mapping[str, Any]) -> Markup:
     """A chart of one task, the best run on top."""
     best = sorted(found, key=lambda name: found[name]["value"])
     points = np.array([[found[name]["value"], *found[name]["interval"]] for name in best])

@@ -89,7 +89,8 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder} is no run directory: name one like runs/NAME/ID, with config.yaml and metrics.csv.")
     config, table = folder / "config.yaml", folder / "metrics.csv"
     views = folder / "views.png"
-    cards = [folder / "result.json", *sorted(folder.glob("checkpoints/*.result.json"))]
+    copies = folder.glob("checkpoints/*.result.json")  # CHECKPOINT.NAME-ID.result.json, whose ID begins with the date
+    cards = [folder / "result.json", *sorted(copies, key=lambda path: (path.name.rsplit("-", 3)[1:], path.name))]
     try:
         return Run(
             name=f"{folder.resolve().parent.name}/{folder.resolve().name}",

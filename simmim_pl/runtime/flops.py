@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,11 +55,9 @@ def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:
 
 def faked(method: Any, mode: FakeTensorMode) -> Any:
     """A copy of a method with fake tensors, attached to a minimal stand-in for the trainer, which logs nothing."""
-    optimizer = method.optimizer  # a factory that may refer to the whole command line: not copied
-    fake: Any = copy.deepcopy(method, {id(optimizer): optimizer})
-    for module in fake.modules():
-        for kept in (module._parameters, module._buffers):
-            kept.update({name: mode.from_tensor(tensor) for name, tensor in kept.items() if tensor is not None})
+    known: dict[int, Any] = {id(each): mode.from_tensor(each) for each in chain(method.parameters(), method.buffers())}
+    known[id(method.optimizer)] = method.optimizer  # a factory that may refer to the whole command line
+    fake: Any = copy.deepcopy(method, known)  # which takes these in place of copies
     rate = SimpleNamespace(param_groups=[{"lr": 0.0}])
     fake._trainer = SimpleNamespace(
         **{"training": True, "sanity_checking": False, "global_rank": 0, "world_size": 1, "global_step": 0},

@@ -22,6 +22,8 @@ FIXED_KEYS = {
     "model.decay_norm_and_bias": "its optimizer has divided the weights by it",
     "data.validation": "other images would be held out, some of them trained on before",
     "data.split_seed": "other images would be held out, some of them trained on before",
+    "data.source.share": "other images would be held out, some of them trained on before",
+    "data.source.seed": "the images would be others",
     "data.batch_size": "a run can only resume with the same batches",
     "seed_everything": "a run can only resume with the same batches",
     "data.seed": "a run can only resume with the same batches",
@@ -32,6 +34,7 @@ FIXED_CLASSES = {
     "model.optimizer": "its optimizer state is of that class",
     "data": "its place in the data is of that class",
     "data.source": "its place in the data is of that class",
+    "data.source.source": "its place in the data is of that class",
 }
 # Arguments that name initial weights may change: the checkpoint's weights replace them.
 INITIAL_WEIGHTS = ("pretrained", "weights")

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import Subset
 
+from simmim_pl.callbacks.max_flop import first_image
+from simmim_pl.contracts import Batch
+from simmim_pl.data import InMemory
+from simmim_pl.methods import Contrastive
+from simmim_pl.methods.method import Output
 from tests.conftest import TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -41,8 +47,9 @@ def test_a_run_and_its_schedule_end_there(cli: Cli, caplog: pytest.LogCaptureFix
     assert end(run) == (fewer, 0.0)
 
 
-def test_other_limits_hold_too(cli: Cli) -> None:
-    assert end(cli([*TINY, f"{MAX}=1e12"])) == (2 * 5, 0.0)
+def test_other_limits_hold_too_and_a_warning_says_so(cli: Cli) -> None:
+    with pytest.warns(UserWarning, match="ends after 10 steps, before its 1e\\+12 FLOP are spent"):
+        assert end(cli([*TINY, f"{MAX}=1e12"])) == (2 * 5, 0.0)
     limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=3"]
     assert end(cli([*TINY, f"{MAX}=1e12", *limits])) == (3, 0.0)
 
@@ -64,9 +71,10 @@ def test_a_run_that_goes_on_from_the_end_of_an_epoch_ends_where_it_would_have(cl
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ([f"{MAX}=10"], "A step of Contrastive costs"),
+        ([f"{MAX}=10"], "A step of Contrastive takes"),
         ([f"{MAX}=-1"], "flop has to be above 0"),
-        ([f"{MAX}=1e9", "--data.views=null"], "leave --callbacks.max_flop.flop out, and set --trainer.max_steps"),
+        ([f"{MAX}=1e9", "--data.views=null"], "Contrastive pretraining needs views: set --data.views"),
+        ([f"{MAX}=1e9", "--data.batch_size=1"], "error: A batch of one image has no negatives"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(
@@ -77,3 +85,26 @@ def test_what_cannot_be_is_one_sentence(
     error = capfd.readouterr().err
     assert says in error
     assert "Traceback" not in error
+
+
+class Odd(Contrastive):
+    """A method whose step cannot be taken on tensors without contents."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Output:
+        assert batch["views"].sum().item()
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_step_that_needs_numbers_cannot_be_counted(cli: Cli, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli([*TINY, "--model=tests.callbacks.test_max_flop.Odd", f"{MAX}=1e9"])
+    error = capfd.readouterr().err
+    assert "The FLOP of a step of Odd cannot be counted (DataDependentOutputException: " in error
+    assert "set --trainer.max_steps in place of --callbacks.max_flop.flop." in error
+
+
+def test_images_of_any_dataset_serve() -> None:
+    image = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    plain = [{"image": image}, {"image": image}]
+    for images in (plain, Subset(plain, [1]), InMemory(image[None], None), Subset(InMemory(image[None], None), [0])):
+        assert first_image(images).shape == (1, 3, 4, 5)

@@ -19,7 +19,7 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from simmim_pl.command import sweep, sweep_config
+from simmim_pl.command import sweep, sweep_config, sweep_results
 from tests.command.test_cli import logged_config, records
 from tests.conftest import CONFIGS, TINY, isolate, newest_run
 
@@ -117,7 +117,7 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
         assert config["data"]["init_args"]["views"]["init_args"]["size"] == 12
         with (run / "metrics.csv").open() as file:
             history = list(csv.DictReader(file))
-        last = [[row[key] for row in history if row[key]][-1] for key in sweep.COLUMNS]
+        last = [[row[key] for row in history if row[key]][-1] for key in sweep_results.COLUMNS]
         shown = [f"{float(value):.4g}" for value in last]
         scores.append(["", str(temperature), "0.002", "12", *shown, str(run.relative_to(here))])
     scores.sort(key=lambda row: -float(row[4]))
@@ -162,9 +162,11 @@ def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
     assert code([path]) == 1
     out, err = capfd.readouterr()
     assert "[2/2] x=3,y=z: failed with exit code 4" in err
-    assert [row[1] for row in rows(out)] == ["1"]
+    assert [[row[1], row[6]] for row in rows(out)] == [["3", "–"], ["1", "0.0 [25.0–75.0]"]]
     (here / "mended").touch()
+    trained = set(here.glob("runs/*/*/metrics.csv"))
     assert code([path]) == 0
+    assert set(here.glob("runs/*/*/metrics.csv")) == trained  # only what failed is done again
     out = capfd.readouterr().out
     header = next(line for line in out.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.strip("|").split("|")][6:8] == ["KNN on Pets", "directory"]
@@ -173,6 +175,12 @@ def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
     page = Path("runs/sweep.html").read_text()
     assert "Which is best?" in page
     assert "50.0 [25.0–75.0]" in page
+    other = write(
+        evaluate=["${interpreter}", "stub.py", "--more=1"], parameters={"a.x": {"value": 3}, "y": {"value": "z"}}
+    )
+    assert code([other]) == 0
+    assert "done before" not in capfd.readouterr().out  # another evaluation of the same run
+    assert set(here.glob("runs/*/*/metrics.csv")) == trained
 
 
 def test_a_dry_run_prints_what_evaluates_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,7 +249,7 @@ def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_no
         (folder / sweep.DONE_MARKER).touch()
 
     def table() -> list[list[str]]:
-        return rows(sweep.results_table(known, sweep.finished_runs(known, "runs")))
+        return rows(sweep_results.results_table(known, sweep_results.finished_runs(known, "runs")))
 
     found = table()
     assert [(row[0], row[1], row[-1].rsplit("/", 1)[-1]) for row in found] == [

@@ -52,6 +52,14 @@ def test_under_autocast_it_is_no_farther_from_float32_than_torchs() -> None:
     assert (mine - exact).norm() > 0  # its linear layers are autocast's
 
 
+def test_weights_in_bfloat16_are_taken_too() -> None:
+    own, ours = (layer.bfloat16() for layer in pair())
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
+    theirs, mine = (layer(x, x, x, need_weights=False)[0] for layer in (own, ours))
+    assert mine.dtype == torch.bfloat16
+    torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0.02)
+
+
 def test_what_it_does_not_compute_is_torchs() -> None:
     own, ours = pair()
     own.eval(), ours.eval()

@@ -111,7 +111,10 @@ def test_cards_are_the_runs_own_and_its_checkpoints(tmp_path: Path) -> None:
     (folder / "checkpoints").mkdir()
     for place, command in ((folder / "result.json", "own"), (folder / "checkpoints/last.x.result.json", "beside")):
         place.write_text(json.dumps({"command": command, "results": []}))
-    assert [card["command"] for card in load_run(folder).cards] == ["own", "beside"]
+    for name in ("last.methods-20260101-090000-aaaa", "last.knn-20260301-080000-bbbb"):
+        (folder / f"checkpoints/{name}.result.json").write_text(json.dumps({"command": name[5:8], "results": []}))
+    # The run's own, then the copies in the order in which they were made.
+    assert [card["command"] for card in load_run(folder).cards] == ["own", "beside", "met", "knn"]
 
 
 def test_what_was_observed_comes_back(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data import HeldOut, ImageDataModule, ImageDataset, InMemory, Shapes, Source
+from simmim_pl.data.on_device import OnDevice, settle
 from simmim_pl.data.source import Split
 
 
@@ -56,7 +57,6 @@ def test_the_two_parts_are_the_training_images_stratified(
     assert len(found["test"]) == round(share * sum(counts))
     whole = Lines(counts).load("train")
     for split, images in parts.items():
-        assert isinstance(images, InMemory) is not lazy
         assert images.labels is not None
         assert whole.labels is not None
         assert torch.equal(images.labels, whole.labels[found[split]])
@@ -64,6 +64,18 @@ def test_the_two_parts_are_the_training_images_stratified(
     held = torch.bincount(parts["test"].labels, minlength=len(counts))
     assert (held - share * torch.tensor(counts)).abs().max() < 1.5
     assert source.classes == [str(number) for number in range(len(counts))]
+
+
+def test_a_part_of_images_in_memory_can_lie_on_the_device() -> None:
+    held = HeldOut(Lines([50, 50])).load("test")
+    moved = settle(held, True, torch.device("cpu"))
+    assert isinstance(moved, OnDevice)
+    assert places(moved) == places(held)
+    assert moved.labels is not None
+    assert torch.equal(moved.labels, held.labels)
+    assert moved.files == held.files
+    with pytest.raises(InputError, match="held in memory"):
+        settle(HeldOut(Lines([50, 50], lazy=True)).load("test"), True, torch.device("cpu"))
 
 
 def test_parts_have_digests_of_their_own_and_another_seed_chooses_others() -> None:
