@@ -70,7 +70,7 @@ def parameter_values(key: str, entry: Any) -> list[Any]:
 
 
 def parse_command(command: Any, where: str, macros: Sequence[str] = MACROS) -> list[str]:
-    """The words of a command, with macros. Raises :class:`InputError` for an unknown macro, or a missing ``${args}``."""
+    """The words of a command, with macros. Raises :class:`InputError` for an unknown macro or a missing ``${args}``."""
     found = [str(word) for word in yaml_schema.items(command, where)]
     if unknown := [word for word in found if re.fullmatch(r"\$\{\w+\}", word) and word not in macros]:
         raise InputError(f"{where} has {unknown[0]}, and known here are {', '.join(macros)}.")
