@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shlex
 import signal
 import subprocess
@@ -21,13 +20,13 @@ from simmim_pl.command.sweep_config import (
     load_sweep_config,
     run_name,
 )
+from simmim_pl.command.sweep_state import markers, newest_run_directory
 from simmim_pl.contracts import InputError
 
 FORWARDED_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 # A run that ends by one of these was stopped by the user, which stops the sweep. Any other signal is a failed run.
 STOP_SIGNALS = [*FORWARDED_SIGNALS, *(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))]
 PATIENCE = 60.0  # seconds that a run has to end after Ctrl-C, which the terminal sends to it too
-DONE_MARKER = "done"  # empty file beside the run directories of a finished combination
 
 
 def run_command(command: list[str]) -> int:
@@ -120,12 +119,6 @@ def run_combination(config: SweepConfig, values: Values, run: Path) -> int:
     return 0
 
 
-def markers(config: SweepConfig, run: Path) -> list[Path]:
-    """Empty files that say that a combination was trained, and evaluated by the sweep's command if it has one."""
-    digest = hashlib.sha256(repr(config.evaluate).encode()).hexdigest()[:6]
-    return [run / DONE_MARKER, *([run / f"evaluated-{digest}"] if config.evaluate else [])]
-
-
 def training_command(config: SweepConfig, values: Values, run: Path) -> list[str]:
     """The command that trains a combination, from its last checkpoint if there is one."""
     return [*build_command(config, values), f"--runs={run.parent}", f"--name={run.name}", "--ckpt_path=last"]
@@ -136,12 +129,6 @@ def evaluation_command(config: SweepConfig, folder: Path) -> list[str]:
     checkpoint = folder / "checkpoints/last.ckpt"
     words = expand(config.evaluate, config.program, {})
     return [*words, f"--model.checkpoint={checkpoint}", f"--runs={folder.parent.parent}"]
-
-
-def newest_run_directory(run: Path) -> Path | None:
-    """The newest run directory of a combination that has logged metrics."""
-    found = sorted(run.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    return found[-1].parent if found else None
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from simmim_pl.command.sweep import DONE_MARKER, newest_run_directory
 from simmim_pl.command.sweep_config import SweepConfig, Values, run_name
+from simmim_pl.command.sweep_state import DONE_MARKER, newest_run_directory
 from simmim_pl.evaluation.table import aligned, shown
 from simmim_pl.report.comparison import scores, tasks
 from simmim_pl.report.page import render_page

@@ -19,7 +19,7 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from simmim_pl.command import sweep, sweep_config, sweep_results
+from simmim_pl.command import sweep, sweep_config, sweep_results, sweep_state
 from tests.command.test_cli import logged_config, records
 from tests.conftest import CONFIGS, TINY, isolate, newest_run
 
@@ -102,7 +102,7 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
 
     runs = [train(0, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"), train(1)]
     assert torch.load(runs[0] / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
-    (runs[1].parent / sweep.DONE_MARKER).touch()
+    (runs[1].parent / sweep_state.DONE_MARKER).touch()
 
     assert code([path]) == 0
     printed = capfd.readouterr().out
@@ -246,7 +246,7 @@ def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_no
             (folder / run).mkdir(parents=True)
             (folder / run / "metrics.csv").write_text(f"val/knn\n{score}\n")
             os.utime(folder / run / "metrics.csv", (1e9, 1e9 + (run == "new")))
-        (folder / sweep.DONE_MARKER).touch()
+        (folder / sweep_state.DONE_MARKER).touch()
 
     def table() -> list[list[str]]:
         return rows(sweep_results.results_table(known, sweep_results.finished_runs(known, "runs")))
