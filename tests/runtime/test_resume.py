@@ -279,7 +279,7 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("--data.batch_size=30", "data.batch_size is 32 in the checkpoint and 30 now, and a run can only go on with"),
+        ("--data.batch_size=30", "data.batch_size is 32 in the checkpoint and 30 now, and a run can only resume with"),
         ("--data.source.train=300", "of a run whose number of training images was 180, and now it is 270"),
         ("--seed_everything=1", "seed_everything is 0 in the checkpoint and 1 now"),
     ],
