@@ -67,7 +67,7 @@ class SmallGridConv2d(nn.Conv2d):
 def max_grid(weight: Tensor) -> int:
     """Largest side of the output grid on which matrix products are faster: smaller with fewer channels.
 
-    Fitted to measurements by ``benchmarks/small_grids.py``, like :func:`max_grid_of_weight_gradient`.
+    Fitted to measurements by ``benchmarks/bfloat16.py``, like :func:`max_grid_of_weight_gradient`.
     """
     return min(4, min(weight.shape[:2]) // 64)
 

@@ -141,13 +141,13 @@ def attributes(module: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def source_code(module: nn.Module) -> str:
-    """A hash of the source files of the classes of an encoder and of encoders within it; empty if one has no file."""
-    encoders = [part for part in module.modules() if isinstance(part, Encoder)]
+    """A hash of the source files of the classes of all modules in an encoder; empty if one has no file."""
     try:
-        files = [Path(inspect.getfile(type(part))).read_bytes() for part in encoders]
+        files = dict.fromkeys(inspect.getfile(type(part)) for part in module.modules())
+        content = [Path(file).read_bytes() for file in files]
     except (OSError, TypeError):  # a class typed into an interpreter
         return ""
-    return hashlib.sha256(b"".join(files)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(content)).hexdigest()[:16]
 
 
 def describe(value: Any) -> str | None:

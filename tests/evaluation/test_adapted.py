@@ -76,7 +76,11 @@ def test_it_is_trained_on_and_evaluated_and_what_it_lacks_is_said(
     assert {"representation/rankme", "train/images_per_second"} <= history.keys()
     assert ("val/probe" in history) == (kind is Plain)
     assert not {"representation/std", "val/knn"} & history.keys()
-    missing = ["the datamodule has no views", 'no "index", which EmbeddingMap needs', "lacks reference_dataloader: OnlineProbe"]
+    missing = [
+        "the datamodule has no views",
+        'no "index", which EmbeddingMap needs',
+        "lacks reference_dataloader: OnlineProbe",
+    ]
     if kind is Bare:
         missing[2] = "Bare lacks classes and reference_dataloader: OnlineProbe measures nothing"
     text = caplog.text.lower()

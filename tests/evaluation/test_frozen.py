@@ -1,6 +1,7 @@
 """What is evaluated is what was asked for, frozen, and an encoder that changes while it is evaluated is found out."""
 
 import copy
+import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,15 @@ from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation.context import EvaluationContext
-from simmim_pl.evaluation.frozen import FrozenGuard, RawPixels, attributes, digest, require_frozen, subjects
+from simmim_pl.evaluation.frozen import (
+    FrozenGuard,
+    RawPixels,
+    attributes,
+    digest,
+    require_frozen,
+    source_code,
+    subjects,
+)
 from simmim_pl.runtime.checkpoint import load_encoder
 
 
@@ -353,3 +362,19 @@ def test_raw_pixels_are_the_pixels() -> None:
     found = RawPixels()(image)
     assert torch.equal(found.pooled, image.reshape(2, 60))
     assert torch.equal(found.feature_map, image)
+
+
+def test_source_code_is_that_of_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hashes = []
+    for name, factor in (("first_part", 1), ("second_part", 2)):
+        text = f"from torch import nn\nclass Part(nn.Module):\n    def forward(self, x):\n        return {factor} * x\n"
+        (tmp_path / f"{name}.py").write_text(text)
+        encoder = FastCNN(2)
+        encoder.net.append(importlib.import_module(name).Part())
+        hashes.append(source_code(encoder))
+    assert len({source_code(FastCNN(2)), *hashes}) == 3
+    assert "" not in hashes
+    typed = type("Typed", (nn.Module,), {"__module__": "nowhere"})
+    encoder.net.append(typed())
+    assert source_code(encoder) == ""
