@@ -11,7 +11,7 @@ from simmim_pl.report.settings import flatten
 def chance_levels(run: Run) -> dict[str, float]:
     """Chance levels by metric, as far as config and observations of a run determine them.
 
-    - Accuracy of kNN and probe: 1 / number of classes. Runs that log ``val/chance`` have a curve of it instead.
+    - Accuracy of kNN and probe: the most frequent class's share (``val/chance``), or without it 1 / number of classes.
     - Contrastive accuracy: with V views of N images, V − 1 of the V·N − 1 other rows are of the same image.
     - Rotation accuracy: one of four angles.
     - Loss: if all similarities are equal, NT-Xent is log(V·N − 1), decoupled log(V·N − V). Other losses are left out.
@@ -20,8 +20,9 @@ def chance_levels(run: Run) -> dict[str, float]:
     """
     settings = flatten(run.config)
     found: dict[str, float] = {"train/rotation_accuracy": 1 / 4} if "train/rotation_accuracy" in run.history else {}
-    if len(run.observed.get("classes", ())) > 1 and "val/chance" not in run.history:
-        found |= dict.fromkeys(("val/knn", "val/probe"), 1 / len(run.observed["classes"]))
+    if (classes := len(run.observed.get("classes", ()))) > 1:
+        share = run.last("val/chance") if "val/chance" in run.history else 1 / classes
+        found |= dict.fromkeys(("val/knn", "val/probe"), share)
     if "information/ceiling" in run.history:  # log of half the number of images; two views of each are compared
         found["representation/contrastive_accuracy"] = 1 / (4 * math.exp(run.last("information/ceiling")) - 1)
     views, images = settings.get("data.views.views"), settings.get("data.batch_size")
