@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from simmim_pl.cpu import attention as attended
 from simmim_pl.cpu.attention import Float32Attention, convert_attention
 from simmim_pl.methods import Contrastive
 from tests.conftest import TINY
@@ -50,6 +51,24 @@ def test_under_autocast_it_is_no_farther_from_float32_than_torchs() -> None:
         theirs, mine = (layer(x, x, x, need_weights=False)[0].float() for layer in (own, ours))
     assert (mine - exact).norm() <= 1.05 * (theirs - exact).norm()
     assert (mine - exact).norm() > 0  # its linear layers are autocast's
+
+
+def test_products_of_tokens_are_in_float32_and_layers_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ours = pair()
+    kinds: list[torch.dtype] = []
+    attention = attended.F.scaled_dot_product_attention
+
+    def noted(*parts: torch.Tensor, **options: Any) -> torch.Tensor:
+        found: torch.Tensor = attention(*parts, **options)
+        kinds.extend(part.dtype for part in (*parts, found))
+        return found
+
+    monkeypatch.setattr(attended.F, "scaled_dot_product_attention", noted)
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ours(x, x, x, need_weights=False)[0]
+    assert kinds == [torch.float32] * 4
+    assert out.dtype == torch.bfloat16
 
 
 def test_weights_in_bfloat16_are_taken_too() -> None:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 import simmim_pl
-from simmim_pl.data import ImageDataModule, Shapes
+from simmim_pl.data import HeldOut, ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.evaluation import KNN, Evaluation
 from simmim_pl.evaluation import card as page
-from simmim_pl.evaluation.card import code_version, copy_beside, number_alike, scalars, write
+from simmim_pl.evaluation.card import code_version, copy_beside, described_source, number_alike, scalars, write
 from simmim_pl.evaluation.frozen import digest
 from simmim_pl.evaluation.table import aligned, shown, table
 from simmim_pl.runtime.checkpoint import load_encoder
@@ -299,3 +299,9 @@ def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
     assert code_version() == f"{commit} with changes"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_version() is None  # without git
+
+
+def test_a_source_that_wraps_another_is_described_with_it() -> None:
+    found = described_source(HeldOut(Shapes(train=100, seed=3), share=0.2))
+    assert (found["class"], found["share"], found["seed"]) == ("HeldOut", 0.2, 0)
+    assert (found["source"]["class"], found["source"]["seed"]) == ("Shapes", 3)
