@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from simmim_pl.contracts import Batch, Encoder, Features, InputError, MaskableEncoder
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.methods.required_views import require_view_maker, views_of
+from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveInt, Share, ranged
 from simmim_pl.runtime.seeding import uniform
 
@@ -59,13 +61,13 @@ class MaskedImage(Method):
         require_view_maker(self, "CropFlip", local_views=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        image = views_of(batch, 1, "CropFlip").flatten(
-            0, 1
-        )  # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        image = views_of(batch, 1, "CropFlip").flatten(0, 1)
         require_whole_units(image, self.side)
-        mask = self.mask(image)
+        mask, target = self.mask(image), self.encoder.normalize(image)
         features, predicted = self.reconstruct(image, mask)
-        loss = masked_l1(predicted, self.encoder.normalize(image), mask)
+        loss = masked_l1(predicted, target, mask)
+        self.log("train/loss_at_chance", partial(l1_at_chance, target, mask))
         return self.finish(loss, features.pooled, batch)
 
     def mask(self, image: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B 1 H W"]:
@@ -122,6 +124,16 @@ def masked_l1(
     """Sum of absolute errors of masked pixels, divided by the number of their channel values (section 3.4)."""
     loss: Tensor = ((predicted - target).abs() * mask).sum() / (3 * mask.sum())
     return loss
+
+
+def l1_at_chance(target: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, ""]:
+    """The loss of predicting one colour for all pixels of all images, the best one: the median of each channel.
+
+    A mean over ranks, each with the colour of its own images. All ranks must call it.
+    """
+    values = target.transpose(0, 1).flatten(1).sort().values  # torch.median is not deterministic on a GPU
+    colour = values[:, values.shape[1] // 2].view(1, 3, 1, 1)
+    return distributed.all_reduce_mean(masked_l1(colour.expand_as(target), target, mask))
 
 
 def require_whole_units(image: Float[Tensor, "B 3 H W"], side: int) -> None:

@@ -122,12 +122,19 @@ def rank(metrics: Mapping[str, float]) -> Evidence:
 
 
 def probe(metrics: Mapping[str, float]) -> Evidence:
-    """A linear probe is above chance. This is weak evidence: a probe on an untrained network may be above it too."""
+    """A linear probe is above chance. This is weak evidence: a probe on an untrained network may be above it too.
+
+    A probe at chance is evidence against learning only if kNN accuracy has not improved either: features from which
+    neighbours tell the class need not be linearly separable, and the probe is trained no longer than the run.
+    """
     value, images, chance = (metrics.get(f"val/{name}") for name in ("probe", "images", "chance"))
     if value is None or images is None or chance is None:
         return Evidence("probe", None, "linear probe (needs labels, and the callback OnlineProbe)")
     words, trials = f"linear probe {share(value, round(images), None)}, by chance {percent(chance)}", round(images)
-    return gain("probe", words, interval(value, trials), chance, chance, worth(min(POINTS, chance), chance, trials))
+    found = gain("probe", words, interval(value, trials), chance, chance, worth(min(POINTS, chance), chance, trials))
+    if found.holds is False and neighbours(metrics).holds:
+        return Evidence("probe", None, f"{words}, though kNN accuracy has improved")
+    return found
 
 
 def neighbours(metrics: Mapping[str, float]) -> Evidence:

@@ -24,7 +24,7 @@ from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN, Swin, Torchvision, ViT
 from simmim_pl.methods import MaskedImage
-from simmim_pl.methods.masked_image import masked_l1
+from simmim_pl.methods.masked_image import l1_at_chance, masked_l1
 from simmim_pl.runtime.seeding import make_generator
 from simmim_pl.views import CropFlip
 from tests.conftest import TINY, isolate, newest_run
@@ -80,6 +80,17 @@ def test_the_loss_is_the_mean_error_of_masked_pixels_only() -> None:
     assert chosen.sum() == 3 * 3 * 3 * 16  # images · channels · units · pixels
     error = np.abs(predicted.numpy() - target.numpy())[chosen]
     assert masked_l1(predicted, target, mask).item() == pytest.approx(error.mean(), rel=1e-6)
+
+
+def test_chance_is_the_error_of_the_best_single_colour() -> None:
+    target = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).exp()  # skewed: no mean would do
+    median = np.median(target.numpy(), axis=(0, 2, 3), keepdims=True)
+    everywhere = torch.ones(4, 1, 8, 8, dtype=torch.bool)
+    expected = np.abs(target.numpy() - median).mean()
+    assert l1_at_chance(target, everywhere).item() == pytest.approx(expected, rel=1e-6)
+    masked = seeded(method(FastCNN(2)), 0).mask(target)
+    colour = torch.from_numpy(median).expand_as(target)
+    assert l1_at_chance(target, masked).item() == pytest.approx(masked_l1(colour, target, masked).item(), rel=0.01)
 
 
 def vits() -> tuple[nn.Module, Encoder, Callable[[dict[str, Tensor]], dict[str, Tensor]]]:
@@ -193,7 +204,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_learns_and_shows_its_reconstructions(run: Path) -> None:
     with (run / "metrics.csv").open(newline="") as file:
-        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    losses = [float(row["train/loss"]) for row in rows]
+    assert all(0.1 < float(row["train/loss_at_chance"]) < 2 for row in rows)
     assert losses[-1] < 0.95 * losses[0]
     assert load_encoder(run / "checkpoints/last.ckpt")(torch.rand(2, 3, 16, 16)).pooled.shape == (2, 8)
     pictures = np.load(run / "observed.npz")
