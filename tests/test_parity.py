@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.conftest import NO_PICTURES, TINY
 from tests.ranks import run
 
 LONG = os.environ.get("LONG") == "1"  # `make test-long`
@@ -19,6 +19,7 @@ RANKS = [1, 2, 3, 4] if LONG else [1, 3]
 # Batches of 24 of 200 images; five optimizer steps.
 BASE = [
     *TINY,
+    *NO_PICTURES,
     *("--data.batch_size=24", "--trainer.max_steps=5", "--trainer.limit_val_batches=0"),
     *("--trainer.log_every_n_steps=1", "--trainer.callbacks+=tests.ranks.Journal"),
     *("--model.channels_last=false", "--data.views.size=16"),

@@ -164,8 +164,8 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
         )
     elif directions < FEW:
         found["dimensional collapse"] = (
-            f"projections vary along {directions:.1f} directions, hardly more than a line. Lower the temperature or "
-            "the learning rate, or strengthen the views."
+            f"projections vary along {directions:.1f} directions, hardly more than a line. Lower the learning rate or "
+            "a contrastive loss's temperature, or strengthen the views."
         )
     bound, ceiling = metrics.get("information/infonce", 0.0), metrics.get("information/ceiling", math.inf)
     if ceiling > ENOUGH and bound > FULL * ceiling:
