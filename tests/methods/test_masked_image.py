@@ -286,4 +286,4 @@ def test_compiling_makes_a_graph_each_of_encoder_and_decoder_and_changes_no_loss
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     assert loss(compile=True) == pytest.approx(loss(compile=False), abs=1e-6)
-    assert len(graphs) == 2
+    assert len(graphs) == (1 if torch.__version__.startswith("2.6") else 2)  # 2.6 leaves an nn.Sequential as it is
