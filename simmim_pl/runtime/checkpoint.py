@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, InputError
-from simmim_pl.runtime.from_config import instantiate, method_arguments
+from simmim_pl.runtime.from_config import instantiate, method_arguments, written_by
 from simmim_pl.runtime.integrity import require_intact
 from simmim_pl.runtime.unpickle import unpickle
 from simmim_pl.runtime.weights import MAX_VALUES_IN_FILE, update_state_dict
@@ -75,7 +75,7 @@ def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
     """Raise :class:`InputError` unless a run can resume exactly from here: the format is ours, the digests match."""
     if saved.get("format") != FORMAT_VERSION:
         raise InputError(
-            f"{path} was written by another version of simmim_pl ({saved.get('version', 'an early one')}), from whose "
+            f"{path} was written by another version of simmim_pl ({written_by(saved)}), from whose "
             "checkpoints this one cannot resume: use that version, or start a new run. Its encoder can be evaluated."
         )
     require_intact(saved, path)
@@ -132,7 +132,7 @@ def load_encoder(
         raise InputError(f"{path} has no teacher, only the online network: leave --model.network teacher out.")
 
     def build() -> Encoder:
-        found: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow)).encoder
+        found: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow), written_by(saved)).encoder
         return found
 
     own = {} if allow else meta_state_dict(build)  # what it allows may not be importable on the meta device

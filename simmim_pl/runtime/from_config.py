@@ -33,6 +33,11 @@ def method_arguments(saved: Mapping[str, Any], path: str | Path) -> dict[str, An
     return spec
 
 
+def written_by(saved: Mapping[str, Any]) -> str:
+    """The version of this package that wrote a checkpoint, in words."""
+    return str(saved.get("version", "an early one"))
+
+
 def build_method(
     method: type[Method], saved: Mapping[str, Any], path: str, allow: frozenset[str], given: dict[str, Any]
 ) -> Method:
@@ -51,10 +56,12 @@ def build_method(
     spec = {key: value for key, value in method_arguments(saved, path).items() if key not in given}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(method, "method", skip={*given}, instantiate=False)
-    return method(**instantiate(parser, {"method": spec}, path, allow).method.as_dict(), **given)
+    return method(**instantiate(parser, {"method": spec}, path, allow, written_by(saved)).method.as_dict(), **given)
 
 
-def instantiate(parser: ArgumentParser, spec: dict[str, Any], path: str | Path, allow: frozenset[str]) -> Namespace:
+def instantiate(
+    parser: ArgumentParser, spec: dict[str, Any], path: str | Path, allow: frozenset[str], version: str
+) -> Namespace:
     """Instantiate the classes that a config describes.
 
     Args:
@@ -62,6 +69,7 @@ def instantiate(parser: ArgumentParser, spec: dict[str, Any], path: str | Path, 
         spec: the config.
         path: the checkpoint that holds it, for errors.
         allow: class paths outside this package that may be imported.
+        version: of simmim_pl that wrote the checkpoint, for errors.
 
     Raises:
         InputError: it names a class that is neither in this package nor allowed, or cannot be built.
@@ -75,7 +83,13 @@ def instantiate(parser: ArgumentParser, spec: dict[str, Any], path: str | Path, 
             built: Namespace = parser.instantiate_classes(parsed)
     except Exception as error:  # jsonargparse's ArgumentError, or anything that a constructor raises
         reason = shorten(str(error), 1000)
-        if denied := re.search(r"Importing '(.+?)' is not allowed", reason):
+        denied = re.search(r"Importing '(.+?)' is not allowed", reason)
+        if denied and denied[1].startswith("simmim_pl."):
+            raise InputError(
+                f"{path} asks to import {denied[1]}, which is none of this version's encoders, losses and optimizers: "
+                f"use the version of simmim_pl that wrote the file ({version})."
+            ) from error
+        if denied:
             raise InputError(
                 f"{path} asks to import {denied[1]}, which is none of simmim_pl's encoders, losses and optimizers, nor "
                 f"torch's: allow it with --model.allow [{denied[1]}] if you trust the file."

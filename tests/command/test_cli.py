@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from pyarrow import parquet
 from wandb.proto.wandb_internal_pb2 import Record
 
+from simmim_pl import methods
 from simmim_pl.command import cli as command_line
 from tests.conftest import CONFIGS, EVALUATION, QUIET, TINY
 from tests.forked import Program, environment
@@ -305,8 +306,10 @@ def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_pat
         ("model.encoder", "simmim_pl.encoders.FastCNN"),
         ("model.encoder", "simmim_pl.encoders.Timm"),
         ("model.encoder", "simmim_pl.encoders.Torchvision"),
+        *(("model.encoder", f"simmim_pl.encoders.{name}") for name in ("NIN", "Swin", "ViT")),
+        *(("model", f"simmim_pl.methods.{name}") for name in methods.__all__ if name not in ("Method", "Output")),
         ("model.head", "simmim_pl.encoders.heads.ProjectionHead"),
-        ("model.loss", "simmim_pl.losses.NTXent"),
+        *(("model.loss", f"simmim_pl.losses.{name}") for name in ("NTXent", "VICReg", "BarlowTwins", "SIGReg")),
     ],
 )
 def test_help_explains_every_argument_of_every_class(

@@ -320,10 +320,20 @@ def test_a_config_nested_beyond_reason_is_refused_in_one_sentence(write: Callabl
 def test_what_could_be_taken_for_a_class_path_is_refused_and_not_imported(
     write: Callable[[Any], str], evil: Path, encoder: Any, allow: Any
 ) -> None:
-    with pytest.raises(InputError, match=r"asks to import .*: allow it with --model.allow \[.*\] if you|cannot build"):
+    with pytest.raises(
+        InputError, match=r"asks to import .*: (allow it with --model.allow \[.*\] if you|use the)|cannot build"
+    ):
         load_encoder(write(encoder), trained=False, allow=allow)
     assert not evil.exists()
     assert "evil" not in sys.modules
+
+
+def test_a_class_that_this_version_no_longer_has_names_the_version_that_has_it(tmp_path: Path) -> None:
+    spec = {"class_path": "simmim_pl.resnet.ResNet"}
+    saved = {"state_dict": {}, "config": {"model": {"init_args": {"encoder": spec}}}, "version": "0.0.7"}
+    torch.save(saved, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match=r"asks to import simmim_pl.resnet.ResNet, .* use the version .* \(0.0.7\)"):
+        load_encoder(tmp_path / "old.ckpt", trained=False)
 
 
 @pytest.mark.parametrize("allow", [["evil"], ["evil.Encoder.x"], ["evil.Gone"], ["gone.Encoder"], "evil.Encoder"])
