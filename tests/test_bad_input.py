@@ -300,7 +300,7 @@ def test_warnings_that_are_made_errors_end_in_a_sentence(tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "error: A warning was made an error" in done.stderr.splitlines()[-1]
+    assert "error: A warning was turned into an error" in done.stderr.splitlines()[-1]
 
 
 NULL = {
@@ -399,7 +399,7 @@ def test_a_full_disk_while_images_are_kept(
     monkeypatch.setattr(atomic, "write", full)
     write_images(tmp_path / "images")
     said = refusal([*WITHOUT_SHAPES, *FOLDER, "--data.batch_size=8", "--trainer.max_epochs=1"])
-    assert ".uint8 cannot be written (no space left on device): make room on the disk." in said
+    assert ".uint8 cannot be written (no space left on device): free disk space." in said
     assert not list(tmp_path.rglob("*.uint8*"))
 
 
@@ -431,7 +431,7 @@ def test_no_network(refusal: Callable[[list[Any]], str], tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_architecture(refusal: Callable[[list[Any]], str], pretrained: Path) -> None:
     said = refusal([*TINY, "--model.encoder.width=4", f"--ckpt_path={pretrained}"])
-    assert "model.encoder.width is 2 in the checkpoint and 4 now, and its weights are of that encoder" in said
+    assert "model.encoder.width is 2 in the checkpoint and 4 now, and its weights belong to that encoder" in said
 
 
 @pytest.mark.parametrize("use", ["resume", "evaluate"])
@@ -510,7 +510,7 @@ def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, t
     finally:
         process.kill()  # nothing is left behind when it did not stop
     assert process.returncode == 130
-    assert "To go on: --ckpt_path" in said
+    assert "To resume: --ckpt_path" in said
     assert "Traceback" not in said
     (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     saved = torch.load(path, weights_only=True)
@@ -570,7 +570,7 @@ def clips_with(folder: Path, frames: int) -> tuple[str, list[str]]:
 EVALUATIONS = {
     "no labels": (no_labels, "images without labels"),
     "one class": (one_class, "single class"),
-    "a class that train lacks": (a_class_that_train_lacks, "test/c is no class of"),
+    "a class that train lacks": (a_class_that_train_lacks, "test/c is not a class of"),
     "a mask of another size": (lambda to: pairs_with(to, Image.new("L", (8, 8))), "train/masks/19.png has 8×8 pixels"),
     "an unknown id": (lambda to: pairs_with(to, Image.new("L", (16, 16), 7)), "train/masks/19.png holds the id 7"),
     "a clip that is too short": (lambda to: clips_with(to, 3), "train/b/5 holds 3 frames"),

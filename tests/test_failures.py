@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, pretrained:
     ((code, said),) = ended([Program("simmim_pl", more, tmp_path, environment(), tight)])
     assert code == 2, said
     kept = path.relative_to(tmp_path)
-    assert f"error: {kept} cannot be written (file too large): make room on the disk" in said
+    assert f"error: {kept} cannot be written (file too large): free disk space" in said
     assert f"The last good checkpoint is kept: --ckpt_path {kept}." in said
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.part"))

@@ -65,7 +65,7 @@ def test_a_method_is_opened_with_what_its_config_says_or_what_is_given(pretraine
     assert method.loss.temperature == saved["config"]["model"]["init_args"]["loss"]["init_args"]["temperature"]
     assert isinstance(method.optimizer([torch.nn.Parameter(torch.ones(1))]), torch.optim.AdamW)
     assert Contrastive.load_from_checkpoint(pretrained, loss=NTXent(temperature=0.7)).loss.temperature == 0.7
-    with pytest.raises(InputError, match=r"of another architecture: at head.mlp"):
+    with pytest.raises(InputError, match=r"has another architecture: at head.mlp"):
         Contrastive.load_from_checkpoint(str(pretrained), head=lambda width: ProjectionHead(width, 3, 3))
     saved["config"]["model"]["init_args"]["optimizer"]["class_path"] = "evil.Optimizer"
     torch.save(saved, tmp_path / "x.ckpt")
@@ -81,7 +81,7 @@ def test_a_method_that_the_file_cannot_hold_takes_no_memory(
     torch.save(saved, tmp_path / "x.ckpt")
     made: list[torch.Tensor] = []
     monkeypatch.setattr("torch.nn.init.kaiming_uniform_", lambda tensor, **more: made.append(tensor))
-    with pytest.raises(InputError, match="is of another architecture"):
+    with pytest.raises(InputError, match="has another architecture"):
         Contrastive.load_from_checkpoint(tmp_path / "x.ckpt")
     assert made
     assert all(tensor.is_meta for tensor in made)

@@ -226,7 +226,7 @@ def test_the_checkpoint_of_the_command_line_holds_the_config(pretrained: Path) -
 @pytest.mark.parametrize("theirs", [AsyncCheckpointIO(), type("Theirs", (TorchCheckpointIO,), {})()])
 def test_a_plugin_that_would_be_replaced_in_silence_is_refused(tmp_path: Path, theirs: CheckpointIO) -> None:
     name = type(theirs).__name__
-    with pytest.raises(InputError, match=f"The plugin {name} would write no checkpoint"):
+    with pytest.raises(InputError, match=f"The plugin {name} would have no effect"):
         fit(tmp_path, Checkpoint(), max_epochs=1, plugins=[theirs])
     fit(tmp_path, Checkpoint(), max_epochs=1, plugins=[TorchCheckpointIO()])
     assert step(tmp_path) == 5

@@ -62,6 +62,6 @@ def test_of_a_method_that_shows_nothing_there_is_none(tmp_path: Path) -> None:
 def test_pictures_of_another_shape_cost_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Contrastive, "pictures", lambda self, batch: {"mine": batch["image"] / 255})
     callback = Pictures()
-    with pytest.warns(UserWarning, match=r"pictures has to give \[N, K, 3, H, W\], and mine is none"):
+    with pytest.warns(UserWarning, match=r"pictures has to return \[N, K, 3, H, W\], and mine is not"):
         fit(tmp_path, callback, max_epochs=1)
     assert callback.found == {}

@@ -140,9 +140,9 @@ def test_untrained_is_refused_where_it_means_nothing(
     pretrained: Path,
 ) -> None:
     line = ["validate", *TINY[1:], "--untrained=true", f"--ckpt_path={pretrained}"]
-    assert "--untrained means random weights, and --ckpt_path others" in refusal(line)
+    assert "--untrained means random weights, and --ckpt_path saved ones" in refusal(line)
     line = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION]
-    assert "--untrained is for methods, and Evaluation is none: leave it out." in refusal([*line, "--untrained=true"])
+    assert "--untrained is for methods, and Evaluation is not one: remove it." in refusal([*line, "--untrained=true"])
 
 
 class Plain(LightningModule):
@@ -190,7 +190,7 @@ def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> No
     process = Program("simmim_pl", TINY, tmp_path, environment(**server), short)
     _, said = process.communicate(120)
     assert process.returncode == 0, said
-    assert "W&B cannot be reached, so the run goes on offline" in said
+    assert "W&B cannot be reached, so the run continues offline" in said
     (run,) = (tmp_path / "runs/quickstart").iterdir()
     assert logged_config(run)["name"] == "quickstart"
     assert (run / "checkpoints/last.ckpt").exists()

@@ -151,7 +151,7 @@ def test_options_of_a_callback_that_watches_methods_are_refused_in_an_evaluation
     pretrained: Path,
 ) -> None:
     line = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION]
-    assert "it watches methods, and Evaluation is none" in refusal([*line, "--callbacks.representation.images=8"])
+    assert "it watches methods, and Evaluation is not one" in refusal([*line, "--callbacks.representation.images=8"])
 
 
 def test_help_names_every_callback_with_its_options(made: Made, capsys: pytest.CaptureFixture) -> None:

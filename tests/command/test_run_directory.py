@@ -84,7 +84,7 @@ def test_a_directory_at_work_is_left_alone(
     other.claim()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     sentence = refused(cli, [*TINY, "--ckpt_path=last"], capfd)
-    assert f"Another process is at work in {run.relative_to(Path.cwd())}" in sentence
+    assert f"Another process is using {run.relative_to(Path.cwd())}" in sentence
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     other.release()
     assert cli([*TINY, "--ckpt_path=last"]) == run
@@ -108,7 +108,7 @@ time.sleep(60)
     assert other.poll() is None
     mine = RunDirectory(tmp_path)
     monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
-    with pytest.raises(InputError, match="Another process is at work"):
+    with pytest.raises(InputError, match="Another process is using"):
         mine.claim()
     other.send_signal(signal.SIGKILL)
     other.wait()
@@ -130,12 +130,12 @@ def test_a_folder_that_cannot_be_looked_into_is_one_sentence(
     monkeypatch.setattr(Path, asked, too_long)
     sentence = refused(cli, [*ONE, "--name=endless", *more], capfd)
     assert sentence.startswith("error: runs/endless")
-    assert "cannot be looked into (File name too long): choose another folder with --runs" in sentence
+    assert "cannot be read (File name too long): choose another folder with --runs" in sentence
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/../../b", "", ".", "..", ".features", "a/.b"])
 def test_a_name_cannot_leave_the_runs_folder(name: str) -> None:
-    with pytest.raises(InputError, match="is no name of a folder within --runs"):
+    with pytest.raises(InputError, match="is not a valid folder name within --runs"):
         require_valid_name(name)
 
 

@@ -320,17 +320,17 @@ def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
         ({"parameters": {"lr": [1, 2]}}, "The parameter lr has to be a mapping with the keys values, value."),
         ({"parameters": {"lr": {"values": 1}}}, "values of the parameter lr has to be a list"),
         ({"parameters": {"lr": {"values": [1], "value": 1}}}, "The parameter lr needs either values"),
-        ({"parameters": {1: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a text, not 1."),
-        ({"parameters": {True: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a text, not True."),
-        ({"method": "bayes"}, "only a grid is run here"),
+        ({"parameters": {1: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a string, not 1."),
+        ({"parameters": {True: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a string, not True."),
+        ({"method": "bayes"}, "only grids are run here"),
         ({"method": "random"}, "wandb sweep sweep.yaml and wandb agent ID"),
         ({"metric": None}, "sweep.yaml has no metric: add it."),
-        ({"metric": {"name": "val/knn", "goal": "max"}}, "has the goal max: write maximize or minimize."),
+        ({"metric": {"name": "val/knn", "goal": "max"}}, "has the goal max: set it to maximize or minimize."),
         ({"command": ["python", "stub.py"]}, "has no ${args}"),
-        ({"command": ["${arg}"]}, "has ${arg}, and known here are ${env}"),
+        ({"command": ["${arg}"]}, "has ${arg}, but only ${env}"),
         ({"command": "python stub.py ${args}"}, "The command of sweep.yaml has to be a list"),
         ({"command": ["no-such-program", "${args}"]}, "no-such-program cannot be started (No such file or directory)"),
-        ({"evaluate": ["${args}"]}, "evaluate of sweep.yaml has ${args}, and known here are ${env}, ${interpreter}"),
+        ({"evaluate": ["${args}"]}, "evaluate of sweep.yaml has ${args}, but only ${env}, ${interpreter}"),
         ({"evaluate": "python"}, "evaluate of sweep.yaml has to be a list"),
         ({"early_terminate": {"type": "hyperband"}}, "sweep.yaml has the unknown key early_terminate"),
     ],
@@ -400,8 +400,7 @@ def test_a_full_disk_is_one_sentence(
         assert code([write()]) == 2
     printed = capsys.readouterr().err
     assert printed.endswith(
-        "/done cannot be written (no space left on device): make room on the disk. "
-        "The same command goes on from here.\n"
+        "/done cannot be written (no space left on device): free disk space. To resume, run the same command again.\n"
     )
     (here / "mended").touch()
     assert code(["sweep.yaml"]) == 0

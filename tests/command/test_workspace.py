@@ -140,7 +140,7 @@ PANEL = {"title": "Loss", "lines": ["train/loss"]}
         ([], "spec.yaml has to be a mapping with the keys name, sections."),
         ({"name": "a"}, "spec.yaml has no sections: add it."),
         ({"name": "a", "sections": []}, "sections of spec.yaml has to be a list of at least one item"),
-        ({"name": 1, "sections": [{"name": "S", "panels": [PANEL]}]}, "name of spec.yaml has to be a text, not 1."),
+        ({"name": 1, "sections": [{"name": "S", "panels": [PANEL]}]}, "name of spec.yaml has to be a string, not 1."),
         ({"name": "a", "sections": [{"name": "S"}]}, "Section 1 of spec.yaml has no panels: add it."),
         (
             {"name": "a", "sections": [{"name": "S", "panel": []}]},
@@ -161,8 +161,8 @@ def test_a_bad_layout_is_one_sentence(capsys: pytest.CaptureFixture[str], spec: 
         (PANEL | {"colour": "red"}, "Panel 1 of section S has the unknown key colour: it may have title, lines."),
         ({"lines": ["train/loss"]}, "Panel 1 of section S has no title: add it."),
         (PANEL | {"lines": "train/loss"}, "lines of Panel 1 of section S has to be a list"),
-        (PANEL | {"lines": [1]}, "A key of Panel 1 of section S has to be a text, not 1."),
-        ({"title": "Views", "media": ["data/views"]}, "has to be a text, not ['data/views']."),
+        (PANEL | {"lines": [1]}, "A key of Panel 1 of section S has to be a string, not 1."),
+        ({"title": "Views", "media": ["data/views"]}, "has to be a string, not ['data/views']."),
         ({"title": "Results", "table": "evaluation/results"}, "has the unknown key title: it may have table."),
     ],
 )

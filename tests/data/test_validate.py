@@ -52,7 +52,7 @@ PIXELS = {
     "whole numbers": (GOOD.long(), r"int64 \[4, 3, 4, 5\], and uint8"),
     "four channels": (GOOD.repeat(1, 2, 1, 1)[:, :4], r"uint8 \[4, 4, 4, 5\].* three channels"),
     "one channel": (GOOD[:, :1], r"uint8 \[4, 1, 4, 5\].* three channels"),
-    "channels last": (GOOD.movedim(1, 3), r"uint8 \[4, 4, 5, 3\].* in front of height and width"),
+    "channels last": (GOOD.movedim(1, 3), r"uint8 \[4, 4, 5, 3\].* before height and width"),
     "no channel": (GOOD[:, 0], r"uint8 \[4, 4, 5\]"),
     "an array": (GOOD.numpy(), "as ndarray, and a torch.Tensor is required"),
     "pixels of 0 and 1": ((GOOD / 255).round().to(torch.uint8), "pixels of 0 and 1 only, and 0 to 255 is required"),

@@ -116,9 +116,13 @@ def test_what_a_layer_gives_is_pooled_by_its_shape_before_it_is_written_over(
     [
         (lambda x: {"x": x}, "odd", "Odd's odd gives dict for 2 images"),
         (lambda x: x.mean(), "odd", r"Odd's odd gives \[\] for 2 images"),
-        (lambda x: x.mean(0), "odd", r"gives \[3, .*\] for 2 images, which are no features: choose another layer"),
+        (
+            lambda x: x.mean(0),
+            "odd",
+            r"gives \[3, .*\] for 2 images, which is not a batch of features: choose another layer",
+        ),
         (lambda x: x[:, None].clone(), "odd", r"gives \[2, 1, 3"),
-        (lambda x: x, "unused", "Layer unused of Odd cannot be read: no image passes it"),
+        (lambda x: x, "unused", "Layer unused of Odd cannot be read: images do not pass through it"),
         (lambda x: x.clone(), "od", "Odd has no layer od: choose one of odd, unused"),
     ],
 )

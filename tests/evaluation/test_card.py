@@ -189,11 +189,11 @@ def test_a_folder_that_cannot_be_written_costs_the_copy_and_not_the_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(page, "write", full)
-        with pytest.warns(UserWarning, match=r"no copy of the result beside .*last\.ckpt \(Read-only file system\)"):
+        with pytest.warns(UserWarning, match=r"could not be copied next to .*last\.ckpt \(Read-only file system\)"):
             copy_beside(carded(), tmp_path / "last.ckpt", tmp_path / "knn/1")
     assert "beside" not in capsys.readouterr().out
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="no copy of the result beside"):  # and where the folder is none
+    with pytest.warns(UserWarning, match="could not be copied next to"):  # and where the folder is none
         copy_beside(carded(), tmp_path / "file/last.ckpt", tmp_path / "knn/1")
 
 

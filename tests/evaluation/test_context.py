@@ -226,7 +226,7 @@ def test_a_cache_file_is_written_whole_or_not_at_all(
             with pytest.raises(atomic.WriteError, match="No space left"):
                 evaluated.features("test")
         else:  # a folder that cannot be written costs time, and no result
-            with pytest.warns(UserWarning, match=r"not kept in .*Read-only"):
+            with pytest.warns(UserWarning, match=r"cannot be cached in .*Read-only"):
                 evaluated.features("test")
     assert not list(tmp_path.iterdir())
     known = evaluated.features("test")
@@ -338,7 +338,7 @@ def test_a_data_set_without_labels_is_refused() -> None:
 
 
 def test_training_images_of_one_class_are_refused() -> None:
-    with pytest.raises(InputError, match="of a single class"):
+    with pytest.raises(InputError, match="of only one class"):
         context(small(), loaded(Held([1] * 8, [1, 1], ["cat", "dog"]), validation=2)).classes()
 
 

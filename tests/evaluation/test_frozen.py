@@ -235,7 +235,7 @@ SHAPES = Shapes(train=20, test=20, size=16, copies=1)
 @pytest.mark.parametrize("kind", CHEATS)
 def test_an_encoder_that_changes_is_not_evaluated(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
     encoder = asked(encoder=kind(), baselines=False)["given"]
-    with pytest.raises(InputError, match=f"{kind.__name__} changed while|left eval mode|gave other features"):
+    with pytest.raises(InputError, match=f"{kind.__name__} changed while|left eval mode|gave different features"):
         extract(encoder, tmp_path / "cache", batch_size)
     assert not (tmp_path / "cache").exists()
 

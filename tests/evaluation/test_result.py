@@ -40,8 +40,8 @@ def test_an_entry_is_json_and_holds_what_is_known(estimate: Estimate) -> None:
     ("arguments", "says"),
     [
         ({"metrics": {}}, "at least one metric"),
-        ({"metrics": {"loss": Estimate(float("nan"), 0.0, 1.0)}}, "loss = .*no finite number"),
-        ({"metrics": {"loss": Estimate(0.5, 0.0, float("inf"))}}, "no finite number with an interval"),
+        ({"metrics": {"loss": Estimate(float("nan"), 0.0, 1.0)}}, "loss = .*not a finite number"),
+        ({"metrics": {"loss": Estimate(0.5, 0.0, float("inf"))}}, "not a finite number with an interval"),
         ({"metrics": {"accuracy": HALF}, "confusion": [[1.0]]}, "names of its classes"),
         ({"metrics": {"accuracy": HALF}, "confusion": [[1.0]], "per_class": {"a": 1.0, "b": 1.0}}, "names of its"),
     ],

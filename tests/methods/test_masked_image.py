@@ -238,7 +238,7 @@ def test_a_ratio_out_of_range_is_refused(mask_ratio: float) -> None:
     ("options", "says"),
     [
         ({}, r"set --data\.views simmim_pl\.views\.CropFlip"),
-        ({"views": CropFlip(16), "local_views": CropFlip(8)}, "no use for local views"),
+        ({"views": CropFlip(16), "local_views": CropFlip(8)}, "does not use local views"),
         ({"views": CropFlip(12)}, "Views of 12×12 pixels cannot be masked: .* a multiple of 8"),
     ],
 )

@@ -82,7 +82,7 @@ def test_views_that_cannot_be_turned_are_refused(batch: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"), [({"views": None}, "set --data.views"), ({"local_views": 1}, "leave --data.local_views out")]
+    ("data", "says"), [({"views": None}, "set --data.views"), ({"local_views": 1}, "remove --data.local_views")]
 )
 def test_data_that_it_has_no_use_for_is_refused_before_the_first_step(data: dict[str, Any], says: str) -> None:
     module = method()

@@ -146,7 +146,7 @@ def test_the_command_line_moves_the_teacher_once_for_two_batches_and_leaves_both
         assert all(torch.equal(tensor, saved["state_dict"][prefix + name]) for name, tensor in encoder.items())
     opened = methods.BYOL.load_from_checkpoint(path)
     assert all(torch.equal(tensor, opened.state_dict()[name]) for name, tensor in saved["state_dict"].items())
-    with pytest.raises(InputError, match="its weights are of that predictor"):
+    with pytest.raises(InputError, match="its weights belong to that predictor"):
         require_allowed_changes([("model.predictor.hidden_dim", 8, 9)])
 
 

@@ -82,7 +82,7 @@ def without(*names: str) -> dict[str, float]:
     ("metrics", "state", "named"),
     [
         (without("val/"), "learning", "kNN accuracy (needs labels"),
-        (without("train/loss"), "learning", "does not say what chance gives"),
+        (without("train/loss"), "learning", "does not define its value at chance"),
         (without("val/", "train/loss"), "learning", "kNN accuracy"),
         (without("representation/", "information/"), "cannot tell", "add the callback Representation"),
         (without("val/", "information/"), "cannot tell", "information that two views share"),

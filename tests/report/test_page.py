@@ -116,7 +116,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
 
 def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = text_of(pages.render_page([load_run(whole(tmp_path / "some/1"))]))
-    assert "Learning : 3 pieces of evidence say so" in text
+    assert "Learning : 3 pieces of evidence are for it" in text
     assert (
         "For learning: loss 2.50, by chance 6.20; two views share 1.20 ± 0.21 nats, untrained 0.10; projections spread"
         in text
@@ -164,7 +164,7 @@ def test_a_run_that_learned_nothing_is_shown_so(tmp_path: Path) -> None:
     table.write_text(re.sub(r"1\.[02],6\.2\n", "0.01,6.2\n", table.read_text()))
     html = pages.render_page([load_run(folder)])
     assert '<div class="verdict ill">' in html
-    assert "<strong>Not learning</strong>: Held-out images show no more than before training." in html
+    assert "<strong>Not learning</strong>: Metrics of held-out images are no better than before training." in html
 
 
 def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_full_disk_is_one_sentence(
         with pytest.raises(SystemExit) as exit_:
             main([str(folder), *more])
         assert exit_.value.code == 2
-        said = f"error: {file} cannot be written (no space left on device): make room on the disk.\n"
+        said = f"error: {file} cannot be written (no space left on device): free disk space.\n"
         assert capsys.readouterr().err == said
 
 

@@ -150,5 +150,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run directory: name one like"):
+    with pytest.raises(InputError, match="not a run directory: give one like"):
         load_run(tmp_path)

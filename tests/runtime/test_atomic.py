@@ -125,7 +125,7 @@ def sentence(printed: str) -> str:
     assert "Traceback" not in printed
     assert ".cc" not in printed
     (said,) = (line for line in printed.splitlines() if line.startswith("error: "))
-    assert "cannot be written (no space left on device): make room on the disk." in said
+    assert "cannot be written (no space left on device): free disk space." in said
     return said
 
 
@@ -135,7 +135,7 @@ def kept(said: str) -> bool:
         assert said.endswith(f"The last good checkpoint is kept: --ckpt_path {path}.")
         assert torch.load(path, weights_only=True)["global_step"] > 0
         return True
-    assert said.endswith("make room on the disk.")
+    assert said.endswith("free disk space.")
     return False
 
 
@@ -249,7 +249,7 @@ def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
         "except RuntimeError as error: print(atomic.explain(error))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "A file cannot be written (no space left on device): make room on the disk.\n", done.stderr
+    assert done.stdout == "A file cannot be written (no space left on device): free disk space.\n", done.stderr
 
 
 def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(dedent(script))
     out, error = Program("script", [], tmp_path, environment()).communicate(120)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert out.startswith(f"{file} cannot be written (file too large): make room on the disk"), error
+    assert out.startswith(f"{file} cannot be written (file too large): free disk space"), error
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device of Linux that is always full")
@@ -297,5 +297,5 @@ def test_output_to_a_full_disk() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert "\n" not in done.stderr.strip()
-    assert done.stderr.endswith(" cannot be written (no space left on device): make room on the disk.\n")
+    assert done.stderr.endswith(" cannot be written (no space left on device): free disk space.\n")
     assert done.returncode == 1  # and not 120, which Python gives when it fails at its end

@@ -81,7 +81,7 @@ def test_it_is_what_a_real_step_does(name: str, local: bool) -> None:
     torch.manual_seed(0)
     method, views = CASES[name]()
     if local and views == 1:
-        pytest.skip("this method has no use for local views")
+        pytest.skip("this method does not use local views")
     maker = ContrastiveViews(size=16, views=views) if views > 1 else CropFlip(16)
     more = {"local_views": ContrastiveViews(size=8, views=2)} if local else {}
     data = ImageDataModule(Shapes(train=40, test=10, size=16, copies=1), BATCH, views=maker, validation=10, **more)

@@ -18,7 +18,7 @@ from tests.forked import Program, environment
 from tests.ranks import free_port, start
 from tests.runtime.test_resume import LONG
 
-AGAIN = "Start all ranks again; with --ckpt_path last they go on."
+AGAIN = "Start all ranks again; --ckpt_path last resumes the run."
 # As long as it takes; a checkpoint after the first epoch says that it trains.
 FOREVER = [*TINY, "--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000", "--data.batch_size=30"]
 # A rank that writes down its exit code.
@@ -81,7 +81,7 @@ def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
         first.kill()
     said = {
         1: f"error: Rank 1 was killed by SIGKILL, and rank 0 stops with it. {AGAIN}",
-        0: f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. {AGAIN}",
+        0: f"error: Rank 0 is lost (killed, or its own message says why), and rank 1 stops with it. {AGAIN}",
     }
     assert sentences(first.said()[1]) == [said[victim]]
 
@@ -100,7 +100,7 @@ def test_under_torchrun(tmp_path: Path, victim: int) -> None:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
     (log,) = tmp_path.glob(f"logs/*/*/{1 - victim}/stderr.log")
-    how = "killed without a word, as by SIGKILL when memory runs out"
+    how = "killed, for example by SIGKILL when memory runs out"
     assert sentences(log.read_text()) == [
         f"error: Rank {victim} is lost ({how}), and rank {1 - victim} stops with it. {AGAIN}"
     ]
@@ -120,7 +120,7 @@ def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
     assert [process.returncode for process in ranks] == [2, -signal.SIGKILL, 2]
     for mine in (0, 2):
         (sentence,) = sentences(said[mine])
-        assert sentence.startswith("error: Rank 1 is lost (killed without a word")
+        assert sentence.startswith("error: Rank 1 is lost (killed, for example by")
         assert sentence.endswith(f"and rank {mine} stops with it. {AGAIN}")
 
 
@@ -128,12 +128,17 @@ def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
     ("ranks", "mine", "notes", "says"),
     [
         (2, 0, {1: "was killed by SIGSEGV"}, "Rank 1 was killed by SIGSEGV, and rank 0 stops with it. "),
-        (2, 1, {0: "stopped"}, "Rank 0 has stopped, and rank 1 with it: what rank 0 has said tells why."),
-        (3, 1, {0: "noticed", 2: "stopped"}, "Rank 2 has stopped, and rank 1 with it: what rank 2 has said tells why."),
-        (3, 2, {0: "noticed"}, "Rank 1 is lost (killed without a word"),
+        (2, 1, {0: "stopped"}, "Rank 0 has stopped, and rank 1 with it: the messages of rank 0 give the reason."),
+        (
+            3,
+            1,
+            {0: "noticed", 2: "stopped"},
+            "Rank 2 has stopped, and rank 1 with it: the messages of rank 2 give the reason.",
+        ),
+        (3, 2, {0: "noticed"}, "Rank 1 is lost (killed, for example by"),
         (3, 2, {1: "was killed by SIGBUS"}, "Rank 1 was killed by SIGBUS, and rank 2 stops with it. "),
-        (3, 2, {}, "Rank 0 and rank 1 are lost (killed without a word"),
-        (2, 1, None, "Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. "),
+        (3, 2, {}, "Rank 0 and rank 1 are lost (killed, for example by"),
+        (2, 1, None, "Rank 0 is lost (killed, or its own message says why), and rank 1 stops with it. "),
     ],
 )
 def test_what_a_rank_says_of_the_notes_of_the_others(
@@ -214,6 +219,6 @@ def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> 
     )
     assert done.returncode == 2
     assert sorted(done.stderr.splitlines()) == [
-        f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 0 stops with it. {AGAIN}",  # the child
+        f"error: Rank 0 is lost (killed, or its own message says why), and rank 0 stops with it. {AGAIN}",  # the child
         f"error: Rank 2 was killed by SIGSEGV, and rank 0 stops with it. {AGAIN}",
     ]

@@ -237,7 +237,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_of_that_very_step(
     assert process.returncode == 128 + number
     assert "Traceback" not in said
     stopped = torch.load(only_run(str(runs)) / "checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert f"Stopped by {number.name} after step {stopped}. To go on: --ckpt_path" in said
+    assert f"Stopped by {number.name} after step {stopped}. To resume: --ckpt_path" in said
     assert (tmp_path / "requeued").exists() == (number == signal.SIGUSR1)
     if number == signal.SIGUSR1:
         assert (tmp_path / "requeued").read_text() == "requeue 123\n"
@@ -280,7 +280,7 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
     ("change", "says"),
     [
         ("--data.batch_size=30", "data.batch_size is 32 in the checkpoint and 30 now, and a run can only resume with"),
-        ("--data.source.train=300", "of a run whose number of training images was 180, and now it is 270"),
+        ("--data.source.train=300", "number of training images was 180 in the checkpoint and is 270 now"),
         ("--seed_everything=1", "seed_everything is 0 in the checkpoint and 1 now"),
     ],
 )

@@ -173,7 +173,7 @@ def copies(name: bytes, of: bytes) -> bytes:
     return numbers + b"q\x00c" + name + b"\nq\x01h\x00\x85Rq\x02" + (b"h\x01" + of + b"\x85Rq\x02") * 3
 
 
-COPIED = "it copies .* values: it was made to do harm"
+COPIED = "it copies .* values: it may be malicious"
 CONTAINERS = [b"builtins\nset", b"torch\nSize", b"collections\nCounter", b"collections\nOrderedDict"]
 BOMBS = {
     "memory by a number": (b"cbuiltins\nbytearray\n" + INT + b"\x85R", "more than tensors and plain values"),
@@ -184,11 +184,11 @@ BOMBS = {
         b"c_codecs\nencode\nq\x00" + TEXT + b"".join(b"h\x00h\x01h\x02\x86R" for _ in range(100)),
         "asks for .* bytes of memory",
     ),
-    "a key of 2 to the 60 values": (b"}" + DOUBLED + b"K\x01s", "a key in it is of tuples within tuples"),
-    "a key of many values": (b"}(" + b"K\x01" * 5000 + b"tK\x01s", "a key in it is of tuples within tuples"),
+    "a key of 2 to the 60 values": (b"}" + DOUBLED + b"K\x01s", "a key in it consists of too many nested tuples"),
+    "a key of many values": (b"}(" + b"K\x01" * 5000 + b"tK\x01s", "a key in it consists of too many nested tuples"),
     "pairs with such": (
         DOUBLED + b"ccollections\nOrderedDict\n]](h<K\x01ea\x85R",
-        "a key in it is of tuples within tuples",
+        "a key in it consists of too many nested tuples",
     ),
     **{f"{name.decode()} again": (copies(name, b"h\x00"), COPIED) for name in CONTAINERS},
     **{f"{name.decode()} of the last": (copies(name, b"h\x02"), COPIED) for name in CONTAINERS},
@@ -198,7 +198,7 @@ BOMBS = {
         b"ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb",
         "more than tensors and plain values",
     ),
-    "a set of such": (DOUBLED + b"cbuiltins\nset\n]h<a\x85R", "a key in it is of tuples within tuples"),
+    "a set of such": (DOUBLED + b"cbuiltins\nset\n]h<a\x85R", "a key in it consists of too many nested tuples"),
 }
 
 
@@ -214,7 +214,7 @@ def test_the_old_formats_storages_are_no_larger_than_the_file(tmp_path: Path) ->
     path = tmp_path / "x.pt"
     torch.save({"x": torch.zeros(10)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"K\nNt", INT + b"Nt"))  # how many numbers the storage holds
-    with pytest.raises(InputError, match="asks for 8000000000 bytes of memory and has"):
+    with pytest.raises(InputError, match="asks for 8000000000 bytes of memory"):
         unpickle(path)
 
 
@@ -228,14 +228,14 @@ def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RuntimeError, match=r"storage has wrong byte size.*131072"):  # it did
         torch.load(path, weights_only=True)
-    with pytest.raises(ValueError, match="given no tuple"):
+    with pytest.raises(ValueError, match="arguments of a call are not a tuple"):
         require_bounded_memory(path)
 
 
 @pytest.mark.parametrize("archive", [True, False])
 def test_few_numbers_repeated_to_many_are_refused(tmp_path: Path, archive: bool) -> None:
     torch.save({"x": ROW[:1].expand(10**9)}, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
-    with pytest.raises(InputError, match="repeats few numbers to more bytes than the file has"):
+    with pytest.raises(InputError, match="expands few numbers to more bytes than the file has"):
         unpickle(tmp_path / "x.pt")
 
 

@@ -37,7 +37,7 @@ class FineTune(Protocol):
 
     The learning rate falls from layer to layer towards the image (Clark et al. 2020, arXiv 2003.10555, section 3.1; for
     images Bao et al. 2021, arXiv 2106.08254). AdamW, linear warm-up, then cosine; the last epoch counts. With several
-    ``lr``, validation chooses, after the last epoch of each. The untrained encoder beside it is the same network
+    ``lr``, validation chooses, after the last epoch of each. The untrained encoder in its table is the same network
     trained from scratch on the same labels.
 
     Args:

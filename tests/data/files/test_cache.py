@@ -185,7 +185,7 @@ def test_a_disk_that_cannot_be_written_costs_time_only(
     else:
         (tmp_path / "file").touch()
         monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"not kept in .*\.decoded \(.*\): the next run decodes them again"):
+    with pytest.warns(UserWarning, match=r"cannot be cached in .*\.decoded \(.*\): the next run decodes them again"):
         images = pixels(Folder(str(folder), size=16))
     assert torch.equal(images, pixels(Folder(str(folder), size=16, cache=False)))
     assert not list(tmp_path.rglob("*.part"))

@@ -184,7 +184,9 @@ def test_no_program_is_started_whatever_the_name_says(tmp_path, ghostscript, end
     path, good = tmp_path / f"image.{ending}", tmp_path / "good.png"
     Image.new("RGB", (8, 8)).save(path, "EPS")
     Image.new("L", (8, 8)).save(good)
-    with pytest.raises(InputError, match=rf"image\.{ending} cannot be read as an image \(its format is none of JPEG,"):
+    with pytest.raises(
+        InputError, match=rf"image\.{ending} cannot be read as an image \(its format is not one of JPEG,"
+    ):
         decode(str(path), 8)
     for mask, image in ((path, good), (good, path)):
         with pytest.raises(InputError, match="cannot be read as the mask"):

@@ -38,9 +38,9 @@ def test_the_first_mirror_that_delivers_is_the_last_asked(server, archive, way):
 
 
 FAILURES = {
-    "stalls": "no byte for 0.4 s",
+    "stalls": "no data for 0.4 s",
     "cut": "cut off after 10000 of 20000 bytes",
-    "lies": f"sent a file with another md5 than {MD5}",
+    "lies": f"sent a file whose md5 is not {MD5}",
     "missing": "404",
     "refuses": "refused",
 }
@@ -80,7 +80,7 @@ def test_a_whole_file_is_not_asked_for(server, archive):
 
 def test_a_file_with_another_checksum_is_replaced(server, archive):
     archive.write_bytes(BODY[:1000])
-    with pytest.raises(InputError, match="found there had another md5"):
+    with pytest.raises(InputError, match="found there did not have the md5"):
         get(archive, server.address("missing"))
     assert not archive.exists()
     archive.write_bytes(BODY[:1000])

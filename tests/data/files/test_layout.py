@@ -63,7 +63,7 @@ ODD = {
     "train/c is a class without texts: put texts there": ("train", lambda root: (root / "train/c").mkdir()),
     "x.txt lies beside the class folders": ("train", lambda root: write(root / "train/x.txt")),
     "has no test split": ("test", lambda root: None),
-    "test/c is no class of": ("test", lambda root: write(root / "test/c/x.txt")),
+    "test/c is not a class of": ("test", lambda root: write(root / "test/c/x.txt")),
     "test holds no texts": ("test", lambda root: (root / "test").mkdir()),
 }
 

@@ -134,7 +134,7 @@ def test_leftovers_of_a_killed_run_are_never_trusted(server, mini, tmp_path):
     (root / f"{name}.abc.part").mkdir(parents=True)
     for leftover in (name, f"{name}.part", f"{name}.abc.part/{name}"):
         (root / leftover).write_bytes(half)
-    with pytest.raises(InputError, match="found there had another md5"):
+    with pytest.raises(InputError, match="found there did not have the md5"):
         source(server, root, "missing").prepare()
     assert not (root / name).exists()
     source(server, root, "fine").prepare()

@@ -140,7 +140,7 @@ def test_images_beside_class_folders(labelled):
 
 def test_test_class_that_is_not_a_train_class(labelled):
     write(labelled / "test/dog/a.png")
-    with pytest.raises(InputError, match="test/dog is no class of"):
+    with pytest.raises(InputError, match="test/dog is not a class of"):
         Folder(str(labelled)).prepare()
 
 

@@ -117,8 +117,8 @@ def loose_frame(root: Path) -> None:
 
 
 REFUSED = {
-    r"two holds 4 frames, and 5 are wanted of every clip: lower frames, or remove it": (5, lambda root: None),
-    r"three holds 0 frames, and 4 are wanted": (4, lambda root: (root / "test/walk/three").mkdir()),
+    r"two holds 4 frames, and every clip needs 5: lower frames, or remove it": (5, lambda root: None),
+    r"three holds 0 frames, and every clip needs 4": (4, lambda root: (root / "test/walk/three").mkdir()),
     r"jump/1\.png lies in no clip's folder: sort the clips": (4, loose_frame),
     r"train/run is a class without clips": (4, lambda root: (root / "train/run").mkdir()),
     r"holds a single class, jump": (4, lambda root: (root / "train/walk").rename(root / "other")),

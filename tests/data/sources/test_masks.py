@@ -203,7 +203,7 @@ def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
     ("classes", "size", "says"),
     [
         (CLASSES, 0, "size has to be 1 or more, and is 0"),
-        (["one"], 8, "classes are 1: name from 2 to 255"),
+        (["one"], 8, "has 1 classes: give 2 to 255 different names"),
         (["x"] * 256, 8, "are 256"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_archives_are_downloaded_and_extracted_once(archives: Path, data: Pa
 
 def test_a_download_that_fails_says_where_the_file_goes(archives: Path, data: Path) -> None:
     (archives / "annotations.tar.gz").unlink()
-    with pytest.raises(InputError, match=r"annotations\.tar\.gz is wanted in .*oxford-iiit-pet .*folder\.yaml"):
+    with pytest.raises(InputError, match=r"annotations\.tar\.gz is required in .*oxford-iiit-pet .*folder\.yaml"):
         OxfordPets(str(data)).prepare()
     with pytest.raises(InputError, match="oxford-iiit-pet is missing or incomplete"):
         OxfordPets(str(data)).load("train")

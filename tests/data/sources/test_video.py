@@ -94,7 +94,7 @@ def test_a_digest_is_of_files_frames_size_and_labels(root: Path) -> None:
 @pytest.mark.usefixtures("fake")
 def test_a_video_that_is_too_short_or_damaged_is_named(root: Path) -> None:
     clips = VideoFolder(str(root), frames=5).load("train")
-    with pytest.raises(InputError, match=r"b\.AVI holds 4 frames, and 5 are wanted of every clip: lower frames"):
+    with pytest.raises(InputError, match=r"b\.AVI holds 4 frames, and every clip needs 5: lower frames"):
         clips.read(torch.tensor([2]))
     (root / "train/jump/a.mp4").write_text("no\nnumber")
     with pytest.raises(InputError, match=r"a\.mp4 cannot be read as a video \(invalid literal.*\): replace it"):
@@ -116,7 +116,7 @@ def test_an_older_torchvision_reads_videos_too(root: Path, monkeypatch: pytest.M
     without(monkeypatch, "torchcodec")
     monkeypatch.setattr(torchvision.io, "read_video", read_video, raising=False)
     assert decode_video(str(root / "train/jump/a.mp4"), 4, 8)[:, 0, 4, 4].tolist() == [1, 4, 7, 10]
-    with pytest.raises(InputError, match="12 frames, and 13 are wanted"):
+    with pytest.raises(InputError, match="12 frames, and every clip needs 13"):
         decode_video(str(root / "train/jump/a.mp4"), 13, 8)
 
 
@@ -180,7 +180,7 @@ def test_real_videos_are_decoded(encoded: list[str], tmp_path: Path, ending: str
     assert clip.shape == (4, 3, 32, 32)
     expected = torch.tensor([20, 80, 140, 200.0])
     assert (clip.float().mean((1, 2, 3)) - expected).abs().max() < 12  # lossy
-    with pytest.raises(InputError, match=r"x\.\w+ holds 12 frames, and 13 are wanted"):
+    with pytest.raises(InputError, match=r"x\.\w+ holds 12 frames, and every clip needs 13"):
         decode_video(file, 13, 32)
     (tmp_path / f"x.{ending}").write_bytes(b"not a video")
     with pytest.raises(InputError, match=r"x\.\w+ cannot be read as a video"):

@@ -61,7 +61,9 @@ def test_the_cache_tells_layers_apart_and_finds_each_again(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("protocol", [FineTune(CropFlip()), Depth()])
 def test_what_takes_the_whole_network_is_refused_with_a_layer(protocol: FineTune | Depth) -> None:
-    with pytest.raises(InputError, match=f"{type(protocol).__name__} takes the whole network: leave out --model.layer"):
+    with pytest.raises(
+        InputError, match=f"{type(protocol).__name__} evaluates the whole network: remove --model.layer"
+    ):
         Evaluation([LinearProbe(), protocol], encoder=FastCNN(2), layer="net.4")
 
 

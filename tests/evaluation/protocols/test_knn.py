@@ -232,7 +232,7 @@ def test_a_choice_without_validation_images_is_refused() -> None:
     nothing = train[0][:0], train[1][:0]
     (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # nothing to choose
     assert result.chosen == {"k": 5, "temperature": 0.1}
-    with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
+    with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
         KNN(k=[3, 5]).evaluate(bench_of(train, nothing, test, CLASSES))
 
 

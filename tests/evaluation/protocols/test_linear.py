@@ -276,7 +276,7 @@ def test_moments_are_the_standard_scalers(seed: int, number: int, offset: float)
 def test_an_empty_validation_split_is_refused() -> None:
     train, _, test = overfitting()
     nothing: Any = train[0][:0], train[1][:0]
-    with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
+    with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
         LinearProbe().evaluate(bench_of(train, nothing, test, 2))
 
 
