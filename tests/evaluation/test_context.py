@@ -309,7 +309,7 @@ class Dreamer(FastCNN):
 
 
 def test_an_encoder_that_draws_at_random_is_refused_and_not_cached(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Dreamer gave other features when it saw the same images again"):
+    with pytest.raises(InputError, match="Dreamer gave different features for the same images"):
         context(small(0, Dreamer), SMALL, tmp_path).features("test")
     assert not files(tmp_path)
 

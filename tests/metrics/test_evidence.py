@@ -134,7 +134,7 @@ def test_the_words_hold_the_numbers() -> None:
         "spread": "projections spread by 0.74, where 1 is even",
         "neighbours": "kNN accuracy 27.3 % [23.3–31.7], untrained 17.0 %",
     }
-    assert evidence(knn(1.0, 1.0, 5000))[-1].words.endswith("untrained 100.0 %, which leaves no room to tell")
+    assert evidence(knn(1.0, 1.0, 5000))[-1].words.endswith("untrained 100.0 %, which is too near the maximum to tell")
 
 
 @given(hits=st.integers(0, 60), misses=st.integers(0, 60).filter(bool))

@@ -136,8 +136,8 @@ def test_what_was_observed_comes_back(tmp_path: Path) -> None:
         ("metrics.csv", b"step,train/loss\n1,two\n", "cannot be read"),
         ("metrics.csv", b"step,train/loss\n1," + b"1" * 200_000, "field larger than field limit"),
         ("result.json", b"{", "cannot be read"),
-        ("result.json", b"{}", r"result\.json holds no result card"),
-        ("result.json", b"[]", r"result\.json holds no result card"),
+        ("result.json", b"{}", r"result\.json is not a result card"),
+        ("result.json", b"[]", r"result\.json is not a result card"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -156,7 +156,7 @@ def test_what_torch_tells_of_this_processor_is_understood() -> None:
     assert precision.choose(16, "mps") == (16, "")
     assert precision.choose(None, "mps") == (
         "32-true",
-        "Precision 32-true: bf16-mixed was never tried on mps (--trainer.precision bf16-mixed does).",
+        "Precision 32-true: bf16-mixed is untested on mps (--trainer.precision bf16-mixed does).",
     )
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     if "flags" in flags:  # Linux on x86 tells it too

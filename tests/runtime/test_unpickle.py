@@ -80,7 +80,7 @@ def test_an_archive_that_is_compressed_is_refused_before_it_is_unpacked(tmp_path
     repack(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
     assert torch.load(path, weights_only=True)["state_dict"]["x"].shape == (5_000_000,)  # torch itself would unpack it
-    with pytest.raises(InputError, match=r"x.pt is not read, since it is compressed, .* may unpack to any size"):
+    with pytest.raises(InputError, match=r"x.pt was not read, because it is compressed, .* may unpack to any size"):
         unpickle(path)
 
 
@@ -95,7 +95,7 @@ def test_entries_that_share_bytes_are_counted_each(tmp_path: Path) -> None:
     content = content.replace(struct.pack("<I", offsets[1]), struct.pack("<I", offsets[0]))
     content = content.replace(struct.pack("<II", 4000, 4000), struct.pack("<II", grown, grown))
     path.write_bytes(content)
-    with pytest.raises(InputError, match="not read, since what it holds is larger than the file"):
+    with pytest.raises(InputError, match="not read, because its contents are larger than the file"):
         unpickle(path)
 
 

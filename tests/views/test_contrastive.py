@@ -196,7 +196,7 @@ def test_views_of_one_image_may_differ_in_their_operations(batch):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"operations": [Grayscale()], "hue": 0.2, "blur": 0.1}, "operations takes the place of hue, blur"),
+        ({"operations": [Grayscale()], "hue": 0.2, "blur": 0.1}, "operations replaces hue, blur"),
         ({"operations": [[Grayscale()]]}, "operations has 1 lists for 2 views"),
         ({"operations": [[], [GaussianBlur()]], "size": 16}, "16 pixels is too small for GaussianBlur"),
     ],

@@ -45,10 +45,10 @@ def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "is not a folder: give the source's root the folder of your texts": lambda root: root.rmdir(),
+    "is not a folder: set the source's root to the folder of your texts": lambda root: root.rmdir(),
     "has no folder named train: sort the texts": lambda root: None,
     "train holds no texts: sort the texts": lambda root: (root / "train").mkdir(),
-    "a single class, a": lambda root: write(root / "train/a/x.txt"),
+    "only one class, a": lambda root: write(root / "train/a/x.txt"),
 }
 
 
@@ -61,7 +61,7 @@ def test_a_root_without_classes_is_refused(tmp_path: Path, says: str) -> None:
 
 ODD = {
     "train/c is a class without texts: put texts there": ("train", lambda root: (root / "train/c").mkdir()),
-    "x.txt lies beside the class folders": ("train", lambda root: write(root / "train/x.txt")),
+    "x.txt is not in a class folder": ("train", lambda root: write(root / "train/x.txt")),
     "has no test split": ("test", lambda root: None),
     "test/c is not a class of": ("test", lambda root: write(root / "test/c/x.txt")),
     "test holds no texts": ("test", lambda root: (root / "test").mkdir()),

@@ -117,7 +117,7 @@ def test_empty_folder(tmp_path, layout):
 
 def test_single_class(tmp_path):
     write(tmp_path / "train/cat/a.png")
-    with pytest.raises(InputError, match=r"a single class, cat.*at least two classes"):
+    with pytest.raises(InputError, match=r"only one class, cat.*at least two classes"):
         Folder(str(tmp_path)).prepare()
 
 
@@ -135,7 +135,7 @@ def test_classes_at_the_top(tmp_path):
 
 def test_images_beside_class_folders(labelled):
     write(labelled / "train/stray.png")
-    refused(labelled, "train", "holds images beside a folder of images, ant")
+    refused(labelled, "train", "holds both images and a folder of images, ant")
 
 
 def test_test_class_that_is_not_a_train_class(labelled):
@@ -146,7 +146,7 @@ def test_test_class_that_is_not_a_train_class(labelled):
 
 def test_test_images_without_a_class(labelled):
     write(labelled / "test/stray.png")
-    refused(labelled, "test", r"stray\.png lies beside the class folders")
+    refused(labelled, "test", r"stray\.png is not in a class folder")
 
 
 def test_no_test_split(labelled):

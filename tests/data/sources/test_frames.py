@@ -119,10 +119,10 @@ def loose_frame(root: Path) -> None:
 REFUSED = {
     r"two holds 4 frames, and every clip needs 5: lower frames, or remove it": (5, lambda root: None),
     r"three holds 0 frames, and every clip needs 4": (4, lambda root: (root / "test/walk/three").mkdir()),
-    r"jump/1\.png lies in no clip's folder: sort the clips": (4, loose_frame),
+    r"jump/1\.png is not in a clip's folder: sort the clips": (4, loose_frame),
     r"train/run is a class without clips": (4, lambda root: (root / "train/run").mkdir()),
-    r"holds a single class, jump": (4, lambda root: (root / "train/walk").rename(root / "other")),
-    r"train/1\.png lies beside the class folders": (4, lambda root: write(root / "train", [1])),
+    r"holds only one class, jump": (4, lambda root: (root / "train/walk").rename(root / "other")),
+    r"train/1\.png is not in a class folder": (4, lambda root: write(root / "train", [1])),
 }
 
 

@@ -204,7 +204,7 @@ def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
     [
         (CLASSES, 0, "size has to be 1 or more, and is 0"),
         (["one"], 8, "has 1 classes: give 2 to 255 different names"),
-        (["x"] * 256, 8, "are 256"),
+        (["x"] * 256, 8, "has 256"),
     ],
 )
 def test_arguments_of_no_use_are_refused(root: Path, classes: list[str], size: int, says: str) -> None:

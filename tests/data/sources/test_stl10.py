@@ -106,7 +106,7 @@ def test_a_missing_or_cut_file_is_fetched_again(data: Path, monkeypatch: pytest.
     path.unlink() if file.endswith("txt") else path.write_bytes(path.read_bytes()[:-1])
     source = STL10(str(data), timeout=1)
     monkeypatch.setattr(datasets.STL10, "url", "http://127.0.0.1:9/stl10_binary.tar.gz")
-    with pytest.raises(InputError, match=r"stl10_binary\.tar\.gz is wanted .* could not be downloaded"):
+    with pytest.raises(InputError, match=r"stl10_binary\.tar\.gz is required .* could not be downloaded"):
         source.prepare()
     with pytest.raises(InputError, match="missing or incomplete"):
         source.load("train")
