@@ -13,7 +13,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 
 def table() -> dict[str, set[str]]:
-    """The rows of docs/architecture.md, "Rooms": who may import whom; "" is the package itself, for its version."""
+    """The rows of docs/architecture.md, "Packages": who may import whom; "" is the package itself, for its version."""
     rows = re.findall(r"^\| `([\w.]+)/?` \| .* \| ([^|]+) \|$", (ROOT / "docs/architecture.md").read_text(), re.M)
     names = {"__init__": "", "package": ""}
     found = {}
