@@ -42,7 +42,7 @@ class FineTune(Protocol):
 
     Args:
         views: makes one view of each training image, such as :class:`simmim_pl.views.CropFlip`.
-        lr: learning rates of the classifier, for 256 images a step; candidates.
+        lr: learning rates of the classifier, for 256 images per step; candidates.
         layer_decay: factor on the learning rate from one layer of :meth:`simmim_pl.contracts.Encoder.layers` to the
             one before; 1 for the same of all. SimMIM's authors use 0.65 to 0.9.
         weight_decay: of AdamW; biases, normalisation, tokens and positions are spared.
