@@ -49,8 +49,8 @@ class Method(StepLog, ABC):
     A method with pictures to show defines :meth:`pictures`. Random numbers of a method, such as masks, come from
     :meth:`generator`.
 
-    The learning rate in the config is for 256 images per step. It is scaled linearly to the effective batch (batch_size ×
-    accumulate_grad_batches).
+    The learning rate in the config is for 256 images per step. It is scaled linearly to the effective batch
+    (batch_size × accumulate_grad_batches).
 
     Attributes:
         pretrains: marks a self-supervised method for the command line: ``fit`` may choose the fastest precision, and

@@ -208,11 +208,11 @@ def test_what_differs_between_runs_comes_first(tmp_path: Path) -> None:
     (runs[1] / "config.yaml").write_text("name: some\nseed_everything: 4\nmore: <b>\n")
     html = pages.render_page([load_run(run) for run in runs])
     first = html[html.index("<h2") : html.index("</section>")]
-    assert 'id="apart">What differs' in first
+    assert 'id="apart">Differences' in first
     assert rows_of(first) == [["", "some/1", "some/2"], ["seed_everything", "3", "4"], ["more", "–", "<b>"]]
     same = text_of(pages.render_page([load_run(runs[0])] * 2))
-    assert "What differs Their configs, code, versions and devices are the same." in same
-    assert "What differs" not in pages.render_page([load_run(runs[0])])
+    assert "Differences Their configs, code, versions and devices are the same." in same
+    assert ">Differences<" not in pages.render_page([load_run(runs[0])])
 
 
 def test_runs_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
