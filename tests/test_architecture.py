@@ -106,7 +106,7 @@ def offences(path: str, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_imports_only_what_its_room_may(name: str) -> None:
+def test_a_file_imports_only_allowed_packages(name: str) -> None:
     assert offences(name, (ROOT / name).read_text()) == []
 
 
@@ -143,7 +143,7 @@ def test_a_forbidden_import_is_found(case: str) -> None:
     assert len(offences(*FORBIDDEN[case])) == 1
 
 
-def test_allowed_imports_are_let_through() -> None:
+def test_allowed_imports_pass() -> None:
     ours = "from simmim_pl.contracts import Batch\nfrom simmim_pl.runtime import distributed, checkpoint"
     assert offences("simmim_pl/methods/contrastive.py", ours) == []
     sampler = "import torch\nfrom torch.utils.data.distributed import DistributedSampler\ntorch.utils.data.distributed"
@@ -162,7 +162,7 @@ def imported(path: Path) -> set[Path]:
     return found - {path}
 
 
-def test_no_file_imports_itself_through_others() -> None:
+def test_there_are_no_circular_imports() -> None:
     ahead, done = {path: imported(path) for path in FILES}, set[Path]()
     assert sum(map(len, ahead.values())) > 100
     while free := {path for path in ahead.keys() - done if ahead[path] <= done}:
@@ -170,7 +170,7 @@ def test_no_file_imports_itself_through_others() -> None:
     assert ahead.keys() - done == set()
 
 
-def test_every_file_belongs_to_a_room_and_every_room_is_in_the_table() -> None:
+def test_every_package_is_in_the_table() -> None:
     assert len(FILES) > 20
     assert {
         room(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")) for name in NAMES
@@ -179,7 +179,7 @@ def test_every_file_belongs_to_a_room_and_every_room_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_module_public_class_and_public_function_says_what_it_is(name: str) -> None:
+def test_every_module_public_class_and_public_function_has_a_docstring(name: str) -> None:
     tree = ast.parse((ROOT / name).read_text())
     assert ast.get_docstring(tree)
     silent = [
@@ -193,7 +193,7 @@ def test_every_module_public_class_and_public_function_says_what_it_is(name: str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_is_read_in_one_sitting(name: str) -> None:
+def test_files_are_short(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= LONGEST
 
 
@@ -214,7 +214,7 @@ def test_tests_mirror_the_package() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_what_a_page_links_to_is_there(name: str) -> None:
+def test_links_are_valid(name: str) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text())
     ours = [link for link in links if "://" not in link]
     assert ours

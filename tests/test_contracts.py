@@ -27,7 +27,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("case", LAYERS)
-def test_layers_are_stages_or_blocks(case: str) -> None:
+def test_layers_are_the_stages_or_blocks(case: str) -> None:
     make, expected = LAYERS[case]
     encoder: Encoder = make()
     assert encoder.layers() == expected

@@ -53,7 +53,7 @@ def ranks_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("rank", "mendable"), [(1, True), (1, False), *([(0, True)] if LONG else [])])
-def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
+def test_a_failing_rank_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
     fails = ["--trainer.callbacks+=tests.test_failures.Fails", f"--trainer.callbacks.rank={rank}"]
     fails += [f"--trainer.callbacks.mendable={str(mendable).lower()}"]
     since = time.monotonic()
@@ -77,7 +77,7 @@ def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: in
         (["--data.batch_size=40"], "do not agree on the batch_size: it is 32 on rank 0 and 40 on rank 1"),
     ][: None if LONG else 1],
 )
-def test_ranks_that_were_started_differently_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
+def test_ranks_with_different_arguments_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
     port = free_port()
     first = start(2, [TINY], tmp_path, port)
     first[1].kill()  # in whose place comes another
@@ -90,9 +90,7 @@ def test_ranks_that_were_started_differently_are_refused(tmp_path: Path, second:
         assert "Traceback" not in said
 
 
-def test_a_rank_that_finds_no_checkpoint_is_refused_before_anything_is_validated(
-    tmp_path: Path, pretrained: Path
-) -> None:
+def test_a_rank_without_the_checkpoint_is_refused_before_validation(tmp_path: Path, pretrained: Path) -> None:
     port, more = free_port(), ["--trainer.max_epochs=3"]
     first = start(2, [[*TINY, *more, f"--ckpt_path={pretrained}"]], tmp_path, port)
     first[1].kill()
@@ -105,7 +103,7 @@ def test_a_rank_that_finds_no_checkpoint_is_refused_before_anything_is_validated
         assert ") on rank 0 and None on rank 1" in said
 
 
-def test_ranks_of_another_code_are_refused(tmp_path: Path) -> None:
+def test_ranks_with_different_code_are_refused(tmp_path: Path) -> None:
     copy, port = tmp_path / "copy", free_port()
     shutil.copytree(ROOT / "simmim_pl", copy / "simmim_pl", ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "simmim_pl/encoders/heads.py").open("a") as file:
@@ -120,7 +118,7 @@ def test_ranks_of_another_code_are_refused(tmp_path: Path) -> None:
         assert "do not agree on the code: it is 0.1.0-" in said
 
 
-def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -134,7 +132,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, pretrained: Path) -> None:
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, pretrained: Path) -> None:
     shutil.copytree(pretrained.parents[3], tmp_path / "runs")
     path = tmp_path / pretrained.relative_to(pretrained.parents[4])
     before = path.read_bytes()
@@ -161,7 +159,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, pretrained:
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
 )
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, error: BaseException, becomes: type) -> None:
+def test_files_are_replaced_atomically(tmp_path: Path, error: BaseException, becomes: type) -> None:
     path = tmp_path / "folder/file"
     write(path, lambda file: file.write(b"first"))
 

@@ -37,7 +37,7 @@ def finished(agents: list[Program]) -> None:
     assert codes == [0] * len(agents), logs
 
 
-def test_two_nodes_train_as_one_process(tmp_path: Path) -> None:
+def test_two_nodes_train_like_one_process(tmp_path: Path) -> None:
     args, port = [*BASE, DOUBLE, "--name=0"], free_port()
     finished([agent(port, host, [*args, "--runs=two"], tmp_path) for host in (True, False)])
     run(1, [[*args, "--runs=one"]], tmp_path)
@@ -49,7 +49,7 @@ def test_two_nodes_train_as_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.environ.get("LONG") != "1", reason="a minute, until the agent is missed: make test-long")
-def test_an_agent_that_is_killed_and_started_again_takes_the_run_to_the_same_end(tmp_path: Path) -> None:
+def test_a_killed_and_restarted_agent_finishes_the_same_run(tmp_path: Path) -> None:
     run(2, [[*LONGER, "--runs=whole"]], tmp_path)
     args, port, runs = [*LONGER, "--runs=runs", "--ckpt_path=last"], free_port(), tmp_path / "runs"
     first, second = (agent(port, host, args, tmp_path) for host in (True, False))

@@ -106,7 +106,7 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("ranks", RANKS[1:])
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("without")])
-def test_any_number_of_ranks_trains_as_one(
+def test_any_number_of_ranks_trains_like_one(
     outcome: dict[tuple[str, int], dict[str, Any]], case: str, ranks: int
 ) -> None:
     tolerance = 1e-5 if case == "single" else 1e-10
@@ -123,7 +123,7 @@ def test_any_number_of_ranks_trains_as_one(
     assert one["saved"]["lr_schedulers"] == many["saved"]["lr_schedulers"]
 
 
-def test_without_statistics_of_the_whole_batch_it_is_another_training(
+def test_without_synchronised_batchnorm_training_differs(
     outcome: dict[tuple[str, int], dict[str, Any]],
 ) -> None:
     case = "without synchronised statistics"

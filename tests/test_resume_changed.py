@@ -44,7 +44,7 @@ def logged(run: Path, metric: str) -> list[float]:
         return [float(row[metric]) for row in csv.DictReader(file) if row[metric]]
 
 
-def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
+def test_a_new_learning_rate_and_weight_decay_apply_from_the_next_step(
     cli: Cli, caplog: pytest.LogCaptureFixture
 ) -> None:
     half = cli([*RUN, *STOPS])
@@ -71,13 +71,13 @@ def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
     assert change["model.optimizer.lr"] == [0.004, 0.001]
 
 
-def test_the_online_probe_takes_another_learning_rate(cli: Cli) -> None:
+def test_a_new_learning_rate_of_the_online_probe_applies(cli: Cli) -> None:
     half = cli([*RUN, *STOPS])
     cli([*RUN, "--callbacks.online_probe.lr=0.5", "--ckpt_path=last"])
     assert last(half)["callbacks"]["OnlineProbe"]["optimizer"]["param_groups"][0]["lr"] == 0.5
 
 
-def test_the_card_tells_what_was_changed_and_when(cli: Cli) -> None:
+def test_the_card_lists_changes_with_their_steps(cli: Cli) -> None:
     run = cli([*RUN, *STOPS])
     cli([*RUN, "--model.loss.temperature=0.5", "--ckpt_path=last"])
     config = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
@@ -102,7 +102,7 @@ def callbacks(card: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_is_taken_is_said(cli: Cli, caplog: pytest.LogCaptureFixture, change: list[str], said: str) -> None:
+def test_applied_changes_are_reported(cli: Cli, caplog: pytest.LogCaptureFixture, change: list[str], said: str) -> None:
     run = cli([*RUN, *STOPS])
     unchanged = logged(run, "train/loss")
     cli([*RUN, *change, "--ckpt_path=last"])
@@ -129,7 +129,7 @@ def test_what_is_taken_is_said(cli: Cli, caplog: pytest.LogCaptureFixture, chang
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_taken_is_refused_and_nothing_is_touched(
+def test_incompatible_changes_are_refused_without_side_effects(
     cli: Cli, pretrained: Path, capfd: pytest.CaptureFixture, tmp_path: Path, change: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -148,12 +148,12 @@ def test_what_cannot_be_taken_is_refused_and_nothing_is_touched(
         ("data.source.source", {"class_path": "simmim_pl.data.CIFAR10"}, {"class_path": "simmim_pl.data.CIFAR100"}),
     ],
 )
-def test_what_stands_for_test_stays_so(change: Any) -> None:
+def test_the_held_out_test_images_cannot_change(change: Any) -> None:
     with pytest.raises(InputError, match=f"{change[0]} is .* in the checkpoint and .* now, and"):
         require_allowed_changes([change])
 
 
-def test_a_run_goes_on_in_its_own_precision_whatever_the_processor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_its_precision(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     unsaid = [arg for arg in RUN if "precision" not in arg]
     monkeypatch.setattr("simmim_pl.runtime.precision.bfloat16_in_hardware", lambda device: False)
     run = cli([*unsaid, *STOPS])
@@ -168,7 +168,7 @@ def made(lr: float, decay: float, steps: int) -> tuple[torch.optim.Optimizer, La
     return optimizer, LambdaLR(optimizer, partial(warmup_cosine, warmup=3, steps=steps)), configured
 
 
-def test_without_a_change_a_restored_optimizer_stays_as_it_is_to_the_bit() -> None:
+def test_an_unchanged_restored_optimizer_is_bit_identical() -> None:
     optimizer, schedule, before = made(0.3, 0.1, 30)
     for _ in range(7):
         optimizer.step()
@@ -182,7 +182,7 @@ def test_without_a_change_a_restored_optimizer_stays_as_it_is_to_the_bit() -> No
     assert schedule_again.state_dict() == schedule.state_dict()
 
 
-def test_changes_name_keys_as_the_command_line_does() -> None:
+def test_changes_use_the_command_lines_keys() -> None:
     before = {"a": {"class_path": "x.A", "init_args": {"b": 1, "c": [1, 2]}}, "name": "one", "list": [1]}
     now = {"a": {"class_path": "x.A", "init_args": {"b": 2, "c": [1, 2]}}, "name": "two", "list": [1, 2]}
     assert list(config_changes(before, now)) == [("a.b", 1, 2), ("list", [1], [1, 2])]

@@ -210,7 +210,7 @@ ASK: list[Callable[[Tensor], Any]] = [
 ]
 
 
-def test_a_step_that_waits_is_found(tmp_path: Path) -> None:
+def test_a_step_that_synchronises_is_detected(tmp_path: Path) -> None:
     class Asks(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
             for ask in ASK:
@@ -221,7 +221,7 @@ def test_a_step_that_waits_is_found(tmp_path: Path) -> None:
     fit(tmp_path, method(), Asks())
 
 
-def test_features_of_a_split_are_extracted_without_a_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feature_extraction_does_not_synchronise_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to where they are compared, when all have been computed."""
 
     def compare(*_: Any, **__: Any) -> None:

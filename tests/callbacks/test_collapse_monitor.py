@@ -60,7 +60,7 @@ def titles(run: Run) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:Complete collapse")
-def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> None:
+def test_the_alert_is_sent_once_at_the_second_bad_validation_in_a_row(sent: Run) -> None:
     alarm, ill = CollapseMonitor(), HEALTHY | {"representation/std": 0.0}
     validated(alarm, ill, HEALTHY, ill)
     assert titles(sent) == []
@@ -70,7 +70,7 @@ def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> N
 
 
 @pytest.mark.filterwarnings("ignore:Not learning")
-def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(sent: Run) -> None:
+def test_a_run_that_learns_nothing_gets_one_alert_and_a_learning_run_none(sent: Run) -> None:
     alarm = CollapseMonitor()
     validated(alarm, NOTHING)
     assert sent.summary["verdict"] == "too early to tell"
@@ -84,7 +84,7 @@ def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(se
 
 
 @pytest.mark.filterwarnings("ignore:Dimensional collapse")
-def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
+def test_a_resumed_run_does_not_repeat_alerts(sent: Run) -> None:
     ill, before = HEALTHY | {"representation/directions": 1.2}, CollapseMonitor()
     for expected in ([], ["dimensional collapse"], ["dimensional collapse"]):
         alarm = CollapseMonitor()
@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
         before = alarm
 
 
-def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
+def test_the_alert_goes_to_the_console_and_wandb(sent: Run) -> None:
     trainer = Trainer(logger=False, accelerator="cpu")
     with pytest.warns(UserWarning, match="Saturation at step 40: too easy"):
         CollapseMonitor().alert(trainer, "saturation at step 40", "too easy")
@@ -102,9 +102,7 @@ def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
 
 
 @pytest.mark.parametrize("measured", ["", "val/knn", "representation/std"])
-def test_it_says_nothing_of_a_run_that_measured_nothing(
-    sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str
-) -> None:
+def test_a_run_without_metrics_gets_no_verdict(sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str) -> None:
     said: list[str] = []
     monkeypatch.setattr("simmim_pl.callbacks.collapse_monitor.rank_zero_info", said.append)
     metrics = {"val/some": torch.tensor(0.5)} | ({measured: torch.tensor(0.5)} if measured else {})
@@ -120,7 +118,9 @@ def test_it_says_nothing_of_a_run_that_measured_nothing(
 
 
 @pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
-def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+def test_the_monitor_and_the_report_agree(
+    cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
     evaluated: list[list[dict[str, float]]] = []
     monkeypatch.setattr(
         "simmim_pl.callbacks.collapse_monitor.verdict", lambda found: evaluated.append([*found]) or verdict(found)
@@ -162,7 +162,7 @@ COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, r
     ],
     ids=["no negatives", "huge temperature", "lr × 100", "lr 1e-9", "unchanged colours", "healthy"],
 )
-def test_runs_that_fail_are_named_and_a_healthy_one_is_not(cli: Cli, change: list[str], named: set[str]) -> None:
+def test_failing_runs_are_detected_and_a_healthy_run_is_not(cli: Cli, change: list[str], named: set[str]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         state = load_run(cli([*SHORT, *change])).verdict().state

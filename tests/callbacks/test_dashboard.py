@@ -75,7 +75,7 @@ def cell(grid: Tensor, row: int, column: int, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("number", "rows", "shown"), [(2, 3, 3), (4, 8, 8), (3, 100, 8)])
-def test_the_picture_is_the_first_batch_one_image_a_row_one_view_a_column(
+def test_the_picture_shows_the_first_batch_with_images_as_rows_and_views_as_columns(
     tmp_path: Path, number: int, rows: int, shown: int
 ) -> None:
     module = fit(tmp_path, Dashboard(images=rows), views=ContrastiveViews(size=12, views=number), max_epochs=2)
@@ -127,7 +127,7 @@ def picture(run: Path, entry: dict[str, Any]) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
+def test_observations_are_in_wandb_files(offline: Path) -> None:
     found, last = shown(offline), observed(offline)
     for name in ("positive", "negative"):
         histograms = found[f"representation/{name}"]
@@ -147,7 +147,7 @@ def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
     assert views.std() > 20
 
 
-def test_every_picture_of_the_shipped_layout_is_logged(offline: Path) -> None:
+def test_every_picture_of_the_default_layout_is_logged(offline: Path) -> None:
     layout = yaml.safe_load((CONFIGS / "workspace.yaml").read_text())
     panels = [panel for section in layout["sections"] for panel in section["panels"]]
     kinds = {"media": "image-file", "histogram": "histogram"}
@@ -177,7 +177,7 @@ def test_the_checkpoint_is_an_artifact(offline: Path) -> None:
     assert kept.samefile(offline / "checkpoints/last.ckpt")
 
 
-def test_a_file_system_without_links_is_no_error(
+def test_a_file_system_without_links_is_supported(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:
@@ -190,12 +190,12 @@ def test_a_file_system_without_links_is_no_error(
     assert [record for record in records(run) if record.WhichOneof("record_type") == "artifact"]
 
 
-def test_a_trial_run_leaves_nothing(cli: Callable[[list[Any]], Path]) -> None:
+def test_a_fast_dev_run_writes_nothing(cli: Callable[[list[Any]], Path]) -> None:
     cli([*TINY, "--trainer.fast_dev_run=true"])
     assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
 
 
-def test_a_picture_that_fails_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_picture_does_not_stop_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(found: Any) -> None:
         raise ValueError("odd")
 
@@ -206,7 +206,7 @@ def test_a_picture_that_fails_costs_itself_only(tmp_path: Path, monkeypatch: pyt
         fit(tmp_path, Dashboard(checkpoint=False), views=None)
 
 
-def test_of_many_classes_there_is_no_matrix() -> None:
+def test_many_classes_give_no_confusion_matrix() -> None:
     def card(classes: int) -> dict[str, Any]:
         names = {str(i): 0.5 for i in range(classes)}
         result = {"data": "a", "task": "b", "variant": "", "encoder": "c", "metrics": {}, "per_class": names}
@@ -225,7 +225,7 @@ def test_without_checkpoints_there_is_no_artifact(
 
 
 @pytest.mark.parametrize(("share", "epochs", "times"), [(1000, 3, 3), (0, 3, 1)])
-def test_pictures_come_as_often_as_their_share_allows(
+def test_pictures_are_logged_within_their_time_budget(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, share: float, epochs: int, times: int
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -107,7 +107,7 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     assert plain.state_dict().keys() == after.keys()  # the probe is not in the method's checkpoint
 
 
-def test_the_random_numbers_of_the_run_are_left_alone(tmp_path: Path) -> None:
+def test_the_random_state_of_the_run_is_unchanged(tmp_path: Path) -> None:
     drawn = []
     for callbacks in ([], [OnlineProbe()]):
         fit(tmp_path, *callbacks)
@@ -140,7 +140,7 @@ def neighbours(module: Contrastive, images: ImageDataModule, k: int, temperature
     return found
 
 
-def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Path) -> None:
+def test_logged_metrics_equal_scikit_learn(tmp_path: Path) -> None:
     module, online = method(), OnlineProbe(lr=0.05, k=7, temperature=0.2)
     trainer = fit(tmp_path, online, module=module)
     images = trainer.datamodule
@@ -157,7 +157,7 @@ def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Pat
     )
 
 
-def test_the_untrained_encoder_is_evaluated_by_the_same_neighbours(tmp_path: Path) -> None:
+def test_the_untrained_encoder_is_evaluated_by_the_same_knn(tmp_path: Path) -> None:
     """One that is never trained stays as good as it was, but for what BatchNorm goes on to learn."""
     found = []
     for momentum in (0.0, 0.1):
@@ -181,7 +181,7 @@ def test_the_untrained_encoder_is_evaluated_by_the_same_neighbours(tmp_path: Pat
     assert found == pytest.approx([expected] * 2, abs=1e-6)
 
 
-def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_path: Path) -> None:
+def test_the_knn_bank_has_clean_training_images_and_no_validation_images(tmp_path: Path) -> None:
     module, online = method(), OnlineProbe()
     trainer = fit(tmp_path, online, module=module)
     module.eval()
@@ -195,7 +195,7 @@ def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_pa
     assert not set(index.tolist()) & set(splits["validation"].indices)
 
 
-def test_a_set_without_labels_trains_and_logs_no_metrics(tmp_path: Path) -> None:
+def test_an_unlabelled_set_trains_and_logs_no_metrics(tmp_path: Path) -> None:
     online = OnlineProbe()
     trainer = fit(tmp_path, online, source=Unlabelled())
     assert trainer.global_step == 10
@@ -212,7 +212,7 @@ def test_the_sanity_check_logs_nothing(tmp_path: Path) -> None:
     assert set(trainer.callback_metrics) >= METRICS
 
 
-def test_a_resumed_probe_is_the_one_that_was_saved_and_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_probe_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     class Start(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
             (online,) = (part for part in trainer.callbacks if isinstance(part, OnlineProbe))

@@ -43,7 +43,7 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     assert all(torch.equal(tensor, after[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_what_is_logged_is_what_the_references_find(tmp_path: Path) -> None:
+def test_logged_metrics_equal_the_references(tmp_path: Path) -> None:
     module, watch = method(), Representation(images=30)
     trainer = fit(tmp_path, watch, module=module)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -73,7 +73,7 @@ def test_what_is_logged_is_what_the_references_find(tmp_path: Path) -> None:
     assert len(watch.found["singular"]) == features.shape[1]
 
 
-def test_the_network_before_training_is_measured_like_the_one_after(tmp_path: Path) -> None:
+def test_the_untrained_network_is_measured_in_the_same_way(tmp_path: Path) -> None:
     """Nothing learns here, so that both are the same, once BatchNorm has the statistics of the same views."""
     module = method()
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
@@ -124,16 +124,16 @@ def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
     assert seen[0] == seen[1]
 
 
-def test_labels_are_not_asked_for(tmp_path: Path) -> None:
+def test_labels_are_not_required(tmp_path: Path) -> None:
     assert set(fit(tmp_path, Representation(images=20), source=Unlabelled()).callback_metrics) >= LOGGED
 
 
-def test_of_too_few_images_nothing_is_said(tmp_path: Path) -> None:
+def test_too_few_images_give_no_metrics(tmp_path: Path) -> None:
     trainer = fit(tmp_path, Representation(images=3))
     assert not LOGGED & set(trainer.callback_metrics)
 
 
-def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
+def test_two_ranks_give_the_results_of_one_process(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.validation=40"]
     found = []
     for ranks in (1, 2):

@@ -49,7 +49,7 @@ def method(kind: type[FastCNN] = FastCNN) -> Contrastive:
 
 
 @pytest.mark.parametrize("kind", [FastCNN, Dropping])
-def test_nothing_of_the_run_changes(tmp_path: Path, kind: type[FastCNN]) -> None:
+def test_the_run_is_unchanged(tmp_path: Path, kind: type[FastCNN]) -> None:
     watch = Watch()
     fit(tmp_path, watch, module=method(kind))
     assert watch.before.keys() == watch.after.keys()
@@ -64,7 +64,7 @@ def test_nothing_of_the_run_changes(tmp_path: Path, kind: type[FastCNN]) -> None
     ("options", "batches"),
     [({}, 3), ({"limit_val_batches": 2}, 2), ({"limit_val_batches": 0}, 0), ({"check_val_every_n_epoch": 2}, 3)],
 )
-def test_it_sees_the_images_that_validation_will_see(tmp_path: Path, options: dict[str, Any], batches: int) -> None:
+def test_it_uses_the_validation_images(tmp_path: Path, options: dict[str, Any], batches: int) -> None:
     watch = Watch()
     fit(tmp_path, watch, module=method(), **options)
     assert [number for *_, number in watch.steps] == list(range(batches))
@@ -73,7 +73,7 @@ def test_it_sees_the_images_that_validation_will_see(tmp_path: Path, options: di
     assert all(len(outputs["features"]) == len(index) for outputs, index, _ in watch.steps)
 
 
-def test_batch_norm_has_the_statistics_of_the_first_batch(tmp_path: Path) -> None:
+def test_batchnorm_uses_the_statistics_of_the_first_batch(tmp_path: Path) -> None:
     watch, module, fresh = Watch(), method(), method()
     trainer = fit(tmp_path, watch, module=module)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]

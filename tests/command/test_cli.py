@@ -72,7 +72,7 @@ def test_a_run_directory_holds_config_checkpoints_metrics_and_views(cli: Cli) ->
     assert {"val/knn", "val/probe"} <= names
 
 
-def test_a_second_run_neither_fails_on_the_first_nor_changes_it(cli: Cli) -> None:
+def test_a_second_run_does_not_touch_the_first(cli: Cli) -> None:
     first = cli(TINY)
     before = content(first)
     second = cli(TINY)
@@ -80,7 +80,7 @@ def test_a_second_run_neither_fails_on_the_first_nor_changes_it(cli: Cli) -> Non
     assert content(first) == before
 
 
-def test_the_config_that_was_saved_repeats_the_run(cli: Cli) -> None:
+def test_the_saved_config_reproduces_the_run(cli: Cli) -> None:
     first = cli(TINY)
     second = cli(["fit", "--config", first / "config.yaml"])
     losses = [[row["train/loss"] for row in rows(run) if row["train/loss"]] for run in (first, second)]
@@ -103,7 +103,7 @@ def test_wandb_runs_offline_without_a_key_and_gets_the_nested_config_once(
     assert list(run.glob("wandb/offline-run-*/files/media/images/data/views*.png"))
 
 
-def test_the_api_key_is_written_nowhere(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_api_key_is_never_written(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     (tmp_path / ".env").write_text(f"WANDB_API_KEY={KEY}\n")
@@ -113,7 +113,7 @@ def test_the_api_key_is_written_nowhere(cli: Cli, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("WANDB_API_KEY")
 
 
-def test_dotenv_sets_what_the_environment_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dotenv_sets_variables_missing_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_PROJECT", "from the environment")
     for name in ("WANDB_ENTITY", "SIMMIM_DATA_DIR", "WANDB_MODE"):
@@ -127,7 +127,7 @@ def test_dotenv_sets_what_the_environment_does_not(monkeypatch: pytest.MonkeyPat
     assert "WANDB_MODE" not in os.environ
 
 
-def test_a_dotenv_that_is_no_text_is_one_sentence(
+def test_a_binary_dotenv_is_a_one_line_error(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -135,7 +135,7 @@ def test_a_dotenv_that_is_no_text_is_one_sentence(
     assert "/.env cannot be read ('utf-8' codec" in refusal(TINY)
 
 
-def test_untrained_is_refused_where_it_means_nothing(
+def test_untrained_is_refused_where_it_has_no_effect(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     pretrained: Path,
 ) -> None:
@@ -166,7 +166,7 @@ class Rows(LightningDataModule):
         return torch.utils.data.DataLoader([{"image": torch.ones(3, 8, 3, dtype=torch.uint8)}] * 12, 4)
 
 
-def test_classes_without_arguments_are_trained_and_go_on(cli: Cli) -> None:
+def test_classes_without_arguments_train_and_resume(cli: Cli) -> None:
     line = [
         "fit",
         *(f"--{part}=tests.command.test_cli.{name}" for part, name in (("model", "Plain"), ("data", "Rows"))),
@@ -178,7 +178,7 @@ def test_classes_without_arguments_are_trained_and_go_on(cli: Cli) -> None:
     assert (saved["global_step"], saved["lr_schedulers"]) == (6, [])
 
 
-def test_the_env_example_names_every_variable_that_is_read() -> None:
+def test_the_env_example_lists_every_variable() -> None:
     text = (CONFIGS.parent / ".env.example").read_text()
     for name in ("WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE", "SIMMIM_DATA_DIR"):
         assert f"\n{name}=" in text
@@ -215,7 +215,7 @@ class StopAfterOne(Callback):
         trainer.should_stop = True
 
 
-def test_linear_and_knn_evaluate_a_checkpoint_beside_its_baselines(
+def test_linear_and_knn_evaluate_a_checkpoint_and_its_baselines(
     cli: Cli, pretrained: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for name, task in (("linear", "LinearProbe"), ("knn", "KNN")):
@@ -275,7 +275,7 @@ def test_mixed_precision_and_accumulation_run(cli: Cli, caplog: pytest.LogCaptur
     assert "Effective batch 64" in caplog.text
 
 
-def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_path: Path) -> None:
+def test_two_processes_share_a_run_directory_and_train_the_same_weights(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp"]
     process = Program("simmim_pl", args, tmp_path, environment(WANDB_MODE="offline"))
     said = "".join(process.communicate(120))
@@ -323,7 +323,7 @@ def test_help_explains_every_argument_of_every_class(
         assert len(described) > 3, f"{name}: nothing says what --{option} is"
 
 
-def test_without_a_logger_nothing_is_written_beside_the_runs_folder(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_logger_nothing_is_written_outside_the_runs_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine")
     run = cli([*TINY, "--trainer.logger=false", "--callbacks.enabled=false"])
     assert set(content(tmp_path)) - {run / "config.yaml", run / ".lock"} == {tmp_path / "config.yaml"}

@@ -37,7 +37,7 @@ class Seedless:
         (Namespace(class_path=f"{__name__}.Others", init_args=Namespace(seed=0)), None),
     ],
 )
-def test_a_seed_that_somebody_gave_is_told_from_a_default(data: Any, becomes: int | None) -> None:
+def test_a_given_data_seed_is_distinguished_from_the_default(data: Any, becomes: int | None) -> None:
     if becomes is not None:
         assert data_seed(3, data) == becomes
     else:

@@ -55,7 +55,7 @@ def alone(args: list[str], folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", LOGGERS)
-def test_with_every_logger_a_run_keeps_to_its_directory(cli: Cli, tmp_path: Path, kind: str) -> None:
+def test_a_run_writes_only_to_its_directory_with_every_logger(cli: Cli, tmp_path: Path, kind: str) -> None:
     args = [*ONE, *LOGGERS[kind], "--trainer.log_every_n_steps=1"]
     (tmp_path / "mine").mkdir()
     made = {alone(args, tmp_path)} if kind == "wandb" else {cli(args), cli(args)}
@@ -68,16 +68,14 @@ def test_with_every_logger_a_run_keeps_to_its_directory(cli: Cli, tmp_path: Path
     assert bool(files(tmp_path / "mine")) == (kind in ("csv", "wandb"))
 
 
-def test_a_run_without_loggers_goes_on_too(cli: Cli) -> None:
+def test_a_run_without_loggers_resumes(cli: Cli) -> None:
     first = cli([*ONE, "--trainer.logger=false"])
     again = cli([*TINY, "--trainer.logger=false", "--trainer.max_steps=2", "--ckpt_path=last"])
     assert again == first
     assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_a_directory_at_work_is_left_alone(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
+def test_a_directory_in_use_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(run_directory, "PATIENCE", 0.2)
     run = cli(ONE)
     other = RunDirectory(run)
@@ -90,7 +88,7 @@ def test_a_directory_at_work_is_left_alone(
     assert cli([*TINY, "--ckpt_path=last"]) == run
 
 
-def test_a_dead_process_keeps_no_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_dead_process_releases_its_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(run_directory, "PATIENCE", 5.0)
     code = f"""
 import time
@@ -117,7 +115,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("asked", "more"), [("is_dir", []), ("glob", ["--ckpt_path=last"])])
-def test_a_folder_that_cannot_be_looked_into_is_one_sentence(
+def test_an_unreadable_folder_is_a_one_line_error(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, asked: str, more: list[str]
 ) -> None:
     usual = getattr(Path, asked)
@@ -140,7 +138,7 @@ def test_a_name_cannot_leave_the_runs_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "weak views", "lr=0.1,width=2", "group/run"])
-def test_other_names_can_be_taken(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     require_valid_name(name)
 
 
@@ -160,7 +158,7 @@ def test_the_command_line_checks_the_name(cli: Cli, capfd: pytest.CaptureFixture
     ],
     ids=lambda mistake: mistake[0].removeprefix("--"),
 )
-def test_a_mistake_found_before_training_leaves_nothing(
+def test_an_error_before_training_leaves_no_files(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path, mistake: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -168,7 +166,7 @@ def test_a_mistake_found_before_training_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_environment_that_wandb_refuses_leaves_nothing(
+def test_an_environment_that_wandb_refuses_leaves_no_files(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "nonsense")
@@ -177,7 +175,7 @@ def test_an_environment_that_wandb_refuses_leaves_nothing(
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_random_weights_are_evaluated_only_when_that_is_meant(
+def test_random_weights_are_evaluated_only_with_untrained(
     cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path, verb: str
 ) -> None:
     sentence = refused(cli, [verb, *TINY[1:]], capfd)
@@ -185,12 +183,12 @@ def test_random_weights_are_evaluated_only_when_that_is_meant(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_random_weights_are_embedded_when_that_is_said(cli: Cli, capfd: pytest.CaptureFixture) -> None:
+def test_random_weights_are_embedded_with_untrained(cli: Cli, capfd: pytest.CaptureFixture) -> None:
     assert "embeddings.parquet" in files(cli(["predict", *TINY[1:], "--untrained=true"]))
     assert "--untrained is for" in refused(cli, [*TINY, "--untrained=true"], capfd)
 
 
-def test_the_saved_config_of_a_run_that_went_on_repeats_the_whole_run(cli: Cli) -> None:
+def test_the_saved_config_of_a_resumed_run_reproduces_the_whole_run(cli: Cli) -> None:
     first = cli(ONE)
     assert cli([*TINY, "--trainer.max_steps=2", "--ckpt_path=last"]) == first
     config = yaml.safe_load((first / "config.yaml").read_text())
@@ -200,6 +198,6 @@ def test_the_saved_config_of_a_run_that_went_on_repeats_the_whole_run(cli: Cli) 
     assert torch.load(again / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_every_config_has_a_name_within_the_runs_folder() -> None:
+def test_every_config_has_a_valid_run_name() -> None:
     for path in [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("evaluate/*.yaml")]:
         require_valid_name(str((yaml.safe_load(path.read_text()) or {}).get("name", "run")))

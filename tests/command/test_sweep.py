@@ -86,9 +86,7 @@ def rows(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][2:]
 
 
-def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_default_sweep_trains_and_resumes_a_stopped_run(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     parameters = {key: {"values": entry["values"][:1]} for key, entry in SHIPPED["parameters"].items()}
     parameters["model.loss.temperature"] = SHIPPED["parameters"]["model.loss.temperature"]
     command = ["${env}", "${interpreter}", "-m", "${program}", *TINY, "${args}"]
@@ -131,9 +129,7 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
     assert rows(again) == rows(printed)
 
 
-def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_is_reported_and_only_it_is_retried(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert code([write()]) == 1
     out, err = capfd.readouterr()
     folders = {path.parts[-3][2]: str(path.parent.relative_to(here)) for path in here.glob("runs/*/*/metrics.csv")}
@@ -155,9 +151,7 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
 
 
 @pytest.mark.drawn
-def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_finished_runs_are_evaluated_and_shown_in_table_and_page(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write(evaluate=["${interpreter}", "stub.py"], parameters={"a.x": {"values": [1, 3]}, "y": {"value": "z"}})
     assert code([path]) == 1
     out, err = capfd.readouterr()
@@ -183,7 +177,7 @@ def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
     assert set(here.glob("runs/*/*/metrics.csv")) == trained
 
 
-def test_a_dry_run_prints_what_evaluates_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_evaluation_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(evaluate=["${interpreter}", "-m", "${program}", "validate"], program="own")
     assert code([path, "--dry-run"]) == 0
     train, evaluate = capsys.readouterr().out.splitlines()[:2]
@@ -194,7 +188,7 @@ def test_a_dry_run_prints_what_evaluates_too(here: Path, capsys: pytest.CaptureF
     ]
 
 
-def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
+def test_a_run_that_dies_by_a_signal_has_failed_and_the_others_run(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert code([write(parameters={"a.x": {"values": ["killed", 1]}})]) == 1
@@ -204,9 +198,7 @@ def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
 
 
 @pytest.mark.parametrize("told", [-15, 143, -2, 130, -1, 129, -10, 138, -9, 137, -11, 255, 3])
-def test_the_sweep_stops_only_where_somebody_has_stopped_the_run(
-    here: Path, monkeypatch: pytest.MonkeyPatch, told: int
-) -> None:
+def test_the_sweep_stops_only_if_a_user_stopped_the_run(here: Path, monkeypatch: pytest.MonkeyPatch, told: int) -> None:
     monkeypatch.setattr(sweep, "run_command", lambda command: told)
     assert code([write()]) == (1 if told in (-9, 137, -11, 255, 3) else 130)
 
@@ -218,7 +210,7 @@ def test_the_sweep_stops_only_where_somebody_has_stopped_the_run(
         (SystemExit, [None, "terminate", None]),
     ],
 )
-def test_after_ctrl_c_a_run_has_time_to_end_by_itself(
+def test_after_ctrl_c_the_run_may_end_by_itself(
     here: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException], calls: list[Any]
 ) -> None:
     seen: list[Any] = []
@@ -238,7 +230,7 @@ def test_after_ctrl_c_a_run_has_time_to_end_by_itself(
     assert seen == calls
 
 
-def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_not(here: Path) -> None:
+def test_all_equally_good_runs_are_marked_and_runs_without_a_score_are_not(here: Path) -> None:
     known = sweep_config.load_sweep_config(write())
     for values, scores in zip(known.combinations, ("0.5", "nan", "0.5"), strict=True):
         folder = here / "runs" / sweep_config.run_name(known, values)
@@ -263,7 +255,7 @@ def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_no
     assert [row[0] for row in table()] == ["", "", ""]
 
 
-def test_another_command_or_value_is_another_run(here: Path) -> None:
+def test_a_changed_command_or_value_is_a_new_run(here: Path) -> None:
     known = sweep_config.load_sweep_config(write())
     other = sweep_config.load_sweep_config(write(command=["python", "stub.py", "--trainer.max_epochs=2", "${args}"]))
     names = [sweep_config.run_name(sweep_, values) for sweep_ in (known, other) for values in sweep_.combinations]
@@ -275,7 +267,7 @@ def test_another_command_or_value_is_another_run(here: Path) -> None:
     assert not [name for name in names if "/" in name or " " in name or len(name) > 100]
 
 
-def test_who_is_stopped_stops_the_run_and_waits_for_it(here: Path) -> None:
+def test_stopping_the_sweep_stops_the_run_and_waits_for_it(here: Path) -> None:
     command = [sys.executable, "-m", "simmim_pl.sweep", write(parameters={"a.x": {"values": ["slow", 1]}})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 30
@@ -289,7 +281,7 @@ def test_who_is_stopped_stops_the_run_and_waits_for_it(here: Path) -> None:
     assert "[2/2]" not in out
 
 
-def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
+def test_a_dry_run_prints_the_commands_of_wandbs_agent(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORD", "a word")
@@ -335,7 +327,7 @@ def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
         ({"early_terminate": {"type": "hyperband"}}, "sweep.yaml has the unknown key early_terminate"),
     ],
 )
-def test_a_bad_sweep_is_one_sentence(
+def test_an_invalid_sweep_is_a_one_line_error(
     here: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], says: str
 ) -> None:
     assert code([write(**changed)]) == 2
@@ -345,7 +337,7 @@ def test_a_bad_sweep_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_a_file_that_is_none_or_no_yaml_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_or_invalid_yaml_is_a_one_line_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.yaml").write_text("a: [1,")
     for path, says in (("none.yaml", "none.yaml cannot be read"), ("bad.yaml", "bad.yaml is not YAML")):
         assert code([path]) == 2
@@ -354,7 +346,7 @@ def test_a_file_that_is_none_or_no_yaml_is_one_sentence(here: Path, capsys: pyte
         assert error.count("\n") == 1
 
 
-def test_under_an_agent_a_run_has_the_agents_id_and_the_sweep_keeps_it(
+def test_under_a_wandb_agent_a_run_has_the_agents_id(
     cli: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # As the agent does: ids, project and the values in the environment. Nobody is logged in.
@@ -381,7 +373,7 @@ def test_under_an_agent_a_run_has_the_agents_id_and_the_sweep_keeps_it(
     assert asked["project"] is asked["id"] is None  # of any other word W&B warns
 
 
-def test_without_an_agent_an_id_in_the_environment_is_no_runs(
+def test_without_an_agent_a_run_id_in_the_environment_is_ignored(
     cli: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "agent1")
@@ -389,7 +381,7 @@ def test_without_an_agent_an_id_in_the_environment_is_no_runs(
     assert cli([*TINY, "--trainer.max_epochs=1"]).name != "agent1"
 
 
-def test_a_full_disk_is_one_sentence(
+def test_a_full_disk_is_a_one_line_error(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(path: Path, *_: Any) -> None:

@@ -73,7 +73,7 @@ def described(panel: dict[str, Any]) -> dict[str, Any]:
     raise AssertionError(panel["viewType"])
 
 
-def test_the_shipped_layout_is_saved_whole(sent: Sent, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_layout_is_saved(sent: Sent, capsys: pytest.CaptureFixture[str]) -> None:
     workspace.main([str(CONFIGS / "workspace.yaml"), "--entity=me", "--project=mine"])
     assert capsys.readouterr().out == "https://wandb.ai/me/mine?nw=abc\n"
     (view,) = sent
@@ -88,7 +88,7 @@ def test_the_shipped_layout_is_saved_whole(sent: Sent, capsys: pytest.CaptureFix
     assert [section["name"] for section in saved] == ["Evaluation", "Representation", "Optimisation", "Data"]
 
 
-def test_every_curve_of_the_shipped_layout_is_logged(pretrained: Path) -> None:
+def test_every_curve_of_the_default_layout_is_logged(pretrained: Path) -> None:
     header = (pretrained.parents[1] / "metrics.csv").read_text().splitlines()[0].split(",")
     panels = [panel for section in SHIPPED["sections"] for panel in section["panels"]]
     curves = [key for panel in panels for key in panel.get("lines", [])]
@@ -104,7 +104,7 @@ def test_entity_and_project_come_from_dotenv(sent: Sent) -> None:
     assert (sent[0]["entityName"], sent[0]["projectName"]) == ("us", "ours")
 
 
-def test_without_an_account_one_sentence_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_account_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb_workspaces")
     error = refusal(SHIPPED, capsys)
     assert "W&B did not save the view (No API key configured" in error
@@ -115,7 +115,7 @@ def test_without_an_account_one_sentence_says_so(capsys: pytest.CaptureFixture[s
     assert "add --entity" in capsys.readouterr().err
 
 
-def test_a_dotenv_that_is_no_text_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_binary_dotenv_is_a_one_line_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"WANDB_ENTITY=\xff\n")
     with pytest.raises(SystemExit) as exit_:
         workspace.main([str(CONFIGS / "workspace.yaml")])
@@ -123,7 +123,7 @@ def test_a_dotenv_that_is_no_text_is_one_sentence(capsys: pytest.CaptureFixture[
     assert f"error: {tmp_path}/.env cannot be read ('utf-8' codec" in capsys.readouterr().err
 
 
-def test_without_the_extra_the_sentence_says_how_to_install_it(
+def test_without_the_extra_the_error_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
@@ -148,7 +148,7 @@ PANEL = {"title": "Loss", "lines": ["train/loss"]}
         ),
     ],
 )
-def test_a_bad_layout_is_one_sentence(capsys: pytest.CaptureFixture[str], spec: Any, says: str) -> None:
+def test_an_invalid_layout_is_a_one_line_error(capsys: pytest.CaptureFixture[str], spec: Any, says: str) -> None:
     assert says in refusal(spec, capsys)
 
 
@@ -166,6 +166,6 @@ def test_a_bad_layout_is_one_sentence(capsys: pytest.CaptureFixture[str], spec: 
         ({"title": "Results", "table": "evaluation/results"}, "has the unknown key title: it may have table."),
     ],
 )
-def test_a_bad_panel_is_one_sentence(capsys: pytest.CaptureFixture[str], panel: Any, says: str) -> None:
+def test_an_invalid_panel_is_a_one_line_error(capsys: pytest.CaptureFixture[str], panel: Any, says: str) -> None:
     spec = {"name": "a", "sections": [{"name": "S", "panels": [panel]}]}
     assert says in refusal(spec, capsys)

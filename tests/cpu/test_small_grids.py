@@ -68,7 +68,7 @@ def test_output_and_gradients_equal_torchs(layer: Any, widest: int) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(layers(), st.sampled_from([0, 10]))
-def test_torch_finds_no_fault_with_the_operations(layer: Any, widest: int) -> None:
+def test_the_operators_pass_torchs_opcheck(layer: Any, widest: int) -> None:
     x, weight, *geometry = layer
     with up_to(widest):
         torch.library.opcheck(convolution, (x, weight, *geometry))
@@ -79,13 +79,13 @@ def test_torch_finds_no_fault_with_the_operations(layer: Any, widest: int) -> No
         torch.library.opcheck(page.convolution_grad_weight, known)
 
 
-def test_few_channels_make_products_slow() -> None:
+def test_few_channels_use_torchs_convolution() -> None:
     weights = [torch.empty(channels, channels, 3, 3) for channels in (32, 128, 256, 2048)]
     sizes = [(max_grid(weight), max_grid_of_weight_gradient(weight)) for weight in weights]
     assert sizes == [(0, 1), (2, 4), (4, 8), (4, 8)]
 
 
-def test_no_product_holds_padding() -> None:
+def test_products_contain_no_padding() -> None:
     inside = sum(0 <= y + j < 4 and 0 <= z + k < 4 for y, z, j, k in product(range(4), range(4), *[(-1, 0, 1)] * 2))
     with FlopCounterMode(display=False) as counter:
         page.convolve(torch.randn(8, 3, 4, 4), torch.randn(3, 3, 3, 5), (1, 1), (1, 1))
@@ -121,7 +121,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("size", [16, 20, 32])
-def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> None:
+def test_a_network_learns_the_same_with_small_grid_products(taken: list[Any], size: int) -> None:
     torch.manual_seed(0)
     plain = FastCNN(32).to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
@@ -133,7 +133,7 @@ def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> Non
     assert ours < 1.1 * theirs  # no further from float32's than torch's bfloat16 is
 
 
-def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken: list[Any]) -> None:
+def test_only_small_grids_trained_in_bfloat16_use_products(taken: list[Any]) -> None:
     with up_to(5):
         layer, small = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), (10, 10)
         convert_small_grids(layer)
@@ -151,7 +151,7 @@ def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken:
         assert taken == [small, small]
 
 
-def test_layers_of_another_kind_are_left_alone() -> None:
+def test_other_layers_are_not_converted() -> None:
     layers = nn.ModuleList(
         [
             nn.Conv2d(4, 4, 3),  # has a bias

@@ -29,7 +29,7 @@ class Stranger(Views):
         (Stranger(), Stranger()),
     ],
 )
-def test_final_views_that_can_be_taken(views: Views | None, final: Views | None) -> None:
+def test_valid_final_views(views: Views | None, final: Views | None) -> None:
     check(views, final)
 
 
@@ -41,6 +41,6 @@ def test_final_views_that_can_be_taken(views: Views | None, final: Views | None)
         (CropFlip(20), "set --data.final_views simmim_pl.views.ContrastiveViews, or null"),
     ],
 )
-def test_final_views_that_are_refused(final: Views, says: str) -> None:
+def test_invalid_final_views_are_refused(final: Views, says: str) -> None:
     with pytest.raises(InputError, match=says):
         check(ContrastiveViews(16), final)

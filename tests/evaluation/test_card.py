@@ -71,7 +71,7 @@ def times(part: Any) -> list[float]:
     return own + [time for each in inner for time in times(each)]
 
 
-def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
+def test_the_card_is_complete_and_reproducible(
     cli: Command, moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["simmim_pl", "validate", "--one", "[1, 2]"])
@@ -164,7 +164,7 @@ def test_without_a_logger_the_card_is_printed_and_not_written(
     assert sorted(pretrained.parent.iterdir()) == beside
 
 
-def test_a_given_encoder_has_no_checkpoint_to_leave_a_copy_with(tmp_path: Path) -> None:
+def test_a_given_encoder_gets_no_card_copy_next_to_a_checkpoint(tmp_path: Path) -> None:
     images = ImageDataModule(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
     module = Evaluation([KNN(k=[3])], encoder=FastCNN(2), baselines=False)
     trainer(tmp_path).validate(module, datamodule=images, verbose=False)
@@ -181,7 +181,7 @@ def carded(*results: dict[str, Any]) -> dict[str, Any]:
     return {"data": [{"name": "Shapes", "items": {"train": 2, "validation": 1, "test": 3}}], "results": list(results)}
 
 
-def test_a_folder_that_cannot_be_written_costs_the_copy_and_not_the_result(
+def test_an_unwritable_checkpoint_folder_costs_only_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(_card: dict[str, Any], _path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written_costs_the_copy_and_not_the_result(
         copy_beside(carded(), tmp_path / "file/last.ckpt", tmp_path / "knn/1")
 
 
-def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(carded(result("given", 0.25)), tmp_path / "new/result")
     before = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
     assert before.keys() == {"result.json", "result.md"}
@@ -218,7 +218,7 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], excl
 
 @given(rows=st.integers(1, 4).flatmap(lambda wide: st.lists(st.lists(CELLS, min_size=wide, max_size=wide), min_size=1)))
 @settings(deadline=None, max_examples=40)
-def test_every_line_of_a_table_is_as_wide_and_holds_its_cells(rows: list[list[str]]) -> None:
+def test_table_rows_have_equal_width_and_their_cells(rows: list[list[str]]) -> None:
     lines = aligned(rows)
     assert len({len(line) for line in lines}) == 1
     assert len({tuple(i for i, sign in enumerate(line) if sign == "|") for line in lines}) == 1
@@ -242,7 +242,7 @@ def test_a_value_is_shown_with_its_interval_and_the_spread_over_repeats() -> Non
     assert shown({**estimate, "std": 0.0106}) == "12.3 ± 1.1 [10.0–20.0]"
 
 
-def test_variants_and_metrics_have_lines_and_scalars_of_their_own() -> None:
+def test_variants_and_metrics_have_their_own_rows_and_scalars() -> None:
     dense = result("raw pixels", task="DenseProbe")
     dense["metrics"] = {"mean IoU": {"value": 0.2, "interval": [0.1, 0.3]}, **dense["metrics"]}
     entries = [result("given", 0.4, task="FewLabels", variant="1 % of labels"), dense]
@@ -256,7 +256,7 @@ def test_variants_and_metrics_have_lines_and_scalars_of_their_own() -> None:
     assert re.search(r"\| DenseProbe +\| mean IoU +\| – +\| 20\.0", text)
 
 
-def test_results_that_would_be_one_line_are_numbered() -> None:
+def test_results_with_equal_names_are_numbered() -> None:
     entries = [
         *(result("given", 0.1), result("given", 0.2), result("raw pixels", 0.3), result("raw pixels", 0.4)),
         *(result("given", 0.5, variant="half"), result("given", 0.6, variant="half"), result("given", 0.7)),
@@ -273,9 +273,7 @@ def git(folder: Path, *command: str) -> str:
     return subprocess.run(args, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_version_is_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "project/simmim_pl/__init__.py"
     module.parent.mkdir(parents=True)
     module.write_text("first")
@@ -301,7 +299,7 @@ def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
     assert code_version() is None  # without git
 
 
-def test_a_source_that_wraps_another_is_described_with_it() -> None:
+def test_a_wrapped_source_is_described_with_its_wrapper() -> None:
     found = described_source(HeldOut(Shapes(train=100, seed=3), share=0.2))
     assert (found["class"], found["share"], found["seed"]) == ("HeldOut", 0.2, 0)
     assert (found["source"]["class"], found["source"]["seed"]) == ("Shapes", 3)

@@ -81,9 +81,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkpoint_alone(
-    cli: Command, pretrained: Path, evaluated: list[str]
-) -> None:
+def test_validate_fit_and_test_give_the_same_evaluation(cli: Command, pretrained: Path, evaluated: list[str]) -> None:
     before, found = pretrained.read_bytes(), []
     linear = named("evaluation.LinearProbe", l2=[0.1, 0.01])
     for verb in ("validate", "fit", "test"):
@@ -99,9 +97,7 @@ def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkp
     assert len(set(hashes.values())) == 3
 
 
-def test_either_network_is_evaluated_under_its_name_and_by_its_own_features(
-    cli: Command, pretrained: Path, tmp_path: Path
-) -> None:
+def test_online_and_teacher_networks_are_evaluated_separately(cli: Command, pretrained: Path, tmp_path: Path) -> None:
     saved = torch.load(pretrained, weights_only=True)
     online = {name: tensor for name, tensor in saved["state_dict"].items() if name.startswith("encoder.")}
     saved["state_dict"] |= {f"teacher.{name}": tensor.flip(0) for name, tensor in online.items()}
@@ -116,7 +112,7 @@ def test_either_network_is_evaluated_under_its_name_and_by_its_own_features(
     assert len(list(tmp_path.glob("runs/.features/*.pt"))) == 2 * 3  # of each network every split
 
 
-def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretrained: Path) -> None:
+def test_protocol_hyperparameters_are_options(cli: Command, pretrained: Path) -> None:
     options = ["--model.protocols.l2=[0.5]", "--model.baselines=false"]
     found = card(cli(command(f"--model.checkpoint={pretrained}", *options, name="linear")))
     assert [(each["encoder"], each["protocol"]) for each in found["results"]] == [
@@ -146,7 +142,7 @@ class LateCheat(FastCNN):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Cheat", "knn"), ("LateCheat", "dense")])
-def test_a_cheating_encoder_is_refused_and_nothing_is_reported(
+def test_an_encoder_that_learns_during_evaluation_is_refused(
     cli: Command, capsys: pytest.CaptureFixture[str], kind: str, name: str
 ) -> None:
     encoder = [f"--model.encoder=tests.evaluation.test_evaluation.{kind}", "--model.encoder.width=2"]
@@ -168,7 +164,7 @@ def folder_of_images(root: Path, *classes: str) -> Path:
     return root
 
 
-def test_every_protocol_evaluates_on_its_own_data_or_on_the_runs_and_all_further_ones_in_one_table(
+def test_protocols_evaluate_on_several_data_sets_in_one_table(
     cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of_images(tmp_path / "colours", "black", "green")
@@ -215,7 +211,7 @@ def test_every_protocol_evaluates_on_its_own_data_or_on_the_runs_and_all_further
 
 
 @pytest.mark.parametrize("prefix", ["", "module.backbone."])
-def test_weights_that_another_tool_saved_are_evaluated_beside_the_encoder_without_them(
+def test_weights_of_another_tool_are_compared_with_the_encoder_without_them(
     cli: Command, tmp_path: Path, prefix: str
 ) -> None:
     torch.manual_seed(5)
@@ -229,7 +225,7 @@ def test_weights_that_another_tool_saved_are_evaluated_beside_the_encoder_withou
     assert found["checkpoint"] is None
 
 
-def test_a_network_of_torchvisions_is_evaluated_with_a_file_of_its_weights(cli: Command, tmp_path: Path) -> None:
+def test_a_torchvision_network_is_evaluated_with_a_weight_file(cli: Command, tmp_path: Path) -> None:
     torch.manual_seed(5)
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
@@ -250,7 +246,7 @@ def test_an_evaluation_needs_a_protocol(cli: Command, pretrained: Path, capsys: 
     assert "An evaluation needs at least one protocol" in line
 
 
-def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(
+def test_exactly_one_of_checkpoint_and_encoder_is_required(
     cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for both in ([], [f"--model.checkpoint={pretrained}", "--model.encoder=simmim_pl.encoders.FastCNN"]):
@@ -279,7 +275,7 @@ def test_an_empty_validation_split_is_refused(
     assert "The validation split is empty" in refusal(lambda: cli(args), capsys)
 
 
-def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pretrained: Path) -> None:
+def test_two_ranks_give_the_results_of_one_and_one_table(cli: Command, pretrained: Path) -> None:
     few = named("evaluation.FewLabels", shares=[0.5], per_class=[2], draws=2)
     options = [
         protocols(named("evaluation.LinearProbe", l2=[1.0, 0.1]), NEAREST, few),
@@ -302,7 +298,7 @@ def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pre
     assert out.count("| data ") == 1
 
 
-def test_the_trainer_is_told_what_an_evaluation_needs_unless_the_user_says_otherwise(
+def test_an_evaluation_sets_trainer_defaults_that_users_can_override(
     cli: Callable[[list[Any]], Path], pretrained: Path
 ) -> None:
     knn = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *SHAPES, *QUIET]

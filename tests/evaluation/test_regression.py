@@ -75,17 +75,17 @@ def check(draw: Any, number: int, classes: int, l2: float) -> None:
 
 @pytest.mark.parametrize("l2", [1.0, 1e-1, 1e-2, 1e-3])
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_weights_biases_and_predictions_equal_scikit_learns(classes: int, l2: float) -> None:
+def test_weights_biases_and_predictions_equal_scikit_learn(classes: int, l2: float) -> None:
     check(clusters, 60, classes, l2)
 
 
 @pytest.mark.parametrize(("classes", "l2"), [(2, 1.0), (3, 1e-1), (3, 1e-2), (2, 1e-3)])
-def test_they_do_with_fewer_images_than_features(classes: int, l2: float) -> None:
+def test_weights_equal_scikit_learn_with_fewer_images_than_features(classes: int, l2: float) -> None:
     check(few_and_wide, 16, classes, l2)
 
 
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
-def test_single_precision_and_the_usual_tolerance_predict_what_scikit_learn_does(l2: float) -> None:
+def test_float32_and_the_default_tolerance_predict_like_scikit_learn(l2: float) -> None:
     features, labels = clusters(1, 90)
     weight, bias = LogisticRegression(features.float(), labels, 3).fit(l2)
     assert weight.dtype == bias.dtype == torch.float32
@@ -129,7 +129,7 @@ def learned() -> Labelled:
     return (features - mean) / scale, images.labels
 
 
-def test_on_a_networks_features_every_fit_of_a_sweep_is_at_the_minimum(learned: Labelled) -> None:
+def test_every_fit_of_a_search_on_network_features_reaches_the_minimum(learned: Labelled) -> None:
     features, labels = learned
     values = torch.linalg.svdvals(features)
     assert features.dtype == torch.float32
@@ -143,7 +143,7 @@ def test_on_a_networks_features_every_fit_of_a_sweep_is_at_the_minimum(learned: 
 
 
 @pytest.mark.parametrize("l2", LinearProbe().l2)
-def test_so_is_a_fit_from_zero_at_each_penalty_of_the_linear_probe(learned: Labelled, l2: float) -> None:
+def test_a_fit_from_zero_reaches_the_minimum_at_each_penalty(learned: Labelled, l2: float) -> None:
     features, labels = learned
     fitted = LogisticRegression(features, labels, 10).fit(l2)
     tight = LogisticRegression(features.double(), labels, 10).fit(l2, tolerance=1e-12)
@@ -152,7 +152,7 @@ def test_so_is_a_fit_from_zero_at_each_penalty_of_the_linear_probe(learned: Labe
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
-def test_a_fit_is_as_close_to_the_minimum_as_it_was_told_to_be(learned: Labelled, tolerance: float) -> None:
+def test_a_fit_meets_its_tolerance(learned: Labelled, tolerance: float) -> None:
     features, labels = learned
     regression = LogisticRegression(features.double(), labels, 10)
     above = objective(features, labels, regression.fit(1e-4, tolerance=tolerance), 1e-4)
@@ -161,7 +161,7 @@ def test_a_fit_is_as_close_to_the_minimum_as_it_was_told_to_be(learned: Labelled
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_what_is_added_to_all_classes_stays_zero(learned: Labelled, offset: float) -> None:
+def test_the_mean_over_classes_stays_zero(learned: Labelled, offset: float) -> None:
     features, labels = learned
     start = (torch.full((features.shape[1], 10), offset), torch.full((10,), offset))
     weight, bias = LogisticRegression(features, labels, 10).fit(1e-4, start, tolerance=1e-9)
@@ -169,7 +169,7 @@ def test_what_is_added_to_all_classes_stays_zero(learned: Labelled, offset: floa
     assert bias.mean().abs() < 1e-6 * bias.abs().max()
 
 
-def test_iterations_that_do_not_suffice_are_said_with_what_is_left(learned: Labelled) -> None:
+def test_too_few_iterations_are_a_warning_with_the_remaining_gap(learned: Labelled) -> None:
     regression = LogisticRegression(*learned, 10)
     with pytest.warns(UserWarning, match=r"with l2 0\.001 stopped up to [\d.]+e[-+]\d+ nats above .* from 2,"):
         regression.fit(1e-3, iterations=2)
@@ -186,7 +186,7 @@ def test_a_tolerance_below_rounding_ends_with_a_warning_at_the_minimum() -> None
     assert gradient(features, labels, weights, 1e-2) < 1e-12
 
 
-def test_images_taken_some_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_images_do_not_change_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters(5, 61)
     whole = LogisticRegression(features, labels, 3).fit(1e-2, **TIGHT)
     monkeypatch.setattr("simmim_pl.evaluation.regression.BLOCK", 50)
@@ -207,7 +207,7 @@ def test_a_warm_start_gives_the_answer_of_a_cold_one(draw: Any, l2: float) -> No
     assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # what is given is not written to
 
 
-def test_a_start_at_the_solution_stays_there() -> None:
+def test_a_start_at_the_solution_does_not_move() -> None:
     features, labels = clusters(5, 60)
     regression = LogisticRegression(features, labels, 3)
     solution = regression.fit(1e-2, **TIGHT)
@@ -226,7 +226,7 @@ def test_a_stronger_penalty_gives_smaller_weights_and_leaves_the_bias_free() -> 
     torch.testing.assert_close(bias.softmax(0), labels.bincount() / 60.0, atol=1e-6, rtol=0, check_dtype=False)
 
 
-def test_a_class_without_images_gets_no_votes_and_moves_no_other() -> None:
+def test_a_class_without_images_is_never_predicted_and_does_not_affect_others() -> None:
     features, labels = clusters(4, 60)
     weight, bias = LogisticRegression(features, 2 * (labels // 2), 3).fit(1e-2, tolerance=1e-9)  # classes 0 and 2 only
     logits = features @ weight + bias
@@ -235,7 +235,7 @@ def test_a_class_without_images_gets_no_votes_and_moves_no_other() -> None:
     np.testing.assert_allclose(logits.softmax(1)[:, [0, 2]], reference.predict_proba(features), atol=1e-3)
 
 
-def test_gradients_need_not_be_enabled_and_none_are_left() -> None:
+def test_fitting_works_without_gradients_and_leaves_none() -> None:
     features, labels = clusters(4, 30)
     with torch.no_grad():
         weight, bias = LogisticRegression(features, labels, 3).fit(1e-1)
@@ -270,14 +270,14 @@ def test_axes_are_orthonormal_and_reproduce_the_second_moment(
     np.testing.assert_allclose(features @ axes @ axes.T, features, atol=30 * close**0.5 * size**0.5)
 
 
-def test_the_moments_are_those_of_a_singular_value_decomposition_on_both_sides_of_square() -> None:
+def test_moments_equal_a_singular_value_decomposition_for_any_shape() -> None:
     for number, width in ((30, 8), (8, 30), (8, 8)):
         features = torch.randn(number, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         values = np.linalg.svd(features.numpy(), compute_uv=False) ** 2 / number
         np.testing.assert_allclose(principal_axes(features)[1], values[::-1], rtol=1e-9)
 
 
-def test_axes_along_which_nothing_lies_are_left_out_of_few_images() -> None:
+def test_empty_axes_of_few_images_are_left_out() -> None:
     features, _ = clusters(0, 10, width=30)
     axes, _ = principal_axes(torch.cat([features, features]))  # 20 images, 10 different
     assert axes.shape == (30, 10)
@@ -286,7 +286,7 @@ def test_axes_along_which_nothing_lies_are_left_out_of_few_images() -> None:
     assert bias.softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-3)
 
 
-def test_few_images_whose_features_are_almost_alike_are_fitted_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_nearly_identical_images_are_fitted_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of trained features: directions along which almost nothing lies are steep all the same, with a weak penalty."""
     generator = torch.Generator().manual_seed(0)
     scales = torch.logspace(0, -5, 60)

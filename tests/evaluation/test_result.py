@@ -24,7 +24,7 @@ class MetricsOnly(Protocol):
 
 
 @pytest.mark.parametrize("estimate", [HALF, Estimate(0.5, 0.4, 0.6, std=0.1)])
-def test_an_entry_is_json_and_holds_what_is_known(estimate: Estimate) -> None:
+def test_an_entry_is_json_with_the_given_fields(estimate: Estimate) -> None:
     found = Result({"accuracy": estimate}).entry()
     assert found.keys() == {"variant", "metrics", "chosen"}
     shown = {"value": 0.5, "interval": [0.4, 0.6]} | ({} if estimate.std is None else {"std": 0.1})
@@ -46,20 +46,20 @@ def test_an_entry_is_json_and_holds_what_is_known(estimate: Estimate) -> None:
         ({"metrics": {"accuracy": HALF}, "confusion": [[1.0]], "per_class": {"a": 1.0, "b": 1.0}}, "names of its"),
     ],
 )
-def test_a_result_that_says_nothing_is_refused(arguments: dict[str, Any], says: str) -> None:
+def test_an_empty_result_is_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Result(**arguments)
 
 
 @pytest.mark.parametrize("found", [None, [], {"accuracy": 0.5}, [0.5], Result({"accuracy": HALF})])
-def test_what_is_no_list_of_results_is_refused(found: Any) -> None:
+def test_anything_but_a_list_of_results_is_refused(found: Any) -> None:
     with pytest.raises(InputError, match=r"Mine.evaluate has to return a list of at least one"):
         require_results(found, "Mine")
 
 
 @pytest.mark.drawn
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_alone_make_card_table_report_and_dashboard(
+def test_metrics_alone_suffice_for_card_table_report_and_dashboard(
     cli: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = cli(

@@ -36,7 +36,7 @@ def drawn(numbers: torch.Tensor, image: torch.Tensor, crop: Crop, views: int) ->
         (1, 1, (0.5, 1.0), (1.0, 1.0)),
     ],
 )
-def test_rows_are_torchs(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+def test_rows_equal_torchs(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     image, crop = torch.empty(IMAGES, 3, height, width), Crop(8, scale, ratio, 0.5)
     found = drawn(torch.rand(2 * 54 * IMAGES, generator=torch.Generator().manual_seed(0)), image, crop, views=2)
     generator = torch.Generator().manual_seed(0)
@@ -50,6 +50,6 @@ def test_rows_are_torchs(height: int, width: int, scale: tuple[float, float], ra
 
 
 @needs_kernels
-def test_numbers_that_are_equal_still_make_an_order() -> None:
+def test_equal_random_numbers_still_give_a_permutation() -> None:
     row = drawn(torch.full((3 * 54,), 0.5), torch.empty(3, 3, 8, 8), Crop(8, (0.5, 1.0), (1.0, 1.0), 0.5), views=1)
     assert row[0, :, 9:13].tolist() == [[0, 1, 2, 3]] * 3

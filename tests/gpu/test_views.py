@@ -48,7 +48,7 @@ def check(batch: int, height: int, width: int, size: int, seed: int) -> None:
 
 @settings(max_examples=8)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 7, 16, 20, 27]), st.integers(0, 2**31))
-def test_views_are_those_of_torch(height: int, width: int, size: int, seed: int) -> None:
+def test_views_equal_torchs(height: int, width: int, size: int, seed: int) -> None:
     check(2, height, width, size, seed)
 
 
@@ -62,7 +62,7 @@ def test_more_than_one_tile_and_strong_reduction(height: int, width: int, size: 
     ("batch", "height", "width", "size"),
     [(512, 32, 32, 32), (64, 224, 224, 224), (32, 375, 500, 224), (32, 96, 96, 96), (16, 1000, 700, 64)],
 )
-def test_views_are_those_of_torch_at_the_sizes_of_trainings(batch: int, height: int, width: int, size: int) -> None:
+def test_views_equal_torchs_at_training_sizes(batch: int, height: int, width: int, size: int) -> None:
     check(batch, height, width, size, seed=1)
 
 
@@ -93,7 +93,7 @@ def test_operations_without_a_crop_are_done_in_place() -> None:
     assert not torch.equal(expected, before)
 
 
-def test_what_draws_nothing_changes_nothing() -> None:
+def test_idle_operations_change_nothing() -> None:
     from simmim_pl.gpu.views import change_views
 
     image, plan, _ = drawn(3, 24, 24, 24, seed=5)

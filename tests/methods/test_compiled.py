@@ -26,7 +26,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("device", "asked", "ranks", "options", "why"), SETTINGS)
-def test_graphs_are_for_steps_that_need_nothing_of_the_one_before(
+def test_cuda_graphs_are_used_only_for_independent_steps(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     device: str,
@@ -79,7 +79,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     assert caplog.text.count("later runs take it from torch's cache") == 1  # of two steps the first compiled
 
 
-def test_a_teachers_parts_are_compiled_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_teacher_is_compiled_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:

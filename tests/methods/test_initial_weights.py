@@ -43,7 +43,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_starts_from_a_checkpoint_of_another_loss_and_head_and_goes_on_without_it(
+def test_a_run_starts_from_another_checkpoint_and_resumes_without_it(
     cli: Cli, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "start.ckpt"
@@ -80,7 +80,7 @@ def start(encoder: FastCNN, path: Any, resumed: str | None = None) -> torch.nn.M
     return method
 
 
-def test_state_dicts_and_safetensors_give_encoder_and_teacher_their_weights(tmp_path: Path) -> None:
+def test_state_dicts_and_safetensors_initialise_encoder_and_teacher(tmp_path: Path) -> None:
     source = FastCNN(2)
     state = {f"backbone.{name}": tensor for name, tensor in source.state_dict().items()} | {"fc.bias": torch.ones(3)}
     torch.save(state, tmp_path / "plain.pt")
@@ -96,7 +96,7 @@ def test_state_dicts_and_safetensors_give_encoder_and_teacher_their_weights(tmp_
     assert same(start(fresh, tmp_path / "nowhere", resumed="last.ckpt").encoder.state_dict(), before)
 
 
-def test_a_method_loads_them_once() -> None:
+def test_weights_are_loaded_once() -> None:
     method = Contrastive(FastCNN(2), ProjectionHead, NTXent(), optimizer=torch.optim.SGD, weights="file.pt")
     (found,) = method.configure_callbacks()
     assert isinstance(found, InitialWeights)
@@ -105,7 +105,7 @@ def test_a_method_loads_them_once() -> None:
     assert method.configure_callbacks() == []
 
 
-def test_what_cannot_be_a_start_is_refused_before_a_run_begins(
+def test_invalid_initial_weights_are_refused_before_the_run(
     cli: Cli, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"no")

@@ -67,7 +67,7 @@ def fit(
 
 @BOTH
 @pytest.mark.parametrize("local", [0, 3])
-def test_every_view_predicts_what_the_teacher_says_of_all_others(tmp_path: Path, name: str, local: int) -> None:
+def test_every_view_predicts_the_teachers_output_of_all_other_views(tmp_path: Path, name: str, local: int) -> None:
     module, journal = method(name), Journal()
     fit(tmp_path, module, [journal], local=local, max_steps=2)
     for parts, batch, found in zip(journal.before, journal.batches, journal.losses, strict=True):
@@ -89,7 +89,7 @@ def test_every_view_predicts_what_the_teacher_says_of_all_others(tmp_path: Path,
 
 
 @BOTH
-def test_after_every_optimizer_step_the_teacher_moves_once_and_by_its_momentum_alone(tmp_path: Path, name: str) -> None:
+def test_the_teacher_is_updated_once_after_every_optimizer_step(tmp_path: Path, name: str) -> None:
     module, journal = method(name, momentum=0.5), Journal()
     trainer = fit(tmp_path, module, [journal], max_epochs=2, accumulate_grad_batches=3)
     assert trainer.global_step == 4  # of three batches and of one, twice
@@ -115,7 +115,7 @@ def test_after_every_optimizer_step_the_teacher_moves_once_and_by_its_momentum_a
 
 
 @BOTH
-def test_encoding_in_chunks_is_the_step_of_the_whole(tmp_path: Path, name: str) -> None:
+def test_chunked_encoding_equals_the_whole_step(tmp_path: Path, name: str) -> None:
     whole, chunked = (method(name, gradient_cache=chunks).double() for chunks in (1, 3))
     for module in (whole, chunked):  # BatchNorm's statistics would be a chunk's
         for part in (module.encoder, module.head, module.predictor, module.teacher):
@@ -126,7 +126,7 @@ def test_encoding_in_chunks_is_the_step_of_the_whole(tmp_path: Path, name: str) 
         torch.testing.assert_close(chunked.state_dict()[key], value, msg=key)
 
 
-def test_the_command_line_moves_the_teacher_once_for_two_batches_and_leaves_both_networks(
+def test_the_command_line_updates_the_teacher_and_saves_both_networks(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     momenta, update = [], Teacher.update

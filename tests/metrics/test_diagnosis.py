@@ -33,7 +33,7 @@ BEGUN = {"train/progress": 0.1, "step": 14}
         ),
     ],
 )
-def test_each_kind_is_told_apart(change: dict[str, float], found: set[str]) -> None:
+def test_each_failure_is_distinguished(change: dict[str, float], found: set[str]) -> None:
     assert set(diagnose(HEALTHY | change)) == found
     assert diagnose({}) == {}
     said = verdict([HEALTHY | change] * 2)
@@ -70,7 +70,7 @@ def test_each_kind_is_told_apart(change: dict[str, float], found: set[str]) -> N
         ([{"train/progress": 0.5}] * 2, "cannot tell"),
     ],
 )
-def test_the_state(validations: list[dict[str, float]], state: str) -> None:
+def test_the_verdict_of_two_validations(validations: list[dict[str, float]], state: str) -> None:
     assert verdict(validations).state == state
 
 
@@ -89,16 +89,14 @@ def without(*names: str) -> dict[str, float]:
         (without("val/", "representation/", "information/"), "cannot tell", "spread of projections"),
     ],
 )
-def test_what_is_missing_is_named_and_never_taken_for_healthy(
-    metrics: dict[str, float], state: str, named: str
-) -> None:
+def test_missing_metrics_are_named_and_not_taken_for_healthy(metrics: dict[str, float], state: str, named: str) -> None:
     found = verdict([metrics] * 2)
     assert found.state == state
     assert any(named in words for words in found.missing)
     assert f"Not known: {found.missing[0]}" in str(found)
 
 
-def test_green_needs_three_pieces_one_of_them_on_held_out_images() -> None:
+def test_learning_needs_three_pieces_of_evidence_one_on_held_out_images() -> None:
     of = {"loss": "train/loss", "spread": "representation/std", "neighbours": "val/knn"}
     more = {"information": "information/infonce", "matching": "representation/contrastive_accuracy"}
     names = of | more
@@ -121,7 +119,7 @@ SOME = st.fixed_dictionaries(
 
 
 @given(st.lists(SOME, max_size=3))
-def test_green_is_never_said_with_anything_against_it(found: list[dict[str, float]]) -> None:
+def test_learning_needs_no_evidence_against_it(found: list[dict[str, float]]) -> None:
     validations = [{"information/ceiling": math.log(500), "val/images": 1000.0} | metrics for metrics in found]
     said = verdict(validations)
     if said.state == "learning":
@@ -154,6 +152,6 @@ STD = "representation/feature_std"
         (UNLABELLED | {STD: 0.001}, "complete collapse"),
     ],
 )
-def test_the_state_of_a_method_without_projections(metrics: dict[str, float], state: str) -> None:
+def test_the_verdict_of_a_method_without_projections(metrics: dict[str, float], state: str) -> None:
     assert verdict([metrics] * 2).state == state
     assert verdict([metrics | BEGUN]).state == "too early to tell"

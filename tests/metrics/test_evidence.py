@@ -100,7 +100,7 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
         (UNCHANGED, {"loss": False, "information": False, "matching": None, "neighbours": False}),
     ],
 )
-def test_it_speaks_against_what_may_be_chance_or_was_so_before(
+def test_no_evidence_if_at_chance_or_not_above_the_untrained_network(
     change: dict[str, float], expected: dict[str, bool | None]
 ) -> None:
     assert holds(LEARNED | change) == dict.fromkeys(holds(LEARNED), True) | expected
@@ -119,13 +119,13 @@ def test_it_speaks_against_what_may_be_chance_or_was_so_before(
         ("", {"loss", "information", "matching", "spread", "neighbours"}),
     ],
 )
-def test_what_was_not_measured_speaks_neither_way_and_is_named(absent: str, kinds: set[str]) -> None:
+def test_missing_metrics_are_no_evidence_and_are_named(absent: str, kinds: set[str]) -> None:
     metrics = {name: value for name, value in LEARNED.items() if not name.startswith(absent)}
     assert holds(metrics) == {kind: None if kind in kinds else True for kind in holds(LEARNED)}
     assert all(piece.words for piece in evidence(metrics))
 
 
-def test_the_words_hold_the_numbers() -> None:
+def test_the_words_contain_the_numbers() -> None:
     words = {piece.kind: piece.words for piece in evidence(LEARNED)}
     assert words == {
         "loss": "loss 5.54, by chance 6.24",
@@ -138,7 +138,7 @@ def test_the_words_hold_the_numbers() -> None:
 
 
 @given(hits=st.integers(0, 60), misses=st.integers(0, 60).filter(bool))
-def test_the_interval_is_wilsons(hits: int, misses: int) -> None:
+def test_the_interval_equals_wilsons(hits: int, misses: int) -> None:
     trials = hits + misses
     expected = binomtest(hits, trials).proportion_ci(2 * norm.cdf(Z) - 1, method="wilson")
     assert interval(hits / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
@@ -146,7 +146,7 @@ def test_the_interval_is_wilsons(hits: int, misses: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("pairs", [30, 500])
-def test_views_that_are_independent_are_no_evidence(seed: int, pairs: int) -> None:
+def test_independent_views_are_no_evidence(seed: int, pairs: int) -> None:
     torch.manual_seed(seed)
     z = torch.randn(2, 2 * pairs, 32)
     measure = MutualInformation()
@@ -156,7 +156,7 @@ def test_views_that_are_independent_are_no_evidence(seed: int, pairs: int) -> No
     assert holds(found)["information"] in ((None, False) if pairs < 100 else (False,))
 
 
-def test_the_noise_of_a_small_information_is_about_what_is_said() -> None:
+def test_the_noise_of_a_small_information_is_estimated_correctly() -> None:
     """Of Gaussian pairs with the optimal critic, whose log-ratio the bound averages."""
     rng, correlation, pairs = np.random.default_rng(0), 0.4, 400
     x, noise = rng.normal(size=(2, 2000, pairs))
@@ -169,7 +169,7 @@ def test_the_noise_of_a_small_information_is_about_what_is_said() -> None:
 
 @pytest.mark.parametrize(("views", "images", "decoupled"), [(2, 8, False), (3, 5, False), (2, 8, True), (4, 3, True)])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_chance_is_the_loss_of_projections_that_are_all_the_same(
+def test_chance_is_the_loss_of_identical_projections(
     views: int, images: int, decoupled: bool, temperature: float
 ) -> None:
     loss = NTXent(temperature, decoupled)
@@ -208,7 +208,7 @@ FEATURES = {
         ({"val/chance": 0.3}, {"neighbours": False, "probe": False}),  # of a set of which most are of one class
     ],
 )
-def test_of_a_method_without_projections_its_features_speak(
+def test_without_projections_features_are_the_evidence(
     change: dict[str, float], expected: dict[str, bool | None]
 ) -> None:
     kinds = dict.fromkeys(("feature spread", "rank", "neighbours", "probe"), True)
@@ -223,6 +223,6 @@ def test_of_a_method_without_projections_its_features_speak(
     ("names", "absent"),
     [(["val/"], {"neighbours", "probe"}), (["_untrained"], {"neighbours", "rank"}), (["val/chance"], {"probe"})],
 )
-def test_what_nobody_measured_of_features_is_missing(names: list[str], absent: set[str]) -> None:
+def test_missing_feature_metrics_are_named(names: list[str], absent: set[str]) -> None:
     known = {name: value for name, value in FEATURES.items() if not any(part in name for part in names)}
     assert {kind for kind, held in holds(known).items() if held is None} == {"loss", "projections"} | absent

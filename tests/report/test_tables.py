@@ -14,7 +14,7 @@ def rows_of(markup: str) -> list[list[str]]:
     return [[unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
 
 
-def test_cells_are_text_unless_they_are_markup() -> None:
+def test_cells_are_escaped_unless_markup() -> None:
     found = html_table([["<a>", "b"], ["c & d", Markup("<i>e</i>")]], "<caption>", "kind")
     assert rows_of(found) == [["<a>", "b"], ["c & d", "e"]]
     assert "<i>e</i>" in found

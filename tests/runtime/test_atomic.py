@@ -145,7 +145,7 @@ def kept(said: str) -> bool:
     if LONG
     else [*((file, 0.6) for file in FILES), ("metrics.csv", 0.0), ("last.ckpt", 0.1)],
 )
-def test_a_run_whose_disk_fills_at_any_write_goes_on_to_the_same_end(
+def test_a_run_resumes_identically_after_a_full_disk_at_any_write(
     cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, whole: tuple[dict[str, Any], list[str]], file: str, place: float
 ) -> None:
     end, writes = whole
@@ -158,7 +158,7 @@ def test_a_run_whose_disk_fills_at_any_write_goes_on_to_the_same_end(
     assert_same(end, ending(only_run("runs")))
 
 
-def test_a_disk_may_fill_again_and_again(
+def test_a_run_resumes_after_repeated_full_disks(
     cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, whole: tuple[dict[str, Any], list[str]]
 ) -> None:
     end, writes = whole
@@ -175,7 +175,7 @@ def mount(folder: Path, options: str) -> bool:
     return bool(shutil.which("mount")) and subprocess.run(called, capture_output=True).returncode == 0
 
 
-def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple[dict[str, Any], list[str]]) -> None:
+def test_a_real_full_disk_with_wandb(tmp_path: Path, whole: tuple[dict[str, Any], list[str]]) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     if not mount(runs, "size=280k"):  # room for one checkpoint, and not for a second beside it
@@ -197,7 +197,7 @@ def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
-def test_a_checkpoint_for_a_bucket_goes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_can_be_written_to_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     atomic.DurableIO().save_checkpoint({"state_dict": {}, "epoch": np.int64(3)}, "memory://bucket/a/x.ckpt")
     with fsspec.open("memory://bucket/a/x.ckpt") as file:
@@ -205,7 +205,7 @@ def test_a_checkpoint_for_a_bucket_goes_there(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_the_drive_has_a_cache_of_its_own_it_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drive_cache_is_flushed_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr("fcntl.F_FULLFSYNC", 51, raising=False)  # as on macOS
     monkeypatch.setattr("fcntl.fcntl", lambda file, command: asked.append(command))
@@ -214,7 +214,7 @@ def test_where_the_drive_has_a_cache_of_its_own_it_is_flushed(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
-def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: int) -> None:
+def test_failed_writes_are_explained(tmp_path: Path, code: int) -> None:
     def fails(file: Any) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -230,7 +230,7 @@ def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: i
     assert said.endswith(f": {atomic.WRITE_ADVICE[code]}.")
 
 
-def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
+def test_other_errors_are_not_explained(tmp_path: Path) -> None:
     missing, device = FileNotFoundError(errno.ENOENT, "No such file", "image.png"), RuntimeError("CUDA error")
     device.__context__ = missing
     for error in (missing, device, KeyError(1)):
@@ -240,7 +240,7 @@ def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
         raise device
 
 
-def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
+def test_errors_of_torchs_writer_are_explained(tmp_path: Path) -> None:
     """torch.save to a name says only that a position was unexpected."""
     script = (
         "import resource, torch; from simmim_pl.runtime import atomic\n"
@@ -252,7 +252,7 @@ def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
     assert done.stdout == "A file cannot be written (no space left on device): free disk space.\n", done.stderr
 
 
-def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
+def test_a_full_disk_in_wandbs_process_is_detected(tmp_path: Path) -> None:
     """Its own process writes, and goes on when it cannot."""
     script = """
         import resource, time, wandb

@@ -145,7 +145,7 @@ def test_loss_and_gradient_equal_one_process(ranks: int) -> None:
         torch.testing.assert_close(their_grad, grad, atol=1e-12, rtol=1e-12)
 
 
-def test_the_gradient_through_the_gather_is_what_makes_it_equal() -> None:
+def test_parity_needs_the_gradient_through_the_gather() -> None:
     loss, grad = step(INPUT)
     for their_loss, their_grad in on_ranks(2, detached_step):
         torch.testing.assert_close(their_loss, loss)  # the loss alone does not show the mistake
@@ -157,27 +157,27 @@ def test_ranks_may_hold_different_numbers_of_rows() -> None:
         assert rows.tolist() == [[1, 1], [2, 2], [2, 2]]
 
 
-def test_one_process_is_the_identity() -> None:
+def test_collectives_are_the_identity_on_one_process() -> None:
     x = torch.rand(3)
     assert distributed.all_gather(x) is distributed.all_gather_uneven(x) is distributed.all_reduce_mean(x) is x
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
 
 
-def test_ranks_share_their_mean_gradient_and_agree_on_what_holds_on_all_of_them() -> None:
+def test_ranks_average_gradients_and_agree_on_flags() -> None:
     for grad, unused, flags in on_ranks(2, agreed):
         assert grad.tolist() == [1, 0.5, 1.5]
         assert unused
         assert flags == [True, False, False, False]
 
 
-def test_one_process_keeps_its_gradients_and_agrees_with_itself() -> None:
+def test_one_process_keeps_its_gradients_and_flags() -> None:
     grad, unused, flags = agreed(rank=2, ranks=1)
     assert grad.tolist() == [1, 2, 6]
     assert unused
     assert flags == [True, False, True, False]
 
 
-def test_protocols_that_train_find_on_two_ranks_what_they_find_on_one() -> None:
+def test_training_protocols_give_the_same_results_on_two_ranks() -> None:
     one, (first, second) = evaluated(0, 1), on_ranks(2, evaluated)
     for name in ("tuned", "random"):  # the ranks end with the same weights and running statistics
         assert all(torch.equal(value, second[name][key]) for key, value in first[name].items())

@@ -77,7 +77,7 @@ class Counted(Callback):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("local", [False, True])
-def test_it_is_what_a_real_step_does(name: str, local: bool) -> None:
+def test_flop_equal_those_of_a_real_step(name: str, local: bool) -> None:
     torch.manual_seed(0)
     method, views = CASES[name]()
     if local and views == 1:
@@ -110,7 +110,7 @@ class Flat(Encoder):
         return Features(pooled, pooled[..., None, None])
 
 
-def test_it_is_the_formula_of_two_matrices() -> None:
+def test_flop_of_two_matrices_equal_the_formula() -> None:
     method = Rotation(Flat(), optimizer=adamw)
     images = 4 * BATCH
     # Of the first matrix its output and its weights' gradient; of the second also its input's.
@@ -122,7 +122,7 @@ def test_it_is_the_formula_of_two_matrices() -> None:
     assert step_flop(method, [(0.75, batch), (0.25, larger)]) == 1.25 * passes
 
 
-def test_nothing_of_the_method_changes() -> None:
+def test_counting_does_not_change_the_method() -> None:
     method, _ = CASES["BYOL"]()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     state = torch.get_rng_state()
@@ -133,7 +133,7 @@ def test_nothing_of_the_method_changes() -> None:
     assert all(parameter.grad is None for parameter in method.parameters())
 
 
-def test_alone_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_uses_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
     assert distributed.world_size() == 3

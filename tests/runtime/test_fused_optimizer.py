@@ -58,7 +58,7 @@ class Mine(SGD):
         (Muon, CUDA),
     ],
 )
-def test_what_is_asked_for_or_unknown_is_left(make: Any, device: torch.device) -> None:
+def test_explicit_and_unknown_optimizers_are_not_changed(make: Any, device: torch.device) -> None:
     optimizer = make(network().parameters())
     before = hyperparameters(optimizer)
     fuse(optimizer, device)
@@ -66,7 +66,7 @@ def test_what_is_asked_for_or_unknown_is_left(make: Any, device: torch.device) -
 
 
 @pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (None, "cpu"), (False, "cpu")])
-def test_counts_of_steps_lie_where_the_step_wants_them(fused: bool | None, place: str) -> None:
+def test_step_counts_are_on_the_required_device(fused: bool | None, place: str) -> None:
     weight = nn.Parameter(torch.zeros(2, device="meta"))
     optimizer = Adam([weight])
     optimizer.param_groups[0]["fused"] = fused
@@ -75,7 +75,7 @@ def test_counts_of_steps_lie_where_the_step_wants_them(fused: bool | None, place
     assert optimizer.state[weight]["step"].device.type == place
 
 
-def test_a_run_goes_on_fused_as_it_would_have_gone_on() -> None:
+def test_a_run_resumes_with_a_fused_optimizer() -> None:
     net = network()
     optimizer = Adam(net.parameters(), lr=0.01)
     configured = hyperparameters(optimizer)

@@ -65,7 +65,7 @@ def sentences(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("victim", [1, 0])
-def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
+def test_a_lost_rank_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
     args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
     first = Program("simmim_pl", args, tmp_path, environment())
     try:
@@ -87,7 +87,7 @@ def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
 
 
 @pytest.mark.parametrize("victim", [1, 0] if LONG else [1])
-def test_under_torchrun(tmp_path: Path, victim: int) -> None:
+def test_a_lost_rank_under_torchrun(tmp_path: Path, victim: int) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     agent = ["--nproc-per-node=2", f"--master-port={free_port()}", "--redirects=3", f"--log-dir={tmp_path}/logs"]
     args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
@@ -108,7 +108,7 @@ def test_under_torchrun(tmp_path: Path, victim: int) -> None:
 
 
 @pytest.mark.skipif(not LONG, reason="three processes: make test-long")
-def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
+def test_all_remaining_ranks_name_the_same_lost_rank(tmp_path: Path) -> None:
     ranks = start(3, [FOREVER], tmp_path)
     trains(tmp_path, ranks[0])
     ranks[1].kill()
@@ -141,7 +141,7 @@ def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
         (2, 1, None, "Rank 0 is lost (killed, or its own message says why), and rank 1 stops with it. "),
     ],
 )
-def test_what_a_rank_says_of_the_notes_of_the_others(
+def test_messages_from_the_records_of_other_ranks(
     monkeypatch: pytest.MonkeyPatch, ranks: int, mine: int, notes: dict[int, str] | None, says: str
 ) -> None:
     store = None if notes is None else dist.HashStore()
@@ -158,7 +158,7 @@ def test_what_a_rank_says_of_the_notes_of_the_others(
         assert store.get(f"left/{mine}") == b"noticed"  # which stays
 
 
-def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_zero_stays_until_all_ranks_have_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.HashStore()
     store.set("left/1", "was killed by SIGKILL")
     monkeypatch.setattr("simmim_pl.runtime.distributed.rank", lambda: 0)
@@ -173,7 +173,7 @@ def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeyp
 
 
 @pytest.mark.parametrize(("local_rank", "watched"), [("1", True), ("0", False), (None, False)])
-def test_only_a_rank_watches_the_process_that_started_it(
+def test_only_ranks_watch_their_parent_process(
     monkeypatch: pytest.MonkeyPatch, local_rank: str | None, watched: bool
 ) -> None:
     """Another process may have that name in its environment too: what a run has started to outlive it."""
@@ -189,7 +189,7 @@ def test_only_a_rank_watches_the_process_that_started_it(
     assert threads == ([(lost_ranks.watch_parent, (os.getppid(),))] if watched else [])
 
 
-def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> None:
+def test_a_blocked_process_is_ended_with_its_children() -> None:
     """As one does whose GPU waits for a rank that is gone: neither raises anything."""
     script = """if True:
         import os, signal, subprocess, sys, time

@@ -123,7 +123,7 @@ def only_run(folder: str) -> Path:
 
 
 @pytest.mark.parametrize("case", [*CASES, "files"])
-def test_a_run_that_died_after_any_batch_ends_like_one_that_did_not(
+def test_a_run_killed_after_any_batch_resumes_identically(
     cli: Callable[[list[Any]], Path], tmp_path: Path, case: str
 ) -> None:
     more = folder_of_images(tmp_path / "images") if case == "files" else CASES[case]
@@ -147,7 +147,7 @@ def stopped_and_resumed(cli: Callable[[list[Any]], Path], args: list[str], batch
     return ending(only_run(runs))
 
 
-def test_a_run_may_die_again_and_again(cli: Callable[[list[Any]], Path]) -> None:
+def test_a_run_resumes_identically_after_several_kills(cli: Callable[[list[Any]], Path]) -> None:
     args = lines(1)
     cli([*args, "--runs=whole"])
     for batch in range(1, 10) if LONG else (3, 8):
@@ -198,9 +198,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return ending(only_run(str(folder / "runs")))
 
 
-def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
-    uninterrupted: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_killed_at_random_moments_resumes_identically(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     chance, runs = random.Random(0), tmp_path / "runs"
     killed = writing = 0
     while killed < (20 if LONG else 3):
@@ -222,7 +220,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_ends_a_run_with_a_checkpoint_of_that_very_step(
+def test_a_signal_ends_a_run_with_a_checkpoint_of_that_step(
     uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     scontrol, runs = tmp_path / "bin/scontrol", tmp_path / "runs"
@@ -249,7 +247,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_of_that_very_step(
 DOUBLE = [*lines(3, "--trainer.max_epochs=12"), "--trainer.check_val_every_n_epoch=6", "--trainer.precision=64-true"]
 
 
-def test_two_ranks_that_are_killed_go_on_exactly_and_one_goes_on_for_them(tmp_path: Path) -> None:
+def test_two_killed_ranks_resume_identically_or_as_one_process(tmp_path: Path) -> None:
     run(2, [[*DOUBLE, "--runs=whole"]], tmp_path)
     whole = ending(only_run(str(tmp_path / "whole")))
     processes = begin(2, DOUBLE, tmp_path / "part")
@@ -284,7 +282,7 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
         ("--seed_everything=1", "seed_everything is 0 in the checkpoint and 1 now"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_batches(
+def test_resuming_with_other_batches_is_refused(
     cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture, pretrained: Path, change: str, says: str
 ) -> None:
     run = pretrained.parents[1]
@@ -295,7 +293,7 @@ def test_a_run_does_not_go_on_with_other_batches(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_checkpoint_of_another_version_is_refused_for_going_on_only(
+def test_a_checkpoint_of_another_version_is_refused_only_for_resuming(
     cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture, pretrained: Path, tmp_path: Path
 ) -> None:
     saved = torch.load(pretrained, weights_only=True)
@@ -307,7 +305,7 @@ def test_a_checkpoint_of_another_version_is_refused_for_going_on_only(
     cli(["validate", *TINY[1:], f"--ckpt_path={tmp_path / 'older.ckpt'}"])  # it can still be evaluated
 
 
-def test_last_is_the_newest_checkpoint_of_the_name_and_only_fit_does_without(
+def test_last_is_the_newest_checkpoint_of_the_name(
     cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -326,7 +324,7 @@ def test_last_is_the_newest_checkpoint_of_the_name_and_only_fit_does_without(
     assert len(ending(branch)["history"]) > len(ending(first)["history"])  # which goes with it
 
 
-def test_the_wandb_run_goes_on_as_the_same_run(
+def test_a_resumed_run_continues_the_same_wandb_run(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -337,9 +335,7 @@ def test_the_wandb_run_goes_on_as_the_same_run(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_to_all_processes_of_a_run_leaves_its_data_workers_at_work(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_to_all_processes_does_not_stop_data_workers(tmp_path: Path, number: signal.Signals) -> None:
     args = [*lines(3, *folder_of_images(tmp_path / "images")), "--trainer.max_epochs=2000", "--runs=runs"]
     args += ["--trainer.check_val_every_n_epoch=2000"]
     process = Program("simmim_pl", args, tmp_path, environment())

@@ -15,9 +15,7 @@ def draw(seed: int, step: int) -> list[float]:
 
 @settings(deadline=None, max_examples=30)
 @given(place=st.tuples(*[st.integers(0, 10**6)] * 2), other=st.tuples(*[st.integers(0, 10**6)] * 2))
-def test_a_place_decides_what_is_drawn_and_another_draws_something_else(
-    place: tuple[int, int], other: tuple[int, int]
-) -> None:
+def test_random_numbers_depend_on_the_position(place: tuple[int, int], other: tuple[int, int]) -> None:
     torch.manual_seed(0)
     first = draw(*place)
     torch.manual_seed(1)
@@ -25,7 +23,7 @@ def test_a_place_decides_what_is_drawn_and_another_draws_something_else(
     assert (draw(*other) == first) == (other == place)
 
 
-def test_digits_do_not_run_together_and_global_state_is_left_alone() -> None:
+def test_seeds_and_steps_do_not_collide_and_global_state_is_unchanged() -> None:
     assert draw(1, 11) != draw(11, 1)
     before = torch.get_rng_state()
     draw(0, 0)
@@ -42,7 +40,7 @@ def test_neighbouring_steps_and_seeds_are_uncorrelated() -> None:
 
 @given(ranks=st.integers(1, 5), share=st.integers(1, 4), along=st.integers(0, 2))
 @settings(deadline=None, max_examples=30)
-def test_ranks_draw_together_what_one_process_draws(ranks: int, share: int, along: int) -> None:
+def test_ranks_together_draw_the_numbers_of_one_process(ranks: int, share: int, along: int) -> None:
     shape = [2, 3, 2]
     shape[along] = share * ranks
     whole = uniform(torch.Generator().manual_seed(make_generator(3, 5, CPU).initial_seed()), *shape, along=along)

@@ -71,7 +71,7 @@ def lowered(rank: int, ranks: int) -> dict[str, list[Tensor]]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_normalise_as_one_process_does_on_the_whole_batch(ranks: int) -> None:
+def test_ranks_normalise_like_one_process_on_the_whole_batch(ranks: int) -> None:
     one, many = passes(0, 1), on_ranks(ranks, passes)
     for name, expected in one.items():
         for number, value in enumerate(expected):
@@ -80,7 +80,7 @@ def test_ranks_normalise_as_one_process_does_on_the_whole_batch(ranks: int) -> N
                 torch.testing.assert_close(theirs[name][number], value[rank::ranks] if of_items else value, msg=name)
 
 
-def test_bfloat16_is_normalised_by_statistics_in_float32() -> None:
+def test_bfloat16_uses_statistics_in_float32() -> None:
     one, many = passes(0, 1, torch.bfloat16), on_ranks(2, lowered)
     for name, expected in one.items():
         for rank, theirs in enumerate(many):
@@ -97,7 +97,7 @@ def test_on_one_rank_nothing_changes() -> None:
     assert type(layer[0]) is nn.BatchNorm2d
 
 
-def test_on_a_device_with_torchs_own_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_sync_batchnorm_is_used_where_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     layer = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm1d(2)))
     convert_sync_batchnorm(layer, torch.device("cuda"))
@@ -114,7 +114,7 @@ class Activated(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_layer_that_does_more_is_refused_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_a_layer_that_does_more_is_refused_and_unchanged(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     layer = nn.Sequential(nn.BatchNorm2d(3), Activated(3))
     with pytest.raises(InputError, match="Activated does more than normalise, and cannot be synchronised"):

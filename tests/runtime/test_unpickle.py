@@ -43,7 +43,7 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("case", GOOD)
 @pytest.mark.parametrize("archive", [True, False])
-def test_what_is_written_is_read(tmp_path: Path, case: str, archive: bool) -> None:
+def test_written_values_are_read_back(tmp_path: Path, case: str, archive: bool) -> None:
     torch.save(GOOD[case], tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
     assert same(unpickle(tmp_path / "x.pt"), GOOD[case])
 
@@ -74,7 +74,7 @@ def archive(path: Path, instructions: bytes) -> None:
     repack(path, lambda name, content: b"\x80\x02" + instructions + b"." if name.endswith("data.pkl") else content)
 
 
-def test_an_archive_that_is_compressed_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_compressed_archive_is_refused_before_unpacking(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"state_dict": {"x": torch.zeros(5_000_000)}}, path)
     repack(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
@@ -84,7 +84,7 @@ def test_an_archive_that_is_compressed_is_refused_before_it_is_unpacked(tmp_path
         unpickle(path)
 
 
-def test_entries_that_share_bytes_are_counted_each(tmp_path: Path) -> None:
+def test_entries_that_share_bytes_are_counted_separately(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({str(i): torch.zeros(1000) for i in range(2)}, path)
     content = path.read_bytes()
@@ -150,7 +150,7 @@ DOUBLE = {
 
 
 @pytest.mark.parametrize("make", DOUBLE)
-def test_a_file_that_torch_and_zipfile_could_read_differently_is_refused(
+def test_a_file_that_torch_and_zipfile_read_differently_is_refused(
     tmp_path: Path, make: Callable[[Path], bytes]
 ) -> None:
     path = tmp_path / "x.pt"
@@ -203,14 +203,14 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_an_instruction_that_takes_memory_or_time_without_end_is_not_followed(tmp_path: Path, case: str) -> None:
+def test_instructions_with_unbounded_memory_or_time_are_refused(tmp_path: Path, case: str) -> None:
     instructions, says = BOMBS[case]
     archive(tmp_path / "x.pt", instructions)
     with pytest.raises(InputError, match=says):
         unpickle(tmp_path / "x.pt")
 
 
-def test_the_old_formats_storages_are_no_larger_than_the_file(tmp_path: Path) -> None:
+def test_storages_of_the_old_format_are_not_larger_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"x": torch.zeros(10)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"K\nNt", INT + b"Nt"))  # how many numbers the storage holds
@@ -218,7 +218,7 @@ def test_the_old_formats_storages_are_no_larger_than_the_file(tmp_path: Path) ->
         unpickle(path)
 
 
-def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
+def test_a_shape_must_be_a_literal_tuple(tmp_path: Path) -> None:
     """What a call gives could be any; torch would grow a storage of the old format to it."""
     path = tmp_path / "x.pt"
     content = zeros(path, 10, archive=False)
@@ -233,13 +233,13 @@ def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_few_numbers_repeated_to_many_are_refused(tmp_path: Path, archive: bool) -> None:
+def test_expanded_tensors_larger_than_the_file_are_refused(tmp_path: Path, archive: bool) -> None:
     torch.save({"x": ROW[:1].expand(10**9)}, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
     with pytest.raises(InputError, match="expands few numbers to more bytes than the file has"):
         unpickle(tmp_path / "x.pt")
 
 
-def test_a_tensor_reaches_no_further_than_its_storage(tmp_path: Path) -> None:
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save(torch.zeros(10), path)
     repack(path, lambda name, content: content.replace(b"K\n\x85", b"K\x0b\x85"))  # its shape
@@ -248,13 +248,13 @@ def test_a_tensor_reaches_no_further_than_its_storage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"[" * 1000, pickle.dumps({}, 2), b"\x80\x02X\xff\xff\xff\xffx", b"PK"])
-def test_what_torch_did_not_write_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_pickles_not_written_by_torch_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
         unpickle(tmp_path / "x.pt")
 
 
-def test_another_archive_is_refused(tmp_path: Path) -> None:
+def test_other_archives_are_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as whole:
         whole.writestr("readme.txt", "hello")

@@ -81,7 +81,7 @@ def test_idle_factors_change_nothing():
     assert torch.equal(jitter(image, idle), image)
 
 
-def test_jitter_leaves_its_input_alone():
+def test_jitter_does_not_change_its_input():
     image = images(4, 8, 8, seed=0)
     before = image.clone()
     jitter(image, sample_jitter(4, 1.0, STRENGTH, torch.Generator().manual_seed(0), CPU))

@@ -54,7 +54,7 @@ def test_one_pixel_fills_the_view():
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
-def test_weights_average_the_box_and_nothing_else(length, size, mirror):
+def test_weights_average_only_the_box(length, size, mirror):
     weight = resampling(torch.tensor([3]), torch.tensor([length]), torch.tensor([mirror]), size, 50)
     torch.testing.assert_close(weight.sum(-1), torch.ones(1, size))
     assert weight.min() >= 0
@@ -87,7 +87,7 @@ def test_boxes_follow_torchvision(height, width, scale, ratio):
 
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31))
-def test_boxes_lie_within_the_image(height, width, seed):
+def test_boxes_are_within_the_image(height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     top, left, h, w = sample_crop(64, height, width, (0.08, 1.0), (0.75, 4 / 3), generator, CPU).unbind(1)
     assert (torch.stack((top, left, h - 1, w - 1)) >= 0).all()

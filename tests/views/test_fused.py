@@ -54,7 +54,7 @@ def images(batch: int = 3 if DEVICE.type == "cpu" else 64, height: int = 24, wid
 
 @needs_kernels
 @pytest.mark.parametrize("name", KNOWN | MIXED)
-def test_views_are_torchs_for_the_same_numbers(name: str) -> None:
+def test_kernel_views_equal_torchs_for_the_same_random_numbers(name: str) -> None:
     image, operations = images(), (KNOWN | MIXED)[name]
     views, generator = fused.fused_views(image.to(DEVICE), CROP, operations, seeded(2)), seeded(2)
     plans = [draw_plan(image, CROP, each, generator) for each in operations]
@@ -63,7 +63,7 @@ def test_views_are_torchs_for_the_same_numbers(name: str) -> None:
 
 
 @needs_kernels
-def test_a_rank_has_its_images_of_the_whole_batch() -> None:
+def test_a_rank_gets_its_part_of_the_whole_batch() -> None:
     image = images(4)
     whole = fused.fused_views(image.to(DEVICE), CROP, KNOWN["SimCLR"], seeded(3))
     for rank in (0, 1):
@@ -109,7 +109,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 @pytest.mark.parametrize(("name", "most"), [("SimCLR", 3), ("BYOL", 3), ("own between", 111), ("another order", 116)])
-def test_nothing_is_asked_of_the_device(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_are_made_without_synchronisation(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rand, watch, operations = torch.rand, Watch(), (KNOWN | MIXED)[name]
     monkeypatch.setattr("simmim_pl.gpu.views.one_view", watch)
     monkeypatch.setattr("simmim_pl.gpu.parameters.draw_rows", watch)

@@ -91,7 +91,7 @@ def test_images_of_the_right_size_are_left_untouched(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (64, 192), (192, 64), (8, 24), (1, 300)])
-def test_the_centre_of_an_oblong_image_is_taken(tmp_path, shape):
+def test_an_oblong_image_is_centre_cropped(tmp_path, shape):
     height, width = shape
     pixels = np.zeros((height, width, 3), dtype=np.uint8)  # black ends, a white square between them
     short, long = min(shape), max(shape)
@@ -113,7 +113,7 @@ def test_shrinking_is_antialiased(tmp_path, ending):
     assert np.abs(read - 127).max() <= 3
 
 
-def test_a_large_jpeg_agrees_with_an_independent_area_mean(tmp_path):
+def test_a_large_jpeg_equals_an_independent_area_mean(tmp_path):
     y, x = np.mgrid[:512, :512] / 512
     pixels = np.stack([255 * x, 255 * y, 127 + 100 * np.sin(9 * x * y)], -1).round().astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "smooth.jpg", quality=95)
@@ -122,7 +122,7 @@ def test_a_large_jpeg_agrees_with_an_independent_area_mean(tmp_path):
     assert np.abs(read - mean)[1:-1, 1:-1].max() < 4
 
 
-def test_more_images_than_a_thread_takes_at_once_stay_in_order(tmp_path, monkeypatch):
+def test_many_images_stay_in_order_over_threads(tmp_path, monkeypatch):
     monkeypatch.setattr("simmim_pl.data.files.decode.CHUNK", 3)
     files = [str(tmp_path / f"{i:02}.png") for i in range(20)]
     for i, file in enumerate(files):
@@ -180,7 +180,7 @@ def started(ghostscript, path):
 
 
 @pytest.mark.parametrize("ending", ["eps", "png", "jpg"])
-def test_no_program_is_started_whatever_the_name_says(tmp_path, ghostscript, ending):
+def test_no_external_program_is_started_whatever_the_file_name(tmp_path, ghostscript, ending):
     path, good = tmp_path / f"image.{ending}", tmp_path / "good.png"
     Image.new("RGB", (8, 8)).save(path, "EPS")
     Image.new("L", (8, 8)).save(good)
@@ -195,7 +195,7 @@ def test_no_program_is_started_whatever_the_name_says(tmp_path, ghostscript, end
     assert started(ghostscript, path)  # so the mark would have been there
 
 
-def test_files_are_looked_for_by_the_endings_of_what_is_read():
+def test_files_are_found_by_the_extensions_of_supported_formats():
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".bmp"} <= image_extensions()
     assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".fpx", ".mpg", ".hdf", ".grib"} & image_extensions()
     assert set(supported_formats()) <= set(FORMATS)
@@ -203,7 +203,7 @@ def test_files_are_looked_for_by_the_endings_of_what_is_read():
 
 
 @pytest.mark.parametrize("name", [name for name in supported_formats() if name in Image.SAVE])
-def test_each_of_the_formats_is_read_under_a_name_of_another(tmp_path, name):
+def test_formats_are_recognised_whatever_the_extension(tmp_path, name):
     path = tmp_path / "image.png"
     Image.new("RGB", (32, 32), RGB).save(path, name)
     read = np.asarray(decode(str(path), 32)).astype(int)

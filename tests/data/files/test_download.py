@@ -30,7 +30,7 @@ def get(archive, *mirrors):
 
 
 @pytest.mark.parametrize("way", ["fine", "slow", "unsized"])
-def test_the_first_mirror_that_delivers_is_the_last_asked(server, archive, way):
+def test_the_first_working_mirror_is_used(server, archive, way):
     get(archive, server.address(way), server.address("fine"))
     assert server.asked == [way]
     assert archive.read_bytes() == BODY
@@ -47,7 +47,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("way", FAILURES)
-def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, archive, way):
+def test_a_failing_mirror_leaves_no_files_and_the_next_is_used(server, archive, way):
     with pytest.raises(InputError, match=FAILURES[way]) as caught:
         get(archive, server.address(way))
     assert list(archive.parent.iterdir()) == []
@@ -57,7 +57,7 @@ def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, archiv
     assert archive.read_bytes() == BODY
 
 
-def test_every_mirror_is_named_with_its_reason(server, archive):
+def test_every_failed_mirror_is_named_with_its_reason(server, archive):
     mirrors = [*map(server.address, ("cut", "missing", "refuses")), "not an address"]
     with pytest.raises(InputError) as caught:
         get(archive, *mirrors)
@@ -67,12 +67,12 @@ def test_every_mirror_is_named_with_its_reason(server, archive):
         assert reason in part
 
 
-def test_no_mirrors_is_said(archive):
+def test_missing_mirrors_are_reported(archive):
     with pytest.raises(InputError, match="no mirrors given"):
         get(archive)
 
 
-def test_a_whole_file_is_not_asked_for(server, archive):
+def test_a_complete_file_is_not_downloaded_again(server, archive):
     archive.write_bytes(BODY)
     get(archive, server.address("fine"))
     assert server.asked == []

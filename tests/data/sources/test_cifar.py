@@ -57,7 +57,7 @@ def source(server, root, *ways, timeout=0.4):
     return CIFAR10(str(root), mirrors=[server.address(way) for way in ways], timeout=timeout)
 
 
-def test_images_and_labels_are_those_of_the_archive(server, mini, tmp_path):
+def test_images_and_labels_equal_the_archive(server, mini, tmp_path):
     cifar10 = source(server, tmp_path / "data", "fine")
     cifar10.prepare()
     train, test = cifar10.load("train"), cifar10.load("test")
@@ -80,7 +80,7 @@ def test_cifar100_has_its_own_names(tmp_path, monkeypatch):
     assert torch.equal(cifar100.load("test").images, torch.from_numpy(images["test"].reshape(4, 3, 32, 32)))
 
 
-def test_the_archive_and_its_files_are_all_that_is_left(server, tmp_path):
+def test_only_the_archive_and_its_files_remain(server, tmp_path):
     source(server, tmp_path / "data", "fine").prepare()
     assert server.asked == ["fine"]
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
@@ -89,7 +89,7 @@ def test_the_archive_and_its_files_are_all_that_is_left(server, tmp_path):
     ]
 
 
-def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, tmp_path):
+def test_a_failing_mirror_leaves_no_files_and_the_next_is_used(server, tmp_path):
     root = tmp_path / "data"
     with pytest.raises(InputError, match="cut off after"):
         source(server, root, "cut").prepare()
@@ -98,7 +98,7 @@ def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, tmp_pa
     assert len(source(server, root).load("train")) == 20
 
 
-def test_whole_files_are_used_without_network_or_archive(server, tmp_path):
+def test_complete_files_are_used_without_network_or_archive(server, tmp_path):
     source(server, tmp_path / "data", "fine").prepare()
     (tmp_path / "data" / datasets.CIFAR10.filename).unlink()
     server.asked.clear()
@@ -161,7 +161,7 @@ def test_two_nodes_may_share_the_folder(server, tmp_path):
     assert failures == []
 
 
-def test_a_slower_node_accepts_the_work_of_a_faster_one(server, mini, tmp_path, monkeypatch):
+def test_a_slower_node_uses_the_files_of_a_faster_one(server, mini, tmp_path, monkeypatch):
     root = tmp_path / "data"
 
     def overtaken(archive, scratch):

@@ -38,7 +38,7 @@ def reds(images):
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
-def test_labelled_layout_in_fixed_order(labelled, memory_gb):
+def test_a_labelled_layout_is_read_in_fixed_order(labelled, memory_gb):
     folder = Folder(str(labelled), memory_gb=memory_gb)
     folder.prepare()
     train, test = folder.load("train"), folder.load("test")
@@ -78,7 +78,7 @@ def test_memory_and_disk_give_identical_batches(tmp_path):
         assert one["image"].shape == (len(indices), 3, 24, 24)
 
 
-def test_the_limit_of_memory_is_counted_in_bytes(labelled):
+def test_the_memory_limit_is_in_bytes(labelled):
     exactly = 4 * 3 * 32 * 32 / 1e9
     assert not Folder(str(labelled), memory_gb=exactly).load("train").workers
     assert Folder(str(labelled), memory_gb=exactly * 0.999).load("train").workers
@@ -166,7 +166,7 @@ def test_size_of_nothing(tmp_path):
         Folder(str(tmp_path), size=0)
 
 
-def test_imagenets_val_is_the_test_split_unless_there_is_one(labelled):
+def test_val_is_the_test_split_if_there_is_no_test_folder(labelled):
     (labelled / "test").rename(labelled / "val")
     folder = Folder(str(labelled))
     folder.prepare()
@@ -176,7 +176,7 @@ def test_imagenets_val_is_the_test_split_unless_there_is_one(labelled):
     assert reds(Folder(str(labelled)).load("test")) == [9]
 
 
-def test_a_val_folder_without_classes_is_no_test_split(labelled):
+def test_a_val_folder_without_classes_is_not_a_test_split(labelled):
     (labelled / "test").rename(labelled / "elsewhere")
     write(labelled / "val/loose.png")
     folder = Folder(str(labelled))

@@ -85,7 +85,7 @@ def test_every_mode_of_one_channel_is_read(tmp_path: Path, mode: str, ending: st
 
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(8, 60), width=st.integers(8, 60), size=st.integers(4, 40), seed=st.integers(0, 99))
-def test_a_mask_has_the_geometry_of_its_image(
+def test_a_mask_is_resized_like_its_image(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, size: int, seed: int
 ) -> None:
     """The mean place of a blob is the same in image and mask, to a pixel of either size."""
@@ -117,14 +117,14 @@ def test_a_mask_of_the_right_size_is_left_untouched_and_ids_may_start_at_one(tmp
     assert read.tolist() == np.where(ids == 255, 255, ids - 1).tolist()
 
 
-def test_the_digest_is_of_the_masks_too(root: Path) -> None:
+def test_the_digest_includes_masks(root: Path) -> None:
     before = folder(root).load("train").digest()
     assert folder(root).load("train").digest() == before
     Image.new("L", (16, 16), 2).save(root / "train/masks/0.png")
     assert folder(root).load("train").digest() != before
 
 
-def test_the_data_module_serves_masks(root: Path) -> None:
+def test_the_datamodule_gives_masks(root: Path) -> None:
     images = ImageDataModule(folder(root), batch_size=2, validation=1)
     images.setup("fit")
     batches = list(images.train_dataloader())
@@ -178,21 +178,21 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("says", UNPAIRED)
-def test_what_does_not_pair_up_is_refused_before_anything_is_decoded(root: Path, says: str) -> None:
+def test_unpaired_files_are_refused_before_decoding(root: Path, says: str) -> None:
     UNPAIRED[says](root)
     with pytest.raises(InputError, match=says):
         folder(root).prepare()
 
 
 @pytest.mark.parametrize("says", UNREADABLE)
-def test_a_mask_that_cannot_be_used_is_named(root: Path, says: str) -> None:
+def test_an_unusable_mask_is_named(root: Path, says: str) -> None:
     UNREADABLE[says](root)
     folder(root).prepare()
     with pytest.raises(InputError, match=says):
         folder(root).load("train")
 
 
-def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
+def test_a_missing_split_is_refused(root: Path) -> None:
     (root / "test").rename(root / "later")
     folder(root).prepare()
     with pytest.raises(InputError, match="test has to hold a folder named images"):
@@ -207,6 +207,6 @@ def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
         (["x"] * 256, 8, "has 256"),
     ],
 )
-def test_arguments_of_no_use_are_refused(root: Path, classes: list[str], size: int, says: str) -> None:
+def test_invalid_arguments_are_refused(root: Path, classes: list[str], size: int, says: str) -> None:
     with pytest.raises(InputError, match=says):
         MaskFolder(str(root), classes, size)

@@ -79,7 +79,7 @@ def test_the_archives_are_downloaded_and_extracted_once(archives: Path, data: Pa
     pets.prepare()
 
 
-def test_a_download_that_fails_says_where_the_file_goes(archives: Path, data: Path) -> None:
+def test_a_failed_download_names_the_folder_for_the_file(archives: Path, data: Path) -> None:
     (archives / "annotations.tar.gz").unlink()
     with pytest.raises(InputError, match=r"annotations\.tar\.gz is required in .*oxford-iiit-pet .*folder\.yaml"):
         OxfordPets(str(data)).prepare()
@@ -94,7 +94,7 @@ def test_archives_put_there_by_hand_are_extracted(archives: Path, data: Path) ->
     assert len(OxfordPets(str(data)).load("test")) == 2
 
 
-def test_a_slower_node_accepts_the_work_of_a_faster_one(
+def test_a_slower_node_uses_the_files_of_a_faster_one(
     archives: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(archive: str, scratch: str) -> None:
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_named(archives: Path, data: Path) ->
 
 
 @pytest.mark.parametrize("gone", ["images/Abyssinian_1.jpg", "annotations/trimaps/Abyssinian_1.png"])
-def test_a_file_that_is_gone_is_noticed(data: Path, gone: str) -> None:
+def test_a_missing_file_is_detected(data: Path, gone: str) -> None:
     (data / "oxford-iiit-pet" / gone).unlink()
     with pytest.raises(InputError, match=r"oxford-iiit-pet is missing or incomplete: remove its folders"):
         OxfordPets(str(data)).load("train")

@@ -39,7 +39,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> type:
 
 
 @pytest.mark.parametrize("fold", [None, 0, 7])
-def test_labelled_images_are_torchvisions(data: Path, theirs: type, fold: int | None) -> None:
+def test_labelled_images_equal_torchvision(data: Path, theirs: type, fold: int | None) -> None:
     source = STL10(str(data), fold=fold)
     source.prepare()  # touches no network: all is there
     for split in ("train", "test"):
@@ -52,7 +52,7 @@ def test_labelled_images_are_torchvisions(data: Path, theirs: type, fold: int | 
     assert source.name == ("STL10" if fold is None else f"STL10, fold {fold}")
 
 
-def test_the_folds_are_torchvisions(data: Path, theirs: type) -> None:
+def test_the_folds_equal_torchvision(data: Path, theirs: type) -> None:
     source = STL10(str(data))
     train = source.load("train")
     assert len(source.folds) == 10
@@ -62,7 +62,7 @@ def test_the_folds_are_torchvisions(data: Path, theirs: type) -> None:
     assert STL10(str(data), fold=3).folds == STL10(str(data), train="unlabelled").folds == []
 
 
-def test_unlabelled_images_are_torchvisions_and_have_no_label(data: Path, theirs: type) -> None:
+def test_unlabelled_images_equal_torchvision_and_have_no_label(data: Path, theirs: type) -> None:
     source = STL10(str(data), train="unlabelled")
     train = source.load("train")
     assert (train.labels, source.classes, len(train)) == (None, [], 30)
@@ -72,12 +72,12 @@ def test_unlabelled_images_are_torchvisions_and_have_no_label(data: Path, theirs
     assert len(source.load("test")) == 20
 
 
-def test_sets_differ_in_their_digest(data: Path) -> None:
+def test_splits_and_folds_have_different_digests(data: Path) -> None:
     digests = {STL10(str(data), fold=fold).load("train").digest() for fold in (None, 0, 1)}
     assert len(digests | {STL10(str(data), train="unlabelled").load("train").digest()}) == 4
 
 
-def test_it_is_served_in_batches(data: Path) -> None:
+def test_the_datamodule_gives_batches(data: Path) -> None:
     images = ImageDataModule(STL10(str(data)), batch_size=8, validation=10)
     images.prepare_data()
     images.setup("fit")
@@ -101,7 +101,9 @@ def test_it_is_downloaded_and_extracted(data: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("file", ["train_X.bin", "test_y.bin", "unlabeled_X.bin", "fold_indices.txt"])
-def test_a_missing_or_cut_file_is_fetched_again(data: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_a_missing_or_truncated_file_is_downloaded_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     path = data / "stl10_binary" / file
     path.unlink() if file.endswith("txt") else path.write_bytes(path.read_bytes()[:-1])
     source = STL10(str(data), timeout=1)
@@ -113,6 +115,6 @@ def test_a_missing_or_cut_file_is_fetched_again(data: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("train", "fold"), [("labelled", 10), ("labelled", -1), ("unlabelled", 0)])
-def test_a_fold_that_is_none_is_refused(train: str, fold: int) -> None:
+def test_an_invalid_fold_is_refused(train: str, fold: int) -> None:
     with pytest.raises(InputError, match=r"fold has to be within \[0, 9\]|folds are of the labelled"):
         STL10(train=train, fold=fold)  # type: ignore[arg-type]

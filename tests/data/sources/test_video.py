@@ -73,14 +73,14 @@ def test_clips_of_both_splits(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_the_data_module_serves_them_through_workers(root: Path) -> None:
+def test_the_datamodule_loads_them_in_workers(root: Path) -> None:
     images = ImageDataModule(VideoFolder(str(root), frames=2), batch_size=4, validation=2, workers=1)
     images.setup("fit")
     assert [batch["clip"].shape for batch in images.train_dataloader()] == [(4, 2, 3, 32, 32)]
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_digest_is_of_files_frames_size_and_labels(root: Path) -> None:
+def test_the_digest_depends_on_files_frames_size_and_labels(root: Path) -> None:
     def of(size: int = 8, frames: int = 4, split: str = "train") -> str:
         return VideoFolder(str(root), size, frames).load(split).digest()
 
@@ -108,7 +108,7 @@ def test_without_a_decoder_the_extra_is_named(root: Path, monkeypatch: pytest.Mo
         VideoFolder(str(root)).prepare()
 
 
-def test_an_older_torchvision_reads_videos_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_torchvision_can_read_videos(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_video(file: str, pts_unit: str, output_format: str) -> tuple[Tensor, None, None]:
         assert (pts_unit, output_format) == ("sec", "TCHW")
         return video(int(Path(file).read_text())), None, None
@@ -132,7 +132,7 @@ def test_a_torchcodec_without_ffmpeg_says_what_to_install(
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"frames": 0}])
-def test_clips_of_nothing_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
+def test_clips_without_frames_or_pixels_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="has to be 1 or more, and is 0"):
         VideoFolder(str(tmp_path), **options)
 
