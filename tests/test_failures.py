@@ -99,7 +99,7 @@ def test_a_rank_without_the_checkpoint_is_refused_before_validation(tmp_path: Pa
     other[0].kill()
     for code, said in ended([first[0], other[1]]):
         assert code == 2
-        assert "do not agree on the checkpoint to go on from: it is step 10 (" in said
+        assert "do not agree on the checkpoint to resume from: it is step 10 (" in said
         assert ") on rank 0 and None on rank 1" in said
 
 

@@ -143,7 +143,7 @@ def test_valid_names_are_accepted(name: str) -> None:
 
 
 def test_the_command_line_checks_the_name(cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "--name '../out' is no name" in refused(cli, [*TINY, "--name=../out", f"--runs={tmp_path / 'here'}"], capfd)
+    assert "--name '../out' is not a valid folder name" in refused(cli, [*TINY, "--name=../out", f"--runs={tmp_path / 'here'}"], capfd)
     assert files(tmp_path) == set()
 
 

@@ -342,7 +342,7 @@ def test_training_images_of_a_single_class_are_refused() -> None:
 
 def test_a_class_missing_in_train_is_refused_by_name() -> None:
     data = loaded(Held([0, 1] * 6, [0, 1, 2], ["cat", "dog", "eel"]), validation=2)
-    with pytest.raises(InputError, match="The class eel is in test and not in train"):
+    with pytest.raises(InputError, match="The class eel is in test but not in train"):
         context(small(), data).classes()
     data = loaded(Held([0, 0, 0, 1, 1, 1, 2], [0, 1], ["cat", "dog", "eel"]), validation=0)
     rare = data.splits["train"].dataset

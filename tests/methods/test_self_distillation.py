@@ -151,5 +151,5 @@ def test_the_command_line_updates_the_teacher_and_saves_both_networks(
 
 
 def test_a_predictor_of_another_width_is_refused() -> None:
-    with pytest.raises(InputError, match=r"The predictor's output_dim is 5, and .* is of 4: set both to the same"):
+    with pytest.raises(InputError, match=r"The predictor's output_dim is 5 and .* is 4, .*: set both to the same"):
         methods.BYOL(FastCNN(2), HEAD, partial(HEAD, output_dim=5), optimizer=torch.optim.SGD)

@@ -288,7 +288,7 @@ def test_the_command_line_compares_runs(tmp_path: Path) -> None:
     failed = Program("simmim_pl.report", ["nowhere"], tmp_path, environment())
     _, error = failed.communicate(120)
     assert failed.returncode == 2
-    assert error.startswith("error: nowhere is no run directory")
+    assert error.startswith("error: nowhere is not a run directory")
     assert error.count("\n") == 1
 
 

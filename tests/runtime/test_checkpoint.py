@@ -324,7 +324,7 @@ def test_strings_like_class_paths_are_refused_and_not_imported(
 
 @pytest.mark.parametrize("allow", [["evil"], ["evil.Encoder.x"], ["evil.Gone"], ["gone.Encoder"], "evil.Encoder"])
 def test_allow_accepts_only_importable_classes(write: Callable[[Any], str], evil: Path, allow: Any) -> None:
-    with pytest.raises(InputError, match=r"--model.allow names \S+, which is no class that can be imported"):
+    with pytest.raises(InputError, match=r"--model.allow names \S+, which cannot be imported as a class"):
         load_encoder(write({"class_path": "evil.Encoder"}), trained=False, allow=allow)
 
 

@@ -65,8 +65,8 @@ def ensure_extracted(
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{archive.name} cannot be stored in {folder} ({error.strerror or error}): make it a writable folder with "
-            f"{space} free, or set SIMMIM_DATA_DIR to another."
+            f"{folder} cannot be written ({error.strerror or error}), and {archive.name} is stored there: make it a "
+            f"writable folder with {space} free, or set SIMMIM_DATA_DIR to another."
         ) from error
     for leftover in folder.glob(f"{archive.name}*.part"):  # scratch folders of killed runs
         if leftover.is_dir():
