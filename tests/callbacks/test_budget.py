@@ -1,4 +1,4 @@
-"""Something costly takes its share of the time and no more."""
+"""A time budget limits the share of a costly operation."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The last checkpoint is always there, also after Ctrl-C; what fails never overwrites it."""
+"""The last checkpoint always exists, also after Ctrl-C; a failing run never overwrites it."""
 
 import math
 import signal
@@ -21,7 +21,7 @@ from simmim_pl.methods.method import Method, Output
 
 
 class Smallest(Method):
-    """The mean feature as a loss; ``breaks`` is the step at which it is not a number."""
+    """The mean feature as the loss, which is NaN at step ``breaks``."""
 
     breaks = -1
 
@@ -32,7 +32,7 @@ class Smallest(Method):
 
 
 class Raises(Callback):
-    """Raises once that many steps are done."""
+    """Raises after a number of steps."""
 
     def __init__(self, step: int, error: BaseException) -> None:
         self.step, self.error = step, error
@@ -43,7 +43,7 @@ class Raises(Callback):
 
 
 class Hears(Callback):
-    """Sends this process a signal, or several, once that many steps are done."""
+    """Sends this process one or several signals after a number of steps."""
 
     def __init__(self, step: int, *numbers: signal.Signals) -> None:
         self.step, self.numbers = step, numbers
@@ -55,7 +55,7 @@ class Hears(Callback):
 
 
 class Steps(Callback):
-    """The step of the checkpoint that lies there when an epoch starts, and at the end."""
+    """Records the step of the existing checkpoint at the start of each epoch, and at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Steps(Callback):
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Lightning ignores Ctrl-C from the first one on."""
+    """Restores the signal handler: Lightning ignores Ctrl-C after the first one."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
@@ -79,7 +79,7 @@ def method() -> Smallest:
 
 
 def fit(root: Path, *callbacks: Callback, module: Method | None = None, **options: Any) -> Trainer:
-    """40 images in batches of 8: five steps an epoch."""
+    """40 images in batches of 8: five steps per epoch."""
     ckpt_path = options.pop("ckpt_path", None)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     trainer = Trainer(
@@ -150,7 +150,7 @@ def test_an_interrupt_at_the_end_of_an_epoch_is_handled(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_stops_at_once_and_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="1"):  # as Lightning ends a run at a KeyboardInterrupt
+    with pytest.raises(SystemExit, match="1"):  # Lightning ends a run this way at a KeyboardInterrupt
         fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT, signal.SIGINT), max_epochs=3)
     assert step(tmp_path) == 5
 
@@ -181,7 +181,7 @@ def test_checkpoints_are_saved_every_n_steps_within_an_epoch(
 
 
 def test_checkpoints_are_saved_every_n_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10**6, 40))  # a look at the clock takes 40 seconds
+    clock = iter(range(0, 10**6, 40))  # reading the clock takes 40 seconds
     monkeypatch.setattr("simmim_pl.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(RuntimeError):
         fit(tmp_path, Checkpoint(every_n_minutes=1.5), Raises(5, RuntimeError()), max_epochs=1)

@@ -1,4 +1,4 @@
-"""The alarm tells collapse, of both kinds, from a run that learns nothing, and is silent on runs that learn."""
+"""The monitor distinguishes both kinds of collapse from a run that learns nothing; learning runs get no alert."""
 
 import os
 import warnings
@@ -24,7 +24,7 @@ Cli = Callable[[list[Any]], Path]
 
 
 class NoNegatives(Loss):
-    """Pulls views together, and nothing apart."""
+    """Pulls views together without negatives."""
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         unit = F.normalize(z.float(), dim=-1)
@@ -32,7 +32,7 @@ class NoNegatives(Loss):
 
 
 class Run(SimpleNamespace):
-    """Keeps what a W&B run is sent."""
+    """Records what is sent to a W&B run."""
 
     def __init__(self) -> None:
         super().__init__(sent=[], summary={})
@@ -49,7 +49,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def validated(alarm: CollapseMonitor, *found: dict[str, float]) -> None:
-    """As if these were found at validations."""
+    """Report these metrics at successive validations."""
     trainer = Trainer(logger=False, accelerator="cpu")
     for metrics in found:
         alarm.evaluate(trainer, metrics)
@@ -134,7 +134,7 @@ def test_the_monitor_and_the_report_agree(
     assert sent.summary == {"verdict": run.verdict().state, "verdict_evidence": str(run.verdict())}
 
 
-# A few seconds each: 20 steps an epoch of a small network, validated twice.
+# A few seconds each: a small network, 20 steps per epoch, two validations.
 SHORT = [
     *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.precision=32-true"),
     *("--data.source.train=1500", "--data.source.size=16", "--data.source.copies=1", "--data.validation=500"),
@@ -144,7 +144,7 @@ SHORT = [
 ]
 UNCHANGED_COLOURS = [f"--data.views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "grayscale")]
 rarely = pytest.mark.skipif(os.environ.get("LONG") != "1", reason="collapses as the one before: make test-long")
-COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, rounding may decide
+COLLAPSES = {"complete collapse", "dimensional collapse"}  # rounding decides which of the two
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, r
         (["--model.loss.temperature=100"], COLLAPSES),
         pytest.param(["--model.optimizer.lr=0.4"], COLLAPSES, marks=rarely),
         (["--model.optimizer.lr=1e-9"], {"not learning"}),
-        (UNCHANGED_COLOURS, {"shortcut"}),  # views are told apart by their colours, and classes by shapes
+        (UNCHANGED_COLOURS, {"shortcut"}),  # views can be matched by colour, and classes differ by shape
         (["--trainer.max_epochs=8", "--trainer.check_val_every_n_epoch=4"], {"learning"}),
     ],
     ids=["no negatives", "huge temperature", "lr × 100", "lr 1e-9", "unchanged colours", "healthy"],

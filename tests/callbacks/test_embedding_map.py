@@ -1,4 +1,4 @@
-"""Neighbours and map are scikit-learn's, and the run is the same without."""
+"""Neighbours and map equal scikit-learn's, and the callback does not change the run."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def test_the_map_equals_scikit_learns_principal_components() -> None:
     expected = reference.transform(rows.numpy())
     np.testing.assert_allclose(np.abs(place.numpy()), np.abs(expected), atol=1e-9)
     np.testing.assert_allclose(explained.numpy(), reference.explained_variance_ratio_, atol=1e-12)
-    assert (place.numpy().max(0) == np.abs(place.numpy()).max(0)).all()  # so that it is not mirrored next time
+    assert (place.numpy().max(0) == np.abs(place.numpy()).max(0)).all()  # the sign is fixed
     torch.testing.assert_close(principal(-rows)[0].abs(), place.abs())
 
 
@@ -46,7 +46,7 @@ def test_identical_images_give_a_map_of_one_point() -> None:
     assert place.abs().max() == 0
     assert explained.tolist() == [0, 0]
     nearly = F.normalize(1 + 1e-6 * torch.randn(50, 8), dim=-1)
-    assert principal(nearly)[0].abs().max() == 0  # rounding has no directions
+    assert principal(nearly)[0].abs().max() == 0  # not the directions of rounding errors
     assert principal(torch.arange(5.0)[:, None])[0].shape == (5, 2)
 
 

@@ -32,7 +32,7 @@ def load(folder: Path) -> dict[str, Tensor]:
 
 
 def encode(checkpoint: Path, split: str) -> Tensor:
-    """The features of a whole split in one batch."""
+    """Features of a whole split in one batch."""
     images = Shapes(train=200, test=101, size=16, copies=1).load(split).images
     with torch.no_grad():
         return load_encoder(str(checkpoint), trained=True).eval()(images / 255).pooled
@@ -68,7 +68,7 @@ def test_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrained:
     assert rows["index"].tolist() == list(range(101))
     expected = encode(pretrained, "test")
     torch.testing.assert_close(rows["features"], expected, atol=1e-5, rtol=1e-5)
-    assert (expected[0] - expected[1]).abs().max() > 1e-3  # so another order would differ
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # so that another order differs
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 180), ("validation", 20)])

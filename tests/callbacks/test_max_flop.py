@@ -1,4 +1,4 @@
-"""A training that ends after so much arithmetic."""
+"""Training ends after a given number of FLOP."""
 
 import re
 from collections.abc import Callable
@@ -21,13 +21,13 @@ MAX = "--callbacks.max_flop.flop"
 
 
 def end(run: Path) -> tuple[int, float]:
-    """How many steps a run took, and its last learning rate."""
+    """The number of steps of a run, and its last learning rate."""
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     return saved["global_step"], saved["lr_schedulers"][0]["_last_lr"][0]
 
 
 def of_a_step(said: str) -> tuple[int, float]:
-    """Steps and FLOP of one, as a run tells them."""
+    """The number of steps and the FLOP per step, as a run prints them."""
     (line,) = [line for line in said.splitlines() if "FLOP are" in line]
     steps, flop = re.findall(r"FLOP are (\d+) steps of ([\d.e+]+)\.", line)[0]
     return int(steps), float(flop)
@@ -55,7 +55,7 @@ def test_an_earlier_limit_ends_the_run_with_a_warning(cli: Cli) -> None:
 
 
 def test_resuming_at_the_end_of_an_epoch_ends_at_the_same_step(cli: Cli) -> None:
-    """Lightning alone would repeat that epoch, since ``max_steps`` is set."""
+    """Lightning alone would repeat that epoch, because ``max_steps`` is set."""
     whole = [*TINY, "--trainer.max_epochs=-1", f"{MAX}=4e8"]
     straight = cli([*whole, "--name=straight"])
     stopped = cli([*whole, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne", "--name=stopped"])
@@ -88,7 +88,7 @@ def test_an_impossible_budget_is_a_one_line_error(
 
 
 class Odd(Contrastive):
-    """A method whose step cannot be taken on tensors without contents."""
+    """A method whose step fails on fake tensors."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         assert batch["views"].sum().item()

@@ -1,4 +1,4 @@
-"""The online probe and kNN watch a run and change nothing about it."""
+"""The online probe and kNN monitor a run without changing it."""
 
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ METRICS = {"val/knn", "val/probe"}
 
 
 class Dropping(FastCNN):
-    """An encoder that draws from the global random numbers, so that whoever else draws from them shows."""
+    """An encoder that uses global random numbers, so that other uses of them change it."""
 
     def forward(self, image: Tensor) -> Features:
         features = super().forward(image)
@@ -43,7 +43,7 @@ class Unlabelled(Source):
 
 
 class Gradients(Callback):
-    """The encoder's gradients at every step, after whatever the other callbacks did in the one before."""
+    """Records the encoder's gradients at every step."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -53,7 +53,7 @@ class Gradients(Callback):
 
 
 class AfterSanity(Callback):
-    """What is logged when the sanity check is over, and how often it validated."""
+    """Records what is logged after the sanity check, and its number of validation batches."""
 
     def __init__(self) -> None:
         self.logged: set[str] = set()
@@ -75,7 +75,7 @@ def method(kind: type[FastCNN] = FastCNN) -> Contrastive:
 def fit(
     root: Path, *callbacks: Callback, module: Contrastive | None = None, source: Source | None = None, **options: Any
 ) -> Trainer:
-    """80 images in batches of 16: five steps an epoch; 40 images to validate on."""
+    """80 images in batches of 16: five steps per epoch; 40 validation images."""
     ckpt_path, views = options.pop("ckpt_path", None), options.pop("views", ContrastiveViews(size=16))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"max_epochs": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0, **quiet, **options}
@@ -133,7 +133,7 @@ def features(module: Contrastive, images: ImageDataModule, split: str) -> tuple[
 
 
 def neighbours(module: Contrastive, images: ImageDataModule, k: int, temperature: float) -> float:
-    """The accuracy that scikit-learn finds."""
+    """scikit-learn's accuracy."""
     bank, queries = features(module, images, "reference"), features(module, images, "validation")
     vote = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature), algorithm="brute")
     found: float = accuracy_score(queries[1], vote.fit(*bank).predict(queries[0]))
@@ -158,7 +158,7 @@ def test_logged_metrics_equal_scikit_learn(tmp_path: Path) -> None:
 
 
 def test_the_untrained_encoder_is_evaluated_by_the_same_knn(tmp_path: Path) -> None:
-    """One that is never trained stays as good as it was, but for what BatchNorm goes on to learn."""
+    """Without training, accuracy stays the same except for changes of BatchNorm statistics."""
     found = []
     for momentum in (0.0, 0.1):
         module = method()
@@ -229,7 +229,7 @@ def test_a_resumed_probe_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
         fit(tmp_path / "half", half, Checkpoint(), Stop(), enable_checkpointing=True)
     saved = state(half)
     fit(tmp_path / "rest", rest, start, ckpt_path=tmp_path / "half/checkpoints/last.ckpt")
-    assert {name for name in saved if name.endswith("exp_avg")}  # the optimizer is among what is compared
+    assert {name for name in saved if name.endswith("exp_avg")}  # the optimizer is compared too
     assert all(torch.equal(tensor, start.state[name]) for name, tensor in saved.items())
     ends, expected = state(rest), state(whole)
     assert ends.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""What a method shows of validation images is kept as one picture, the same images every time."""
+"""A method's pictures of validation images are stored as one picture, always of the same images."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ NAME = "picture: image, negative"
 
 def show(self: Contrastive, batch: Batch) -> dict[str, torch.Tensor]:
     assert not self.training
-    torch.rand(3)  # what it draws is not taken from the run
+    torch.rand(3)  # the run's random state is not used
     image = batch["image"] / 255
     return {"image, negative": torch.stack([image, 1 - image], 1)}
 

@@ -1,4 +1,4 @@
-"""The report is there at the end, refreshed as often as it is cheap, and never costs the run."""
+"""The report exists at the end, is refreshed within a time budget, and never stops the run."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is measured of the representation is what NumPy finds in it, and the run is the same without."""
+"""Representation metrics equal NumPy's, and the callback does not change the run."""
 
 import csv
 import math
@@ -50,7 +50,7 @@ def test_logged_metrics_equal_the_references(tmp_path: Path) -> None:
     assert set(logged) >= LOGGED
     module.eval()
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    with torch.no_grad():  # three batches of 16, 16 and 8 images, of which ten, ten and eight are looked at
+    with torch.no_grad():  # three batches of 16, 16 and 8 images, of which ten, ten and eight are used
         batches = [batch["image"] for batch in data.val_dataloader()]
         features = module(torch.cat(batches).float() / 255).pooled.double().numpy()
         views = [data.views(image[:10], make_generator(0, -1 - i, image.device)) for i, image in enumerate(batches)]
@@ -74,7 +74,7 @@ def test_logged_metrics_equal_the_references(tmp_path: Path) -> None:
 
 
 def test_the_untrained_network_is_measured_in_the_same_way(tmp_path: Path) -> None:
-    """Nothing learns here, so that both are the same, once BatchNorm has the statistics of the same views."""
+    """Nothing is trained here, so both are equal once BatchNorm has the statistics of the same views."""
     module = method()
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
 
@@ -106,7 +106,7 @@ def test_views_are_made_in_full_precision(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
     module = method()
     for parameter in module.parameters():
-        parameter.requires_grad_(False)  # nothing learns, so that only the views could differ
+        parameter.requires_grad_(False)  # nothing is trained, so only the views could differ
     module.head.mlp[0].weight.requires_grad_()
     seen: list[dict[str, float]] = []
 
@@ -144,5 +144,5 @@ def test_two_ranks_give_the_results_of_one_process(tmp_path: Path) -> None:
         with log.open(newline="") as file:
             (row,) = (row for row in csv.DictReader(file) if row["representation/rankme"])
         found.append({name: float(row[name]) for name in LOGGED | {"val/knn_untrained", "val/images"}})
-    for name, value in found[0].items():  # an untrained network's similarities are so near each other that views matter
+    for name, value in found[0].items():  # an untrained network's similarities are so close that views matter
         assert value == pytest.approx(found[1][name], rel=2e-2, abs=0.1 if "untrained" in name else 2e-2), name

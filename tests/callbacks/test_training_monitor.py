@@ -1,4 +1,4 @@
-"""Speed is images over time, a gradient's norm is NumPy's, memory is the system's."""
+"""Speed is images divided by time, gradient norms equal NumPy's, memory equals the system's figure."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ RATE, SECONDS = "train/images_per_second", "train/seconds"
 
 
 class Clock(Callback):
-    """A clock that goes on by ``tick`` seconds a batch and stands still otherwise."""
+    """A clock that advances by ``tick`` seconds per batch only."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 100.0, tick
@@ -33,7 +33,7 @@ class Clock(Callback):
         self.now += 1000.0
 
 
-# Five batches an epoch, of which the last is always told, for the progress bar.
+# Five batches per epoch; the last is always logged, for the progress bar.
 @pytest.mark.parametrize(("every", "logs"), [(1, 10), (2, 6), (3, 5), (100, 2)])
 def test_the_rate_is_images_divided_by_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int
@@ -41,7 +41,7 @@ def test_the_rate_is_images_divided_by_time(
     clock = Clock(tick=0.25)
     monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
     module = fit(tmp_path, clock, TrainingMonitor(), views=None, max_epochs=2, log_every_n_steps=every)
-    # Validation takes 1000 seconds between the epochs, which are not counted.
+    # Validation takes 1000 seconds between epochs, which are not counted.
     assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
 
 
@@ -102,7 +102,7 @@ def test_a_resumed_run_counts_seconds_from_its_checkpoint(monkeypatch: pytest.Mo
 
 
 class Norms(Callback):
-    """NumPy's norms of the gradients of a part, and what was logged after the step."""
+    """Records NumPy's gradient norms of a module, and the values logged after the step."""
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -124,7 +124,7 @@ def test_gradients_are_measured_before_clipping_when_they_are_logged(tmp_path: P
     pretrain(tmp_path, TrainingMonitor(), norms, max_epochs=1, gradient_clip_val=1e-3, log_every_n_steps=2)
     assert norms.logged[0] is None
     assert norms.logged[1::2] == pytest.approx(norms.expected[1::2], rel=1e-4)
-    assert min(norms.expected) > 1e-3  # so a clipped one would differ
+    assert min(norms.expected) > 1e-3  # so that a clipped norm differs
     assert norms.logged[2] == norms.logged[1]  # not measured at a step that is not logged
 
 

@@ -1,4 +1,4 @@
-"""The network before training is measured as validation measures, and the run is as it was afterwards."""
+"""The untrained network is measured as in validation, and the run is unchanged afterwards."""
 
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,11 @@ from tests.callbacks.test_online_probe import Dropping, fit
 
 
 class Watch(Callback):
-    """Looks at the untrained network, and keeps everything about the run before, meanwhile and after."""
+    """Measures the untrained network, and records the run's state before, during and after."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.datamodule.validation_batches = None  # type: ignore[attr-defined]
-        pl_module.encoder.net[1].eval()  # a part that does not train, as a frozen one
+        pl_module.encoder.net[1].eval()  # a part in eval mode, like a frozen one
         self.before = everything(pl_module)
         with untrained(trainer, pl_module) as steps:
             self.steps = [(outputs, batch["index"].clone(), number) for outputs, batch, number in steps]
@@ -83,7 +83,7 @@ def test_batchnorm_uses_the_statistics_of_the_first_batch(tmp_path: Path) -> Non
     convolved = first[0](fresh.encoder.normalize(views)).transpose(0, 1).flatten(1)
     for name, expected in (("mean", convolved.mean(1)), ("var", convolved.var(1))):
         torch.testing.assert_close(watch.statistics[f"encoder.net.0.1.running_{name}"], expected)
-    fresh.project(views.unflatten(0, (2, -1)))  # in training, where they do not matter
-    for name in ("encoder.net.3.branch.2", "head.mlp.1"):  # deep inside, and in the head
+    fresh.project(views.unflatten(0, (2, -1)))  # in training mode, where they do not matter
+    for name in ("encoder.net.3.branch.2", "head.mlp.1"):  # in a nested layer, and in the head
         ones = torch.ones_like(watch.statistics[f"{name}.running_var"])
         assert not torch.allclose(watch.statistics[f"{name}.running_var"], ones)

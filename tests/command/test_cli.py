@@ -1,4 +1,4 @@
-"""The command line as people use it: run directories, W&B, .env, resuming, two processes."""
+"""The command line as users run it: run directories, W&B, .env, resuming, two processes."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def records(run: Path) -> Iterator[Record]:
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])  # after a checksum of four bytes
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of one
             record = Record()
             record.ParseFromString(whole)
             yield record
@@ -146,7 +146,7 @@ def test_untrained_is_refused_where_it_has_no_effect(
 
 
 class Plain(LightningModule):
-    """A user's module without arguments, and with an optimizer only."""
+    """A user's module without arguments and with only an optimizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> No
 
 def test_resuming_ends_where_an_uninterrupted_run_ends(cli: Cli) -> None:
     whole = torch.load(cli(TINY) / "checkpoints/last.ckpt", weights_only=True)
-    # Interrupted: the schedule is of two epochs, the run stops after one.
+    # Interrupted: the schedule is for two epochs, the run stops after one.
     half = cli([*TINY, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"])
     ckpt = half / "checkpoints/last.ckpt"
     assert torch.load(ckpt, weights_only=True)["epoch"] == 0
@@ -262,7 +262,7 @@ def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> N
     trained = [row for row in rows(pretrained.parents[1]) if row["val/probe"]][-1]
     assert float(evaluated["val/knn"]) == float(trained["val/knn"])
     assert float(evaluated["val/probe"]) == float(trained["val/probe"])
-    cli(["validate", *rest, "--data.views=null"])  # of bare images only the probe and the neighbours say something
+    cli(["validate", *rest, "--data.views=null"])  # unlabelled views give only probe and kNN metrics
     run = cli(["predict", *rest])
     embeddings = parquet.read_table(run / "embeddings.parquet")
     assert embeddings["index"].to_pylist() == [*range(200), *range(100)]

@@ -1,4 +1,4 @@
-"""The seed of the data is the run's, and never another in silence."""
+"""The data's seed is the run's; a different one is never ignored silently."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ OURS = "simmim_pl.data.ImageDataModule"
 
 
 class Others:
-    """Another's data, with a seed of its own."""
+    """A user's datamodule with its own seed."""
 
     def __init__(self, seed: int = 42) -> None: ...
 
 
 class Seedless:
-    """Another's data, without any."""
+    """A user's datamodule without a seed."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which callbacks a run has: those of every run, with options of their own, and the user's."""
+"""The callbacks of a run: the default ones with their options, and the user's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +24,12 @@ Made = Callable[[list[Any]], tuple[list[Callback], dict[str, Any]]]
 
 
 class Probe(OnlineProbe):
-    """A user's own."""
+    """A user's callback."""
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
-    """The callbacks, of ours and checkpoints of Lightning's, and the config of a run that does not begin."""
+    """The callbacks of simmim_pl and Lightning's checkpoints, and the config, of a run that is not started."""
     isolate(monkeypatch, tmp_path)
     clis: list[Any] = []
     monkeypatch.setattr(command_line.CLI, "_run_subcommand", lambda self, subcommand: clis.append(self))

@@ -1,4 +1,4 @@
-"""Only the subcommand that is asked for gets its arguments; help and configs before it know all four."""
+"""Only the called subcommand's arguments are prepared; help and preceding configs still know all four."""
 
 import pytest
 from lightning.pytorch.cli import LightningCLI

@@ -1,4 +1,4 @@
-"""What a user mistypes is answered in one line that names it, and with exit code 2."""
+"""Mistyped arguments print one line that names them and exit with code 2."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ JUDGE = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", *SHAPES, *QUIE
 
 @pytest.fixture
 def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """The one line that a refused command leaves on stderr."""
+    """The single line on stderr of a refused command."""
 
     def says(args: list[str]) -> str:
         with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""A run directory: made when a run begins, by every logger, and one process's at a time."""
+"""A run directory is made when a run starts, for every logger, and is used by one process at a time."""
 
 import errno
 import signal
@@ -46,7 +46,7 @@ LOGGERS: dict[str, list[str]] = {
 
 
 def alone(args: list[str], folder: Path) -> Path:
-    """The run directory of a command in a process of its own: W&B's logger starts once in one."""
+    """The run directory of a command in its own process: W&B's logger can start once per process."""
     process = Program("simmim_pl", args, folder, environment(WANDB_MODE="offline"))
     _, said = process.communicate(120)
     assert process.returncode == 0, said
@@ -143,17 +143,17 @@ def test_valid_names_are_accepted(name: str) -> None:
 
 
 def test_the_command_line_checks_the_name(cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "--name '../out' is not a valid folder name" in refused(cli, [*TINY, "--name=../out", f"--runs={tmp_path / 'here'}"], capfd)
+    assert "is not a valid folder name" in refused(cli, [*TINY, "--name=../out", f"--runs={tmp_path / 'here'}"], capfd)
     assert files(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     "mistake",
     [
-        ["--data.batch_size=500"],  # found when the first batch is asked for
+        ["--data.batch_size=500"],  # found when the first batch is requested
         ["--data.views=null"],  # … when training is set up
         ["--trainer.max_epochs=-1"],  # … when the optimizer is made
-        ["--data.source=simmim_pl.data.Folder", "--data.source.root=nowhere"],  # … when the data is looked for
+        ["--data.source=simmim_pl.data.Folder", "--data.source.root=nowhere"],  # … when the data are loaded
         ["--trainer.val_check_interval=1"],  # … when training starts
     ],
     ids=lambda mistake: mistake[0].removeprefix("--"),

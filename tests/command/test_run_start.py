@@ -1,4 +1,4 @@
-"""What is done when a run begins."""
+"""The start of a run."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from simmim_pl.command.run_start import SaveConfig
 
 def test_wandbs_config_of_a_resumed_run_is_updated() -> None:
     config = Config()
-    config.update({"lr": 1, "of": "before"})  # as the server fills it
+    config.update({"lr": 1, "of": "before"})  # as the server returns it
     start: Any = SaveConfig.__new__(SaveConfig)
     start.nested = {"lr": 2}
     run: Any = SimpleNamespace(config=config)

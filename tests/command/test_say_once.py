@@ -1,4 +1,4 @@
-"""A sentence is said once, whatever the number of processes of a job."""
+"""A message is printed once, whatever the number of processes of a job."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from simmim_pl.command import say_once
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """As a process that nothing has started beside others."""
+    """Set up a process that was not started by a launcher."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     slurm = [f"SLURM_{name}" for name in ("NTASKS", "JOB_ID", "STEP_ID", "RESTART_COUNT")]
     for name in ("LOCAL_RANK", "TORCHELASTIC_ERROR_FILE", *slurm, say_once.JOB_VARIABLE):
@@ -27,9 +27,9 @@ def test_a_single_process_prints_everything_and_leaves_no_files(tmp_path: object
 
 def test_one_of_two_lightning_processes_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     with say_once.mark_job():
-        monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning sets it in the process from which it starts the others
+        monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning sets it in the process that starts the others
         assert say_once.is_first("one")
-        with say_once.mark_job():  # of another process, with this one's environment
+        with say_once.mark_job():  # a file of another process with this environment
             assert not say_once.is_first("one")
             assert say_once.is_first("what only another rank knows")
     assert say_once.JOB_VARIABLE not in os.environ
@@ -78,7 +78,7 @@ def test_a_requeued_slurm_job_and_a_later_command_print_again(monkeypatch: pytes
     for path in tmp_path.iterdir():
         os.utime(path, (time.time(), time.time() - say_once.MARKER_LIFETIME - 1))
     assert [heard("1"), heard("1")] == [True, False]
-    assert len(list(tmp_path.iterdir())) == 2  # the notes, and one file of ours
+    assert len(list(tmp_path.iterdir())) == 2  # the marker files, and one file of this test
 
 
 def test_on_an_unwritable_disk_messages_are_repeated_rather_than_lost(monkeypatch: pytest.MonkeyPatch) -> None:

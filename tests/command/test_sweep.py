@@ -1,4 +1,4 @@
-"""A sweep as W&B's agent starts it, and the same grid run here."""
+"""A sweep started by W&B's agent, and the same grid run locally."""
 
 import csv
 import errno
@@ -24,13 +24,13 @@ from tests.command.test_cli import logged_config, records
 from tests.conftest import CONFIGS, TINY, isolate, newest_run
 
 SHIPPED = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
-# What a training leaves, without a training: of 2 it fails while there is no file "mended"; of "slow" it waits.
+# Writes the files of a training run: for 2 it fails unless a file "fixed" exists; for "slow" it waits.
 STUB = """
 import json, pathlib, signal, sys, time
 given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
 if "model.checkpoint" in given:
     run = pathlib.Path(given["model.checkpoint"]).parents[1]
-    if run.parent.name.startswith("x=3") and not pathlib.Path("mended").exists():
+    if run.parent.name.startswith("x=3") and not pathlib.Path("fixed").exists():
         sys.exit(4)
     estimate = {"value": run.parent.name.startswith("x=3") / 2, "interval": [0.25, 0.75]}
     result = {"task": "KNN", "variant": "", "data": "Pets", "encoder": "pretrained", "metrics": {"accuracy": estimate}}
@@ -38,7 +38,7 @@ if "model.checkpoint" in given:
     card = json.dumps({"command": "c", "data": [], "results": [result]})
     (run / "checkpoints/last.knn-1.result.json").write_text(card)
     sys.exit(0)
-if given["a.x"] == "2" and not pathlib.Path("mended").exists():
+if given["a.x"] == "2" and not pathlib.Path("fixed").exists():
     sys.exit(3)
 if given["a.x"] == "killed":
     signal.raise_signal(signal.SIGKILL)
@@ -60,7 +60,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def write(**changed: Any) -> str:
-    """A sweep of the stub over three values, with what is changed; None takes a key out."""
+    """A sweep of the stub over three values, with changed keys; None removes a key."""
     spec = {
         "method": "grid",
         "metric": {"name": "val/knn", "goal": "maximize"},
@@ -81,7 +81,7 @@ def code(args: list[str]) -> int:
 
 
 def rows(printed: str) -> list[list[str]]:
-    """The Markdown table in what was printed, without its header."""
+    """The printed Markdown table, without its header."""
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][2:]
 
@@ -94,7 +94,7 @@ def test_the_default_sweep_trains_and_resumes_a_stopped_run(here: Path, capfd: p
     known = sweep_config.load_sweep_config(path)
     names = [sweep_config.run_name(known, values) for values in known.combinations]
 
-    def train(number: int, *more: str) -> Path:  # in this process, which saves seconds
+    def train(number: int, *more: str) -> Path:  # in this process, to save time
         words = sweep_config.build_command(known, known.combinations[number])[4:]
         return newest_run([*words, f"--name={names[number]}", "--ckpt_path=last", *more])
 
@@ -139,7 +139,7 @@ def test_a_failure_is_reported_and_only_it_is_retried(here: Path, capfd: pytest.
     ]
     assert "[2/3] x=2,y=z: failed with exit code 3" in err
     assert "1 of 3 combinations failed" in err
-    (here / "mended").touch()
+    (here / "fixed").touch()
     minimum = write(metric={"name": "val/knn", "goal": "minimize"})
     assert code([minimum]) == 0
     out = capfd.readouterr().out
@@ -157,10 +157,10 @@ def test_finished_runs_are_evaluated_and_shown_in_table_and_page(here: Path, cap
     out, err = capfd.readouterr()
     assert "[2/2] x=3,y=z: failed with exit code 4" in err
     assert [[row[1], row[6]] for row in rows(out)] == [["3", "–"], ["1", "0.0 [25.0–75.0]"]]
-    (here / "mended").touch()
+    (here / "fixed").touch()
     trained = set(here.glob("runs/*/*/metrics.csv"))
     assert code([path]) == 0
-    assert set(here.glob("runs/*/*/metrics.csv")) == trained  # only what failed is done again
+    assert set(here.glob("runs/*/*/metrics.csv")) == trained  # only the failed run is repeated
     out = capfd.readouterr().out
     header = next(line for line in out.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.strip("|").split("|")][6:8] == ["KNN on Pets", "directory"]
@@ -349,7 +349,7 @@ def test_a_missing_or_invalid_yaml_is_a_one_line_error(here: Path, capsys: pytes
 def test_under_a_wandb_agent_a_run_has_the_agents_id(
     cli: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # As the agent does: ids, project and the values in the environment. Nobody is logged in.
+    # Like the agent: ids, project and values are in the environment. No user is logged in.
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -370,7 +370,7 @@ def test_under_a_wandb_agent_a_run_has_the_agents_id(
     assert values.items() <= config.items()
     assert config["model"]["init_args"]["loss"]["init_args"]["temperature"] == 0.1
     assert config["data"]["init_args"]["views"]["init_args"]["size"] == 12
-    assert asked["project"] is asked["id"] is None  # of any other word W&B warns
+    assert asked["project"] is asked["id"] is None  # W&B warns of other words
 
 
 def test_without_an_agent_a_run_id_in_the_environment_is_ignored(
@@ -394,5 +394,5 @@ def test_a_full_disk_is_a_one_line_error(
     assert printed.endswith(
         "/done cannot be written (no space left on device): free disk space. To resume, run the same command again.\n"
     )
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert code(["sweep.yaml"]) == 0

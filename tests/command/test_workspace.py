@@ -1,4 +1,4 @@
-"""The dashboard's layout as it is sent to W&B; of W&B only the answer is made up."""
+"""The dashboard's layout as sent to W&B; only W&B's response is mocked."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ Sent = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In an empty folder, as nobody, with a server that does not answer."""
+    """An empty folder, no W&B account, and a server that does not respond."""
     monkeypatch.chdir(tmp_path)
     for name in ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.setenv(name, "")
@@ -30,7 +30,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """What W&B was asked to save."""
+    """The layout that was sent to W&B."""
     asked: Sent = []
 
     def execute(query: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def refusal(spec: Any, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def described(panel: dict[str, Any]) -> dict[str, Any]:
-    """A panel of a saved view in the words of the spec."""
+    """A panel of a saved view in the spec's format."""
     config = panel["config"]
     match panel["viewType"]:
         case "Media Browser":
@@ -79,7 +79,7 @@ def test_the_default_layout_is_saved(sent: Sent, capsys: pytest.CaptureFixture[s
     (view,) = sent
     assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "mine", "simmim_pl")
     section = json.loads(view["spec"])["section"]
-    assert section["settings"]["shouldAutoGeneratePanels"]  # the confusion matrices' names are not known before
+    assert section["settings"]["shouldAutoGeneratePanels"]  # the names of confusion matrices are not known in advance
     saved = [
         {"name": section["name"], "panels": [described(panel) for panel in section["panels"]]}
         for section in section["panelBankConfig"]["sections"]

@@ -1,4 +1,4 @@
-"""Attention in float32 on a CPU: the same layer, the same gradients as torch's own."""
+"""Attention in float32 on a CPU: outputs and gradients equal torch's."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.conftest import TINY
 
 
 def pair(heads: int = 2, channels: int = 4, **options: Any) -> tuple[nn.MultiheadAttention, nn.MultiheadAttention]:
-    """torch's layer, and a copy that is converted."""
+    """torch's layer, and a converted copy."""
     torch.manual_seed(0)
     own = nn.MultiheadAttention(heads * channels, heads, **{"batch_first": True} | options)
     nn.init.normal_(own.in_proj_bias)

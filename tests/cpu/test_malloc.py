@@ -1,4 +1,4 @@
-"""Memory that was freed is used again without a page fault, where the C library can be told so."""
+"""Freed memory is reused without page faults, if the C library supports it."""
 
 import ctypes
 import os
@@ -28,7 +28,7 @@ print(told, faults() - before)
 
 
 def faults(how: str, **variables: str) -> tuple[str, int]:
-    """What a fresh process was told, and its page faults in writing 64 MB ten times, when it has done so before."""
+    """The settings of a new process, and its page faults when it repeatedly writes 64 MB ten times."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, how],

@@ -1,4 +1,4 @@
-"""Convolutions on small grids: the same layer, the same gradients as torch's own."""
+"""Convolutions on small grids: outputs and gradients equal torch's."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from tests.conftest import TINY
 
 @st.composite
 def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], tuple[int, int]]:
-    """Images, weights, stride and padding of any plain convolution."""
+    """Images, weights, stride and padding of a random plain convolution."""
     kernel = draw(st.tuples(*[st.integers(1, 5)] * 2))
     stride = draw(st.tuples(*[st.integers(1, 3)] * 2))
     padding = draw(st.tuples(*[st.integers(0, taps - 1) for taps in kernel]))
@@ -45,7 +45,7 @@ def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]
 
 @contextmanager
 def up_to(widest: int) -> Iterator[None]:
-    """Products on grids up to this wide, whatever the channels."""
+    """Use products on grids up to this width, for any number of channels."""
     with (
         patch.object(page, "max_grid", lambda _: widest),
         patch.object(page, "max_grid_of_weight_gradient", lambda _: widest),
@@ -73,9 +73,7 @@ def test_the_operators_pass_torchs_opcheck(layer: Any, widest: int) -> None:
     with up_to(widest):
         torch.library.opcheck(convolution, (x, weight, *geometry))
         known = (convolution(x, weight, *geometry).detach(), x.detach(), weight.detach(), *geometry)
-        torch.library.opcheck(
-            page.convolution_grad_input, known
-        )  # among others, that torch.compile is told the right strides
+        torch.library.opcheck(page.convolution_grad_input, known)  # includes the strides for torch.compile
         torch.library.opcheck(page.convolution_grad_weight, known)
 
 
@@ -89,7 +87,7 @@ def test_products_contain_no_padding() -> None:
     inside = sum(0 <= y + j < 4 and 0 <= z + k < 4 for y, z, j, k in product(range(4), range(4), *[(-1, 0, 1)] * 2))
     with FlopCounterMode(display=False) as counter:
         page.convolve(torch.randn(8, 3, 4, 4), torch.randn(3, 3, 3, 5), (1, 1), (1, 1))
-    assert counter.get_total_flops() == 2 * 8 * 3 * 5 * inside  # 100 of the 144 that a convolution counts
+    assert counter.get_total_flops() == 2 * 8 * 3 * 5 * inside  # 100 of the 144 that a convolution computes
 
 
 def trained(encoder: nn.Module, size: int, low: bool, steps: int = 3) -> torch.Tensor:
@@ -108,7 +106,7 @@ def trained(encoder: nn.Module, size: int, low: bool, steps: int = 3) -> torch.T
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Sizes of the inputs of layers that take the other way."""
+    """Input sizes of the layers that use products."""
     sizes: list[tuple[int, ...]] = []
 
     def noted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -130,7 +128,7 @@ def test_a_network_learns_the_same_with_small_grid_products(taken: list[Any], si
     exact = trained(copy.deepcopy(plain), size, low=False)
     theirs, ours = ((trained(encoder, size, low=True) - exact).norm() for encoder in (plain, quick))
     assert taken
-    assert ours < 1.1 * theirs  # no further from float32's than torch's bfloat16 is
+    assert ours < 1.1 * theirs  # no further from float32 than torch's bfloat16
 
 
 def test_only_small_grids_trained_in_bfloat16_use_products(taken: list[Any]) -> None:
@@ -159,7 +157,7 @@ def test_other_layers_are_not_converted() -> None:
             nn.Conv2d(4, 4, 3, dilation=2, bias=False),
             nn.Conv2d(4, 4, 3, padding="same", bias=False),
             nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular", bias=False),
-            nn.Conv2d(4, 4, 1, padding=1, bias=False),  # some of its output sees nothing
+            nn.Conv2d(4, 4, 1, padding=1, bias=False),  # some outputs see only padding
             nn.Conv1d(4, 4, 3, bias=False),
         ]
     )

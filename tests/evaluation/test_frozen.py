@@ -62,7 +62,7 @@ def test_table_columns_name_the_evaluated_encoders(pretrained: Path, weights: Pa
 
 
 def test_other_networks_need_a_checkpoint() -> None:
-    with pytest.raises(InputError, match=r"--model.network teacher selects from a checkpoint: set --model.checkpoint PATH"):
+    with pytest.raises(InputError, match=r"--model.network teacher selects from a checkpoint: set --model.checkpoint"):
         subjects(None, network(), None, True, (), 0, "teacher")
 
 

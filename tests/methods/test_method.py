@@ -30,7 +30,7 @@ from tests.conftest import CONFIGS, EVALUATION, TINY
 
 
 class Smallest(Method):
-    """The mean feature as a loss; ``breaks`` is the step at which it is not a number."""
+    """The mean feature as the loss, which is NaN at step ``breaks``."""
 
     breaks = -1
 

@@ -1,4 +1,4 @@
-"""Decoded once: what is kept, for whom, and what becomes of it when files, disk or version change."""
+"""The cache of decoded images, and what happens when files, disk or version change."""
 
 import errno
 import multiprocessing
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every file that is decoded from here on."""
+    """Records every decoded file."""
     files: list[str] = []
     real = decode.decode
 
@@ -92,7 +92,7 @@ def test_changed_files_are_decoded_again(folder: Path, opened: list[str], change
 
 
 def test_a_replaced_file_with_the_old_size_and_time_is_decoded_again(folder: Path, opened: list[str]) -> None:
-    file = folder / "train/class0/0.bmp"  # whose bytes are as many, whatever it shows
+    file = folder / "train/class0/0.bmp"  # whose size is the same for any content
     Image.new("RGB", (20, 24), (1, 2, 3)).save(file)
     pixels(Folder(str(folder), size=16))
     before = file.stat()
@@ -215,7 +215,7 @@ def test_a_dangling_link_is_named_or_left_out(folder: Path) -> None:
     with pytest.raises(InputError, match=r"99\.png cannot be read as an image"):
         Folder(str(folder), size=16).load("train")
     with pytest.raises(InputError, match=r"99\.png cannot be read as an image .*No such file"):
-        Folder(str(folder), size=16, skip_corrupt=True).load("train")  # not corrupt: not there, perhaps for a while
+        Folder(str(folder), size=16, skip_corrupt=True).load("train")  # not corrupt: missing, perhaps temporarily
 
 
 def test_two_simultaneous_writers_do_not_mix(tmp_path: Path) -> None:

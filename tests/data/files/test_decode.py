@@ -1,4 +1,4 @@
-"""Every mode in which an image can be stored, every kind of damage, and the resizing."""
+"""Every mode of stored images, every kind of damage, and resizing."""
 
 from contextlib import suppress
 
@@ -35,7 +35,7 @@ def with_alpha(mode, colour):
     return Image.new(mode, (32, 32), colour)
 
 
-# What is written, under which ending, the mode in which Pillow opens it, and the RGB that is expected:
+# The written image, its extension, the mode in which Pillow opens it, and the expected RGB:
 # over white, a colour c of opacity a is 255 + (c - 255) a / 255.
 MODES = {
     "1": (Image.new("1", (32, 32), 1), "png", "1", (255, 255, 255)),
@@ -107,7 +107,7 @@ def test_an_oblong_image_is_centre_cropped(tmp_path, shape):
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_shrinking_is_antialiased(tmp_path, ending):
-    x = np.indices((512, 512)).sum(0) % 2 * 255  # a chequerboard has no mean but grey
+    x = np.indices((512, 512)).sum(0) % 2 * 255  # the mean of a chequerboard is grey
     Image.fromarray(x.astype(np.uint8)).save(tmp_path / f"board.{ending}")
     read = np.asarray(decode(str(tmp_path / f"board.{ending}"), 32)).astype(int)
     assert np.abs(read - 127).max() <= 3
@@ -162,18 +162,18 @@ def test_greyscale_of_unknown_range_is_named(tmp_path, value):
 
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
-    """A program of that name, found first, and the mark that it leaves when it is started."""
+    """A program of that name, first in PATH, and the file that it creates when it is started."""
     (tmp_path / "bin").mkdir()
     program, mark = tmp_path / "bin/gs", tmp_path / "started"
     program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once a process
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # searched once per process
     return mark
 
 
 def started(ghostscript, path):
-    """Whether Pillow, left to itself, starts it."""
+    """Whether Pillow starts it by default."""
     with Image.open(path) as image, suppress(OSError):
         image.load()
     return ghostscript.exists()
@@ -192,7 +192,7 @@ def test_no_external_program_is_started_whatever_the_file_name(tmp_path, ghostsc
         with pytest.raises(InputError, match="cannot be read as the mask"):
             decode_mask(str(mask), str(image), 8, 2)
     assert not ghostscript.exists()
-    assert started(ghostscript, path)  # so the mark would have been there
+    assert started(ghostscript, path)  # so the file would have been created
 
 
 def test_files_are_found_by_the_extensions_of_supported_formats():

@@ -1,4 +1,4 @@
-"""A digest tells sets apart and is the same in every process."""
+"""Different data sets have different digests, equal in every process."""
 
 import os
 import subprocess

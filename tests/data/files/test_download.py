@@ -1,4 +1,4 @@
-"""A file from a local server that is fine, slow, silent, cut off, lying, missing or not there at all."""
+"""Downloads from a local server that works, is slow or silent, truncates, sends wrong data, or is unreachable."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Class folders of anything: here of text files."""
+"""Class folders, here of text files."""
 
 from pathlib import Path
 

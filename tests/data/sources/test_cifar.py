@@ -1,4 +1,4 @@
-"""CIFAR in miniature from a local server: what is extracted, what is trusted, what is said when it cannot be."""
+"""A small CIFAR from a local server: download, extraction, verification and errors."""
 
 import hashlib
 import pickle
@@ -20,7 +20,7 @@ def md5(path):
 
 
 def miniature(folder, kind, monkeypatch):
-    """Build an archive in the real format and tell torchvision's class its checksums."""
+    """Build an archive in the real format and set its checksums in torchvision's class."""
     inside = folder / kind.base_folder
     inside.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def test_two_nodes_may_share_the_folder(server, tmp_path):
         try:
             node.prepare()
             assert len(node.load("train")) == 20
-        except Exception as error:  # a thread's exception would be lost
+        except Exception as error:  # otherwise a thread's exception would be lost
             failures.append(error)
 
     threads = [threading.Thread(target=run, args=(node,)) for node in both]
@@ -210,6 +210,6 @@ def test_defaults(monkeypatch, tmp_path):
     assert CIFAR100().files.root == tmp_path
     assert "zenodo" in CIFAR10().files.mirrors[0]
     assert "toronto" in CIFAR10().files.mirrors[-1]
-    # The archives' published checksums, which the tests above replace.
+    # The published checksums of the archives, which the tests above replace.
     assert datasets.CIFAR10.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
     assert datasets.CIFAR100.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"

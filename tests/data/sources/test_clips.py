@@ -1,4 +1,4 @@
-"""Procedural clips: every frame is a rendering of its own, and only frames in order tell the motion."""
+"""Procedural clips: every frame is rendered, and only the order of frames shows the motion."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def small(train: int = 40, test: int = 40, size: int = 16, frames: int = 4, **op
 
 
 def accuracy(model: object, features: Tensor, labels: Tensor) -> float:
-    """On the second half of the rows, of a model fitted on the first."""
+    """Accuracy on the second half of the rows of a model fitted on the first half."""
     x, y, half = features.flatten(1).numpy(), labels.numpy(), len(labels) // 2
     return model.fit(x[:half], y[:half]).score(x[half:], y[half:])
 
@@ -50,7 +50,7 @@ def test_frame_t_is_the_image_with_every_copy_turned_by_t_times_the_spin(
     for t in range(frames):
         turned = [angle + t * ROTATIONS[spin] for angle, spin in zip(scene.angle, scene.rotation.tolist(), strict=True)]
         apart = (clips[:, t].int() - render(replace(scene, angle=torch.stack(turned)), 16)[0].int()).abs()
-        assert apart.max() <= 1  # an angle's last digit may turn a rounding
+        assert apart.max() <= 1  # an angle's last digit may change the rounding
         assert apart.float().mean() < 1e-3
 
 
@@ -69,7 +69,7 @@ def test_right_is_clockwise_on_the_screen_and_fast_is_faster() -> None:
     scene = source.load("train").scene
     scene = replace(scene, angle=torch.zeros_like(scene.angle), centre=torch.zeros_like(scene.centre))[scene.label == 6]
     after = replace(scene, angle=torch.tensor(ROTATIONS)[scene.rotation][:, None])
-    # The half disc hangs below its middle; turned clockwise, what hangs below moves to the left.
+    # The half disc is below its centre; rotated clockwise, it moves to the left.
     left = [(render(each, 64)[1] > 0).float().mean(1) @ (31.5 - torch.arange(64.0)) for each in (scene, after)]
     for name, moved in zip([source.classes[spin] for spin in scene.rotation.tolist()], left[1] - left[0], strict=True):
         assert ("right" in name) == (moved > 0)
@@ -82,7 +82,7 @@ def test_two_frames_predict_the_motion() -> None:
     scene, clips = train.scene, train.read(torch.arange(100))
     turned = [render(replace(scene, angle=scene.angle + speed), 32)[0].float() for speed in ROTATIONS]
     distance = torch.stack([(clips[:, 1] - guess).square().mean((1, 2, 3)) for guess in turned])
-    turns = ~torch.isin(scene.label, torch.tensor([0, 1]))  # discs and rings hardly change when they turn
+    turns = ~torch.isin(scene.label, torch.tensor([0, 1]))  # discs and rings hardly change under rotation
     assert (distance.argmin(0) == train.labels)[turns].all()
 
 

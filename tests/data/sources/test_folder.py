@@ -1,4 +1,4 @@
-"""Image folders: every layout, and what is said about each that cannot be used."""
+"""Image folders: every layout, and errors for unusable ones."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def write(path, colour=RGB, size=(32, 32)):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Three train images of two classes and two test images; the red channel tells them apart."""
+    """Three train images of two classes and two test images, identified by their red channel."""
     write(tmp_path / "train/cat/b.png", (2, 0, 0))
     write(tmp_path / "train/cat/deep/down/c.PNG", (3, 0, 0))
     write(tmp_path / "train/cat/a.bmp", (1, 0, 0))

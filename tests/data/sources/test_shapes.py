@@ -35,7 +35,7 @@ def posed(scene: Scene) -> Scene:
 
 
 def accuracy(model: object, features: Tensor, labels: Tensor) -> float:
-    """On the second half of the rows, of a model fitted on the first."""
+    """Accuracy on the second half of the rows of a model fitted on the first half."""
     x, y, half = features.flatten(1).numpy(), labels.numpy(), len(labels) // 2
     return model.fit(x[:half], y[:half]).score(x[half:], y[half:])
 
