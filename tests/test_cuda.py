@@ -113,7 +113,7 @@ def test_pretraining_in_bfloat16_has_the_losses_of_float32(cli: Cli) -> None:
 
 
 def test_a_compiled_run_has_the_losses_of_an_eager_run(cli: Cli, tmp_path: Path) -> None:
-    # In a process of its own: the checks of shapes in these tests would be compiled too.
+    # In a separate process: the shape checks of these tests would be compiled too.
     run(1, [[*SHORT, "--model.compile=true", "--runs=compiled"]], tmp_path)
     (compiled,) = tmp_path.glob("compiled/*/*")
     assert losses(compiled) == pytest.approx(losses(cli(SHORT)), abs=1e-3)

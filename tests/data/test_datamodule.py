@@ -1,4 +1,4 @@
-"""The data module under a real Trainer: what comes in which stage, and that (seed, step, rank) decides all of it."""
+"""The datamodule in a real Trainer: batches of each stage are functions of (seed, step, rank)."""
 
 import functools
 import hashlib
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Tiny(Source):
-    """Images whose every pixel is their position in the split, and that count how they are read."""
+    """Images whose pixels equal their position in the split, and that count their reads."""
 
     def __init__(self, train: int = 26, labelled: bool = True, test: int = 10) -> None:
         self.sizes: dict[Split, int] = {"train": train, "test": test}
@@ -59,7 +59,7 @@ class Untestable(Tiny):
 
 
 class Noisy(Views):
-    """Two views: the image under uniform noise that only the generator decides."""
+    """Two views: the image with uniform noise from the generator."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.rand(2, *image.shape, generator=generator)
@@ -67,7 +67,7 @@ class Noisy(Views):
 
 
 class Recorder(LightningModule):
-    """Writes down every batch; its one parameter gives the trainer something to optimise."""
+    """Records every batch; has one parameter for the optimizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Recorder(LightningModule):
 
     @property
     def hashes(self) -> list[str]:
-        """Of each training step's images and views."""
+        """Hashes of each training step's images and views."""
         return [
             hashlib.md5(b["index"].numpy().tobytes() + b["views"].numpy().tobytes()).hexdigest()
             for b in self.batches["train"]
@@ -119,7 +119,7 @@ def noisy(seed: int = 0, batch_size: int = 4, **options: Any) -> ImageDataModule
 
 
 def on_rank(images: ImageDataModule, rank: int, ranks: int, step: int = 0) -> ImageDataModule:
-    """As if a trainer on this rank were in this training step."""
+    """Mock a trainer on this rank at this training step."""
     state = SimpleNamespace(stage=RunningStage.TRAINING)
     loop = SimpleNamespace(total_batch_idx=step)
     images.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, state=state, fit_loop=loop)
@@ -183,7 +183,7 @@ def test_ranks_divide_all_images() -> None:
     for rank in range(2):
         loader = on_rank(images, rank, ranks=2).train_dataloader()
         shares.append(torch.cat([batch["index"] for batch in loader]).tolist())
-    assert len(shares[0]) == len(shares[1]) == 8  # 22 images are 11 a rank, two full batches of 4
+    assert len(shares[0]) == len(shares[1]) == 8  # 22 images are 11 per rank, two full batches of 4
     assert not set(shares[0]) & set(shares[1])
     assert set(shares[0] + shares[1]) <= set(images.splits["train"].indices)
 
@@ -216,7 +216,7 @@ def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) 
 def test_each_batch_is_read_in_one_call(tmp_path: Path) -> None:
     source = Tiny()
     recorder = fit(tmp_path, ImageDataModule(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
-    first, *reads = source.reads  # some images are looked at before
+    first, *reads = source.reads  # some images are read for validation before
     assert first == [0, 8, 16, 25]
     assert reads == recorder.order("train") + recorder.order("validation")
     assert [len(read) for read in reads] == [4] * 5 + [4]

@@ -1,4 +1,4 @@
-"""Where images lie changes nothing about batches; where they cannot lie on the device, that is said."""
+"""Keeping images on the device does not change batches; where it is not possible, an error says so."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ GPU = torch.device("cuda", 0)
 
 
 class Plain(Source):
-    """Images whose every pixel is their position in the split."""
+    """Images whose pixels equal their position in the split."""
 
     def __init__(self, labelled: bool = True) -> None:
         self.classes = ["even", "odd"] if labelled else []
@@ -32,7 +32,7 @@ class Plain(Source):
 
 
 def recorded(root: Path, where: Any, labelled: bool, **options: Any) -> tuple[ImageDataModule, Recorder]:
-    """Everything that a training of two epochs with validation, a test and a prediction saw."""
+    """All batches of two training epochs with validation, a test and a prediction."""
     data = ImageDataModule(Plain(labelled), 4, views=Noisy(), validation=5, on_device=where)
     recorder, runner = Recorder(), trainer(root, 2, **options)
     runner.fit(recorder, datamodule=data)
@@ -71,7 +71,7 @@ def test_ranks_and_a_resumed_run_get_the_same_batches() -> None:
 
 
 class Free:
-    """A GPU with so much memory, which is only looked at."""
+    """A mock GPU with this much memory."""
 
     def __init__(self, free: int, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
@@ -101,7 +101,7 @@ def test_on_a_cpu_images_are_not_copied() -> None:
 
 
 class Decoded(InMemory):
-    """Reads in a way of its own."""
+    """Overrides ``read``."""
 
     def read(self, index: Tensor) -> Tensor:
         return super().read(index).flip(-1)

@@ -1,4 +1,4 @@
-"""The contract of a set: what a batch holds, and that a digest is of all of it."""
+"""The contract of a data set: batches, and a digest of all contents."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Holding images out: what is held, how much of each class, and that nothing but the arguments decides."""
+"""Holding out images: which ones, how many of each class, as a function of the arguments only."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from simmim_pl.data.split import train_val_split
 
 @st.composite
 def tasks(draw: st.DrawFn) -> tuple[list[int], int]:
-    """Labels of a set, in any mixture and order, and how many images to hold out."""
+    """Labels of a data set, in any proportion and order, and the number of images to hold out."""
     labels = draw(st.lists(st.integers(0, draw(st.integers(0, 12))), min_size=1, max_size=80))
     return labels, draw(st.integers(0, len(labels) - 1))
 
@@ -67,7 +67,7 @@ def test_which_images_of_a_class_are_held_out_is_random(labels: Tensor | None) -
     times = torch.zeros(600)
     for seed in range(200):
         times[train_val_split(600, labels, 60, seed)[1]] += 1
-    # Each image is held out with probability 1/10: a binomial of mean 20 and standard deviation 4.2.
+    # Each image is held out with probability 1/10: binomial, mean 20, standard deviation 4.2.
     assert times.mean() == 20
     assert 3.5 < times.std() < 5
     assert times.max() < 45

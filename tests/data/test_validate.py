@@ -1,4 +1,4 @@
-"""What any source may give, and the sentence for everything else: what was found and what is required."""
+"""Validation of sources: errors say what was found and what is required."""
 
 import textwrap
 from pathlib import Path
@@ -21,7 +21,7 @@ MASKS = torch.zeros(6, 4, 5, dtype=torch.uint8)
 
 
 class Read(ImageDataset):
-    """A user's own set, whose ``read`` gives rows of whatever it holds."""
+    """A user's data set, whose ``read`` returns rows of any given data."""
 
     def __init__(self, held: Any, labels: Any = None, masks: Any = None, clips: bool = False) -> None:
         super().__init__(None, workers=False, clips=clips, masks=masks)
@@ -38,7 +38,7 @@ class Read(ImageDataset):
 
 
 class Own(Source):
-    """A user's own source."""
+    """A user's source."""
 
     def __init__(self, images: ImageDataset, classes: Any = ("a", "b", "c"), mask_classes: Any = ("x", "y")) -> None:
         self.images, self.classes, self.mask_classes = images, classes, mask_classes
@@ -144,7 +144,7 @@ def test_valid_data_pass() -> None:
     assert len(load_split(Shapes(train=20, test=10, size=16), "test")) == 10
     assert len(load_split(Own(InMemory(GOOD[:0], None)), "train")) == 0
     black = InMemory(torch.zeros_like(GOOD), None)
-    assert load_split(Own(black), "train") is black  # dull, and no mistake of scale
+    assert load_split(Own(black), "train") is black  # dark, but not scaled wrongly
 
 
 def test_an_invalid_later_batch_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""FastCNN: shapes, pooling, arithmetic, and what a residual block is."""
+"""FastCNN: shapes, pooling, FLOP, and residual blocks."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_a_residual_block_with_a_zero_branch_is_the_relu_of_its_input() -> None:
 def test_a_residual_block_equals_its_formula() -> None:
     block, x = ResidualBlock(3).eval(), torch.randn(2, 3, 4, 4)
     one, two = (module.weight for module in block.modules() if isinstance(module, nn.Conv2d))
-    scale = (1 + 1e-5) ** -0.5  # of a fresh BatchNorm in eval mode
+    scale = (1 + 1e-5) ** -0.5  # of a new BatchNorm in eval mode
     inner = (scale * F.conv2d(x, one, padding=1)).relu()
     torch.testing.assert_close(block(x), (x + scale * F.conv2d(inner, two, padding=1)).relu())
 

@@ -1,4 +1,4 @@
-"""Channels and stride that are found without arithmetic are those of a real forward."""
+"""Channels and stride found on the meta device equal those of a real forward pass."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from simmim_pl.evaluation.frozen import RawPixels
 
 
 class Unpadded(Encoder):
-    """Loses positions at the borders; BatchNorm and dropout have a state and draw."""
+    """Has no padding; BatchNorm has state and dropout draws random numbers."""
 
     def __init__(self) -> None:
         super().__init__(5, (0.5,) * 3, (0.25,) * 3, stride=1)

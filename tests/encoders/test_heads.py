@@ -1,4 +1,4 @@
-"""Heads: their layers, and what they compute, against NumPy and scikit-learn."""
+"""Heads: their layers, and their outputs compared with NumPy and scikit-learn."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A layer is read as torchvision's feature extractor and timm's intermediates give it, whatever its shape."""
+"""Layers equal torchvision's feature extractor and timm's intermediates, for any shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +58,7 @@ def test_channels_last_layers_become_channels_first() -> None:
 
 
 class Given(nn.Module):
-    """Makes something of what it gets."""
+    """Applies a given function to its input."""
 
     def __init__(self, make: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Given(nn.Module):
 
 
 class Odd(Encoder):
-    """An encoder of stride 4 with a layer that gives anything, and one that is not used."""
+    """An encoder of stride 4 with a layer of any output, and an unused one."""
 
     def __init__(self, make: Callable[[Tensor], Any]) -> None:
         super().__init__(3, (0.5,) * 3, (0.5,) * 3, stride=4)
@@ -78,7 +78,7 @@ class Odd(Encoder):
     def forward(self, image: Tensor) -> Features:
         given = self.odd(image)
         if isinstance(given, Tensor):
-            given.zero_()  # in place, as an activation may
+            given.zero_()  # in place, like some activations
         feature_map = nn.functional.avg_pool2d(image, 4)
         return Features(feature_map.mean((2, 3)), feature_map)
 

@@ -1,4 +1,4 @@
-"""NIN has the layers of the authors' NetworkInNetwork: channels, kernels, pools, and so numbers of parameters."""
+"""NIN has the layers of the authors' NetworkInNetwork: channels, kernels, pools and parameters."""
 
 import pytest
 import torch

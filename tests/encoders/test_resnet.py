@@ -1,4 +1,4 @@
-"""ResNet against torchvision's own, with the same weights."""
+"""ResNet compared with torchvision's, with the same weights."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""Swin's features are those of Hugging Face's Swin with the same weights, where windows are shifted and where not."""
+"""Swin's features equal Hugging Face's with the same weights, with and without shifted windows."""
 
 from typing import Any
 
@@ -21,7 +21,9 @@ def of_hugging_face(named: dict[str, Tensor], depths: tuple[int, ...] = (2, 1)) 
     pairs["norm"], found = "layernorm", {}
     for stage, depth in enumerate(depths):
         if stage:
-            merging = f"encoder.layers.{stage - 1}.downsample"  # which theirs has at the end of the stage before
+            merging = (
+                f"encoder.layers.{stage - 1}.downsample"  # which Hugging Face has at the end of the previous stage
+            )
             found[f"stages.{stage}.0.reduction.weight"] = named[f"{merging}.reduction.weight"]
             pairs[f"stages.{stage}.0.norm"] = f"{merging}.norm"
         for block in range(depth):

@@ -1,4 +1,4 @@
-"""timm's models without their classifier, against timm's own way to call them."""
+"""timm's models without their classifier, compared with timm's own API."""
 
 import copy
 import subprocess
@@ -47,7 +47,7 @@ def test_pooled_and_feature_map_equal_timm(name: str, size: int, width: int, cha
     torch.testing.assert_close(features.pooled, expected)
     assert encoder.embed_dim == width
     assert encoder.feature_map_channels == channels
-    assert encoder.stride == encoder.net.feature_info[-1]["reduction"]  # as timm says it
+    assert encoder.stride == encoder.net.feature_info[-1]["reduction"]  # as in timm's config
     assert features.pooled.shape == (1, width)
     assert features.feature_map.shape == (1, channels, side, side)
     if name in MEAN_IS_POOLED:
@@ -110,8 +110,8 @@ def test_an_unsupported_image_size_is_a_one_line_error() -> None:
     [
         ("resnet81", "choose a name such as .*resnet18"),
         ("", "choose a name such as resnet18, "),
-        ("hf-hub:timm/resnet18.a1_in1k", "choose a name such as"),  # neither a hub's nor a folder's: a checkpoint
-        ("local-dir:resnet18", "choose a name such as"),  # that names one must not make us read it
+        ("hf-hub:timm/resnet18.a1_in1k", "choose a name such as"),  # neither from a hub nor a folder: a checkpoint
+        ("local-dir:resnet18", "choose a name such as"),  # that names one must not cause reading it
     ],
 )
 def test_an_unknown_name_is_refused_with_similar_names(name: str, says: str) -> None:

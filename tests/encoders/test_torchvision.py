@@ -1,4 +1,4 @@
-"""Torchvision's models without their classifier, against the whole models."""
+"""Torchvision's models without their classifier, compared with the whole models."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ FAMILIES = [
     ("convnext_tiny", 64, 768, 768, 2),
     ("swin_t", 64, 768, 768, 2),
 ]
-ANOTHER_HEAD = ("vgg11", "mobilenet_v3_small", "convnext_tiny")  # transforms the pooled vector
+ANOTHER_HEAD = ("vgg11", "mobilenet_v3_small", "convnext_tiny")  # changes the pooled vector
 
 
 def images(size: int, batch: int = 2) -> Tensor:
@@ -40,7 +40,7 @@ def images(size: int, batch: int = 2) -> Tensor:
 
 @pytest.fixture
 def vit(monkeypatch: pytest.MonkeyPatch) -> Torchvision:
-    """The encoder of a small VisionTransformer under the name of a large one."""
+    """The encoder of a small VisionTransformer registered under the name of a large one."""
     torch.manual_seed(0)
     net = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
     nn.init.normal_(net.heads.head.weight)
@@ -51,7 +51,7 @@ def vit(monkeypatch: pytest.MonkeyPatch) -> Torchvision:
 
 
 def attributes(encoder: nn.Module) -> dict[str, Any]:
-    """Everything that a module and its parts hold beside tensors, hooks too."""
+    """All attributes of a module and its children other than tensors, including hooks."""
     return {
         f"{path}.{name}": copy.copy(value) if isinstance(value, dict) else value
         for path, module in encoder.named_modules()

@@ -1,4 +1,4 @@
-"""ViT's tokens are those of Hugging Face's ViT with the same weights, at any image size; positions are MAE's."""
+"""ViT's tokens equal Hugging Face's with the same weights, at any image size; positions equal MAE's."""
 
 from typing import Any
 
@@ -103,7 +103,7 @@ def test_relative_positions_equal_beit_at_any_size(size: int) -> None:
         features.square().sum().backward()
     mine = dict(ours.named_parameters())
     for name, gradient in of_beit({name: weight.grad for name, weight in theirs.named_parameters()}).items():
-        if "in_proj_bias" not in name:  # of keys it is zero but for rounding, and BEiT has none
+        if "in_proj_bias" not in name:  # zero for keys except for rounding, and BEiT has none
             torch.testing.assert_close(mine[name].grad, gradient, atol=1e-5, rtol=1e-4)
 
 
@@ -116,7 +116,7 @@ def test_relative_positions_are_translation_invariant_without_weight_decay() -> 
     for name in tables:
         torch.nn.init.normal_(encoder.get_parameter(name))
     block, tokens = encoder.blocks[0], torch.rand(1, 3, 8, generator=torch.Generator().manual_seed(0))
-    # Three patches beside and below each other.
+    # Three neighbouring patches.
     row, column = (block(tokens, grid, offset_index(*grid, False, tokens.device)) for grid in ((1, 3), (3, 1)))
     assert not torch.allclose(row, column)
     index = offset_index(4, 4, False, tokens.device).view(4, 4, 4, 4)  # query's row and column, key's

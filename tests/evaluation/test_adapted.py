@@ -1,4 +1,4 @@
-"""A LightningDataModule of a user's own is trained on with the default callbacks, and evaluated."""
+"""Training with default callbacks and evaluation on a user's own LightningDataModule."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.conftest import CONFIGS, QUIET
 
 
 class Squares(Dataset):
-    """Bright squares of one of two sizes on noise."""
+    """Bright squares of two sizes on noise."""
 
     def __init__(self, number: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ class Squares(Dataset):
 
 
 class Plain(LightningDataModule):
-    """Loaders, as every Lightning user writes them, and what simmim_pl.contracts.DataModule asks for in evaluations."""
+    """Ordinary Lightning loaders, with the attributes of simmim_pl.contracts.DataModule for evaluations."""
 
     classes = ("small", "large")
 
@@ -56,7 +56,7 @@ class Plain(LightningDataModule):
 
 
 class Bare(Plain):
-    """The same without anything but loaders."""
+    """The same with loaders only."""
 
     classes = property()  # type: ignore[assignment]
 
@@ -99,7 +99,7 @@ def test_it_trains_and_evaluates_and_missing_attributes_are_reported(
     assert described["items"] == {"train": 64, "validation": 40, "test": 40}
     assert [result["encoder"] for result in card["results"]] == ["pretrained", "untrained", "raw pixels"]
     assert all(list(result["per_class"]) == ["small", "large"] for result in card["results"])
-    assert card["results"][-1]["metrics"]["accuracy"]["value"] > 0.9  # pixels tell squares apart
+    assert card["results"][-1]["metrics"]["accuracy"]["value"] > 0.9  # squares can be classified from pixels
 
 
 def test_items_are_batched_and_have_a_digest() -> None:

@@ -1,4 +1,4 @@
-"""The result card says what was measured, on what, with what; the same command gives the same card."""
+"""The result card records results, data and encoder; the same command gives the same card."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ TWO = '--model.protocols=[{"class_path":"simmim_pl.evaluation.KNN","init_args":{
 
 
 def strictly(text: str) -> dict[str, Any]:
-    """JSON as its standard has it: NaN and Infinity, which Python writes too, are none."""
+    """Parse strict JSON, without NaN and Infinity."""
 
     def refuse(constant: str) -> NoReturn:
         raise AssertionError(f"{constant} is not JSON")
@@ -50,7 +50,7 @@ def command(checkpoint: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def moved(pretrained: Path, tmp_path: Path) -> Path:
-    """The checkpoint in a folder of the test's own, where copies of results may lie."""
+    """The checkpoint in the test's own folder, for copies of results."""
     path = tmp_path / "trained/last.ckpt"
     path.parent.mkdir()
     path.write_bytes(pretrained.read_bytes())
@@ -75,7 +75,7 @@ def test_the_card_is_complete_and_reproducible(
     cli: Command, moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["simmim_pl", "validate", "--one", "[1, 2]"])
-    runs = [cli(command(moved)) for _ in range(2)]  # the second finds the features of the first
+    runs = [cli(command(moved)) for _ in range(2)]  # the second uses the cached features of the first
     runs.append(cli(command(moved, "--model.cache=false")))
     cards = [strictly((run / "result.json").read_text()) for run in runs]
     card = cards[0]
@@ -116,12 +116,12 @@ def test_the_card_is_complete_and_reproducible(
         assert "data" not in result["protocol"]
     assert len(card["results"]) == 3 * 3
 
-    # The same command gives the same card but for its times, whether features are in the cache or not.
+    # The same command gives the same card except for times, with and without cached features.
     assert timeless(cards[0]) == timeless(cards[1]) == timeless(cards[2])
     assert len(times(card)) == 1 + 9
     assert all(time >= 0 for time in times(card))
 
-    # What is printed is what is written, and copies lie beside the checkpoint, one a run.
+    # The printed table is written, and copies are next to the checkpoint, one per run.
     printed = capsys.readouterr().out
     names = set()
     for run, own in zip(runs, cards, strict=True):
@@ -193,7 +193,7 @@ def test_an_unwritable_checkpoint_folder_costs_only_the_copy(
             copy_beside(carded(), tmp_path / "last.ckpt", tmp_path / "knn/1")
     assert "beside" not in capsys.readouterr().out
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="could not be copied next to"):  # and where the folder is none
+    with pytest.warns(UserWarning, match="could not be copied next to"):  # and if the folder does not exist
         copy_beside(carded(), tmp_path / "file/last.ckpt", tmp_path / "knn/1")
 
 
@@ -278,7 +278,7 @@ def test_the_code_version_is_the_commit_of_a_checkout(tmp_path: Path, monkeypatc
     module.parent.mkdir(parents=True)
     module.write_text("first")
     monkeypatch.setattr(simmim_pl, "__file__", str(module))
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a hook of git runs the tests
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set if a git hook runs the tests
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert code_version() is None
@@ -286,7 +286,7 @@ def test_the_code_version_is_the_commit_of_a_checkout(tmp_path: Path, monkeypatc
     (tmp_path / "project/README.md").write_text("")
     git(tmp_path / "project", "add", "README.md")
     git(tmp_path / "project", "commit", "--quiet", "--message=one")
-    assert code_version() is None  # an environment inside another project's checkout
+    assert code_version() is None  # a virtual environment inside another project's checkout
     git(tmp_path / "project", "add", "simmim_pl")
     git(tmp_path / "project", "commit", "--quiet", "--message=two")
     commit = git(tmp_path / "project", "rev-parse", "HEAD")

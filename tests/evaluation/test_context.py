@@ -1,4 +1,4 @@
-"""One encoder on one data set: every image once and in order, features cached by all that they depend on."""
+"""One encoder on one data set: every image once and in order, with a feature cache."""
 
 import copy
 import errno
@@ -26,7 +26,7 @@ from simmim_pl.runtime.seeding import uniform
 
 
 class Held(Source):
-    """Labels that a test chose, on noise; ``None`` for none."""
+    """Given labels on noise; ``None`` for unlabelled."""
 
     def __init__(self, train: list[int] | None, test: list[int] | None, classes: list[str]) -> None:
         self.labels, self.classes = {"train": train, "test": test}, classes
@@ -50,7 +50,7 @@ def shapes(**options: Any) -> ImageDataModule:
     return loaded(Shapes(**{"train": 50, "test": 20, "size": 16, "copies": 1, **source}), **options)
 
 
-SMALL = shapes()  # not to be changed
+SMALL = shapes()  # shared, not to be changed
 
 
 def frozen(encoder: Encoder) -> Encoder:
@@ -73,7 +73,7 @@ def context(
 
 
 def calls(encoder: Encoder) -> list[int]:
-    """Grows by the size of every batch that the encoder sees, but for the blank image at the start."""
+    """A list of the sizes of encoded batches, except for the blank image at the start."""
     seen: list[int] = []
     encoder.register_forward_hook(lambda _module, inputs, _output: seen.extend([len(inputs[0])] * inputs[0].any()))
     return seen
@@ -102,7 +102,7 @@ def test_features_are_extracted_once_per_split_and_context() -> None:
     encoder = small()
     evaluated, seen = context(encoder, SMALL), calls(encoder)
     first = evaluated.features("test")
-    assert sum(seen) == 20 + 16  # and the first batch again, to see that it gives the same
+    assert sum(seen) == 20 + 16  # and the first batch again, to check that it is the same
     assert evaluated.features("test") is first
     assert evaluated.vectors("test")[0] is first[0]
     assert sum(seen) == 36
@@ -116,7 +116,7 @@ def test_encoding_accepts_uint8_or_float_and_gives_float32_without_gradient() ->
     assert not features.pooled.requires_grad
     assert torch.equal(evaluated.encode(image.float() / 255).pooled, features.pooled)
     full = context(small(), SMALL).encode(image)
-    assert not torch.equal(full.pooled, features.pooled)  # so the precision was that of the context
+    assert not torch.equal(full.pooled, features.pooled)  # so the context's precision was used
     torch.testing.assert_close(full.pooled, features.pooled, atol=0.05, rtol=0.05)
 
 
@@ -153,7 +153,7 @@ def test_cached_features_are_used(tmp_path: Path) -> None:
 
 
 class Wider(FastCNN):
-    """Other code with the same weights."""
+    """Different code with the same weights."""
 
 
 def test_the_cache_key_depends_on_everything_that_affects_features() -> None:
@@ -223,7 +223,7 @@ def test_cache_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.
         if code == errno.ENOSPC:
             with pytest.raises(atomic.WriteError, match="No space left"):
                 evaluated.features("test")
-        else:  # a folder that cannot be written costs time, and no result
+        else:  # an unwritable folder costs time but no result
             with pytest.warns(UserWarning, match=r"cannot be cached in .*Read-only"):
                 evaluated.features("test")
     assert not list(tmp_path.iterdir())
@@ -240,7 +240,7 @@ def test_raw_pixels_are_not_cached(tmp_path: Path) -> None:
 
 
 class Sick(FastCNN):
-    """Gives NaN for the images of the test set that have most light."""
+    """Gives NaN for the brightest images of the test split."""
 
     def __init__(self, width: int, worst: int) -> None:
         super().__init__(width)
@@ -256,7 +256,7 @@ class Sick(FastCNN):
 @pytest.mark.parametrize("worst", [1, 20])
 def test_non_finite_features_are_refused_and_not_cached(tmp_path: Path, worst: int) -> None:
     evaluated = context(frozen(Sick(2, worst)), SMALL, tmp_path)
-    # The same NaN twice is no change, so the sentence is about what is wrong.
+    # The same NaN twice is not a change, so the error is about NaN.
     with pytest.raises(InputError, match=f"NaN or infinite features for {worst} of 20 test images"):
         evaluated.features("test")
     assert not files(tmp_path)
@@ -271,7 +271,7 @@ def test_a_single_non_finite_value_is_found(bad: float) -> None:
 
 
 class Collapsed(Encoder):
-    """Every image is the same to it."""
+    """Gives the same features for every image."""
 
     def __init__(self, value: float) -> None:
         super().__init__(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), stride=1, feature_map_channels=3)
@@ -295,11 +295,11 @@ def test_one_varying_feature_is_not_a_collapse() -> None:
     features = torch.full((6, 4), 0.1)
     features[3, 2] = 0.2
     assert torch.equal(collect([(features, torch.arange(6), torch.arange(6))], "test")[0], features)
-    assert len(collect([(features[:1], torch.arange(1), torch.arange(1))], "test")[0]) == 1  # one image may be alone
+    assert len(collect([(features[:1], torch.arange(1), torch.arange(1))], "test")[0]) == 1  # a single image is allowed
 
 
 class Dreamer(FastCNN):
-    """Its features are not a function of the image."""
+    """Its features are random."""
 
     def forward(self, image: Tensor) -> Features:
         found = super().forward(image)
@@ -375,11 +375,11 @@ def test_a_shuffled_epoch_depends_on_seed_and_epoch_without_repetition(seed: int
     data, encoder = copy.copy(SMALL), small()
     data.batch_size = batch
     order = indices(context(encoder, data, seed=seed), "train", epoch)
-    torch.manual_seed(seed + 1)  # global state has no say
+    torch.manual_seed(seed + 1)  # global state does not matter
     assert order == indices(context(encoder, data, seed=seed), "train", epoch)
     whole = data.splits["train"].indices
     size = min(batch, len(whole))
-    assert len(set(order)) == len(order) == len(whole) - len(whole) % size  # what fills no batch waits
+    assert len(set(order)) == len(order) == len(whole) - len(whole) % size  # incomplete batches are dropped
     assert set(order) <= set(whole)
     assert order != indices(context(encoder, data, seed=seed), "train", epoch + 1)
     assert order != indices(context(encoder, data, seed=seed + 1 + epoch + 1), "train", epoch)
@@ -408,7 +408,7 @@ def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> Non
         assert evaluated.batch("train") == 4 * ranks
     whole = data.splits["train"].indices
     assert sorted(shares) == whole  # each image once
-    assert len(lengths) == len(steps) == 1  # as many steps for all
+    assert len(lengths) == len(steps) == 1  # the same number of steps on all ranks
     dealt = torch.tensor(seen).view(ranks, -1, 4).transpose(0, 1).flatten(1)
     assert [sorted(batch) for batch in dealt.tolist()] == one  # the batches of one process
 
@@ -447,6 +447,6 @@ def test_the_cache_key_includes_settings_outside_weights(monkeypatch: pytest.Mon
 
 
 def test_an_error_on_one_rank_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "all_ranks", lambda flag: False)  # some other rank failed
+    monkeypatch.setattr(distributed, "all_ranks", lambda flag: False)  # another rank failed
     with pytest.raises(InputError, match="Another device stopped"):
         context(small(), SMALL).features("test")

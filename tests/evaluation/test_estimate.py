@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, and their intervals SciPy's bootstrap."""
+"""Metrics equal scikit-learn's, and intervals equal SciPy's bootstrap."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 class OnMps(Tensor):
-    """A tensor that is as one on Apple's GPU, which has no float64."""
+    """A tensor like one on Apple's GPU, without float64."""
 
     device = torch.device("mps")  # type: ignore[assignment]
 
@@ -58,9 +58,9 @@ def test_the_interval_equals_scipys_percentile_bootstrap(number: int, chance: fl
     assert found.value == pytest.approx(items.mean().item(), abs=1e-6)
     # A 2.5 % quantile of R resamples has a standard error of √(0.025 · 0.975 / R) / density ≈ 2.7 σ / √R.
     sigma = items.std().item() / number**0.5
-    error = 4 * 2.7 * sigma / 1000**0.5 + 1 / number  # and accuracies come in steps
+    error = 4 * 2.7 * sigma / 1000**0.5 + 1 / number  # and accuracies are discrete
     assert ends(found) == pytest.approx([reference.low, reference.high], abs=error)
-    assert error < 1.96 * sigma  # so this says something
+    assert error < 1.96 * sigma  # so the test is not trivial
 
 
 @pytest.mark.parametrize("chance", [0.2, 0.5, 0.8])
@@ -158,14 +158,14 @@ def test_the_interval_resamples_items_not_repeats() -> None:
     right = coins(200, 0.5)[:, 0].long()
     once = classification((1 - right)[None], labels, ["a", "b"]).metrics["accuracy"]
     copies = classification((1 - right).repeat(9, 1), labels, ["a", "b"]).metrics["accuracy"]
-    assert copies == replace(once, std=0.0)  # repeats that agree are no further evidence
-    # Repeats that are each wrong about others of all items: every item has the same mean, no choice of items matters.
+    assert copies == replace(once, std=0.0)  # equal repeats add no information
+    # Repeats that are wrong about different items: every item has the same mean, so resampling changes nothing.
     turned = torch.stack([right, 1 - right])
     assert ends(classification(turned, labels, ["a", "b"]).metrics["accuracy"]) == [0.5, 0.5]
 
 
 def pixels(seed: int, images: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:
-    """True and predicted masks, [N, 5, 5]: 255 is ignored, class 3 is neither there nor predicted."""
+    """True and predicted masks, [N, 5, 5]: 255 is ignored, class 3 does not occur."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.randint(classes - 1, (images, 5, 5), generator=generator)
     flip = torch.rand(images, 5, 5, generator=generator) < 0.4
@@ -174,7 +174,7 @@ def pixels(seed: int, images: int = 12, classes: int = 4) -> tuple[Tensor, Tenso
 
 
 def counted(mask: Tensor, predicted: Tensor, classes: int = 4) -> Tensor:
-    """Each image's confusion by scikit-learn, without ignored pixels."""
+    """Each image's confusion matrix by scikit-learn, without ignored pixels."""
     known = [
         confusion_matrix(true[true != 255], guess[true != 255], labels=range(classes))
         if (true != 255).any()

@@ -1,4 +1,4 @@
-"""An evaluation through the command line: one table of all that was asked for, or a sentence and nothing."""
+"""Evaluation through the command line: one table of all results, or a one-line error and no files."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def values(found: dict[str, Any]) -> dict[tuple[str, ...], tuple[Any, ...]]:
-    """What was measured and chosen, by data, task, variant and encoder."""
+    """Measured and selected values, by data, task, variant and encoder."""
     return {
         (each["data"], each["task"], each["variant"], each["encoder"]): (each["metrics"], each["chosen"])
         for each in found["results"]
@@ -56,7 +56,7 @@ def values(found: dict[str, Any]) -> dict[tuple[str, ...], tuple[Any, ...]]:
 
 
 def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that a refused command leaves; it leaves no result and no features."""
+    """The error line of a refused command, which writes no result and no features."""
     with pytest.raises(SystemExit) as end:
         run()
     assert end.value.code == 2
@@ -69,7 +69,7 @@ def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the encoders whose neighbours were asked for, in order."""
+    """Names of the encoders evaluated by kNN, in order."""
     seen: list[str] = []
     evaluate = KNN.evaluate
 
@@ -122,7 +122,7 @@ def test_protocol_hyperparameters_are_options(cli: Command, pretrained: Path) ->
 
 
 class Cheat(FastCNN):
-    """Learns from the images that it is evaluated on."""
+    """Changes with the images that it is evaluated on."""
 
     def forward(self, image: Tensor) -> Features:
         self.mean.lerp_(image.mean((0, 2, 3))[:, None, None], 1e-6)
@@ -130,7 +130,7 @@ class Cheat(FastCNN):
 
 
 class LateCheat(FastCNN):
-    """Changes when it is asked for a grid: no features of whole splits, so only the evaluation itself sees it."""
+    """Changes when its feature map is used: only the evaluation itself can detect this."""
 
     def __init__(self, width: int = 2) -> None:
         super().__init__(width)
@@ -154,7 +154,7 @@ def test_an_encoder_that_learns_during_evaluation_is_refused(
 
 
 def folder_of_images(root: Path, *classes: str) -> Path:
-    """Twelve training images a class and four of test, told apart by colour."""
+    """Twelve training images and four test images per class; the class is the colour."""
     for split, number in (("train", 12), ("test", 4)):
         for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
@@ -283,7 +283,7 @@ def test_two_ranks_give_the_results_of_one_and_one_table(cli: Command, pretraine
     ]
     one = card(cli(command(*options)))
     before = set(Path("runs/knn").iterdir())
-    # Without the features that one process left.
+    # Without the features cached by one process.
     args = command(*options, "--model.cache=false", "--trainer.strategy=ddp", "--trainer.devices=2")
     ended = Program("simmim_pl", args, Path.cwd(), environment())
     out, error = ended.communicate(200)

@@ -1,4 +1,4 @@
-"""What is evaluated is what was asked for, frozen, and an encoder that changes while it is evaluated is found out."""
+"""The requested encoder is evaluated frozen, and an encoder that changes during evaluation is detected."""
 
 import copy
 import importlib
@@ -46,7 +46,7 @@ def network(seed: int = 0) -> FastCNN:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Another tool's file: the encoder's tensors under a prefix, beside a classifier's."""
+    """Another tool's file: the encoder's tensors under a prefix, with a classifier's."""
     state = {f"module.{name}": tensor for name, tensor in network(seed=9).state_dict().items()}
     torch.save({"state_dict": {**state, "module.fc.weight": torch.zeros(10, 16)}}, tmp_path / "theirs.pt")
     return tmp_path / "theirs.pt"
@@ -97,7 +97,7 @@ def test_the_untrained_encoder_is_a_function_of_the_seed(pretrained: Path) -> No
         torch.manual_seed(7)
         found = asked(pretrained, seed=3, baselines=baselines)
         states.append(torch.get_rng_state())
-    assert torch.equal(*states)  # and leaves global randomness alone
+    assert torch.equal(*states)  # and does not change global random state
     assert digest(found["untrained"]) == digest(expected)
     assert digest(asked(pretrained, seed=4)["untrained"]) != digest(expected)
 
@@ -141,7 +141,7 @@ def test_an_unfrozen_module_is_not_accepted_as_frozen() -> None:
 
 
 class Honest(FastCNN):
-    """Keeps things, and changes none of them."""
+    """Has attributes and does not change them."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -155,7 +155,7 @@ class Honest(FastCNN):
         return super().forward(image)
 
     def cheat(self, image: Tensor) -> None:
-        """What it should not do."""
+        """A forbidden change."""
 
 
 class Statistics(Honest):
@@ -229,9 +229,7 @@ def extract(encoder: Encoder, cache: Path, batch_size: int) -> Tensor:
 SHAPES = Shapes(train=20, test=20, size=16, copies=1)
 
 
-@pytest.mark.parametrize(
-    "batch_size", [8, 32]
-)  # some look at the state of the batch before, of which there may be none
+@pytest.mark.parametrize("batch_size", [8, 32])  # some compare with the previous batch, which may not exist
 @pytest.mark.parametrize("kind", CHEATS)
 def test_an_encoder_that_changes_is_refused(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
     encoder = asked(encoder=kind(), baselines=False)["given"]
@@ -258,7 +256,7 @@ def test_an_unchanged_encoder_is_evaluated(tmp_path: Path) -> None:
 
 
 class Lazy(Honest):
-    """Fills a cache at its first forward, by the device, as LeViT does with its attention biases."""
+    """Fills a cache at its first forward pass, by device, like LeViT's attention biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,7 +267,7 @@ class Lazy(Honest):
 
 
 class Whitens(Honest):
-    """Remembers the first images it ever sees, and evaluates all others by them."""
+    """Stores the first images, and encodes all others relative to them."""
 
     def cheat(self, image: Tensor) -> None:
         if not self.kept.any():
@@ -277,7 +275,7 @@ class Whitens(Honest):
 
 
 def test_a_cache_filled_at_the_first_forward_is_allowed(tmp_path: Path) -> None:
-    for _ in range(2):  # the second finds the features of the first
+    for _ in range(2):  # the second uses the cached features of the first
         features = extract(asked(encoder=Lazy(), baselines=False)["given"], tmp_path / "cache", 8)
         assert features.shape == (20, 16)
         assert len(list((tmp_path / "cache").iterdir())) == 1

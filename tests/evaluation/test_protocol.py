@@ -1,4 +1,4 @@
-"""A protocol's settings stand in the card whole, as JSON, and ties are settled by order."""
+"""A protocol's settings are recorded completely in the card, as JSON; ties are resolved by order."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ from simmim_pl.views import ContrastiveViews, CropFlip
 
 
 def arguments(kind: type) -> set[str]:
-    """Names of a class's arguments, but the data set."""
+    """Names of a class's arguments, except the data set."""
     return set(inspect.signature(kind).parameters) - {"data"}
 
 
@@ -99,7 +99,7 @@ def test_different_hyperparameters_give_different_settings() -> None:
 
 
 class Chain(nn.Module):
-    """A part made of parts, one of which is a module, with values that JSON does not know."""
+    """A nested part, containing a module and values outside JSON."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_the_selected_candidate_is_the_first_maximum(accuracy: dict[Any, float])
 def test_validation_results_have_short_names_and_six_digits() -> None:
     accuracy = {1e-05: 1 / 3, 0.1: 0.5, (5, None): 1.0, 3: 0.25}
     assert by_name(accuracy) == {"1e-05": 0.333333, "0.1": 0.5, "(5, None)": 1.0, "3": 0.25}
-    assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # of what diverged, NaN
+    assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # NaN if it diverged
 
 
 class Evaluating(Protocol):

@@ -1,4 +1,4 @@
-"""Logistic regression is scikit-learn's: the same weights at the same penalty, however it gets there."""
+"""Logistic regression has scikit-learn's weights at the same penalty, whatever the solver."""
 
 import warnings
 from typing import Any
@@ -24,14 +24,14 @@ TIGHT: Any = {"tolerance": 1e-15}
 
 
 def scikit(features: Tensor, labels: Tensor, l2: float) -> Reference:
-    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
+    """Our objective with scikit-learn; for two classes it penalises the difference of our two vectors."""
     factor = 2 if len(labels.unique()) == 2 else 1
     exact = Reference(C=factor / (l2 * len(labels)), tol=1e-10, max_iter=1000, solver="newton-cholesky")
     return exact.fit(features.double(), labels)
 
 
 def by_class(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    """Weights ``[C, D]`` and biases of scikit-learn's model, of mean zero over the classes; of two classes also two."""
+    """Weights ``[C, D]`` and biases of scikit-learn's model, with mean zero over classes; two rows for two classes."""
     coef, intercept = reference.coef_, reference.intercept_
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
@@ -39,13 +39,13 @@ def by_class(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centred(weights: Weights) -> Weights:
-    """The softmax is blind to a vector added to every class: take that of mean zero."""
+    """The softmax ignores a vector added to every class: subtract the mean."""
     weight, bias = weights
     return weight - weight.mean(-1, keepdim=True), bias - bias.mean()
 
 
 def gradient(features: Tensor, labels: Tensor, weights: Weights, l2: float) -> float:
-    """The largest entry of the objective's gradient, in the weights as they are, not as the solver scales them."""
+    """The largest entry of the objective's gradient, in the unscaled weights."""
     weight, bias = (part.clone().requires_grad_() for part in weights)
     (F.cross_entropy(features @ weight + bias, labels) + l2 / 2 * weight.square().sum()).backward()
     return max(part.grad.abs().max().item() for part in (weight, bias) if part.grad is not None)
@@ -57,7 +57,7 @@ def few_and_wide(seed: int, number: int, width: int = 24, classes: int = 3) -> L
 
 
 def check(draw: Any, number: int, classes: int, l2: float) -> None:
-    """Fit as scikit-learn does, and compare everything."""
+    """Compare a fit with scikit-learn's."""
     features, labels = draw(1, number, classes=classes)
     regression = LogisticRegression(features, labels, classes)
     assert regression.axes.shape == (features.shape[1], min(features.shape))
@@ -104,14 +104,14 @@ def test_the_gradient_at_the_solution_is_zero(draw: Any, l2: float) -> None:
 
 
 def objective(features: Tensor, labels: Tensor, weights: Weights, l2: float) -> float:
-    """In float64, of any weights."""
+    """The objective in float64 at given weights."""
     weight, bias = (part.double() for part in weights)
     return (F.cross_entropy(features.double() @ weight + bias, labels) + l2 / 2 * weight.square().sum()).item()
 
 
 @pytest.fixture(scope="module")
 def learned() -> Labelled:
-    """Standardised features of Shapes by a network that trained for some steps: correlated, as a network's are."""
+    """Standardised features of Shapes by a briefly trained network, which are correlated."""
     images = Shapes(train=800, test=10).load("train")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -203,8 +203,8 @@ def test_a_warm_start_gives_the_answer_of_a_cold_one(draw: Any, l2: float) -> No
     cold, warm = regression.fit(l2, **TIGHT), regression.fit(l2, start, **TIGHT)
     for one, other in zip(centred(warm), centred(cold), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=0)
-    assert (start[0] - cold[0]).abs().max() > 0.02  # there was a way to go
-    assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # what is given is not written to
+    assert (start[0] - cold[0]).abs().max() > 0.02  # the start was not the solution
+    assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # arguments are not changed
 
 
 def test_a_start_at_the_solution_does_not_move() -> None:
@@ -266,7 +266,7 @@ def test_axes_are_orthonormal_and_reproduce_the_second_moment(
     np.testing.assert_allclose(axes.T @ axes, np.eye(len(moment)), atol=close)
     size = (features.double().square().sum() / number).item()
     np.testing.assert_allclose(axes * moment @ axes.T, features.T @ features / number, atol=close * size)
-    # Nothing of any image lies outside the axes.
+    # All images are within the axes.
     np.testing.assert_allclose(features @ axes @ axes.T, features, atol=30 * close**0.5 * size**0.5)
 
 
@@ -287,7 +287,7 @@ def test_empty_axes_of_few_images_are_left_out() -> None:
 
 
 def test_few_nearly_identical_images_are_fitted_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of trained features: directions along which almost nothing lies are steep all the same, with a weak penalty."""
+    """Trained features have directions of almost no variance, which are steep under a weak penalty."""
     generator = torch.Generator().manual_seed(0)
     scales = torch.logspace(0, -5, 60)
     features = torch.randn(60, 60, generator=generator) * scales @ torch.randn(60, 80, generator=generator)

@@ -1,4 +1,4 @@
-"""What a protocol must say, and may: whatever it leaves out, its card, table, report and dashboard are made of it."""
+"""A protocol's result: card, table, report and dashboard work without its optional fields."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ HALF = Estimate(0.5, 0.4, 0.6)
 
 
 class MetricsOnly(Protocol):
-    """Half of everything."""
+    """Returns metrics of 0.5."""
 
     def evaluate(self, context: EvaluationContext) -> list[Result]:
         return [Result({"half": HALF})]

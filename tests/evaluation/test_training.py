@@ -1,4 +1,4 @@
-"""A lr_search trains each head as if it were alone with torch's optimizer, and a head that diverges harms no other."""
+"""A learning rate search trains each head like torch's optimizer does alone; a diverging head affects no other."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ def context(seed: int = 0, data: ImageDataModule | None = None) -> EvaluationCon
 
 
 def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Other random items in every step of every epoch."""
+    """Different random items in every step of every epoch."""
     generator = torch.Generator().manual_seed(epoch)
     for _ in range(STEPS):
         yield (
@@ -114,7 +114,7 @@ def test_a_diverging_head_does_not_affect_others_and_is_not_selected(optimizer: 
     assert not all(part.isfinite().all() for part in beside[wild].parameters())
     assert all(same(alone[lr], beside[lr]) for lr in alone)
     assert choose({0.1: 0.3, 0.2: 0.4, wild: 0.9}, beside) == 0.2
-    assert choose({0.1: 0.4, 0.2: 0.4, wild: math.nan}, beside) == 0.1  # of equals the lowest
+    assert choose({0.1: 0.4, 0.2: 0.4, wild: math.nan}, beside) == 0.1  # the lowest of equal ones
     with pytest.raises(InputError, match="diverged at every learning rate"):
         choose({wild: 0.9}, {wild: beside[wild]})
 
@@ -142,7 +142,7 @@ def test_heads_train_in_training_mode_and_are_returned_in_eval_mode() -> None:
 
 
 class Recording(torch.optim.SGD):
-    """SGD that remembers the learning rate of every step."""
+    """SGD that records the learning rate of every step."""
 
     def __init__(self, *args: object, **options: object) -> None:
         self.rates: list[list[float]] = []
@@ -181,7 +181,7 @@ def test_cross_entropy_equals_torchs_without_ignored_targets(place: tuple, ignor
     logits = torch.randn(6, CLASSES, *place, generator=generator)
     targets = torch.randint(CLASSES, (6, *place), generator=generator)
     targets[torch.rand(targets.shape, generator=generator) < 0.3] = ignore
-    targets[0] = 0  # one at least counts
+    targets[0] = 0  # at least one is not ignored
     stored = targets.to(torch.uint8) if ignore == 255 else targets
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss, expected = cross_entropy(ours, stored, ignore), F.cross_entropy(theirs, targets, ignore_index=ignore)

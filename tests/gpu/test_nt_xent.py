@@ -1,4 +1,4 @@
-"""NT-Xent's kernels against the definition in float64: on a GPU where there is one, else in Triton's interpreter.
+"""NT-Xent's kernels compared with the definition in float64: on a GPU if present, else in Triton's interpreter.
 
 The interpreter has to be chosen before Triton is imported, so a process of its own then runs these tests.
 """
@@ -46,7 +46,7 @@ def test_a_kernel_compiles_for_an_h100_without_one(name: str) -> None:
 
 
 def projections(views: int, images: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Views that resemble each other."""
+    """Similar views."""
     z = torch.randn(views, images, width, generator=torch.Generator().manual_seed(seed))
     return (z[:1] + 1.5 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + 1))).to(DEVICE)
 
@@ -63,7 +63,7 @@ def losses(z: torch.Tensor, temperature: float, decoupled: bool) -> torch.Tensor
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Equal to so many parts of the greatest element."""
+    """Equal up to a fraction of the largest element."""
     torch.testing.assert_close(found.double(), expected, atol=tolerance * expected.abs().max().item(), rtol=0)
 
 
@@ -74,7 +74,7 @@ CASES = [
     (3, 45, 20, 0.2, True),
     (5, 13, 100, 0.1, False),
     (2, 33, 256, 0.1, True),
-    (2, 40, 16, 0.02, False),  # the ratio of two weights no longer fits float32
+    (2, 40, 16, 0.02, False),  # the ratio of two weights exceeds float32
     pytest.param(2, 512, 128, 0.1, False, marks=on_gpu),
     pytest.param(3, 1001, 65, 0.1, True, marks=on_gpu),
     pytest.param(2, 20_000, 128, 0.5, False, marks=on_gpu),
@@ -102,7 +102,7 @@ def test_each_rank_has_the_gradient_of_all_losses(monkeypatch: pytest.MonkeyPatc
     grads = (2.0, 0.0, -0.5)  # of the ranks' losses
     z = [projections(2, 23, 12, seed).requires_grad_() for seed in range(3)]
     rows = torch.cat([fused.normalised(each.detach(), 1.0)[0] for each in z])
-    known = [torch.zeros(46, device=DEVICE)] * 3  # log-sum-exps; of no rank at first, of every rank the second time
+    known = [torch.zeros(46, device=DEVICE)] * 3  # log-sum-exps: first of no rank, the second time of every rank
     found = []
     for rank in (0, 1, 2, 0, 1, 2):
 
@@ -184,7 +184,7 @@ def test_contrastive_accuracy_is_that_of_the_whole_matrix(views: int) -> None:
     assert fused.contrastive_accuracy(z).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("shared", [101376, 166912, 232448])  # of Ada, A100 and H100
+@pytest.mark.parametrize("shared", [101376, 166912, 232448])  # Ada, A100 and H100
 @pytest.mark.parametrize("width", [16, 64, 128, 256])
 def test_tiles_fit_into_shared_memory(width: int, shared: int) -> None:
     tall, wide, warps, stages = fused.tile(width, shared)

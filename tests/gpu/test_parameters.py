@@ -1,4 +1,4 @@
-"""What kernels draw is what torch's operations draw from the same numbers."""
+"""Kernels draw the same parameters as torch's operations from the same random numbers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ OPERATIONS: list[Operation] = [
 
 
 def drawn(numbers: torch.Tensor, image: torch.Tensor, crop: Crop, views: int) -> torch.Tensor:
-    """Rows of all views, on the CPU."""
+    """Parameter rows of all views, on the CPU."""
     from simmim_pl.gpu.parameters import draw_parameters
 
     begins, count = fused.numbering([OPERATIONS] * views)
@@ -44,7 +44,7 @@ def test_rows_equal_torchs(height: int, width: int, scale: tuple[float, float], 
         plan = draw_plan(image, crop, OPERATIONS, generator)
         expected = fused.rows(plan, OPERATIONS, plan.drawn)
         box = (row[:, :4] == expected[:, :4]).all(dim=1)
-        assert box.double().mean() > 0.998  # a size within a millionth of two pixels' middle may be rounded either way
+        assert box.double().mean() > 0.998  # a size within a millionth of a half pixel may be rounded either way
         torch.testing.assert_close(row[:, 4:], expected[:, 4:], atol=1e-6, rtol=0)
     assert not torch.equal(found[0], found[1])
 

@@ -1,4 +1,4 @@
-"""Where kernels run; their tests in Triton's interpreter, where there is no GPU."""
+"""Where kernels run; without a GPU their tests run in Triton's interpreter."""
 
 import os
 import re
@@ -64,4 +64,4 @@ def test_a_kernel_compiles_for_an_h100_without_one(name: str) -> None:
     signature = {each: types.get(each, "i32") for each in kernel.arg_names}
     source = triton.compiler.ASTSource(kernel, signature, {each: sizes[each] for each in sizes if each in signature})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-    assert compiled.metadata.shared <= 1024  # of a program, so that many are at once on a processor
+    assert compiled.metadata.shared <= 1024  # per program, so that many run at once on a multiprocessor

@@ -1,4 +1,4 @@
-"""Barlow Twins against a published implementation, the paper's equation in NumPy, and limits."""
+"""Barlow Twins compared with a published implementation, the paper's equation in NumPy, and limits."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_the_loss_is_between_zero_and_the_width() -> None:
     independent = torch.linalg.qr(projections(1, 64, 8)[0] - projections(1, 64, 8)[0].mean(0)).Q
     assert barlow_twins(100 * independent.expand(2, 64, 8)).item() == pytest.approx(0, abs=1e-6)
     assert barlow_twins(torch.ones(2, 64, 8)).item() == pytest.approx(8)  # nothing correlates
-    assert BarlowTwins().at_chance(2, 64) is None  # it does not know the width
+    assert BarlowTwins().at_chance(2, 64) is None  # it does not depend on the width
 
 
 def test_the_module_equals_the_function_and_refuses_invalid_weights() -> None:

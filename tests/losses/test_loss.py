@@ -1,4 +1,4 @@
-"""What the losses that take statistics of a batch have in common: identities, gradients, precision, and refusals."""
+"""Common tests of losses with batch statistics: identities, gradients, precision, and errors."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -77,7 +77,7 @@ def test_a_collapsed_batch_costs_more_than_a_spread_one_and_has_a_finite_gradien
 
 @pytest.mark.parametrize("loss", [VICReg(), BarlowTwins(), SIGReg(slices=4)])
 def test_no_value_is_read_from_the_device(loss: Loss) -> None:
-    with FakeTensorMode():  # whose tensors have none
+    with FakeTensorMode():  # whose tensors have no values
         z = torch.randn(2, 4, 5, requires_grad=True)
         loss(z).backward()
     assert z.grad is not None

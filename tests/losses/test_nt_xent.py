@@ -1,4 +1,4 @@
-"""NT-Xent against two published implementations, the paper's algorithm in NumPy, identities and limits."""
+"""NT-Xent compared with two published implementations, the paper's algorithm in NumPy, identities and limits."""
 
 import math
 from importlib import import_module
@@ -107,7 +107,7 @@ def test_blocks_do_not_change_loss_gradient_or_accuracy(
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the most elements that any tensor had which was made under it."""
+    """Records the largest number of elements of any tensor created in this mode."""
 
     elements = 0
 
@@ -125,10 +125,10 @@ def test_memory_is_linear_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     with Largest() as largest:
         nt_xent(z).backward()
         contrastive_accuracy(z)
-    assert largest.elements <= 2 * 1024 * 8  # as many as the projections themselves have; the square has 4 million
+    assert largest.elements <= 2 * 1024 * 8  # as many as the projections; the square has 4 million
     with Largest() as square:
         plain(z, 0.5).backward()
-    assert square.elements >= 2048**2  # it does see one
+    assert square.elements >= 2048**2  # the mode does detect it
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.01])
@@ -189,7 +189,7 @@ def test_contrastive_accuracy_counts_anchors_whose_nearest_row_is_a_positive() -
 
 
 def test_contrastive_accuracy_equals_numpy_also_under_autocast() -> None:
-    z = 3 + 0.1 * projections(2, 64, 16, dtype=torch.float32)  # as alike as rows are near collapse
+    z = 3 + 0.1 * projections(2, 64, 16, dtype=torch.float32)  # as similar as rows near collapse
     z[1] += 0.5 * (z[0] - z[1])
     rows = z.double().flatten(0, 1).numpy()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

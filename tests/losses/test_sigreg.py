@@ -1,4 +1,4 @@
-"""SIGReg against the paper's algorithm in NumPy, SciPy's integral, the closed form of the statistic, and limits."""
+"""SIGReg compared with the paper's algorithm in NumPy, SciPy's integral, the closed form, and limits."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.losses.test_nt_xent import projections
 
 
 def algorithm(x: np.ndarray) -> float:
-    """The statistic as the paper's listing has it, with complex numbers, over [-3, 3] in steps of the authors' code."""
+    """The statistic of the paper's listing, with complex numbers, over [-3, 3] in the steps of the authors' code."""
     t = np.linspace(-3, 3, 33)
     normal = np.exp(-0.5 * t**2)
     empirical = np.exp(1j * np.outer(x, t)).mean(0)

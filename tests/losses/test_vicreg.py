@@ -1,4 +1,4 @@
-"""VICReg against a published implementation, the paper's equations in NumPy, and what it is by chance."""
+"""VICReg compared with a published implementation, the paper's equations in NumPy, and its value at chance."""
 
 import numpy as np
 import pytest

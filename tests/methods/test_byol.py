@@ -1,4 +1,4 @@
-"""BYOL's loss is the published one, and a network that has collapsed under it is found out."""
+"""BYOL's loss equals the published one, and a collapsed network is detected."""
 
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_collapse_with_loss_0_is_detected(tmp_path: Path) -> None:
     monitor: Any = CollapseMonitor()
     fit(tmp_path, module, [OnlineProbe(), Representation(), monitor], validated=True, max_epochs=2)
     last = monitor.validations[-1]
-    assert last["train/loss"] < 1e-4  # as good as can be
+    assert last["train/loss"] < 1e-4  # the minimum
     assert "train/loss_at_chance" not in last
     found = verdict([metrics | {"step": 6000} for metrics in monitor.validations])
     assert found.state == "complete collapse"

@@ -1,4 +1,4 @@
-"""CUDA graphs where a step allows them, one sentence where it does not; every size of a view by itself."""
+"""CUDA graphs where a step allows them, a message where it does not; view sizes are compiled separately."""
 
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        assert not any(isinstance(each, torch.SymInt) for each in inputs)  # no size is left open
+        assert not any(isinstance(each, torch.SymInt) for each in inputs)  # no dynamic shapes
         graphs.append([tuple(each.shape) for each in inputs])
         return graph.forward
 
@@ -67,7 +67,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
         data = ImageDataModule(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
         return torch.stack([step["outputs"]["loss"].detach() for step in fit(tmp_path, data, network, max_steps=2)])
 
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shape checks would be compiled too
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     compiled = method(compile=True)
     found = losses(compiled)

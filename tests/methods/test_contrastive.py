@@ -1,4 +1,4 @@
-"""The contrastive step: the loss by hand, what it returns, that it learns, and that it may be made faster."""
+"""The contrastive step: loss, outputs, learning, and optimisations."""
 
 import copy
 from functools import partial
@@ -19,7 +19,7 @@ from simmim_pl.views import ContrastiveViews
 
 
 class Journal(Callback):
-    """What went into and came out of every training step."""
+    """Records the inputs and outputs of every training step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -154,6 +154,6 @@ def test_local_views_are_positives_of_their_image(tmp_path: Path) -> None:
         for views in (batch["views"], batch["local"])
     ]
     torch.testing.assert_close(step["logged"]["train/loss"], nt_xent(torch.cat(z), 0.3).detach())
-    assert step["outputs"]["features"].shape[0] == 2 * 16  # of the views, which are as large as what is evaluated
+    assert step["outputs"]["features"].shape[0] == 2 * 16  # the views, as large as evaluated images
     small = torch.stack([view.flatten(1).std(1) for view in batch["local"].flatten(0, 1)])
     assert (small[:16] - small[16:32]).abs().max() > 1e-3  # each local view is a region of its own

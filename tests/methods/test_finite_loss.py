@@ -1,4 +1,4 @@
-"""The step of the first loss that is not finite is named, however late losses are read."""
+"""The step of the first non-finite loss is named, although losses are read later."""
 
 import math
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_loss_is_averaged_over_ranks_in_one_message(monkeypatch: pytest.Monk
 
 
 class Jumps(Smallest):
-    """Its second loss is infinite; gradients and weights stay as they would be."""
+    """Its second logged loss is infinite; gradients and weights stay finite."""
 
     def finish(self, loss: torch.Tensor, *rest: Any) -> Output:
         return super().finish(loss + (math.inf if self.global_step == 1 else 0), *rest)

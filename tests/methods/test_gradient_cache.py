@@ -1,4 +1,4 @@
-"""A batch encoded in chunks gives the step of the whole batch; BatchNorm and dropout do what is documented."""
+"""A batch encoded in chunks gives the step of the whole batch; BatchNorm and dropout behave as documented."""
 
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.runtime.test_distributed import on_ranks
 
 
 class Net(Encoder):
-    """A small network: of GroupNorm, or with one of the layers that see more than one image."""
+    """A small network with GroupNorm, or with a layer that depends on other images."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
         super().__init__(8, (0.5,) * 3, (0.25,) * 3, stride=4)
@@ -87,7 +87,7 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("chunks", [2, 40])
 def test_in_bfloat16_chunks_differ_only_by_rounding(tmp_path: Path, chunks: int) -> None:
-    # How far rounding alone takes three steps depends on the processor's kernels, so float32 measures it here.
+    # The effect of rounding on three steps depends on the processor's kernels, so it is measured with float32.
     exact = trained(tmp_path, 1)
     whole, split = (trained(tmp_path, number, precision="bf16-mixed") for number in (1, chunks))
     rounding = distance(whole, exact)
@@ -139,7 +139,7 @@ def test_dropout_is_the_same_in_the_second_encoding() -> None:
 
 
 class Saved:
-    """The most bytes that autograd kept at a time for the backward pass."""
+    """Records the peak bytes that autograd stores for the backward pass."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -158,7 +158,7 @@ def test_activations_are_freed() -> None:
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             chunked_forward(module.project, images, chunks, module) if chunks > 1 else module.project(images)
         kept[chunks] = saved.most
-    assert kept[8] == images.nbytes  # while the batch is encoded nothing is kept but its input
+    assert kept[8] == images.nbytes  # while the batch is encoded only its input is stored
     assert kept[1] > 3 * images.nbytes
 
 

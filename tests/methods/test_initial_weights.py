@@ -1,4 +1,4 @@
-"""A run starts from another's weights, a state dict or a safetensors file, and goes on without them."""
+"""A run starts from a checkpoint, a state dict or a safetensors file, and resumes without it."""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Cli = Callable[[list[Any]], Path]
 
 
 class First(Callback):
-    """Keeps the encoder that each run has ahead of its first batch."""
+    """Records the encoder before the first batch of each run."""
 
     seen: ClassVar[list[dict[str, Tensor]]] = []
 
@@ -59,7 +59,7 @@ def test_a_run_starts_from_another_checkpoint_and_resumes_without_it(
     assert not same(trained, First.seen[0])
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["weights"] == str(file)
     before, theirs = (load_run(path).last("val/knn_untrained") for path in (run, pretrained.parents[1]))
-    assert before != theirs  # measured of the weights that the run starts from
+    assert before != theirs  # measured with the initial weights
     file.unlink()
     assert same(load_encoder(last).state_dict(), trained)
     assert same(Contrastive.load_from_checkpoint(last).encoder.state_dict(), trained)
@@ -71,7 +71,7 @@ def test_a_run_starts_from_another_checkpoint_and_resumes_without_it(
 
 
 def start(encoder: FastCNN, path: Any, resumed: str | None = None) -> torch.nn.Module:
-    """A method of this encoder and a teacher, after a run of it began."""
+    """A method with this encoder and a teacher, after the start of its run."""
     method = torch.nn.Module()
     method.encoder, method.teacher = encoder, copy.deepcopy(encoder)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -101,7 +101,7 @@ def test_weights_are_loaded_once() -> None:
     (found,) = method.configure_callbacks()
     assert isinstance(found, InitialWeights)
     assert found.path == "file.pt"
-    method.initial_weights = None  # as it does when it has loaded them
+    method.initial_weights = None  # as after loading them
     assert method.configure_callbacks() == []
 
 

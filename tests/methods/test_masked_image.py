@@ -1,4 +1,4 @@
-"""Masks are exact, loss and gradients are Hugging Face's, nothing of what is masked is seen, and a run goes through."""
+"""Masks are exact, loss and gradients equal Hugging Face's, masked pixels are not seen, and a run works."""
 
 import csv
 import math
@@ -101,7 +101,7 @@ def test_loss_and_gradients_equal_hugging_face(pair: Callable[[], Any]) -> None:
     theirs, encoder, translate = pair()
     ours, trunk = seeded(method(encoder), 0), theirs.base_model_prefix
     for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.5)  # large enough that no gradient is as good as zero
+        nn.init.normal_(parameter, std=0.5)  # large enough that no gradient is almost zero
     if pair is vits:
         theirs.vit.embeddings.position_embeddings.data[:, 0] = 0  # ours is part of the class token
     names = {"encoder": lambda named: translate(part(named, trunk)), "decoder": lambda named: part(named, "decoder")}
@@ -155,7 +155,7 @@ def test_only_unmasked_pixels_reach_the_encoder(encoder: Callable[[], Encoder]) 
 
 
 class Last(Callback):
-    """The last batch, and what its step returned."""
+    """Records the last batch and its step's output."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch, self.outputs = batch, outputs
@@ -270,7 +270,7 @@ def test_compilation_makes_one_graph_each_of_encoder_and_decoder(
         Trainer(**QUIET, max_steps=2, callbacks=[last]).fit(network, datamodule=data)
         return float(last.outputs["loss"])
 
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shape checks would be compiled too
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     assert loss(compile=True) == pytest.approx(loss(compile=False), abs=1e-6)
     assert len(graphs) == 2

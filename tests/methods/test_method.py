@@ -1,4 +1,4 @@
-"""What every method shares: schedule, parameter groups, the scaled learning rate, and the end of a run of NaN."""
+"""Features of every method: schedule, parameter groups, the scaled learning rate, and NaN losses."""
 
 import hashlib
 import math
@@ -41,7 +41,7 @@ class Smallest(Method):
 
 
 class Rates(Callback):
-    """The learning rate of every optimizer step."""
+    """Records the learning rate of every optimizer step."""
 
     def __init__(self) -> None:
         self.used: list[float] = []
@@ -60,7 +60,7 @@ def method(**options: Any) -> Smallest:
 
 
 def fit(root: Path, module: Method, **options: Any) -> Trainer:
-    """40 images in batches of 8: five batches an epoch."""
+    """40 images in batches of 8: five batches per epoch."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"enable_checkpointing": False, "limit_val_batches": 0, "max_epochs": 2, **quiet, **options}
     trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, **options)
@@ -73,7 +73,7 @@ def fit(root: Path, module: Method, **options: Any) -> Trainer:
 def test_the_schedule_equals_torchs_linear_then_cosine(steps: int, warmup: int) -> None:
     warmup = min(warmup, steps - 1)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-    # Ours is 1 at step warmup - 1 already, torch's linear part at step warmup: its part is one step shorter.
+    # Ours is 1 at step warmup - 1, torch's linear part at step warmup, so torch's part is one step shorter.
     parts = [CosineAnnealingLR(optimizer, T_max=steps - warmup)]
     if warmup > 1:
         parts.insert(0, LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1))
@@ -110,7 +110,7 @@ def names(module: nn.Module, group: dict[str, Any]) -> set[str]:
 
 
 class Wrapped(nn.Module):
-    """A network within another, as an encoder's."""
+    """A network within another, like an encoder's."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def test_the_effective_batch_includes_accumulation_but_not_devices(batch: int, d
 
 
 class Fingerprint(Callback):
-    """The checkpoint as it lay there when each epoch began."""
+    """Records the existing checkpoint at the start of each epoch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -242,7 +242,7 @@ class Fingerprint(Callback):
 def test_a_nan_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints/last.ckpt"
     before, module = Fingerprint(path), method()
-    module.breaks = 7  # the third step of the second epoch, which has no line of the log
+    module.breaks = 7  # the third step of the second epoch, which is not logged
     with pytest.raises(InputError, match=r"became nan at step 7\b.*--ckpt_path"):
         fit(tmp_path, module, enable_checkpointing=True, callbacks=[before, Checkpoint()])
     assert [hashlib.md5(path.read_bytes()).hexdigest()] == before.seen
@@ -274,7 +274,7 @@ def test_a_step_without_labels_returns_none(tmp_path: Path) -> None:
 
 
 class MeanPixel(Method):
-    """A method without projections: a linear layer on features finds an image's mean colour."""
+    """A method without projections: a linear layer on features predicts an image's mean colour."""
 
     def __init__(self, encoder: Encoder, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
@@ -304,7 +304,7 @@ def test_a_method_without_projections_trains_resumes_and_is_evaluated(
 
 
 class Masking(Smallest):
-    """Draws a number for each of its images, for two purposes, and in validation."""
+    """Draws a random number for each image, for two purposes, also in validation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

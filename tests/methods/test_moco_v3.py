@@ -1,4 +1,4 @@
-"""MoCo v3's loss is that of the paper's pseudo-code, on any number of ranks, and at chance what it says."""
+"""MoCo v3's loss equals the paper's pseudo-code on any number of ranks, and has the logged value at chance."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_keys_of_all_ranks_are_negatives(monkeypatch: pytest.MonkeyPatch) -> Non
     expected, keys = key_loss(q, k), F.normalize(k.detach(), dim=1)
     monkeypatch.setattr(distributed, "all_gather", lambda mine: keys)
     losses = []
-    for rank in range(2):  # tests/test_parity.py does the same by processes
+    for rank in range(2):  # tests/test_parity.py tests the same with processes
         mine = slice(3 * rank, 3 * rank + 3)
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         losses.append(key_loss(q[:, mine], k[mine]))

@@ -1,4 +1,4 @@
-"""Rotation prediction: the turns are torchvision's, the loss scikit-learn's, and a run at chance is called that."""
+"""Rotation prediction: rotations equal torchvision's, the loss scikit-learn's, and a run at chance is detected."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def test_loss_and_accuracy_equal_scikit_learn(number: int) -> None:
     chances = module.classifier(encoded).softmax(1).detach().double().numpy()
     angle = np.arange(4).repeat(5 * number)
     assert loss.item() == pytest.approx(log_loss(angle, chances / chances.sum(1, keepdims=True)), rel=1e-5)
-    found = logged["train/rotation_accuracy"]  # asked only where it is written
+    found = logged["train/rotation_accuracy"]  # computed only if written
     assert found().item() == pytest.approx(accuracy_score(angle, chances.argmax(1)))
     assert logged["train/loss_at_chance"] == math.log(4)
     torch.testing.assert_close(pooled, encoded[: 5 * number])  # upright ones
@@ -134,7 +134,7 @@ def test_it_learns_the_rotation_of_digits(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The run directory of a tiny pretraining, in whose folder the tests below evaluate it."""
+    """The run directory of a tiny pretraining, for the evaluations below."""
     with pytest.MonkeyPatch.context() as patch:
         isolate(patch, tmp_path_factory.mktemp("rotation"))
         yield newest_run([*FIT, *[arg for arg in NO_PICTURES if "pictures" not in arg and "report" not in arg]])

@@ -1,4 +1,4 @@
-"""A step of BYOL and MoCo v3 by hand; when the teacher moves, in the trainer and from the command line."""
+"""A step of BYOL and MoCo v3 by hand; the teacher's updates, in the trainer and from the command line."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def method(name: str = "BYOL", lr: float = 1.0, **options: Any) -> Any:
 
 
 class Journal(Callback):
-    """Copies of the networks before every batch; the batches and their losses."""
+    """Records copies of the networks before every batch, the batches and their losses."""
 
     def __init__(self) -> None:
         self.before: list[Any] = []
@@ -54,7 +54,7 @@ class Journal(Callback):
 def fit(
     root: Path, module: Any, callbacks: Sequence[Callback], local: int = 0, validated: bool = False, **options: Any
 ) -> Trainer:
-    """64 images in batches of 16: four batches an epoch."""
+    """64 images in batches of 16: four batches per epoch."""
     smaller = ContrastiveViews(size=8, views=local, scale=(0.1, 0.3)) if local else None
     data = ImageDataModule(Shapes(train=74, test=10, size=16), 16, ContrastiveViews(size=16), smaller, validation=10)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -100,7 +100,7 @@ def test_the_teacher_is_updated_once_after_every_optimizer_step(tmp_path: Path, 
     states = [*journal.before, {"encoder": module.encoder, "head": module.head, "teacher": module.teacher}]
     step = 0
     for batch, (old, new) in enumerate(pairwise(states)):
-        steps = batch % 4 in (2, 3)  # the batches after which the optimizer takes its step
+        steps = batch % 4 in (2, 3)  # the batches after which the optimizer steps
         trained = (*new["encoder"].parameters(), *new["head"].parameters())
         momentum = cosine_momentum(step, 4, 0.5) if steps else 1.0
         for before, after, weight in zip(
@@ -117,7 +117,7 @@ def test_the_teacher_is_updated_once_after_every_optimizer_step(tmp_path: Path, 
 @BOTH
 def test_chunked_encoding_equals_the_whole_step(tmp_path: Path, name: str) -> None:
     whole, chunked = (method(name, gradient_cache=chunks).double() for chunks in (1, 3))
-    for module in (whole, chunked):  # BatchNorm's statistics would be a chunk's
+    for module in (whole, chunked):  # BatchNorm's statistics would be those of a chunk
         for part in (module.encoder, module.head, module.predictor, module.teacher):
             part.eval()
             part.train = lambda mode=True: None  # type: ignore[method-assign]

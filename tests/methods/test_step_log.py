@@ -1,4 +1,4 @@
-"""What is logged is what Lightning would have logged, and is asked for only where a line is written."""
+"""Logged values equal Lightning's, and are computed only when they are written."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ from simmim_pl.methods.step_log import StepLog
 
 
 class Logs:
-    """Logs numbers and tensors from all over a batch, some of them seldom."""
+    """Logs numbers and tensors from several hooks, some of them rarely."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The teacher is the moving average of the network that is trained, by a momentum that rises to 1."""
+"""The teacher is the moving average of the trained network, with a momentum that rises to 1."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def network() -> tuple[FastCNN, ProjectionHead, Teacher]:
 
 @given(steps=st.integers(1, 50), base=st.floats(0, 1))
 def test_the_momentum_equals_lightlys_schedule(steps: int, base: float) -> None:
-    for step in range(steps + 1):  # lightly's ends at the last step, ours after it
+    for step in range(steps + 1):  # lightly's schedule ends at the last step, ours after it
         expected = cosine_schedule(step, steps + 1, base, 1.0)
         assert cosine_momentum(step, steps, base) == pytest.approx(expected, abs=1e-12)
 

@@ -1,4 +1,4 @@
-"""Contrastive accuracy is scikit-learn's nearest neighbour, in blocks and on ranks too."""
+"""Contrastive accuracy equals scikit-learn's nearest neighbour, also in blocks and on ranks."""
 
 import sys
 
@@ -14,7 +14,7 @@ from tests.metrics.test_alignment import normal
 
 
 def projections(views: int, images: int, noise: float, seed: int = 0) -> torch.Tensor:
-    """Views of images that agree but for noise, in float64."""
+    """Views of images that are equal except for noise, in float64."""
     torch.manual_seed(seed)
     return torch.randn(images, 6, dtype=torch.float64) + noise * torch.randn(views, images, 6, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Each kind of failure is told from the others and from learning, and green is said only where it was proved."""
+"""Each failure is distinguished from the others and from learning, and "learning" needs evidence."""
 
 import math
 from itertools import combinations
@@ -22,7 +22,7 @@ BEGUN = {"train/progress": 0.1, "step": 14}
         ({}, set()),
         ({"representation/std": 0.01, "representation/directions": 1.1}, {"complete collapse"}),
         ({"representation/directions": 1.2}, {"dimensional collapse"}),
-        ({"representation/directions": 1.5}, {"dimensional collapse"}),  # of huge temperatures
+        ({"representation/directions": 1.5}, {"dimensional collapse"}),  # with a huge temperature
         ({"information/infonce": math.log(512), "information/ceiling": math.log(512)}, {"saturation"}),
         ({"information/infonce": math.log(20), "information/ceiling": math.log(20)}, set()),
         ({"representation/rankme": math.nan}, {"not finite"}),
@@ -39,7 +39,7 @@ def test_each_failure_is_distinguished(change: dict[str, float], found: set[str]
     said = verdict([HEALTHY | change] * 2)
     assert said.state in (found or {"learning", "cannot tell"})
     assert said.alarming == bool(found)
-    assert all(name in f"{said.state} {said}" for name in found)  # the second one is told too
+    assert all(name in f"{said.state} {said}" for name in found)  # the second problem is reported too
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_each_failure_is_distinguished(change: dict[str, float], found: set[str]
         ([LEARNED, NOTHING], "cannot tell"),
         ([NOTHING], "too early to tell"),
         ([NOTHING, NOTHING], "not learning"),
-        ([NOTHING | {"representation/contrastive_accuracy": 0.004}] * 2, "not learning"),  # surely more than chance
+        ([NOTHING | {"representation/contrastive_accuracy": 0.004}] * 2, "not learning"),  # significantly above chance
         ([NOTHING | BEGUN, NOTHING], "too early to tell"),  # only one that is not early
         ([NOTHING | BEGUN | {"step": 5000}, NOTHING], "not learning"),
-        ([LEARNED | BEGUN, LEARNED | BEGUN], "learning"),  # what is proved need not wait
+        ([LEARNED | BEGUN, LEARNED | BEGUN], "learning"),  # sufficient evidence need not wait
         ([HEALTHY | {"val/knn": 0.17}] * 2, "shortcut"),
         ([HEALTHY | {"val/knn": 0.08}] * 2, "shortcut"),
         ([HEALTHY | {"val/knn": 0.08} | BEGUN] * 2, "too early to tell"),
         ([HEALTHY | {"val/knn": 0.17}, HEALTHY], "cannot tell"),
-        ([HEALTHY | {"val/knn": 0.2}] * 2, "learning"),  # within its noise, but nothing is against it
+        ([HEALTHY | {"val/knn": 0.2}] * 2, "learning"),  # within its noise, but no evidence is against it
         ([HEALTHY | {"train/loss": 6.2}] * 2, "cannot tell"),
         ([HEALTHY | {"representation/std": 0.1}] * 2, "cannot tell"),
         ([HEALTHY | {"representation/std": 0.0}, HEALTHY], "cannot tell"),
@@ -140,15 +140,18 @@ STD = "representation/feature_std"
     [
         (FEATURES, "learning"),
         (FEATURES | {"val/knn": 0.17}, "not learning"),
-        (FEATURES | {"val/knn": 0.2}, "learning"),  # the rank says so
+        (FEATURES | {"val/knn": 0.2}, "learning"),  # by RankMe
         (FEATURES | {"val/knn": 0.2, "representation/rankme": 4.0}, "cannot tell"),
         (FEATURES | {"representation/rankme": 1.0}, "cannot tell"),  # contradicts the rest
         (FEATURES | {STD: 0.01}, "complete collapse"),
-        (FEATURES | {STD: 0.01, f"{STD}_untrained": 0.015}, "learning"),  # which it was before: no collapse
+        (FEATURES | {STD: 0.01, f"{STD}_untrained": 0.015}, "learning"),  # as before training: no collapse
         (FEATURES | {STD: math.nan}, "not finite"),
         (UNLABELLED, "cannot tell"),  # two pieces
         (UNLABELLED | {"train/loss_at_chance": 0.5}, "learning"),
-        (UNLABELLED | {"representation/rankme": 1.9}, "cannot tell"),  # before BatchNorm has settled it may
+        (
+            UNLABELLED | {"representation/rankme": 1.9},
+            "cannot tell",
+        ),  # possible before BatchNorm's statistics have converged
         (UNLABELLED | {STD: 0.001}, "complete collapse"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Singular values, RankMe and standard deviations are NumPy's and SciPy's, and know their limits."""
+"""Singular values, RankMe and standard deviations equal NumPy's and SciPy's, with their limits."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every piece of evidence holds when a run has learned, not when it has not, and is missing when nobody measured it."""
+"""Evidence holds if a run has learned, does not if it has not, and is missing if it was not measured."""
 
 import math
 
@@ -29,7 +29,7 @@ LEARNED = {
     "val/knn_untrained": 0.17,
     "val/images": 1000.0,
     "step": 140,
-}  # of the quickstart's first four epochs
+}  # from the quickstart's first four epochs
 # The same with a learning rate of 1e-9.
 UNCHANGED = {
     "train/loss": 6.221,
@@ -65,22 +65,22 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
         (
             {"information/infonce": 0.05, "information/ceiling": math.log(1e6)},
             {"information": False},
-        ),  # sure, and little
+        ),  # significant, but small
         ({"information/infonce_untrained": 0.8}, {"information": None}),
-        ({"information/infonce_untrained": 1.0}, {"information": False}),  # a random network keeps as much
+        ({"information/infonce_untrained": 1.0}, {"information": False}),  # an untrained network has as much
         ({"information/infonce_untrained": -3.0}, {}),
         ({"information/ceiling": math.log(10)}, {"information": None, "matching": None}),  # of ten pairs: ± 1.3 nats
         (
             {"information/ceiling": math.log(10), "information/infonce": -0.05},
             {"information": None, "matching": None},
-        ),  # no exact nothing
+        ),  # not exactly zero
         ({"representation/contrastive_accuracy": 0.0}, {"matching": None}),
         ({"representation/contrastive_accuracy": 0.001}, {"matching": None}),
         ({"representation/contrastive_accuracy_untrained": 0.0124}, {"matching": False}),
         ({"representation/std": 0.15}, {"spread": False}),
         ({"val/knn": 0.17}, {"neighbours": False}),
-        ({"val/knn": 0.2}, {"neighbours": None}),  # by chance, of 1000
-        ({"val/knn": 0.2, "val/images": 1e5}, {}),  # and of many more
+        ({"val/knn": 0.2}, {"neighbours": None}),  # chance, of 1000
+        ({"val/knn": 0.2, "val/images": 1e5}, {}),  # and of many more images
         ({"val/knn": 0.1}, {"neighbours": False}),
         ({"val/images": 40.0}, {"neighbours": None}),
         (knn(0.98, 0.96, 100), {"neighbours": None}),
@@ -89,7 +89,7 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
         (knn(0.99, 0.96, 1e4), {}),
         (knn(1.0, 1.0, 5000), {"neighbours": None}),
         (knn(0.998, 1.0, 5000), {"neighbours": None}),
-        (knn(0.9, 1.0, 5000), {"neighbours": False}),  # a loss can be told where a gain cannot
+        (knn(0.9, 1.0, 5000), {"neighbours": False}),  # a decrease is detectable where a gain is not
         (knn(0.033, 0.02, 1000), {"neighbours": None}),
         (knn(0.02, 0.02, 1e4), {"neighbours": False}),
         (knn(0.04, 0.02, 1e4), {}),
@@ -109,7 +109,7 @@ def test_no_evidence_if_at_chance_or_not_above_the_untrained_network(
 @pytest.mark.parametrize(
     ("absent", "kinds"),
     [
-        ("train/loss_at_chance", {"loss"}),  # of a loss that knows none
+        ("train/loss_at_chance", {"loss"}),  # of a loss without a chance value
         ("val/", {"neighbours"}),  # no labels
         ("val/knn_untrained", {"neighbours"}),
         ("information/infonce_untrained", {"information"}),
@@ -157,7 +157,7 @@ def test_independent_views_are_no_evidence(seed: int, pairs: int) -> None:
 
 
 def test_the_noise_of_a_small_information_is_estimated_correctly() -> None:
-    """Of Gaussian pairs with the optimal critic, whose log-ratio the bound averages."""
+    """For Gaussian pairs with the optimal critic, whose log-ratio the bound averages."""
     rng, correlation, pairs = np.random.default_rng(0), 0.4, 400
     x, noise = rng.normal(size=(2, 2000, pairs))
     y = correlation * x + math.sqrt(1 - correlation**2) * noise
@@ -205,7 +205,7 @@ FEATURES = {
         ({"val/probe": 0.1}, {"probe": False}),
         ({"val/probe": 0.12}, {"probe": None}),
         ({"val/knn": 0.17}, {"neighbours": False}),
-        ({"val/chance": 0.3}, {"neighbours": False, "probe": False}),  # of a set of which most are of one class
+        ({"val/chance": 0.3}, {"neighbours": False, "probe": False}),  # of a data set with one frequent class
     ],
 )
 def test_without_projections_features_are_the_evidence(

@@ -21,7 +21,7 @@ def gaussians(number: int, information: float, dimensions: int, seed: int) -> tu
 
 
 def optimal(x: torch.Tensor, y: torch.Tensor, rho: float) -> torch.Tensor:
-    """The logarithm of the density ratio p(x, y) / p(x) p(y) of every pair."""
+    """The log density ratio p(x, y) / p(x) p(y) of every pair."""
     squares = rho**2 * (x.square().sum(1)[:, None] + y.square().sum(1)) - 2 * rho * x @ y.T
     return -0.5 * x.shape[1] * math.log(1 - rho**2) - squares / (2 * (1 - rho**2))
 
@@ -137,7 +137,7 @@ def test_estimates_of_gaussians_are_below_the_truth():
         metric.update(torch.stack([x, y]))
         found = metric.compute()
         for name in ("infonce", "nwj", "smile"):
-            assert 1.0 < found[name].item() < 2.1, name  # a cosine does not see the length of a vector
+            assert 1.0 < found[name].item() < 2.1, name  # a cosine ignores the norm of a vector
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])

@@ -1,4 +1,4 @@
-"""Every metric finds the same on several ranks as on one, and forgets when it is reset."""
+"""Metrics are equal on several ranks and on one, and ``reset`` clears them."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Histograms are NumPy's, and every pair is counted once."""
+"""Histograms equal NumPy's, and every pair is counted once."""
 
 import numpy as np
 import pytest

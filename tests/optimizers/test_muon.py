@@ -1,4 +1,4 @@
-"""Muon against timm's, and what its iteration is for: singular values near one."""
+"""Muon compared with timm's; its iteration brings singular values near one."""
 
 import copy
 from collections.abc import Callable
@@ -72,8 +72,8 @@ def test_singular_vectors_stay_and_singular_values_approach_one(count: int, rows
         torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
         full_matrices=False,
     )
-    values = values.clamp(min=0.05 * values[:, :1])  # what is next to nothing takes more iterations
-    values *= 10.0 ** torch.arange(count)[:, None]  # of matrices in one batch, each has a length of its own
+    values = values.clamp(min=0.05 * values[:, :1])  # tiny values need more iterations
+    values *= 10.0 ** torch.arange(count)[:, None]  # matrices in one batch have different norms
     found = left.mT @ orthogonalise(list(left @ values.diag_embed() @ right)) @ right.mT
     kept = found.diagonal(dim1=1, dim2=2)
     assert (found - kept.diag_embed()).abs().max() < 1e-10
@@ -92,7 +92,7 @@ def test_the_same_parameters_as_in_timm_are_matrices(shape: tuple[int, ...]) -> 
     "layout",
     [
         lambda kernel: kernel.contiguous(memory_format=torch.channels_last),
-        lambda kernel: kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),  # no matrix in memory
+        lambda kernel: kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),  # not a matrix in memory
     ],
 )
 def test_memory_layout_does_not_matter(layout: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -111,7 +111,7 @@ def test_memory_layout_does_not_matter(layout: Callable[[torch.Tensor], torch.Te
 
 
 class Operations(TorchDispatchMode):
-    """Counts what would be launched on a GPU: operations that are no views."""
+    """Counts operations that would launch a GPU kernel, that is, all except views."""
 
     def __init__(self) -> None:
         super().__init__()

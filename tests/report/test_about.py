@@ -1,4 +1,4 @@
-"""How far and how long, as the run's own files say."""
+"""Progress and times of a run, from its files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ START = {
     "code": "abc",
     "versions": {"x": "1"},
 }
-# Four steps an epoch, two seconds a step, logged at every second step and, by a validation, at an epoch's end.
+# Four steps per epoch, two seconds per step, logged at every second step and at the end of each epoch.
 METRICS = "epoch,step,train/loss,train/seconds,val/knn\n" + "".join(
     f"{step // 4},{step},1.0,{2 * (step + 1)},\n" + (f"{step // 4},{step},,,0.5\n" if step % 4 == 3 else "")
     for step in range(1, 12, 2)

@@ -1,4 +1,4 @@
-"""Confusion matrices are named and whole, in any script."""
+"""Confusion matrices are named and complete, in any script."""
 
 import base64
 import io

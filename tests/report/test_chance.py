@@ -1,4 +1,4 @@
-"""Chance is what loss and metrics give on projections that tell nothing apart."""
+"""Chance is the value of loss and metrics on uninformative projections."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.conftest import CONFIGS
 
 
 def made(folder: Path, views: int = 2, local: int = 0, images: int = 8, **loss: Any) -> dict[str, float]:
-    """Chance of a run of the quickstart with such views and loss."""
+    """Chance levels of a quickstart run with these views and loss."""
     config = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
     config["data"]["init_args"]["batch_size"] = images
     config["data"]["init_args"]["views"]["init_args"]["views"] = views

@@ -1,4 +1,4 @@
-"""Charts draw what they are given, and cut nothing off."""
+"""Charts show the given data, and cut nothing off."""
 
 import io
 import re
@@ -89,7 +89,7 @@ def test_a_map_without_labels_has_no_legend_and_one_with_many_classes_is_drawn()
 
 
 def drawn(figure: Figure) -> list[tuple[str, Any]]:
-    """Every text that can be seen, and its box in pixels."""
+    """Every visible text and its box in pixels."""
     FigureCanvasAgg(figure).draw()
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     ends = [(axis, *sorted(axis.get_view_interval())) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
@@ -104,7 +104,7 @@ def drawn(figure: Figure) -> list[tuple[str, Any]]:
 
 
 def cut_off(figure: Figure) -> list[str]:
-    """Texts that reach over the figure's edge by more than half a pixel."""
+    """Texts that exceed the figure's edge by more than half a pixel."""
     found = drawn(figure)
     assert len(found) > 3
     edge = figure.bbox.padded(0.5)
@@ -153,7 +153,7 @@ def test_any_name_is_shown_literally(name: str) -> None:
 def test_a_name_without_a_font_is_replaced_by_a_number(name: str) -> None:
     figure = charts.scatter(PLACE, np.arange(40) % 2, ["cat", name], [0.5, 0.2])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "class 1"]
-    charts.png(figure)  # of a missing glyph matplotlib would warn
+    charts.png(figure)  # matplotlib would warn of a missing glyph
     series = [(name, np.arange(3.0), np.arange(3.0)), ("b", np.arange(3.0), np.arange(3.0))]
     charts.png(charts.curves(series))
 

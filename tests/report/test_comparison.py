@@ -1,4 +1,4 @@
-"""Evaluations of several runs side by side."""
+"""Comparison of the evaluations of several runs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A panel of curves says what was logged, in its legend, its table and to the page's script."""
+"""A panel of curves shows the logged values in its legend, its table and the page's script."""
 
 import json
 import re

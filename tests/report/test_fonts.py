@@ -1,4 +1,4 @@
-"""A name gets the fonts that have its glyphs, as fontTools reads them."""
+"""A name gets fonts with its glyphs, according to fontTools."""
 
 import pytest
 from fontTools.ttLib import TTFont

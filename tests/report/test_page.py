@@ -1,4 +1,4 @@
-"""The page says what the run's files say, to those who see it and to those who do not, and needs nothing else."""
+"""The page shows the run's files accessibly, and needs nothing else."""
 
 import base64
 import errno
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.drawn
 
 
 class Nesting(HTMLParser):
-    """Refuses tags that do not close, and keeps what the page loads and its anchors."""
+    """Refuses unclosed tags, and records loaded resources and anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Nesting(HTMLParser):
 
 
 def observations(queries: int = 2) -> dict[str, Any]:
-    """What callbacks would have found."""
+    """Observations of callbacks."""
     rng = np.random.default_rng(0)
     return {
         "positive": np.array([0, 1, 9]),
@@ -80,7 +80,7 @@ def observations(queries: int = 2) -> dict[str, Any]:
 
 
 def whole(folder: Path, std: float = 0.9) -> Path:
-    """A run directory with every picture but of evaluations."""
+    """A run directory with every picture except those of evaluations."""
     directory(folder, std)
     keep(folder, observations())
     return folder
@@ -92,7 +92,7 @@ def text_of(html: str) -> str:
 
 
 def assert_only_ours_runs(html: str) -> None:
-    """One script, the package's own; the page forbids any other, and to load or send anything."""
+    """The page has one script, the package's; its policy forbids others, and loading or sending anything."""
     script = Path(pages.__file__).with_name("page.js").read_text()
     assert re.findall(r"<script.*?>(.*?)</script>", html, re.DOTALL) == [script]
     assert re.findall(r"https?://[^\"]*", script) == ["http://www.w3.org/2000/svg"] * script.count("http")
@@ -199,7 +199,7 @@ def test_several_runs_share_one_page(tmp_path: Path) -> None:
     assert html.count("nearest neighbours, most similar first") == 2
     for picture in ("Similarity of views", "Map of validation images", "Singular values", "Nearest neighbours"):
         panel = html[html.index(f"<h3>{picture}") :].split("<h3>")[1]
-        assert re.findall("<h4>(.*?)</h4>", panel) == ["some/1", "some/2"]  # each picture names its run, for all to see
+        assert re.findall("<h4>(.*?)</h4>", panel) == ["some/1", "some/2"]  # each picture names its run visibly
     assert html.count("map of validation images") == html.count("singular values of the features")
 
 
@@ -294,7 +294,7 @@ def test_the_command_line_compares_runs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """``browser(path, **options)`` opens a page; what its console says makes the test fail."""
+    """``browser(path, **options)`` opens a page; any console message fails the test."""
     said: list[str] = []
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -313,7 +313,7 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Page]]:
 
 
 def contrast(page: Page, selector: str) -> float:
-    """WCAG's contrast of a text's colour and the page's ground."""
+    """WCAG contrast of a text colour and the page's background."""
     colours = page.eval_on_selector(
         selector, "e => [getComputedStyle(e).color, getComputedStyle(document.body).backgroundColor]"
     )
@@ -378,12 +378,12 @@ def test_the_page_is_accessible_by_keyboard_and_screen_reader(tmp_path: Path, br
     assert 'table "some/1: nearest neighbours' in tree
     assert page.locator("img:not([alt])").count() == 0
     widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]  # a telephone need not scroll sideways
+    assert widths[0] <= widths[1]  # no horizontal scrolling on a phone
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """The page of two runs of unlike scales and names."""
+    """The page of two runs with different scales and names."""
     folders = [tmp_path / name / "1" for name in ("short", "名前 " + "a-name-that-does-not-end-" * 4)]
     for folder, scale in zip(folders, (1.0, -1e6), strict=True):
         whole(folder)

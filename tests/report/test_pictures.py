@@ -1,4 +1,4 @@
-"""Accuracy against depth: a chart for each metric of results that are of layers, an encoder a line."""
+"""Accuracy against depth: a chart for each metric of layer results, with a line per encoder."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is read of a run directory is what was written there."""
+"""Run directories are read back correctly."""
 
 import io
 import json
@@ -111,7 +111,7 @@ def test_cards_of_the_run_and_of_its_checkpoints_are_read(tmp_path: Path) -> Non
         place.write_text(json.dumps({"command": command, "results": []}))
     for name in ("last.methods-20260101-090000-aaaa", "last.knn-20260301-080000-bbbb"):
         (folder / f"checkpoints/{name}.result.json").write_text(json.dumps({"command": name[5:8], "results": []}))
-    # The run's own, then the copies in the order in which they were made.
+    # The run's own card, then the copies in order of creation.
     assert [card["command"] for card in load_run(folder).cards] == ["own", "beside", "met", "knn"]
 
 

@@ -1,4 +1,4 @@
-"""Configs are compared by the keys that set them."""
+"""Configs are compared by command-line keys."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_keys_equal_those_of_the_command_line() -> None:
 )
 def test_only_differences_are_shown(changed: dict[str, Any], expected: dict[str, list[str]] | None) -> None:
     found = differences([QUICKSTART, QUICKSTART | changed])
-    if expected is None:  # one more callback does not shift the others
+    if expected is None:  # an additional callback does not shift the others
         assert found["trainer.callbacks.OnlineProbe.k"] == ["–", "20"]
         assert not [key for key in found if "Report" in key]
     else:

@@ -1,4 +1,4 @@
-"""A run says with what it was started, each time."""
+"""A run records every start."""
 
 import json
 from pathlib import Path

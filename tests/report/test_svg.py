@@ -1,4 +1,4 @@
-"""A figure within a page has the page's colours, and shares nothing with another."""
+"""A figure in a page has the page's colours, and shares no ids with another."""
 
 import xml.etree.ElementTree as ET
 
@@ -23,7 +23,7 @@ def test_a_chart_is_one_svg_in_the_pages_colours(name: str) -> None:
     root = parsed(text)
     assert root.get("role") == "img"
     assert root.get("aria-label") == 'what "it" < says'
-    assert root.get("width") is None  # as wide as its place
+    assert root.get("width") is None  # as wide as its container
     assert "currentColor" in text
     left = {colour for colour in [charts.INK, *charts.COLOURS] if colour in text}
     assert not left

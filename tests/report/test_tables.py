@@ -1,4 +1,4 @@
-"""Tables say what they are given, as text."""
+"""Tables show their values as text."""
 
 import re
 from html import unescape
@@ -9,7 +9,7 @@ from simmim_pl.report.tables import collapsed_table, html_table
 
 
 def rows_of(markup: str) -> list[list[str]]:
-    """The cells of every table in some HTML, without what is drawn in them."""
+    """The cells of every table in HTML, without graphics."""
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", markup)]
     return [[unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
 

@@ -178,7 +178,7 @@ atexit.register(lambda: print(dict(torch._dynamo.utils.counters["stats"]), flush
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("more", [["--model.gradient_cache=2"], []])
 def test_a_compiled_run_recompiles_at_most_twice(tmp_path: Path, more: list[str], backend: str) -> None:
-    # In a process of its own: the checks of shapes in these tests would be compiled too.
+    # In a separate process: the shape checks of these tests would be compiled too.
     line = [*TINY, "--model.compile=true", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", *more]
     own = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"), TORCHINDUCTOR_COMPILE_THREADS="1")
     process = Program("simmim_pl", line, tmp_path, own, partial(exec, TOLD.format(backend), {}))

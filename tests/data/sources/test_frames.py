@@ -1,4 +1,4 @@
-"""Folders of frames: which frames are taken, in which order, and what is said about clips that cannot be used."""
+"""Folders of frames: frame selection, order, and errors for unusable clips."""
 
 import itertools
 from pathlib import Path
@@ -15,7 +15,7 @@ from simmim_pl.data.sources.frames import evenly_spaced, natural_sort_key
 
 
 def write(clip: Path, reds: list[int], size: tuple[int, int] = (16, 16)) -> None:
-    """Frames 1.png, 2.png, … whose red channel is given."""
+    """Write frames 1.png, 2.png, … with the given red channels."""
     clip.mkdir(parents=True, exist_ok=True)
     for number, red in enumerate(reds, start=1):
         Image.new("RGB", size, (red, 0, 0)).save(clip / f"{number}.png")
@@ -23,7 +23,7 @@ def write(clip: Path, reds: list[int], size: tuple[int, int] = (16, 16)) -> None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes of clips of 12 frames and of 4; red counts frames, from another start in every clip."""
+    """Two classes of clips of 12 and of 4 frames; red counts frames from a different start in every clip."""
     for split, start in (("train", 0), ("test", 100)):
         for label in ("jump", "walk"):
             for clip, length in (("one", 12), ("two", 4)):

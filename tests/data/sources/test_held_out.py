@@ -1,4 +1,4 @@
-"""Training images in place of test images."""
+"""Held-out training images instead of test images."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from simmim_pl.data.source import Split
 
 
 class Lazy(InMemory):
-    """Images that are read as they are asked for."""
+    """Images that are read on request."""
 
     def read(self, index: torch.Tensor) -> torch.Tensor:
         return self.images[index]
 
 
 class Lines(Source):
-    """So many images, image i all of i; test must never be asked for."""
+    """A number of images, with all pixels of image i equal to i; the test split must not be loaded."""
 
     def __init__(self, counts: list[int], lazy: bool = False) -> None:
         self.counts, self.lazy = counts, lazy

@@ -1,4 +1,4 @@
-"""Masks: every mode in which ids can be stored, the geometry of their image, and what is said about the others."""
+"""Masks: every mode of stored ids, the same geometry as their image, and errors for unusable ones."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def stored(ids: np.ndarray, mode: str) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three training pairs and two of test, of various modes."""
+    """Three training pairs and two test pairs, in various modes."""
     ids = np.zeros((16, 16), np.uint8)
     for number, mode in enumerate(["L", "P", "I;16"]):
         ids[number] = number
@@ -77,7 +77,7 @@ def test_every_mode_of_one_channel_is_read(tmp_path: Path, mode: str, ending: st
     ids = np.random.default_rng(0).integers(0, 2 if mode == "1" else 3, (9, 12))
     write(tmp_path, "x", ids, mode, ending)
     with Image.open(tmp_path / f"masks/x.{ending}") as image:
-        assert image.mode in (opened, "L")  # Pillow opens a GIF of few colours as it likes
+        assert image.mode in (opened, "L")  # Pillow's mode for a GIF of few colours varies
     read = decode_mask(str(tmp_path / f"masks/x.{ending}"), str(tmp_path / "images/x.png"), 9, 3)
     assert read.dtype == np.uint8
     assert read.tolist() == ids[:, 1:-2].tolist() or read.tolist() == ids[:, 2:-1].tolist()
@@ -88,7 +88,7 @@ def test_every_mode_of_one_channel_is_read(tmp_path: Path, mode: str, ending: st
 def test_a_mask_is_resized_like_its_image(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, size: int, seed: int
 ) -> None:
-    """The mean place of a blob is the same in image and mask, to a pixel of either size."""
+    """The mean position of a blob is the same in image and mask, to within a pixel."""
     root, rng = tmp_path_factory.mktemp("root"), np.random.default_rng(seed)
     y, x = np.indices((height, width)).astype(float)
     short = min(height, width)

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet in miniature: torchvision's layout, breeds and trimaps, the download, and what is said without it."""
+"""A small Oxford-IIIT Pet: torchvision's layout, breeds and trimaps, the download, and errors."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ PETS = ["Abyssinian_1", "Abyssinian_2", "great_pyrenees_1", "great_pyrenees_10"]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with four photographs of two breeds: the first and the last of them train, the others test."""
+    """A data folder with four images of two breeds: the first and the last are train, the others test."""
     pets = tmp_path / "data/oxford-iiit-pet"
     (pets / "images").mkdir(parents=True)
     (pets / "annotations/trimaps").mkdir(parents=True)
@@ -38,7 +38,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def archives(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The two archives in place of the real ones, in a folder of their own."""
+    """Two archives that replace the real ones, in their own folder."""
     folder, resources = data.parent / "mirror", []
     folder.mkdir()
     for part in ("images", "annotations"):
@@ -53,7 +53,7 @@ def archives(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_images_labels_and_masks(data: Path) -> None:
     pets = OxfordPets(str(data), size=30)
-    pets.prepare()  # touches no network: all is there
+    pets.prepare()  # uses no network: all files exist
     train, test = pets.load("train"), pets.load("test")
     assert datasets.OxfordIIITPet(data)._check_exists()
     assert pets.classes == ["Abyssinian", "Great Pyrenees"]
@@ -70,7 +70,7 @@ def test_images_labels_and_masks(data: Path) -> None:
 
 def test_the_archives_are_downloaded_and_extracted_once(archives: Path, data: Path) -> None:
     pets = OxfordPets(str(data))
-    (data / "oxford-iiit-pet/images.tar.gz.abc.part").mkdir(parents=True)  # of a run that was killed
+    (data / "oxford-iiit-pet/images.tar.gz.abc.part").mkdir(parents=True)  # left by a killed run
     pets.prepare()
     assert pets.load("train").images.shape == (2, 3, 64, 64)
     inside = ["annotations", "annotations.tar.gz", "images", "images.tar.gz"]

@@ -1,4 +1,4 @@
-"""Procedural images: what is random and what is not, and that only the outline tells the classes apart."""
+"""Procedural images: what is random, and that only the outline predicts the class."""
 
 import itertools
 from dataclasses import replace
@@ -22,7 +22,7 @@ def small(train: int = 40, test: int = 40, size: int = 16, **options: float) -> 
 
 
 def posed(scene: Scene) -> Scene:
-    """The same outlines with place, size and angle taken away, white on black without noise."""
+    """The same outlines without position, size, angle and noise, white on black."""
     return replace(
         scene,
         angle=torch.zeros_like(scene.angle),
@@ -122,7 +122,7 @@ def test_outside_its_mask_an_image_is_the_bilinear_background_and_inside_it_is_n
     background = 255 * np.einsum("ncab,ay,bx->ncyx", ground.numpy(), weights, weights)
     difference = np.abs(images - background).max(1)
     near = np.stack([binary_dilation(mask > 0, iterations=2) for mask in masks])  # the edge itself is blended
-    assert (difference[~near] <= 0.51).mean() > 0.98  # the crescent's faint tips reach further
+    assert (difference[~near] <= 0.51).mean() > 0.98  # the crescent's thin tips reach further
     assert (difference[masks > 0] > 10).mean() > 0.97
     assert (difference[~near] > 10).mean() < 0.01
 

@@ -1,4 +1,4 @@
-"""STL-10 in miniature: torchvision's files, folds, the download, and what is said without it."""
+"""A small STL-10: torchvision's files, folds, the download, and errors."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with 40 labelled images, 20 of test, 30 without label, and ten folds of eight."""
+    """A data folder with 40 labelled, 20 test and 30 unlabelled images, and ten folds of eight."""
     files, rng = tmp_path / "data/stl10_binary", np.random.default_rng(0)
     files.mkdir(parents=True)
     for part, number in (("train", 40), ("test", 20), ("unlabeled", 30)):
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> type:
-    """torchvision's class, which asks for the real files' checksums."""
+    """torchvision's class, which checks the real files' checksums."""
     monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
     return datasets.STL10
 
@@ -41,7 +41,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> type:
 @pytest.mark.parametrize("fold", [None, 0, 7])
 def test_labelled_images_equal_torchvision(data: Path, theirs: type, fold: int | None) -> None:
     source = STL10(str(data), fold=fold)
-    source.prepare()  # touches no network: all is there
+    source.prepare()  # uses no network: all files exist
     for split in ("train", "test"):
         ours, reference = source.load(split), theirs(str(data), split, folds=fold)  # type: ignore[arg-type]
         batch = ours.__getitems__(list(range(len(ours))))

@@ -1,4 +1,4 @@
-"""Videos: which frames are asked of the decoder, which decoder that is, and what is said when there is none."""
+"""Videos: the requested frames, the choice of decoder, and the error without one."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.forked import Program, environment
 
 
 class Decoder:
-    """In place of torchcodec's: the file says how many frames it has; red counts them."""
+    """Replaces torchcodec's decoder: the file contains its number of frames; red counts them."""
 
     def __init__(self, file: str) -> None:
         self.length = int(Path(file).read_text())
@@ -144,7 +144,7 @@ def test_a_folder_without_videos_is_refused(root: Path) -> None:
         VideoFolder(str(root)).prepare()
 
 
-# Whether torchcodec and its FFmpeg are here is asked in a process of its own: a failed import leaves traces.
+# Detects torchcodec and FFmpeg in a separate process, because a failed import leaves state.
 ENDINGS = ["mp4", "mkv", "avi", "mov", "webm", "gif"]
 REAL = """
 import sys, torch
@@ -160,7 +160,7 @@ for ending in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The endings of which a video can be made."""
+    """The extensions for which a video can be encoded."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "real.py").write_text(REAL)
     return Program("real", ENDINGS, folder, environment()).communicate(120)[0].split()

@@ -1,4 +1,4 @@
-"""The augmented probe is plain SGD on views of the training images, and test has no say in what it chooses."""
+"""The augmented probe is plain SGD on views of training images, and selects nothing on test."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -24,7 +24,7 @@ LRS, EPOCHS, BATCH = (0.3, 3.0), 3, 16
 
 
 class Altered(Shapes):
-    """Shapes whose test split is another."""
+    """Shapes with a changed test split."""
 
     def __init__(self, images: bool, labels: bool) -> None:
         super().__init__(train=100, test=60, size=16, copies=1)
@@ -55,7 +55,7 @@ def context(seed: int = 0, images: bool = False, labels: bool = False) -> Evalua
 
 
 def standardised(on: EvaluationContext) -> dict[str, tuple[Tensor, Tensor]]:
-    """Features and labels of each split, by nothing but the encoder."""
+    """Features and labels of each split, computed with the encoder only."""
     found = {}
     for split in ("train", "validation", "test"):
         subset = on.data.splits[split]
@@ -111,7 +111,7 @@ def test_with_identity_views_it_is_logistic_regression_by_sgd() -> None:
     assert found["lr"] == max(accuracy, key=accuracy.__getitem__)
     first, *_, last = (confusion(layer, *sets["test"]) for layer in after[found["lr"]])
     assert found["confusion"] == last.tolist()
-    assert not torch.equal(first, last)  # else an earlier epoch would pass for the last
+    assert not torch.equal(first, last)  # otherwise an earlier epoch could be mistaken for the last
     assert found["metrics"]["accuracy"]["value"] == pytest.approx(last.diagonal().sum().item() / 60, abs=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_test_images_do_not_affect_the_learning_rate() -> None:
 
 
 class Recording(Views):
-    """Random views that remember their generators' seeds and the encoder as it is meanwhile."""
+    """Random views that record their generators' seeds and the encoder's state."""
 
     def __init__(self, watched: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The dense probe: confusions are scikit-learn's, moments are torch's, and a set that colour solves is solved."""
+"""The dense probe: confusions equal scikit-learn's, moments torch's, and masks given by colour are learned."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -24,13 +24,13 @@ from tests.evaluation.test_estimate import OnMps
 
 
 class Coloured(Source):
-    """Every pixel has a colour of its own, and its class is how red it is. Every fifth pixel is ignored.
+    """Every pixel has a random colour, and its class is its redness. Every fifth pixel is ignored.
 
-    The masks of ``test`` can be false.
+    The masks of ``test`` can be wrong.
     """
 
     def __init__(self, truthful: bool = True, train: int = 28) -> None:
-        self.classes: list[str] = []  # a set with masks needs no labels
+        self.classes: list[str] = []  # a data set with masks needs no labels
         self.mask_classes = ["grey", "pink", "red"]
         self.truthful, self.train = truthful, train
 
@@ -47,7 +47,7 @@ class Coloured(Source):
 
 
 class Flat(Encoder):
-    """The same features at every place of every image."""
+    """The same features at every position of every image."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__(len(values), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=4)
@@ -99,14 +99,14 @@ def test_moments_are_over_all_positions_of_all_training_images() -> None:
     mean, scale = feature_map_moments(on)
     train = on.data.splits["train"]
     grid = on.encoder(train.dataset.images[list(train.indices)] / 255).feature_map
-    assert len(grid) % 8  # the last batch is smaller, and its images count as much
+    assert len(grid) % 8  # the last batch is smaller, and its images have the same weight
     torch.testing.assert_close(mean, grid.mean((0, 2, 3))[:, None, None], atol=1e-5, rtol=1e-5)
     std = grid.std((0, 2, 3), correction=0)
     torch.testing.assert_close(scale, torch.where(std > 0, std, 1.0)[:, None, None], atol=1e-5, rtol=1e-5)
 
 
 class Half(RawPixels):
-    """Raw pixels whose first channel never varies."""
+    """Raw pixels with a constant first channel."""
 
     def forward(self, image: Tensor) -> Features:
         grid = image.clone()
@@ -187,7 +187,7 @@ def test_fully_ignored_masks_are_refused(split: str) -> None:
 
 
 class Apples(RawPixels):
-    """Raw pixels on a device that has no float64."""
+    """Raw pixels on a device without float64."""
 
     def forward(self, image: Tensor) -> Features:
         grid = image.as_subclass(OnMps)

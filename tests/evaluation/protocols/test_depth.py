@@ -1,4 +1,4 @@
-"""Accuracy against depth: each layer's result is that of a linear probe on it, in one pass, and the report draws it."""
+"""Accuracy against depth: each layer's result equals its linear probe's, in one pass, and the report plots it."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Few labels: drawn class by class, many times, and a probe that chooses nothing on them."""
+"""Few labels: several stratified draws, and a probe without selection."""
 
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_validation_images_are_never_used() -> None:
     assert evaluate(protocol, train, spoilt, test) == first
     context = bench_of(train, validation, test, 3)
     del context.known["validation"]
-    context.data.splits["validation"].dataset.read = None  # nothing to read it with
+    context.data.splits["validation"].dataset.read = None  # features without information
     assert protocol.evaluate(context) == first
 
 
@@ -131,7 +131,7 @@ def test_a_class_with_too_few_images_gives_all() -> None:
     features = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
     given: Any = features, labels
     (result,) = evaluate(FewLabels(shares=[], per_class=[10], draws=2), given, given, given, classes=3)
-    assert result.chosen == {"labels": 13}  # and a class without images stays without
+    assert result.chosen == {"labels": 13}  # and a class without images has none
     assert result.per_class["class 2"] is None
 
 

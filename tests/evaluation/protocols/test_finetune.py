@@ -1,4 +1,4 @@
-"""Fine-tuning trains a copy of the encoder as AdamW would, early layers more slowly, and leaves the encoder alone."""
+"""Fine-tuning trains a copy of the encoder by AdamW, early layers more slowly, and does not change the encoder."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ BATCH = 16
 
 
 class Colours(Source):
-    """Noisy images of three colours; the colour is the class. The labels of ``test`` can be false."""
+    """Noisy images of three colours; the colour is the class. The labels of ``test`` can be wrong."""
 
     def __init__(self, truthful: bool = True) -> None:
         self.classes = ["red", "green", "blue"]
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Tokens(Encoder):
-    """What a vision transformer has: a token, an embedding of patches, blocks, a norm."""
+    """A small vision transformer: a token, patch embedding, blocks, a norm."""
 
     def __init__(self, blocks: int = 3, width: int = 6) -> None:
         super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=8)
@@ -189,7 +189,7 @@ def test_the_copy_updates_running_statistics_and_is_returned_in_eval_mode() -> N
         name: value for name, value in on.encoder.named_buffers() if name.endswith(("running_mean", "running_var"))
     }
     assert all(not torch.equal(value, network.encoder.get_buffer(name)) for name, value in statistics.items())
-    assert torch.equal(network.encoder.mean, on.encoder.mean)  # a buffer that no image moves
+    assert torch.equal(network.encoder.mean, on.encoder.mean)  # a buffer that does not change
     assert not any(part.training for part in network.modules())
 
 

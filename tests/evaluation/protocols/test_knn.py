@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours, against scikit-learn, in memory that a block bounds."""
+"""kNN votes compared with scikit-learn, in memory bounded by the block size."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ metrics = st.sampled_from(["cosine", "euclidean"])
 
 
 def draw(seed: int, number: int, width: int = 5, spread: float = 1.0) -> Labelled:
-    """Overlapping classes, all of which occur."""
+    """Overlapping classes, all of them present."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([torch.arange(CLASSES), torch.randint(CLASSES, (number - CLASSES,), generator=generator)])
     centres = torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -30,7 +30,7 @@ def draw(seed: int, number: int, width: int = 5, spread: float = 1.0) -> Labelle
 
 
 def similarity(distance: np.ndarray, metric: Similarity) -> np.ndarray:
-    """Ours from scikit-learn's: cosine, or minus the distance."""
+    """Our similarity from scikit-learn's distance: cosine, or minus the distance."""
     return 1 - distance if metric == "cosine" else -distance
 
 
@@ -89,7 +89,7 @@ def test_blocks_do_not_change_results(seed: int, queries: int, block: int, metri
 
 
 class Largest(TorchDispatchMode):
-    """Notes the most numbers that any operation returned in one tensor."""
+    """Records the largest number of elements of any returned tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def test_the_block_size_bounds_memory(metric: Similarity) -> None:
         assert largest.numbers == 32**2  # of bank × queries, 120 000
     with Largest() as largest:
         nearest(features, labels, features, 3, metric)
-    assert largest.numbers == 400**2  # so this is how the whole would show
+    assert largest.numbers == 400**2  # so the full matrix would be detected
 
 
 @settings(deadline=None, max_examples=20)
@@ -193,7 +193,7 @@ def test_the_bank_contains_train_and_validation(metric: Similarity) -> None:
     expected = model.predict(test[0])
     assert result.confusion == confusion_matrix(test[1], expected).tolist()
     assert result.metrics["accuracy"].value == pytest.approx(model.score(*test), abs=1e-6)
-    assert result.chosen == {"k": 7, "temperature": None}  # one candidate: nothing is chosen by anything
+    assert result.chosen == {"k": 7, "temperature": None}  # one candidate: no selection
     alone = KNeighborsClassifier(7, metric=metric, algorithm="brute").fit(*train).predict(test[0])
     assert (alone != expected).any()  # so validation counts
 
@@ -207,8 +207,8 @@ def test_candidates_are_selected_on_validation_with_a_bank_of_train() -> None:
             scores = knn_scores(*train, validation[0], CLASSES, k, temperature)
             tried[f"({k}, {temperature})"] = (scores.argmax(1) == validation[1]).double().mean().item()
     assert result.chosen["validation accuracy by (k, temperature)"] == pytest.approx(tried, abs=1e-6)
-    assert len({round(value, 6) for value in tried.values()}) > 1  # so this is a choice
-    assert max(tried.values()) < 1  # a validation image in the bank would find itself
+    assert len({round(value, 6) for value in tried.values()}) > 1  # so candidates differ
+    assert max(tried.values()) < 1  # a validation image in the bank would match itself
     assert f"({result.chosen['k']}, {result.chosen['temperature']})" == max(tried, key=tried.__getitem__)
     bank = (torch.cat(parts) for parts in zip(train, validation, strict=True))
     scores = knn_scores(*bank, test[0], CLASSES, result.chosen["k"], result.chosen["temperature"])
@@ -230,7 +230,7 @@ def test_the_test_split_does_not_affect_selection() -> None:
 def test_selection_without_validation_images_is_refused() -> None:
     train, test = draw(5, 30), draw(7, 10)
     nothing = train[0][:0], train[1][:0]
-    (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # nothing to choose
+    (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # no selection
     assert result.chosen == {"k": 5, "temperature": 0.1}
     with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
         KNN(k=[3, 5]).evaluate(bench_of(train, nothing, test, CLASSES))

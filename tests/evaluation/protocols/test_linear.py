@@ -1,4 +1,4 @@
-"""The linear probe is scikit-learn's logistic regression, and chooses its penalty without a look at test."""
+"""The linear probe equals scikit-learn's logistic regression, and selects its penalty without the test split."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ BINARY = ["no", "yes"]
 
 
 def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> EvaluationContext:
-    """A context that knows the features of its splits, so that no encoder is asked."""
+    """A context with given features, so that no encoder is called."""
     known = {"train": train, "validation": validation, "test": test}
     splits = {
         name: Subset(InMemory(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels), range(len(labels)))
@@ -39,7 +39,7 @@ def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int
 
 
 def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: float = 1.0) -> Labelled:
-    """Overlapping Gaussians about the same centres for every seed, features of unequal scale and offset."""
+    """Overlapping Gaussians with the same centres for every seed, features of unequal scale and offset."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(number) % classes
@@ -48,7 +48,7 @@ def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: f
 
 
 def overfitting() -> tuple[Labelled, Labelled, Labelled]:
-    """One feature of forty tells two classes apart, and a fifth of train is mislabelled: weak penalties overfit."""
+    """One feature of forty separates two classes, and a fifth of train is mislabelled: weak penalties overfit."""
 
     def part(seed: int, number: int) -> Labelled:
         generator = torch.Generator().manual_seed(seed)
@@ -62,7 +62,7 @@ def overfitting() -> tuple[Labelled, Labelled, Labelled]:
 
 
 def scikit(l2: float, number: int, classes: int) -> LogisticRegression:
-    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
+    """Our objective with scikit-learn; for two classes it penalises the difference of our two vectors."""
     return LogisticRegression(C=(2 if classes == 2 else 1) / (l2 * number), tol=1e-10, max_iter=100_000)
 
 
@@ -104,7 +104,7 @@ def test_a_strong_penalty_is_fitted_exactly_after_weak_ones() -> None:
 
 
 def folded(folds: list[Tensor]) -> EvaluationContext:
-    """Ninety items of a set, of which every fifth is held out; features of one class more often than others."""
+    """Ninety items, of which every fifth is held out; one class is more frequent than the others."""
     features, labels = clusters(6, 90, spread=1.2)
     images = InMemory(torch.zeros(90, 3, 1, 1, dtype=torch.uint8), labels)
     held = torch.arange(90) % 5 == 0
@@ -148,7 +148,7 @@ def test_missing_folds_and_empty_validation_folds_are_reported(folds: list[Tenso
 
 
 def test_the_selected_penalty_is_refitted_on_train_and_validation() -> None:
-    # Along the first feature train has class 0 only; where it is large, validation alone knows the class.
+    # In train the first feature occurs only with class 0; where it is large, only validation has the right class.
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(120, 2, generator=generator)
     labels = torch.arange(60) % 2
@@ -157,7 +157,7 @@ def test_the_selected_penalty_is_refitted_on_train_and_validation() -> None:
     test = torch.tensor([[8.0, -1.0], [0.0, -1.0], [0.0, 1.0]]), torch.tensor([1, 0, 1])
     result = probe(train, validation, test, BINARY, [0.01])
     assert accuracy(result) == 1
-    assert result.chosen["validation accuracy by l2"]["0.01"] < 0.5  # train alone has it wrong
+    assert result.chosen["validation accuracy by l2"]["0.01"] < 0.5  # train alone gives the wrong class
 
 
 def test_the_penalty_is_selected_on_validation() -> None:
@@ -165,7 +165,7 @@ def test_the_penalty_is_selected_on_validation() -> None:
     result = probe(train, validation, test, BINARY, [1.0, 1e-5])
     scaler = StandardScaler().fit(train[0])
     expected = {l2: make_pipeline(scaler, scikit(l2, 100, 2)).fit(*train).score(*validation) for l2 in (1.0, 1e-5)}
-    assert expected[1.0] > expected[1e-5] + 0.03  # so this is a choice
+    assert expected[1.0] > expected[1e-5] + 0.03  # so candidates differ
     assert result.chosen["l2"] == 1.0
     measured = {float(l2): value for l2, value in result.chosen["validation accuracy by l2"].items()}
     assert measured == pytest.approx(expected, abs=0.01)
@@ -204,7 +204,7 @@ def test_test_images_do_not_affect_selection_or_scaling() -> None:
     train, validation, (images, labels) = overfitting()
     first = probe(train, validation, (images, labels), BINARY, [0.3, 1e-2])
     assert probe(train, validation, (100 * images[:7], labels[:7]), BINARY, [0.3, 1e-2]).chosen == first.chosen
-    # One by one, each image is classified as it is among all.
+    # Images are classified the same one by one as together.
     right = [
         accuracy(probe(train, validation, (images[i : i + 1], labels[i : i + 1]), BINARY, [0.3])) for i in range(9)
     ]

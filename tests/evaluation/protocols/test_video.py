@@ -1,4 +1,4 @@
-"""The video probe: each variant finds what its share of a clip can tell, and no more."""
+"""The video probe: each variant learns only what its part of a clip shows."""
 
 import math
 from contextlib import nullcontext
@@ -43,14 +43,14 @@ class Clips(Source):
 
 
 class Brightness(Clips):
-    """Every frame tells: one class is bright, the other dark."""
+    """Every frame shows the class: one is bright, the other dark."""
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         return (60 + 120 * labels)[:, None, None, None, None].expand(-1, FRAMES, 3, 2, 2)
 
 
 class Direction(Clips):
-    """A bright pixel goes around the four, once a clip, from anywhere: the class is which way."""
+    """A bright pixel moves around the four positions once per clip, from a random start: the class is the direction."""
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         start = torch.randint(4, (len(labels), 1), generator=generator)
@@ -59,7 +59,7 @@ class Direction(Clips):
 
 
 class Middle(Clips):
-    """Only the middle frame tells; the others are alike."""
+    """Only the middle frame shows the class; the others are equal."""
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         clips = torch.full((len(labels), FRAMES, 3, 2, 2), 100)
@@ -86,7 +86,7 @@ def accuracy(result: Result) -> float:
 
 
 def near_chance(result: Result, chance: float, number: int) -> bool:
-    """Within 3.5 standard deviations of what guessing gives."""
+    """Within 3.5 standard deviations of chance."""
     return abs(accuracy(result) - chance) < 3.5 * math.sqrt(chance * (1 - chance) / number)
 
 
