@@ -1,4 +1,4 @@
-"""The gate fails when accuracy leaves its band, to either side, or when a baseline comes too near."""
+"""The gate fails if accuracy is outside its band, or too near a baseline."""
 
 import importlib.util
 import json

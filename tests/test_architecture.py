@@ -1,4 +1,4 @@
-"""Who may import whom, and the house rules that a machine can read."""
+"""Rules for imports, docstrings, file lengths and links."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ def table() -> dict[str, set[str]]:
     return found
 
 
-ALLOWED = table()  # a room may always import itself
+ALLOWED = table()  # a package may always import itself
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/runtime/distributed.py"},
     "wandb": {"simmim_pl/command/cli.py", "simmim_pl/command/loggers.py", "simmim_pl/callbacks/dashboard.py"},
@@ -48,12 +48,12 @@ TESTS_OF_THE_WHOLE = {
 
 
 def room(module: str) -> str:
-    """The room of ``simmim_pl.room.page``; of the package itself, the empty name."""
+    """The subpackage of ``simmim_pl.subpackage.module``; "" for simmim_pl itself."""
     return [*module.split("."), ""][1]
 
 
 def home(path: str) -> str:
-    """The room in which a file stands."""
+    """The subpackage of a file."""
     return room(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 
@@ -66,7 +66,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def uses(tree: ast.AST) -> Iterator[str]:
-    """Every module that a file imports or reaches by attributes; of ``from a import b`` both a and a.b."""
+    """Every module that a file imports or reaches by attributes; for ``from a import b`` both a and a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -88,13 +88,13 @@ def under(module: str, parent: str) -> bool:
 
 
 def target(module: str) -> str:
-    """The room that an import of ours reaches."""
+    """The subpackage that an import reaches."""
     name = room(module)
     return name if name in ALLOWED else ""  # `from simmim_pl import __version__`
 
 
 def offences(path: str, source: str) -> list[str]:
-    """What a file imports against the table."""
+    """Imports of a file that the table does not allow."""
     own, reached = home(path), set(uses(ast.parse(source)))
     found = [f"{module} is relative" for module in reached if module.startswith(".")]
     ours = sorted(module for module in reached if under(module, "simmim_pl"))
@@ -153,7 +153,7 @@ def test_allowed_imports_pass() -> None:
 
 
 def imported(path: Path) -> set[Path]:
-    """The files of ours that a file imports, for type checkers too."""
+    """The files of the package that a file imports, including for type checkers."""
     found = set()
     for module in uses(ast.parse(path.read_text())):
         place = ROOT / module.replace(".", "/")
@@ -198,7 +198,7 @@ def test_files_are_short(name: str) -> None:
 
 
 def mirrored(test: Path) -> bool:
-    """Whether a test file is of the whole, or a page of the package has its name and place."""
+    """Whether a test file is for the whole package, or mirrors the path of a module."""
     if test.stem in TESTS_OF_THE_WHOLE or test.stem.startswith("test_cli"):
         return True
     page = test.relative_to(ROOT / "tests").with_name(test.name.removeprefix("test_"))

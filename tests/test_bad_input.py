@@ -1,4 +1,4 @@
-"""What the user can mend ends in one clear sentence and a non-zero exit, without a traceback."""
+"""User errors print one line and exit with code 2, without a traceback."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ WITHOUT_SHAPES = [arg for arg in TINY if arg not in SHAPES]
 
 @pytest.fixture
 def refusal(cli: Cli, capfd: pytest.CaptureFixture) -> Callable[[list[Any]], str]:
-    """``refusal(args)`` is the sentence with which a command is refused."""
+    """``refusal(args)`` is the error line of a refused command."""
 
     def run(args: list[Any]) -> str:
         with pytest.raises(SystemExit) as exit_:
@@ -258,7 +258,7 @@ def test_a_name_that_wandb_refuses_is_named(
 
 
 class Counts(Callback):
-    """Remembers how many batches a trainer takes."""
+    """Records the number of batches of a trainer."""
 
     seen: ClassVar[list[int]] = []
 
@@ -348,7 +348,7 @@ def test_a_batch_not_divisible_by_devices_is_refused_on_every_rank(tmp_path: Pat
 
 
 def damage(file: Path, how: str) -> None:
-    """Make of an image one that cannot be read."""
+    """Damage an image so that it cannot be read."""
     if how == "truncated":
         file.write_bytes(file.read_bytes()[:40])
     elif how == "zero bytes":
@@ -498,7 +498,7 @@ class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
 
 def test_ctrl_c_saves_a_checkpoint_to_resume_from(cli: Cli, tmp_path: Path) -> None:
     args = [*TINY, "--trainer.max_epochs=20000", "--trainer.check_val_every_n_epoch=100000"]
-    # A shell that starts the tests in the background has them, and so this process, ignore the keyboard.
+    # A shell that starts the tests in the background makes them, and this process, ignore SIGINT.
     heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     process = Program("simmim_pl", args, tmp_path, environment(), heeds)
     deadline = time.monotonic() + 120
@@ -508,7 +508,7 @@ def test_ctrl_c_saves_a_checkpoint_to_resume_from(cli: Cli, tmp_path: Path) -> N
     try:
         _, said = process.communicate(timeout=60)
     finally:
-        process.kill()  # nothing is left behind when it did not stop
+        process.kill()  # end it if it did not stop
     assert process.returncode == 130
     assert "To resume: --ckpt_path" in said
     assert "Traceback" not in said
@@ -546,7 +546,7 @@ def a_class_that_train_lacks(folder: Path) -> tuple[str, list[str]]:
 
 
 def pairs_with(folder: Path, mask: Image.Image) -> tuple[str, list[str]]:
-    """Images and masks of which the last of train is the one that is given."""
+    """Images and masks; the last training mask is the given one."""
     for split in ("train", "test"):
         for part in ("images", "masks"):
             (folder / split / part).mkdir(parents=True)
@@ -557,7 +557,7 @@ def pairs_with(folder: Path, mask: Image.Image) -> tuple[str, list[str]]:
 
 
 def clips_with(folder: Path, frames: int) -> tuple[str, list[str]]:
-    """Clips of four frames, of which one has another number."""
+    """Clips of four frames, except one with another number."""
     for split in ("train", "test"):
         for label in "ab":
             for clip in range(6):
@@ -593,7 +593,7 @@ def test_a_refused_evaluation_writes_no_result(
 
 
 def spoil(pretrained: Path, path: Path, value: float, ending: str) -> None:
-    """A checkpoint whose encoder has this value in the tensors of one name."""
+    """A checkpoint whose encoder has this value in all tensors of one name."""
     saved = torch.load(pretrained, weights_only=True)
     for name, tensor in saved["state_dict"].items():
         if name.startswith("encoder.") and name.endswith(ending):

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU prints its table whatever fails, and counts in the profiler's trace what it says it counts."""
+"""The GPU benchmark prints its table even if parts fail, and counts the profiler's trace correctly."""
 
 import importlib
 import json
@@ -76,7 +76,7 @@ def test_a_trace_is_counted_per_batch_with_overlapping_kernels_once(load: Callab
         span("kernel", "gemm", 100, 50),
         span("kernel", "beside it", 120, 60),  # 30 µs alone
         span("gpu_memcpy", "Memcpy DtoH (Device -> Pageable)", 300, 20),
-        span("gpu_user_annotation", "Optimizer.step", 0, 1000),  # spans kernels, is none
+        span("gpu_user_annotation", "Optimizer.step", 0, 1000),  # spans kernels but is not one
         {"ph": "i", "cat": "kernel", "name": "no span", "ts": 5},
     ]
     assert counted(trace, 2) == {

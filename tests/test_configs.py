@@ -27,13 +27,13 @@ SMALL = [
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false", *NO_PICTURES),
 ]
-CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
+CLIPS = ["clips", "frames", "videos"]  # for evaluation only
 STORIES = [
     *("quickstart", "quickstart_simmim", "cifar10", "cifar10_fast", "cifar10_simmim"),
     *("cifar10_byol", "cifar10_mocov3", "cifar10_rotation", "cifar10_sigreg"),
 ]
-SHARED = ("base", "evaluate")  # what configs/methods.yaml has in common
-COMMANDS = ["sweep", "workspace", "methods"]  # of test_sweep and test_workspace, and below
+SHARED = ("base", "evaluate")  # the shared part of configs/methods.yaml
+COMMANDS = ["sweep", "workspace", "methods"]  # tested in test_sweep and test_workspace, and below
 COMPARED = sorted(set((CONFIGS / "comparison").glob("*.yaml")) - {CONFIGS / f"comparison/{n}.yaml" for n in SHARED})
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
@@ -54,7 +54,7 @@ def test_an_experiment_runs(cli: Cli, name: str) -> None:
 
 
 def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10 of a few procedural images, of which the test split must not be opened."""
+    """Replace CIFAR-10 by a few procedural images, whose test split must not be loaded."""
 
     def load(self: Any, split: str) -> InMemory:
         assert split == "train"
@@ -67,7 +67,7 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def narrow(path: Path) -> list[str]:
-    """Options that make a compared method small, whatever it consists of."""
+    """Options that make a compared method small, whatever its parts."""
     model = yaml.safe_load((CONFIGS / "comparison/base.yaml").read_text())["model"]["init_args"]
     model |= yaml.safe_load(path.read_text())["model"].get("init_args", {})
     vit = model["encoder"]["class_path"].endswith("ViT")
@@ -173,7 +173,7 @@ def test_masked_images_run_from_fragments_only(cli: Cli) -> None:
 
 
 def parsed(kind: type, *files: Any) -> Any:
-    """What these files say of a slot, one put on the other; and what it builds."""
+    """The config of an argument after these files in order, and the object that it builds."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(kind, "slot")
     config = parser.parse_args([f"--slot={file}" for file in files])
@@ -219,7 +219,7 @@ def test_a_loss_fragment_replaces_the_configs_loss(tmp_path: Path, name: str) ->
     config, loss = parsed(Loss, tmp_path / "recipe.yaml", CONFIGS / f"loss/{name}.yaml")
     said = yaml.safe_load((CONFIGS / f"loss/{name}.yaml").read_text())
     assert config.class_path == said["class_path"]
-    assert config.init_args.as_dict() == said["init_args"]  # every setting of the class is in its fragment
+    assert config.init_args.as_dict() == said["init_args"]  # the fragment has every setting of the class
     assert loss(torch.randn(2, 8, 4)).isfinite()
 
 
@@ -256,7 +256,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
         self.classes = [] if unlabelled else small.classes
         return InMemory(images.images, None if unlabelled else images.labels)
 
-    for source in (CIFAR10, CIFAR100, OxfordPets, STL10):  # their files have tests of their own
+    for source in (CIFAR10, CIFAR100, OxfordPets, STL10):  # their files are tested elsewhere
         monkeypatch.setattr(source, "prepare", lambda self: None)
         monkeypatch.setattr(source, "load", load)
     for folder in ("images/train", "images/test", "imagenet/train", "imagenet/val"):
@@ -273,7 +273,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
                 Image.new("L", (40, 32), value).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
     extra = SHAPES if path.stem == "shapes" else []
     large = path.stem in ("cifar10", "cifar100", "stl10", "imagenet")
-    few = ["--data.validation=10"] if large else []  # the fragments' thousands are not there
+    few = ["--data.validation=10"] if large else []  # the data have fewer images than in the fragments
     drop = [arg for arg in TINY if arg not in SHAPES]
     run = cli([*drop, f"--data={path}", *extra, *few, "--data.batch_size=16", "--trainer.max_epochs=1"])
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
@@ -306,7 +306,7 @@ def test_a_clip_fragment_gives_clips_without_views(monkeypatch: pytest.MonkeyPat
 
 
 def shrunk(part: Any) -> Any:
-    """A config whose procedural sets and networks' training are small, all else as it is."""
+    """A config with small procedural data sets and short trainings."""
     if isinstance(part, list):
         return [shrunk(each) for each in part]
     if not isinstance(part, dict):
@@ -337,7 +337,7 @@ def test_an_evaluation_runs(
     story = shrunk(yaml.safe_load(path.read_text()))
     if path.stem == "transfer":
         for data in story["model"]["init_args"]["transfer"]:
-            data["init_args"]["validation"] = 10  # of 100 images the file's 5,000 cannot be held out
+            data["init_args"]["validation"] = 10  # the file's 5,000 cannot be held out of 100 images
     (tmp_path / "story.yaml").write_text(yaml.safe_dump(story))
     source = {"video": "ShapesClips", "all": None, "transfer": None, "stl10": None}.get(path.stem, "Shapes")
     data = ["--data=simmim_pl.data.ImageDataModule", f"--data.source=simmim_pl.data.{source}"] if source else []

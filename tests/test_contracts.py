@@ -1,4 +1,4 @@
-"""Which submodules an encoder calls its layers."""
+"""The default layers of an encoder."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""On a GPU: the training of a CPU to the last digits, to the bit when it goes on, in bfloat16, compiled, evaluated."""
+"""On a GPU: training equals a CPU's, resuming is bit-identical, bfloat16, compilation and evaluation work."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ ON_A_GPU = "--trainer.accelerator=gpu"
 
 
 class OfTheHost(ContrastiveViews):
-    """Draws and makes views on the CPU: devices draw other numbers from the same seed."""
+    """Makes views on the CPU, because devices draw different numbers from the same seed."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
         own = torch.Generator().manual_seed(generator.initial_seed())
@@ -66,7 +66,7 @@ def test_gpu_views_equal_cpu_views_for_the_same_parameters(options: dict[str, fl
 
 @pytest.fixture
 def deterministic() -> Iterator[str]:
-    """Asks for it; only warned of is what has no deterministic form, such as counting, which is exact in any order."""
+    """Use deterministic algorithms, with a warning for operations without one, such as exact counting."""
     yield "--trainer.deterministic=warn"
     torch.use_deterministic_algorithms(False)
 
@@ -96,7 +96,7 @@ def test_a_gpu_run_resumes_on_a_cpu(cli: Cli) -> None:
 
 
 def losses(run: Path) -> list[float]:
-    """Of every step that was logged."""
+    """Losses of every logged step."""
     with (run / "metrics.csv").open(newline="") as file:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
@@ -127,4 +127,4 @@ def test_an_evaluation_equals_that_on_a_cpu(cli: Cli, pretrained: Path) -> None:
         card = json.loads((cli([*args, *device]) / "result.json").read_text())
         found.append([each["metrics"]["accuracy"]["value"] for each in card["results"]])
     assert len(found[0]) == 6
-    assert found[1] == pytest.approx(found[0], abs=0.021)  # two of the 100 images
+    assert found[1] == pytest.approx(found[0], abs=0.021)  # two of 100 images

@@ -1,4 +1,4 @@
-"""docs/extending.md: every example is as long as it says, and does from the page's own text what the page says."""
+"""docs/extending.md: every example has its stated length and works as described."""
 
 import json
 import re
@@ -35,14 +35,14 @@ def files(section: str) -> dict[str, str]:
 
 
 def commands(section: str) -> list[list[str]]:
-    """What a section types, without ``python -m simmim_pl``."""
+    """The commands of a section, without ``python -m simmim_pl``."""
     typed = "".join(text for kind, _, text in BLOCK.findall(SECTIONS[section]) if kind == "bash")
     return [shlex.split(line)[3:] for line in typed.splitlines()]
 
 
 @pytest.fixture
 def mine(cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """``mine(args, *smaller)`` runs a command of the page beside its package, made small."""
+    """``mine(args, *smaller)`` runs a command of the page next to its package, with small settings."""
     for section in SECTIONS:
         for name, text in files(section).items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def mine(cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def losses(run: Run) -> tuple[float, float]:
-    """Of the first and the last epoch."""
+    """Losses of the first and the last epoch."""
     values = run.history["train/loss"][1]
     part = max(len(values) // 3, 1)
     return float(values[:part].mean()), float(values[-part:].mean())
@@ -93,7 +93,7 @@ def test_a_method_learns_resumes_is_evaluated_and_shows_pictures(
     assert len(kept.history["train/loss"][0]) == 5 * 5
     assert not {"representation/std", "information/infonce"} & kept.history.keys()
     assert {"representation/rankme", "val/knn", "val/chance"} <= kept.history.keys()
-    write_report([run], run / "page.html")  # the callback's own is not drawn in tests
+    write_report([run], run / "page.html")  # the callback's own report is not drawn in tests
     page = (run / "page.html").read_text()
     assert "<figcaption>image, masked, predicted</figcaption>" in page
     assert "the method has no projections" in page

@@ -1,4 +1,4 @@
-"""What fails on one rank ends all of them soon, with that rank's sentence; nothing that was whole is lost."""
+"""A failure on one rank ends all soon with that rank's error; complete files are kept."""
 
 import os
 import resource
@@ -37,7 +37,7 @@ class Fails(Callback):
 
 
 def ended(processes: list[Any], seconds: float = 120) -> list[tuple[int, str]]:
-    """Exit code and stderr of each, all within some seconds."""
+    """Exit code and stderr of each rank, within seconds."""
     until = time.monotonic() + seconds
     try:
         said = [process.communicate(timeout=until - time.monotonic())[1] for process in processes]
@@ -60,7 +60,7 @@ def test_a_failing_rank_ends_the_others(tmp_path: Path, rank: int, mendable: boo
     process = Program("simmim_pl", [*DDP, *fails, f"--runs={tmp_path}/runs"], tmp_path, environment())
     while process.poll() is None and not ranks_in(tmp_path):
         time.sleep(0.05)
-    assert len(ranks_in(tmp_path)) == 1  # the second; the first is a fork, whose command line is its parent's
+    assert len(ranks_in(tmp_path)) == 1  # the second rank; the first is a fork with its parent's command line
     ((code, said),) = ended([process], 90)
     assert code != 0
     assert ("error: This device is out of luck." if mendable else "a cable was pulled") in said
@@ -80,7 +80,7 @@ def test_a_failing_rank_ends_the_others(tmp_path: Path, rank: int, mendable: boo
 def test_ranks_with_different_arguments_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
     port = free_port()
     first = start(2, [TINY], tmp_path, port)
-    first[1].kill()  # in whose place comes another
+    first[1].kill()  # replaced by another
     (tmp_path / "other").mkdir()
     other = start(2, [[*TINY, *second]], tmp_path / "other", port)
     other[0].kill()
@@ -137,7 +137,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, pretrained: 
     path = tmp_path / pretrained.relative_to(pretrained.parents[4])
     before = path.read_bytes()
     more = [*TINY, "--runs=runs", "--trainer.max_epochs=3", "--ckpt_path=last"]
-    limit = len(before) // 2  # bytes that a file may have: as a full disk looks to a process
+    limit = len(before) // 2  # the limit of a file's size, which acts like a full disk
     tight = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
     ((code, said),) = ended([Program("simmim_pl", more, tmp_path, environment(), tight)])
     assert code == 2, said
@@ -146,7 +146,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, pretrained: 
     assert f"The last good checkpoint is kept: --ckpt_path {kept}." in said
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.part"))
-    run(1, [more], tmp_path)  # with room again it goes on
+    run(1, [more], tmp_path)  # with space again it resumes
     assert torch.load(path, weights_only=True)["global_step"] == 15
 
 

@@ -1,4 +1,4 @@
-"""As a library: a checkpoint opened in a line, an encoder exported, a method trained on plain DataLoaders."""
+"""Use as a library: loading a checkpoint, exporting an encoder, training a method on plain DataLoaders."""
 
 import subprocess
 import sys
@@ -103,7 +103,7 @@ def fit(module: Contrastive, loader: Any, folder: Path, validation: Any = None, 
 
 
 def views(rows: list[tuple[Tensor]]) -> dict[str, Tensor]:
-    """Two views of every image: itself and its mirror image."""
+    """Two views of every image: the image and its mirror image."""
     image = torch.stack([row[0] for row in rows])
     return {"views": torch.stack([image, image.flip(-1)])}
 

@@ -1,4 +1,4 @@
-"""Two nodes under torchrun, as two agents on the loopback device: the same training, also when an agent dies."""
+"""Two nodes, as two torchrun agents on the loopback device: the same training, also when an agent is killed."""
 
 import os
 import signal
@@ -16,17 +16,17 @@ from tests.test_parity import BASE, DOUBLE, difference
 
 
 def agent(port: int, host: bool, args: list[str], folder: Path) -> Program:
-    """One node with one device, which starts again up to three times; in a process group of its own."""
+    """One node with one device and up to three restarts, in its own process group."""
     node = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=tests"]
     node += [f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-conf=is_host={int(host)}", "--local-addr=127.0.0.1"]
     devices = ["--trainer.strategy=ddp", "--trainer.devices=1", "--trainer.num_nodes=2"]
-    # Or an agent that was there before tells its address only once, and one that comes anew waits for it in vain.
+    # Otherwise a surviving agent announces its address only once, and a restarted agent waits for it in vain.
     own = environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     return Program("torch.distributed.run", [*node, "-m", "simmim_pl", *args, *devices], folder, own)
 
 
 def finished(agents: list[Program]) -> None:
-    """Wait for agents that end well; whatever happens, none is left."""
+    """Wait for the agents to succeed; end them in any case."""
     try:
         codes = [each.wait(timeout=180) for each in agents]
     finally:
@@ -56,7 +56,7 @@ def test_a_killed_and_restarted_agent_finishes_the_same_run(tmp_path: Path) -> N
     until = time.monotonic() + 120
     while not list(runs.rglob("last.ckpt")) and time.monotonic() < until:
         time.sleep(0.01)
-    # As a node dies: the agent and its worker, which has a session of its own.
+    # Kill the agent and its worker, which has its own session.
     workers = subprocess.run(["pgrep", "-P", str(second.pid)], capture_output=True, text=True).stdout.split()
     for process in [second.pid, *map(int, workers)]:
         os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom anywhere, holds no output and no logic, and leaves nothing behind."""
+"""Every notebook runs from top to bottom, has no outputs and no logic, and leaves no files."""
 
 import ast
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.forked import ROOT, Program
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST = 15  # lines of a cell
-FEWER = ("train=4000", "train=1000")  # images, of which notebooks that train need not so many to be seen to run
+FEWER = ("train=4000", "train=1000")  # fewer training images, enough for a test
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -37,9 +37,9 @@ class ThisPython(AsyncKernelManager):
 
 
 def fork(command: list[str], *, env: dict[str, str], cwd: str, **_: Any) -> Program:
-    """A kernel that has imported what notebooks import."""
+    """A kernel that has already imported the notebooks' imports."""
     program: Any = Program(command[0], command[1:], Path(cwd), env)
-    program.stdin = program.stdout = program.stderr = None  # as of a process without pipes
+    program.stdin = program.stdout = program.stderr = None  # like a process without pipes
     return program
 
 
@@ -55,7 +55,7 @@ def test_there_are_notebooks() -> None:
 @each
 def test_a_notebook_runs_and_leaves_no_files(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # nobody's own settings, and no history
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # without the user's settings and history
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     here, before = tmp_path / "here", contents(path.parent)
     here.mkdir()

@@ -1,4 +1,4 @@
-"""A run that goes on with another setting takes it and says so, or refuses it; without a change it is exact."""
+"""A changed setting on resume is applied and reported, or refused; without changes resuming is exact."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from simmim_pl.runtime.schedule import warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
 Cli = Callable[[list[Any]], Path]
-# Two epochs of five steps; the first run ends within the first, its schedule is of ten steps.
+# Two epochs of five steps; the first run ends within the first epoch, its schedule is for ten steps.
 RUN = [
     *TINY,
     "--trainer.log_every_n_steps=1",
@@ -52,7 +52,7 @@ def test_a_new_learning_rate_and_weight_decay_apply_from_the_next_step(
     changed = ["--model.optimizer.lr=0.001", "--model.optimizer.weight_decay=0.5", "--model.optimizer.betas=[0.5,0.9]"]
     assert cli([*RUN, *changed, "--ckpt_path=last"]) == half
     after = last(half)
-    # AdamW's groups: with decay, and without; 0.001 is for 256 images, and a batch has 32.
+    # AdamW's groups with and without decay; 0.001 is for 256 images, and a batch has 32.
     assert [group["initial_lr"] for group in after["optimizer_states"][0]["param_groups"]] == [0.001 / 8] * 2
     assert [group["weight_decay"] for group in after["optimizer_states"][0]["param_groups"]] == [0.5, 0.0]
     assert {tuple(group["betas"]) for group in after["optimizer_states"][0]["param_groups"]} == {(0.5, 0.9)}
@@ -87,7 +87,7 @@ def test_the_card_lists_changes_with_their_steps(cli: Cli) -> None:
 
 
 def callbacks(card: dict[str, Any]) -> dict[str, Any]:
-    """The callback that stopped the first run is a change too."""
+    """The callback that stopped the first run is also a change."""
     return {key: value for key, value in card["pretraining changed"][0].items() if key == "trainer.callbacks"}
 
 
@@ -173,7 +173,7 @@ def test_an_unchanged_restored_optimizer_is_bit_identical() -> None:
     for _ in range(7):
         optimizer.step()
         schedule.step()
-    optimizer.param_groups[0]["own"] = 5  # as some optimizers keep
+    optimizer.param_groups[0]["own"] = 5  # as in some optimizers
     again, schedule_again, now = made(0.3, 0.1, 30)
     again.load_state_dict(optimizer.state_dict())
     schedule_again.load_state_dict(schedule.state_dict())

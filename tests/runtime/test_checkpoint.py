@@ -1,4 +1,4 @@
-"""A checkpoint is data: whatever it holds, reading it runs nothing, and what is wrong with it is one sentence."""
+"""A checkpoint is data: reading it never runs code, and an invalid one is a one-line error."""
 
 import pickle
 import sys
@@ -36,7 +36,7 @@ class Trap:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[Any], str]:
-    """A checkpoint whose config describes this encoder, and which holds no weights."""
+    """Write a checkpoint whose config describes this encoder, without weights."""
 
     def write(encoder: Any) -> str:
         path = tmp_path / "any.ckpt"
@@ -48,7 +48,7 @@ def write(tmp_path: Path) -> Callable[[Any], str]:
 
 @pytest.fixture
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that exists once somebody has imported the module ``evil``."""
+    """The file that importing the module ``evil`` creates."""
     touched = tmp_path / "touched"
     (tmp_path / "evil.py").write_text(
         f"open({str(touched)!r}, 'w')\n"
@@ -116,7 +116,7 @@ def test_a_pickle_with_code_does_not_run_it(tmp_path: Path) -> None:
         torch.save(content, path)
         with pytest.raises(InputError, match="more than tensors and plain values"):
             load_checkpoint(path)
-        path.write_bytes(pickle.dumps(content))  # torch's format of old
+        path.write_bytes(pickle.dumps(content))  # torch's old format
         with pytest.raises(InputError, match="more than tensors and plain values"):
             load_checkpoint(path)
     assert not (tmp_path / "touched").exists()
@@ -126,7 +126,7 @@ def test_a_pickle_with_code_does_not_run_it(tmp_path: Path) -> None:
     "content",
     [
         {"layer.weight": torch.zeros(2)},  # a bare state dict
-        {"state_dict": {"layer.weight": torch.zeros(2)}, "epoch": 3},  # Lightning's without our config
+        {"state_dict": {"layer.weight": torch.zeros(2)}, "epoch": 3},  # Lightning's without simmim_pl's config
         {"model": {}, "config": {}},
         {"state_dict": None, "config": {}},
         {"state_dict": {}, "config": "model: x"},
@@ -287,7 +287,7 @@ def test_a_deeply_nested_config_is_a_one_line_error(write: Callable[[Any], str],
     for _ in range(0 if text else 5000):
         nested = [nested]
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)  # to write what is to be read under the usual limit
+    sys.setrecursionlimit(100_000)  # to write a file that is read under the usual limit
     try:
         path = write({**OURS, "init_args": {"width": nested}})
     finally:
@@ -408,7 +408,7 @@ def test_an_allowed_class_does_not_allow_others(write: Callable[[Any], str], evi
                 trained=False,
                 allow=["evil.Around"],
             )
-    # A string is never the name of a file to read a config from.
+    # A string is never read as the name of a config file.
     spec = {"class_path": "evil.Around", "init_args": {"inner": str(tmp_path / "inner.yaml")}}
     with pytest.raises(InputError, match="cannot build"):
         load_encoder(write(spec), trained=False, allow=["evil.Around"])
@@ -505,7 +505,7 @@ def named(theirs: dict[str, Tensor], prefix: str, head: str = "fc") -> dict[str,
     return {**body, f"{head}.weight": torch.ones(2, 512), f"{head}.bias": torch.ones(2)}
 
 
-# What a file may hold, made of the state dict of a ResNet-18; and the names that are left over.
+# Possible contents of a file, made from the state dict of a ResNet-18; and the names that remain unused.
 WRAPS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], list[str]]] = {
     "plain": (lambda sd: sd, ["fc.weight", "fc.bias"]),
     "DataParallel": (
@@ -561,7 +561,7 @@ def test_mean_and_std_are_loaded_from_the_file(tmp_path: Path) -> None:
     torch.save({"state_dict": {**state, "head.weight": torch.ones(1)}}, tmp_path / "x.ckpt")
     assert load_weights(encoder, tmp_path / "x.ckpt") == ["head.weight"]
     assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in source.state_dict().items())
-    state["encoder.mean"] = torch.ones(5)  # somebody else's
+    state["encoder.mean"] = torch.ones(5)  # from another tool
     torch.save(state, tmp_path / "x.ckpt")
     encoder = FastCNN(2)
     assert load_weights(encoder, tmp_path / "x.ckpt") == ["encoder.mean"]
@@ -601,7 +601,7 @@ def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path, content:
 
 
 def test_a_file_with_exponentially_shared_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds a level, all of them would take hours to walk."""
+    """Hundreds per level: visiting all would take hours."""
     monkeypatch.setattr("simmim_pl.runtime.weights.MAX_VALUES_IN_FILE", 10_000)
     content: Any = {"x": torch.ones(1)}
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Constants are made once for each device and type."""
+"""Constants are created once per device and dtype."""
 
 import torch
 

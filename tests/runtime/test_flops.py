@@ -1,4 +1,4 @@
-"""FLOP of a step: what a real step does, counted while it is done, and a formula by hand."""
+"""FLOP of a step compared with a real step and with a formula."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ CASES: dict[str, Any] = {
 
 
 class Counted(Callback):
-    """Counts what torch does in the first batch, but for its views, and its optimizer step."""
+    """Counts torch's FLOP in the first batch and its optimizer step, without views."""
 
     def __init__(self) -> None:
         self.counter, self.math = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
@@ -113,7 +113,7 @@ class Flat(Encoder):
 def test_flop_of_two_matrices_equal_the_formula() -> None:
     method = Rotation(Flat(), optimizer=adamw)
     images = 4 * BATCH
-    # Of the first matrix its output and its weights' gradient; of the second also its input's.
+    # Output and weight gradient of both matrices, input gradient only of the second.
     passes = 2 * images * (2 * 48 * 5 + 3 * 5 * 4)
     batch = {"views": [1, BATCH, 3, 4, 4]}
     assert step_flop(method, [(1.0, batch)]) == passes

@@ -1,4 +1,4 @@
-"""A checkpoint that is not what ``fit`` wrote ends in one sentence, or in a run that goes on exactly."""
+"""A checkpoint that ``fit`` did not write is a one-line error, or the run resumes exactly."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def saved(pretrained: Path) -> dict[str, Any]:
 
 
 def places(value: Any, where: Place = ()) -> Iterator[Place]:
-    """Every place in a nested value, containers too."""
+    """Every path in a nested value, including containers."""
     if where:
         yield where
     if isinstance(value, dict):
@@ -39,7 +39,7 @@ def places(value: Any, where: Place = ()) -> Iterator[Place]:
 
 
 def changed(saved: dict[str, Any], where: Place, how: str, junk: Any = None) -> dict[str, Any]:
-    """The checkpoint with one place changed: deleted, of another type, or of another value."""
+    """The checkpoint with one entry deleted, or changed in type or value."""
     result = copy.deepcopy(saved)
     holder: Any = result
     for key in where[:-1]:
@@ -54,7 +54,7 @@ def changed(saved: dict[str, Any], where: Place, how: str, junk: Any = None) -> 
 
 
 def other(value: Any) -> Any:
-    """Another value of the same type."""
+    """A different value of the same type."""
     if isinstance(value, Tensor):
         return value + 1
     if isinstance(value, bool):
@@ -70,7 +70,7 @@ def test_any_change_is_found_before_anything_is_built(saved: dict[str, Any], dat
     where = data.draw(st.sampled_from([place for place in places(saved) if place[0] != DIGESTS]))
     how = data.draw(st.sampled_from(["delete", "junk", "value"]))
     mutant = changed(saved, where, how, data.draw(st.sampled_from(JUNK)))
-    if digest(mutant) == digest(saved):  # an empty mapping for an empty mapping
+    if digest(mutant) == digest(saved):  # an empty mapping replaced by an empty mapping
         require_resumable(mutant, "x.ckpt")
         return
     with pytest.raises(InputError, match=r"x.ckpt (is damaged or was changed after fit wrote it, at |was written by)"):
@@ -80,7 +80,9 @@ def test_any_change_is_found_before_anything_is_built(saved: dict[str, Any], dat
 def test_an_unchanged_checkpoint_passes(saved: dict[str, Any]) -> None:
     require_resumable(saved, "x.ckpt")
     require_resumable(copy.deepcopy(saved), "x.ckpt")
-    require_resumable({name: value for name, value in saved.items() if name != DIGESTS}, "x.ckpt")  # another tool's way
+    require_resumable(
+        {name: value for name, value in saved.items() if name != DIGESTS}, "x.ckpt"
+    )  # as another tool does
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_the_digest_depends_on_types_shapes_and_order() -> None:
     assert digest(row[::2]) == digest(row[::2].clone())
 
 
-# What passes by its types and digests, and Lightning, an optimizer or a callback cannot restore.
+# Values with valid types and digests that Lightning, an optimizer or a callback cannot restore.
 FORGED = {
     "optimizer, fewer parameters": (("optimizer_states", 0, "param_groups", 0, "params"), [0]),
     "optimizer, one group": (("optimizer_states", 0, "param_groups"), [{"params": [0]}]),

@@ -1,4 +1,4 @@
-"""A rank that is killed is named by the others, with the signal where one can know it; all leave soon, with code 2."""
+"""A killed rank is named by the others, with the signal if known; all exit soon with code 2."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ from tests.ranks import free_port, start
 from tests.runtime.test_resume import LONG
 
 AGAIN = "Start all ranks again; --ckpt_path last resumes the run."
-# As long as it takes; a checkpoint after the first epoch says that it trains.
+# A long training; a checkpoint after the first epoch shows that it runs.
 FOREVER = [*TINY, "--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000", "--data.batch_size=30"]
-# A rank that writes down its exit code.
+# A rank that records its exit code.
 RANK = """
 import os, pathlib, sys
 from simmim_pl.command.cli import main
@@ -34,7 +34,7 @@ except SystemExit as end:
 
 
 def trains(folder: Path, process: Program) -> None:
-    """Wait until a run has left a checkpoint."""
+    """Wait until a run has saved a checkpoint."""
     until = time.monotonic() + 180
     while not list(folder.rglob("last.ckpt")):
         assert process.poll() is None
@@ -43,13 +43,13 @@ def trains(folder: Path, process: Program) -> None:
 
 
 def children(process: Program) -> list[int]:
-    """Of a process those that run Python, the oldest first."""
+    """The Python child processes of a process, the oldest first."""
     found = subprocess.run(["pgrep", "-P", str(process.pid), "python"], capture_output=True, text=True).stdout
     return sorted(map(int, found.split()))
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, or only waits to be asked for its exit code."""
+    """Whether a process has ended or is a zombie."""
     try:
         if not Path("/proc").is_dir():
             os.kill(pid, 0)
@@ -176,7 +176,7 @@ def test_rank_zero_stays_until_all_ranks_have_noticed(monkeypatch: pytest.Monkey
 def test_only_ranks_watch_their_parent_process(
     monkeypatch: pytest.MonkeyPatch, local_rank: str | None, watched: bool
 ) -> None:
-    """Another process may have that name in its environment too: what a run has started to outlive it."""
+    """Other processes may have that variable too: those that a run has started to outlive it."""
     threads: list[Any] = []
     monkeypatch.setattr(lost_ranks, "start_daemon_thread", lambda work, *args: threads.append((work, args)))
     monkeypatch.setenv(lost_ranks.PARENT_VARIABLE, str(os.getppid()))
@@ -190,7 +190,7 @@ def test_only_ranks_watch_their_parent_process(
 
 
 def test_a_blocked_process_is_ended_with_its_children() -> None:
-    """As one does whose GPU waits for a rank that is gone: neither raises anything."""
+    """Like a process whose GPU waits for a lost rank: nothing is raised."""
     script = """if True:
         import os, signal, subprocess, sys, time
         from simmim_pl.runtime import lost_ranks

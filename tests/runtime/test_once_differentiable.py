@@ -1,4 +1,4 @@
-"""A second derivative is refused by everything that has none of its own, and first ones are left alone."""
+"""Custom backward functions refuse second derivatives; first derivatives are not affected."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.runtime.test_distributed import on_ranks
 
 
 def refused(value: torch.Tensor, of: torch.Tensor) -> str:
-    """The gradient can be taken, and what is said when it is to be differentiated."""
+    """Check that the gradient exists, and return the error of its derivative."""
     (gradient,) = torch.autograd.grad(value, of, retain_graph=True)
     assert gradient.abs().max() > 0
     with pytest.raises((InputError, RuntimeError)) as error:

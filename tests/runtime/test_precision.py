@@ -1,4 +1,4 @@
-"""Lower precision learns the same curve within what another seed changes; compiling is done once or twice."""
+"""Lower precision has the same learning curve within seed noise; compilation happens once or twice."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ Cli = Callable[[list[Any]], Path]
 LONG = os.environ.get("LONG") == "1"
 UNSAID = [arg for arg in TINY if "precision" not in arg]
 
-# The quickstart's own training on fewer images, for three epochs of 28 steps.
+# The quickstart on fewer images, for three epochs of 28 steps.
 FIT = ["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.max_epochs=3"]
 FIT += ["--data.source.train=4000", "--data.batch_size=128"]
 FIT += ["--trainer.limit_val_batches=0", "--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1"]
@@ -44,7 +44,7 @@ def distance(one: list[float], other: list[float]) -> float:
 
 
 def curves(cli: Callable[[list[Any]], Path], precision: str, *more: str) -> list[list[float]]:
-    """Of three seeds."""
+    """Curves of three seeds."""
     line = [*FIT, f"--trainer.precision={precision}", *more]
     return [curve(cli([*line, f"--seed_everything={seed}"])) for seed in range(3)]
 
@@ -76,7 +76,7 @@ def test_float16_on_a_cpu_becomes_bfloat16_with_a_warning(cli: Callable[[list[An
 CHOICES = [
     ({"avx512_bf16": True}, True, "bf16-mixed", "this cpu computes bfloat16 in hardware"),
     ({"amx_bf16": True}, True, "bf16-mixed", "this cpu computes bfloat16 in hardware"),
-    ({"avx512_bf16": True}, False, "32-true", "this cpu does not compute bfloat16 in hardware"),  # held to AVX2
+    ({"avx512_bf16": True}, False, "32-true", "this cpu does not compute bfloat16 in hardware"),  # limited to AVX2
     ({}, True, "32-true", "this cpu does not compute bfloat16 in hardware"),  # AVX-512 without it, and AVX2
 ]
 
@@ -159,7 +159,7 @@ def test_bfloat16_support_of_this_processor_is_detected() -> None:
         "Precision 32-true: bf16-mixed is untested on mps (--trainer.precision bf16-mixed does).",
     )
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    if "flags" in flags:  # Linux on x86 tells it too
+    if "flags" in flags:  # Linux on x86 reports it too
         assert any(precision.capabilities().values()) == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 

@@ -1,4 +1,4 @@
-"""Numbers with a range: the type in a signature is what the command line and Python callers are held to."""
+"""Numbers with a range: the command line and Python callers are checked by the type in the signature."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from simmim_pl.runtime.ranges import NonNegativeInt, PositiveFloat, PositiveInt,
 
 
 class Part:
-    """Takes numbers of every form."""
+    """Has numbers of every kind."""
 
     @ranged
     def __init__(
@@ -29,7 +29,7 @@ class Part:
 
 
 class Whole(Part):
-    """Passes on what it does not know; its own count is another thing."""
+    """Passes unknown arguments to its base class; its own ``count`` has another meaning."""
 
     @ranged
     def __init__(self, chance: Probability = 0.5, count: float = -1.0, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Randomness is a function of seed, step and the image's place in the batch, and of nothing else."""
+"""Random numbers depend only on seed, step and the image's position in the batch."""
 
 import torch
 from hypothesis import given, settings
@@ -46,5 +46,7 @@ def test_ranks_together_draw_the_numbers_of_one_process(ranks: int, share: int, 
     whole = uniform(torch.Generator().manual_seed(make_generator(3, 5, CPU).initial_seed()), *shape, along=along)
     shape[along] = share
     parts = [uniform(make_generator(3, 5, CPU, rank, ranks), *shape, along=along) for rank in range(ranks)]
-    dealt = torch.stack(parts, along + 1).flatten(along, along + 1)  # image j of rank r is the batch's j · ranks + r
+    dealt = torch.stack(parts, along + 1).flatten(
+        along, along + 1
+    )  # image j of rank r is image j · ranks + r of the batch
     assert torch.equal(dealt, whole)

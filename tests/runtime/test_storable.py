@@ -1,4 +1,4 @@
-"""Whatever callbacks put into a checkpoint, it can be read back; what could not be is refused when it is saved."""
+"""Callback state in a checkpoint can be read back; unreadable state is refused when it is saved."""
 
 import warnings
 from collections import Counter, OrderedDict, deque
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 class Keeps(Callback):
-    """A user's callback, whose state is not plain; of a kind that can be stored, or not."""
+    """A user's callback with a state that is not plain, storable or not."""
 
     def __init__(self, stored: bool = True) -> None:
         self.stored = stored
@@ -57,12 +57,12 @@ def read_back(value: Any) -> Any:
 
 def quantised() -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch will do away with it
+        warnings.simplefilter("ignore")  # deprecated in torch
         return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
 
 
 def noted(tensor: torch.Tensor) -> torch.Tensor:
-    """With an attribute of Python's, as users leave them."""
+    """A tensor with an additional Python attribute."""
     tensor.note = object()
     return tensor
 
@@ -166,7 +166,7 @@ def test_an_unstorable_callback_is_refused_before_training(
 def test_a_trusted_file_may_hold_anything(cli: Cli, capfd: pytest.CaptureFixture) -> None:
     path = cli([*TINY, "--trainer.max_steps=1"]) / "checkpoints/last.ckpt"
     saved = torch.load(path, weights_only=True)
-    torch.save(with_digests(saved | {"extra": Path("a")}), path)  # as an earlier version may have left it
+    torch.save(with_digests(saved | {"extra": Path("a")}), path)  # as an earlier version may have written it
     line = [*TINY, "--trainer.max_steps=2", f"--ckpt_path={path}"]
     with pytest.raises(SystemExit):
         cli(line)

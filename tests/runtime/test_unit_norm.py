@@ -1,4 +1,4 @@
-"""Rows on the sphere: those of a reference in more digits, at any length, and none of a row of zeros."""
+"""Normalised rows equal a reference in higher precision, for any norm; zero rows stay zero."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_zero_rows_are_at_the_centre_of_the_sphere():
     torch.testing.assert_close(alignment(torch.cat([nothing, z])), torch.ones(6))
     assert alignment(torch.cat([nothing, nothing])).tolist() == [0] * 6
     torch.testing.assert_close(alignment(torch.cat([nothing, z, z])), torch.full((6,), 2 / 3))
-    # A network that gives nothing has collapsed, not spread.
+    # A network with zero output has collapsed, not spread.
     assert uniformity(nothing[0]).item() == 0
     assert uniformity(torch.cat([nothing[0, :1], z[0, :1]])).item() == pytest.approx(-2)
     mixed = torch.cat([nothing[0, :2], z[0]])
@@ -92,7 +92,7 @@ def test_zero_rows_have_similarity_zero_and_no_gradient():
     z = torch.zeros(2, 3, 4).requires_grad_()
     loss = nt_xent(z)
     loss.backward()
-    assert loss.item() == pytest.approx(np.log(5), abs=1e-6)  # of five rows none is nearer
+    assert loss.item() == pytest.approx(np.log(5), abs=1e-6)  # none of five rows is nearer
     assert z.grad.abs().max() == 0
 
 
@@ -109,6 +109,6 @@ def test_a_temperature_that_is_not_positive_is_refused_everywhere(temperature):
             attempt()
     with pytest.raises(InputError, match="t must be a positive number"):
         uniformity(z[0], temperature)
-    if not temperature > 0:  # an infinite clip is no clip
+    if not temperature > 0:  # an infinite clip means no clipping
         with pytest.raises(InputError, match="clip is a positive number"):
             smile([z[0] @ z[1].T], temperature)

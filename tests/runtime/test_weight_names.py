@@ -1,4 +1,4 @@
-"""Files of other tools: an encoder that took their weights computes what their network computes, or is refused."""
+"""Files of other tools: an encoder with their weights computes the same as their network, or they are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ SMALL = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def trained(net: nn.Module) -> nn.Module:
-    """With statistics and scales of BatchNorm that tell layers apart."""
+    """A network with different BatchNorm statistics and scales in every layer."""
     torch.manual_seed(1)
     for tensor in net.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
@@ -30,18 +30,18 @@ def trained(net: nn.Module) -> nn.Module:
 
 
 def children(net: nn.Module) -> nn.Sequential:
-    """As lightly's examples and many others make a backbone."""
+    """A backbone as in lightly's examples and many others."""
     return nn.Sequential(*list(net.children())[:-1])
 
 
 def cifar(net: nn.Module) -> nn.Module:
-    """torchvision's ResNet as it is trained on small images."""
+    """torchvision's ResNet with the usual stem for small images."""
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return net
 
 
 def pooled(net: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network's vectors before its classifier."""
+    """The network's pooled features, before its classifier."""
 
     def run(image: Tensor) -> Tensor:
         if isinstance(net, nn.Sequential):
@@ -53,7 +53,7 @@ def pooled(net: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 IMAGENET = {"stem": "imagenet", **PLAIN}
-# The network, what is saved of it, and the encoder that is to be the same.
+# The network, its saved state, and the encoder that should be equal.
 SOURCES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Encoder]]] = {
     "torchvision's names in ours": (lambda: resnet18(), lambda: ResNet(18, **IMAGENET)),
     "the same of 50 layers": (lambda: resnet50(), lambda: ResNet(50, **IMAGENET)),
@@ -124,7 +124,7 @@ def test_another_network_with_similar_names_and_shapes_is_refused(
 
 def test_a_sequence_without_its_relu_is_refused(tmp_path: Path) -> None:
     backbone = nn.Sequential(*list(ResNetGenerator("resnet-18").children())[:-1], nn.AdaptiveAvgPool2d(1))
-    torch.save(backbone.state_dict(), tmp_path / "x.pth")  # lightly's network calls the ReLU as a function
+    torch.save(backbone.state_dict(), tmp_path / "x.pth")  # lightly's network uses a functional ReLU
     with pytest.raises(InputError, match="does not fit the encoder"):
         load_weights(ResNet(18), tmp_path / "x.pth")
 
@@ -132,7 +132,7 @@ def test_a_sequence_without_its_relu_is_refused(tmp_path: Path) -> None:
 def test_tensors_of_equal_shape_are_not_swapped(tmp_path: Path) -> None:
     state = FastCNN(2).state_dict()
     names = list(state)
-    swapped = {**state, "net.3.branch.0.0.weight": state["net.3.branch.1.weight"]}  # as good as any, by the name
+    swapped = {**state, "net.3.branch.0.0.weight": state["net.3.branch.1.weight"]}  # by the name, any would fit
     shifted = {name.replace("net.", "net.1"): state[name] for name in names}
     for other in (shifted, {f"{i}": state[name] for i, name in enumerate(names)}):
         torch.save(other, tmp_path / "x.pth")
@@ -143,7 +143,7 @@ def test_tensors_of_equal_shape_are_not_swapped(tmp_path: Path) -> None:
 
 
 def networks() -> dict[str, Any]:
-    """As DINO and its like save: two networks of one architecture."""
+    """Two networks of one architecture, as saved by DINO and others."""
     student, teacher = (trained(FastCNN(2)).state_dict(), {n: t + 1 for n, t in FastCNN(2).state_dict().items()})
     return {
         "student": {f"module.backbone.{name}": tensor for name, tensor in student.items()},

@@ -1,4 +1,4 @@
-"""YAML whose aliases make much of little is refused before it is built, wherever it comes from."""
+"""YAML with exponential aliases is refused before it is built, wherever it is from."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Views as a whole: seeded, each image its own, in range, distributed as torchvision's transforms."""
+"""Complete views: seeded, independent between images, in range, distributed like torchvision's transforms."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def picture(height: int, width: int) -> torch.Tensor:
-    """An image without symmetry: a gradient in each channel under a coloured noise of large grains."""
+    """An image without symmetry: a gradient in each channel with coarse coloured noise."""
     coarse = torch.rand(1, 3, 4, 4, generator=seeded(7))
     grains = torch.nn.functional.interpolate(coarse, size=(height, width), mode="nearest")[0]
     slope = torch.linspace(0, 1, width) * torch.tensor([1.0, 0.5, 0.2])[:, None, None]
@@ -106,10 +106,10 @@ def test_the_distribution_equals_torchvisions():
         theirs = torch.stack([reference(image) for _ in range(count)])
     ours = ContrastiveViews(size=16)(image.expand(count // 2, -1, -1, -1), seeded(0)).flatten(0, 1)
     for statistic in (
-        lambda x: x,  # each pixel's mean over the draws: where crops lie
+        lambda x: x,  # each pixel's mean over draws: the position of crops
         lambda x: x.square(),
-        lambda x: x.std(dim=(2, 3)),  # how much a crop shows, how much contrast is left
-        lambda x: x.amax(dim=1) - x.amin(dim=1),  # how much colour is left
+        lambda x: x.std(dim=(2, 3)),  # the size of crops, the contrast
+        lambda x: x.amax(dim=1) - x.amin(dim=1),  # the saturation
     ):
         one, two = statistic(ours).flatten(1), statistic(theirs).flatten(1)
         error = ((one.var(dim=0) + two.var(dim=0)) / count).sqrt()
@@ -151,7 +151,7 @@ def test_blocks_do_not_change_views(batch, monkeypatch):
 
 
 def test_a_seed_gives_the_same_views_as_in_earlier_versions(batch):
-    """Crops and flips of the first views ever made here: a change would make every earlier number another."""
+    """Crops and flips of the first views of a seed: a change would invalidate all earlier results."""
     views = ContrastiveViews()
     plan = draw_plan(batch, Crop(32, views.scale, views.ratio, views.flip), views.operations[0], seeded(0))
     assert plan.box[:3].tolist() == [[1, 2, 23, 22], [0, 7, 17, 22], [5, 13, 19, 23]]
@@ -160,7 +160,7 @@ def test_a_seed_gives_the_same_views_as_in_earlier_versions(batch):
 
 
 class Dim(Operation):
-    """An operation of somebody's own: each image as much darker as a number that it draws."""
+    """A user's operation: darkens each image by a random factor."""
 
     def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
         return uniform(generator, batch, along=0).to(device)

@@ -1,4 +1,4 @@
-"""Crops equal torchvision's for the same box, and boxes are distributed as torchvision's."""
+"""Crops equal torchvision's for the same box, and boxes have torchvision's distribution."""
 
 import math
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @st.composite
 def crops(draw):
-    """Image height and width, three boxes within it, and the side of the result: larger and smaller."""
+    """Image height and width, three boxes within it, and larger and smaller output sizes."""
     height, width = draw(st.integers(2, 48)), draw(st.integers(2, 48))
     boxes = []
     for _ in range(3):
@@ -97,7 +97,7 @@ def test_boxes_are_within_the_image(height, width, seed):
 
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (31, 97)])
 def test_central_crop_when_nothing_fits(height, width):
-    # The whole area at a ratio far from the image's own: no attempt can fit.
+    # The whole area at a very different aspect ratio: no attempt can fit.
     box = sample_crop(5, height, width, (1.0, 1.0), (0.9, 1.1), torch.Generator().manual_seed(0), CPU)
     expected = RandomResizedCrop.get_params(torch.empty(3, height, width), [1.0, 1.0], [0.9, 1.1])
     assert box.tolist() == [list(expected)] * 5 == [list(central_crop(height, width, (0.9, 1.1)))] * 5

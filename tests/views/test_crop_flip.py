@@ -1,4 +1,4 @@
-"""Crop and flip: torchvision's for the same parameters, each image its own, nothing else changed."""
+"""Crop and flip equal torchvision's for the same parameters, independent between images."""
 
 import pytest
 import torch

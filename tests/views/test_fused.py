@@ -1,4 +1,4 @@
-"""Views by kernels: those of torch for the same numbers, whatever operations stand in the list."""
+"""Views by kernels equal torch's for the same random numbers, for any list of operations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_a_device_with_kernels_uses_them(views: Views, monkeypatch: pytest.Monke
 
 
 class Watch(TorchDispatchMode):
-    """Counts what is launched; what waits for the device is refused by tensors that hold nothing, copies to it here."""
+    """Counts kernel launches; fake tensors refuse synchronisation, and this class refuses copies to the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Watch(TorchDispatchMode):
         return result
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        """As a kernel is launched."""
+        """Mock a kernel launch."""
         assert min(grid) > 0
         return lambda *given, **constants: self.launched.append("kernel")
 
@@ -118,7 +118,7 @@ def test_views_are_made_without_synchronisation(name: str, most: int, monkeypatc
     constant.cache_clear()
     with FakeTensorMode():
         image = torch.empty(6, 3, 24, 30, dtype=torch.uint8, device="cuda")
-        fused.fused_views(image, CROP, operations, seeded(0))  # from here constants lie on the device
+        fused.fused_views(image, CROP, operations, seeded(0))  # from here on constants are on the device
         watch.launched.clear()
         with watch:
             views = fused.fused_views(image, CROP, operations, seeded(0))

@@ -1,4 +1,4 @@
-"""Gaussian blur equals torchvision's for the same width, and its limits."""
+"""Gaussian blur equals torchvision's for the same width, with its limits."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_views_blur_and_solarise_with_their_probabilities():
     blurred = ContrastiveViews(**still, blur=0.3, sigma=(0.5, 1.0))(noise, seeded(1)).flatten(0, 1)
     changed = (blurred - clean).abs().flatten(1).amax(1) > 1e-5
     assert changed.double().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert len(blurred[changed].flatten(1).unique(dim=0)) == changed.sum()  # each by a width of its own
+    assert len(blurred[changed].flatten(1).unique(dim=0)) == changed.sum()  # each with its own width
     solarised = ContrastiveViews(**still, solarize=0.2)(noise, seeded(2)).flatten(0, 1)
     changed = (solarised - clean).abs().flatten(1).amax(1) > 1e-5
     assert changed.double().mean().item() == pytest.approx(0.2, abs=0.03)
