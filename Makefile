@@ -1,8 +1,8 @@
-# From nothing but Python 3.10+ and make. The same as plain pip and python lines: see README.md.
+# Needs only Python 3.10+ and make. README.md has the same commands for plain pip and python.
 PYTHON ?= python3
 BIN := .venv/bin
 
-help: ## what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: help quickstart test coverage test-long test-gpu lint types gate clean
@@ -16,15 +16,15 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=load
 test: lint types ## lint, types, tests
 	$(PYTEST)
 
-coverage: .venv/dev ## the tests, half as long again, and what of the package they reach
+coverage: .venv/dev ## tests with line coverage; takes half as long again
 	$(PYTEST) --cov --cov-report=term
 
-test-long: .venv/dev ## more ranks, a stop at every batch, twenty kills: half an hour
+test-long: .venv/dev ## slow tests: more ranks, a stop at every batch, twenty kills; half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/runtime/test_resume.py tests/test_nodes.py tests/test_failures.py \
 		tests/runtime/test_precision.py tests/runtime/test_atomic.py tests/runtime/test_lost_ranks.py \
 		tests/callbacks/test_collapse_monitor.py
 
-test-gpu: .venv/dev ## what only a GPU can tell: a minute on one
+test-gpu: .venv/dev ## tests that need a GPU; about a minute
 	GPU=1 $(BIN)/python -m pytest -m cuda tests
 
 lint: .venv/dev ## ruff
@@ -43,8 +43,8 @@ types: .venv/dev ## mypy
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-gate: .venv/run ## does the quickstart still learn what it is known to learn? three seeds
+gate: .venv/run ## accuracy of the quickstart over three seeds
 	$(BIN)/python benchmarks/accuracy_gate.py
 
-clean: ## remove the environment, never the runs
+clean: ## remove .venv; runs are kept
 	rm -rf .venv

@@ -122,7 +122,10 @@ class MaskableEncoder(Encoder):
         mask: Bool[Tensor, "B h w"] | None = None,
         mask_token: Float[Tensor, " E"] | None = None,
     ) -> Features:
-        """Encode a batch of images; where ``mask`` is true, ``mask_token`` stands in place of the embedded patch."""
+        """Encode a batch of images; where ``mask`` is true, ``mask_token`` stands in place of the embedded patch.
+
+        :class:`simmim_pl.methods.MaskedImage` gives a mask in training. Everything else calls it without one.
+        """
 
 
 def matrices(module: nn.Module) -> int:
@@ -133,7 +136,9 @@ def matrices(module: nn.Module) -> int:
 class Views(nn.Module, ABC):
     """Contract of every view maker: ``uint8 [B, 3, H, W]`` → ``float [V, B, 3, S, S]`` in [0, 1], on the same device.
 
-    All randomness comes from ``generator``, never from global state.
+    The data module calls it for every training batch, on its device; and
+    :class:`simmim_pl.callbacks.Representation` for validation images. All randomness comes from ``generator``, never
+    from global state.
     """
 
     @abstractmethod

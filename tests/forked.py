@@ -1,6 +1,6 @@
-"""Python programs that start at once: forks of a process that has imported torch, Lightning and what they import.
+"""Python programs that start quickly: forks of a process that has already imported torch and Lightning.
 
-Those imports take seconds of a processor, and the tests start dozens of programs. The process that is forked is
+These imports take seconds, and the tests start dozens of programs. The forked process is
 multiprocessing's fork server: one for each pytest process, which imports and does nothing else, so it has no threads.
 It imports neither W&B, whose temporary folder the first program to end would delete for all, nor this package.
 """
@@ -32,25 +32,25 @@ CONTEXT.set_forkserver_preload([*LIBRARIES, "jaxtyping", "beartype", "hypothesis
 
 
 def start_server() -> None:
-    """Have the server running, started where it finds what it is to import."""
+    """Start the server in a folder where its imports are found."""
     with patch.dict(os.environ, {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}):
         forkserver.ensure_running()
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a program: ours, nothing for W&B, one thread."""
+    """The environment of a program: this one, without W&B settings, with one thread."""
     return {**os.environ, "PYTHONPATH": PATH, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", **more}
 
 
 def become(
     module: str, args: list[str], place: str, names: dict[str, str], said: Path, first: Callable[[], None] | None
 ) -> None:
-    """Be the program ``python -m module args``, in a session of its own."""
+    """Run ``python -m module args`` in this process, in its own session."""
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # not left behind when the tests are killed
-    multiprocessing.current_process().daemon = False  # or it could have no data workers
-    multiprocessing.set_start_method(None, force=True)  # Python's own choice for those
+    multiprocessing.current_process().daemon = False  # otherwise it could have no data workers
+    multiprocessing.set_start_method(None, force=True)  # Python's default for those
     os.environ.clear()
     os.environ.update(names)
     rank_zero_only.rank = int(names.get("RANK", 0))  # which Lightning reads when it is imported
@@ -64,11 +64,11 @@ def become(
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # as Python does in the end, and multiprocessing does not
+        atexit._run_exitfuncs()  # Python does this at exit, multiprocessing does not
 
 
 class Program:
-    """``python -m module args`` in a folder, with what of :class:`subprocess.Popen` tests need; ended with the tests.
+    """``python -m module args`` in a folder, with the parts of :class:`subprocess.Popen` that tests need.
 
     ``first`` is called before the module is run.
     """
@@ -90,31 +90,33 @@ class Program:
         self.process = CONTEXT.Process(target=become, args=given, daemon=True)
         self.process.start()
         self.pid = self.process.pid
-        while self.poll() is None and os.getpgid(self.pid) != self.pid:  # or a signal to its group would be to ours
+        while (
+            self.poll() is None and os.getpgid(self.pid) != self.pid
+        ):  # otherwise a signal to its group would reach this process
             time.sleep(0.001)
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, that of a signal negative; None while it runs."""
+        """The exit code, negative for a signal; None while it runs."""
         return self.process.exitcode
 
     def poll(self) -> int | None:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code; ``subprocess.TimeoutExpired`` after so many seconds."""
+        """The exit code; ``subprocess.TimeoutExpired`` after the timeout."""
         self.process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self.returncode
 
     def said(self) -> tuple[str, str]:
-        """What is in stdout and stderr so far."""
+        """Stdout and stderr so far."""
         stdout, stderr = (Path(self.outputs.name, name) for name in OUTPUTS)
         return stdout.read_text(), stderr.read_text()
 
     def communicate(self, timeout: float = 600) -> tuple[str, str]:
-        """Stdout and stderr when all have ended that it has started too, as one would wait for the end of a pipe."""
+        """Stdout and stderr after the program and all its children have ended."""
         until = time.monotonic() + timeout
         self.wait(timeout)
         while subprocess.run(["pgrep", "-s", str(self.pid)], stdout=subprocess.DEVNULL).returncode == 0:

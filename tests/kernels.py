@@ -1,6 +1,6 @@
-"""Where kernels are tested: on a GPU, or in Triton's interpreter, for which ``TRITON_INTERPRET=1`` is set at the start.
+"""Kernels are tested on a GPU, or in Triton's interpreter if ``TRITON_INTERPRET=1`` is set at the start.
 
-Without either these tests are skipped; tests/gpu/test_support.py runs them in a process of its own that interprets.
+Without either these tests are skipped; tests/gpu/test_support.py runs them in a separate process with the interpreter.
 """
 
 import os

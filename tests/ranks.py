@@ -1,4 +1,4 @@
-"""Run command lines on one or several ranks of this machine, as torchrun would start them.
+"""Run command lines on one or several local ranks, started like torchrun does.
 
 As a program: ``python -m tests.ranks JSON`` runs a list of command lines, one after the other, in one process.
 """
@@ -18,7 +18,7 @@ from tests.forked import Program, environment
 
 
 class Journal(Callback):
-    """Writes what every optimizer step of rank zero saw: ``RUN/journal.pt``, a list of loss and gradients."""
+    """Writes loss and gradients of every optimizer step of rank zero to ``RUN/journal.pt``."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ class Journal(Callback):
 
 
 class Dies(Callback):
-    """Raises when that many batches are done: a run that ends as if it had been killed, and sooner."""
+    """Raises after a number of batches: a quick substitute for a kill."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -50,7 +50,7 @@ class Dies(Callback):
 
 
 class Snapshots(Callback):
-    """Copies the runs as they lie on the disk when those batches are done: what a kill just then would leave."""
+    """Copies the runs' files after the given batches: the state that a kill at that moment would leave."""
 
     def __init__(self, batches: list[int], folder: Path) -> None:
         self.batches, self.folder = batches, folder
@@ -62,18 +62,18 @@ class Snapshots(Callback):
 
 
 class Killed(BaseException):
-    """Of a run that :class:`Dies`."""
+    """Raised by :class:`Dies`."""
 
 
 def free_port() -> int:
-    """A port that nothing listens to."""
+    """A free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 def place(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torchrun tells a rank."""
+    """The environment variables that torchrun sets for a rank."""
     return {
         **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)},
         **{"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"},
@@ -81,7 +81,7 @@ def place(rank: int, ranks: int, port: int) -> dict[str, str]:
 
 
 def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = None) -> list[Program]:
-    """Start as many processes; each runs all command lines in turn as one rank of a group."""
+    """Start processes, each of which runs all command lines in turn as one rank."""
     port = port or free_port()
     lines = [[str(arg) for arg in line] for line in lines]
     if ranks > 1:
@@ -91,7 +91,7 @@ def start(ranks: int, lines: list[list[str]], folder: Path, port: int | None = N
 
 
 def run(ranks: int, lines: list[list[str]], folder: Path) -> None:
-    """Run command lines on ranks, and see that all of them end well."""
+    """Run command lines on ranks, and check that all succeed."""
     processes = start(ranks, lines, folder)
     try:
         said = [process.communicate(timeout=600)[1] for process in processes]

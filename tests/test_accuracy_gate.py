@@ -1,4 +1,4 @@
-"""The gate fails when accuracy leaves its band, to either side, or when a baseline comes too near."""
+"""The gate fails if accuracy is outside its band, or too near a baseline."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ def seeds(*pretrained: float, untrained: float = 0.43) -> dict[int, dict[str, fl
     }
 
 
-def test_what_was_measured_passes() -> None:
+def test_measured_values_pass() -> None:
     assert GATE.complaints(seeds(0.805, 0.809, 0.779)) == []
     assert GATE.complaints(seeds(0.779)) == []
 
@@ -43,16 +43,16 @@ def test_what_was_measured_passes() -> None:
         (seeds(0.8, 0.8, 0.8, untrained=0.6), "seed 0 beats its baselines by 0.200 only"),
     ],
 )
-def test_what_is_too_low_too_high_or_too_near_fails(found: dict[int, dict[str, float]], says: str) -> None:
+def test_values_out_of_band_or_near_a_baseline_fail(found: dict[int, dict[str, float]], says: str) -> None:
     assert says in GATE.complaints(found)[0]
 
 
-def test_the_mean_of_three_has_a_narrower_band_than_one() -> None:
+def test_the_mean_of_three_seeds_has_a_narrower_band() -> None:
     assert GATE.complaints(seeds(0.757)) == []
     assert GATE.complaints(seeds(0.757, 0.757, 0.757)) != []
 
 
-def test_masked_images_have_to_beat_the_network_from_scratch() -> None:
+def test_masked_images_have_to_exceed_training_from_scratch() -> None:
     assert GATE.complaints({0: {"pretrained": 0.43, "untrained": 0.27}}, masked=True) == []
     assert "by 0.070 only" in GATE.complaints({0: {"pretrained": 0.34, "untrained": 0.27}}, masked=True)[0]
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and the house rules that a machine can read."""
+"""Rules for imports, docstrings, file lengths and links."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 
 def table() -> dict[str, set[str]]:
-    """The rows of docs/architecture.md, "Rooms": who may import whom; "" is the package itself, for its version."""
+    """The rows of docs/architecture.md, "Packages": who may import whom; "" is the package itself, for its version."""
     rows = re.findall(r"^\| `([\w.]+)/?` \| .* \| ([^|]+) \|$", (ROOT / "docs/architecture.md").read_text(), re.M)
     names = {"__init__": "", "package": ""}
     found = {}
@@ -23,7 +23,7 @@ def table() -> dict[str, set[str]]:
     return found
 
 
-ALLOWED = table()  # a room may always import itself
+ALLOWED = table()  # a package may always import itself
 ONLY_IN = {
     "torch.distributed": {"simmim_pl/runtime/distributed.py"},
     "wandb": {"simmim_pl/command/cli.py", "simmim_pl/command/loggers.py", "simmim_pl/callbacks/dashboard.py"},
@@ -48,12 +48,12 @@ TESTS_OF_THE_WHOLE = {
 
 
 def room(module: str) -> str:
-    """The room of ``simmim_pl.room.page``; of the package itself, the empty name."""
+    """The subpackage of ``simmim_pl.subpackage.module``; "" for simmim_pl itself."""
     return [*module.split("."), ""][1]
 
 
 def home(path: str) -> str:
-    """The room in which a file stands."""
+    """The subpackage of a file."""
     return room(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 
@@ -66,7 +66,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def uses(tree: ast.AST) -> Iterator[str]:
-    """Every module that a file imports or reaches by attributes; of ``from a import b`` both a and a.b."""
+    """Every module that a file imports or reaches by attributes; for ``from a import b`` both a and a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -88,13 +88,13 @@ def under(module: str, parent: str) -> bool:
 
 
 def target(module: str) -> str:
-    """The room that an import of ours reaches."""
+    """The subpackage that an import reaches."""
     name = room(module)
     return name if name in ALLOWED else ""  # `from simmim_pl import __version__`
 
 
 def offences(path: str, source: str) -> list[str]:
-    """What a file imports against the table."""
+    """Imports of a file that the table does not allow."""
     own, reached = home(path), set(uses(ast.parse(source)))
     found = [f"{module} is relative" for module in reached if module.startswith(".")]
     ours = sorted(module for module in reached if under(module, "simmim_pl"))
@@ -106,7 +106,7 @@ def offences(path: str, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_imports_only_what_its_room_may(name: str) -> None:
+def test_a_file_imports_only_allowed_packages(name: str) -> None:
     assert offences(name, (ROOT / name).read_text()) == []
 
 
@@ -143,7 +143,7 @@ def test_a_forbidden_import_is_found(case: str) -> None:
     assert len(offences(*FORBIDDEN[case])) == 1
 
 
-def test_allowed_imports_are_let_through() -> None:
+def test_allowed_imports_pass() -> None:
     ours = "from simmim_pl.contracts import Batch\nfrom simmim_pl.runtime import distributed, checkpoint"
     assert offences("simmim_pl/methods/contrastive.py", ours) == []
     sampler = "import torch\nfrom torch.utils.data.distributed import DistributedSampler\ntorch.utils.data.distributed"
@@ -153,7 +153,7 @@ def test_allowed_imports_are_let_through() -> None:
 
 
 def imported(path: Path) -> set[Path]:
-    """The files of ours that a file imports, for type checkers too."""
+    """The files of the package that a file imports, including for type checkers."""
     found = set()
     for module in uses(ast.parse(path.read_text())):
         place = ROOT / module.replace(".", "/")
@@ -162,7 +162,7 @@ def imported(path: Path) -> set[Path]:
     return found - {path}
 
 
-def test_no_file_imports_itself_through_others() -> None:
+def test_there_are_no_circular_imports() -> None:
     ahead, done = {path: imported(path) for path in FILES}, set[Path]()
     assert sum(map(len, ahead.values())) > 100
     while free := {path for path in ahead.keys() - done if ahead[path] <= done}:
@@ -170,7 +170,7 @@ def test_no_file_imports_itself_through_others() -> None:
     assert ahead.keys() - done == set()
 
 
-def test_every_file_belongs_to_a_room_and_every_room_is_in_the_table() -> None:
+def test_every_package_is_in_the_table() -> None:
     assert len(FILES) > 20
     assert {
         room(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")) for name in NAMES
@@ -179,7 +179,7 @@ def test_every_file_belongs_to_a_room_and_every_room_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_module_public_class_and_public_function_says_what_it_is(name: str) -> None:
+def test_every_module_public_class_and_public_function_has_a_docstring(name: str) -> None:
     tree = ast.parse((ROOT / name).read_text())
     assert ast.get_docstring(tree)
     silent = [
@@ -193,12 +193,12 @@ def test_every_module_public_class_and_public_function_says_what_it_is(name: str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_is_read_in_one_sitting(name: str) -> None:
+def test_files_are_short(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= LONGEST
 
 
 def mirrored(test: Path) -> bool:
-    """Whether a test file is of the whole, or a page of the package has its name and place."""
+    """Whether a test file is for the whole package, or mirrors the path of a module."""
     if test.stem in TESTS_OF_THE_WHOLE or test.stem.startswith("test_cli"):
         return True
     page = test.relative_to(ROOT / "tests").with_name(test.name.removeprefix("test_"))
@@ -214,7 +214,7 @@ def test_tests_mirror_the_package() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_what_a_page_links_to_is_there(name: str) -> None:
+def test_links_are_valid(name: str) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / name).read_text())
     ours = [link for link in links if "://" not in link]
     assert ours

@@ -1,4 +1,4 @@
-"""What the user can mend ends in one clear sentence and a non-zero exit, without a traceback."""
+"""User errors print one line and exit with code 2, without a traceback."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ WITHOUT_SHAPES = [arg for arg in TINY if arg not in SHAPES]
 
 @pytest.fixture
 def refusal(cli: Cli, capfd: pytest.CaptureFixture) -> Callable[[list[Any]], str]:
-    """``refusal(args)`` is the sentence with which a command is refused."""
+    """``refusal(args)`` is the error line of a refused command."""
 
     def run(args: list[Any]) -> str:
         with pytest.raises(SystemExit) as exit_:
@@ -208,13 +208,13 @@ MEANINGLESS = {
 
 
 @pytest.mark.parametrize("arg", MEANINGLESS)
-def test_an_option_that_means_nothing_here_is_refused(refusal: Callable[[list[Any]], str], arg: str) -> None:
+def test_an_option_without_effect_is_refused(refusal: Callable[[list[Any]], str], arg: str) -> None:
     assert MEANINGLESS[arg] in refusal([*TINY, arg])
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("arg", ["--trainer.accelerator=gpu", f"--trainer={CONFIGS / 'trainer/ddp.yaml'}"])
-def test_without_a_gpu_the_way_out_is_named(refusal: Callable[[list[Any]], str], arg: str) -> None:
+def test_without_a_gpu_the_error_names_the_solution(refusal: Callable[[list[Any]], str], arg: str) -> None:
     assert "set --trainer.accelerator cpu" in refusal([*TINY, arg])
 
 
@@ -226,7 +226,7 @@ def test_without_a_gpu_the_way_out_is_named(refusal: Callable[[list[Any]], str],
         ("comet_ml", "--trainer.logger={class_path: CometLogger}"),
     ],
 )
-def test_a_package_that_a_class_needs_is_named(refusal: Callable[[list[Any]], str], package: str, arg: str) -> None:
+def test_a_missing_package_is_named(refusal: Callable[[list[Any]], str], package: str, arg: str) -> None:
     if find_spec(package):
         pytest.skip(f"{package} is installed")
     said = refusal([*TINY, arg])
@@ -258,7 +258,7 @@ def test_a_name_that_wandb_refuses_is_named(
 
 
 class Counts(Callback):
-    """Remembers how many batches a trainer takes."""
+    """Records the number of batches of a trainer."""
 
     seen: ClassVar[list[int]] = []
 
@@ -276,13 +276,13 @@ class Counts(Callback):
         ("val_check_interval=1", 5),
     ],
 )
-def test_a_whole_number_counts_batches_and_another_is_their_share(cli: Cli, option: str, batches: int) -> None:
+def test_an_integer_is_a_number_of_batches_and_a_float_a_share(cli: Cli, option: str, batches: int) -> None:
     counts = ["--callbacks.enabled=false", "--trainer.callbacks=tests.test_bad_input.Counts"]
     cli([*TINY, f"--trainer.{option}", *counts, "--trainer.max_epochs=1"])
     assert Counts.seen.pop() == batches
 
 
-def test_a_count_is_told_from_a_share_in_whatever_order_python_keeps_their_types() -> None:
+def test_counts_and_shares_do_not_depend_on_the_order_of_union_types() -> None:
     parser = ArgumentParser()
     parser.add_argument("--trainer.limit_train_batches", type=float | int)
     tell_counts_from_shares(parser)
@@ -290,7 +290,7 @@ def test_a_count_is_told_from_a_share_in_whatever_order_python_keeps_their_types
     assert [type(each.trainer.limit_train_batches) for each in found] == [int, float]
 
 
-def test_warnings_that_are_made_errors_end_in_a_sentence(tmp_path: Path) -> None:
+def test_warnings_as_errors_are_a_one_line_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "simmim_pl", *TINY],
         cwd=tmp_path,
@@ -300,7 +300,7 @@ def test_warnings_that_are_made_errors_end_in_a_sentence(tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "error: A warning was made an error" in done.stderr.splitlines()[-1]
+    assert "error: A warning was turned into an error" in done.stderr.splitlines()[-1]
 
 
 NULL = {
@@ -337,7 +337,7 @@ def test_null_is_null_in_a_list_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert seen[0].validate.model.init_args.protocols[0].init_args.temperature == [None, 0.1]
 
 
-def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: Path) -> None:
+def test_a_batch_not_divisible_by_devices_is_refused_on_every_rank(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=25"]
     process = Program("simmim_pl", args, tmp_path, environment())
     _, said = process.communicate(120)
@@ -348,7 +348,7 @@ def test_a_batch_that_devices_cannot_divide_is_refused_on_every_rank(tmp_path: P
 
 
 def damage(file: Path, how: str) -> None:
-    """Make of an image one that cannot be read."""
+    """Damage an image so that it cannot be read."""
     if how == "truncated":
         file.write_bytes(file.read_bytes()[:40])
     elif how == "zero bytes":
@@ -374,7 +374,7 @@ def test_a_corrupt_image_is_named_or_left_out(
     assert steps == (39 - 4) // 9 != (40 - 4) // 9
 
 
-def test_animated_and_wrongly_named_images_are_read(cli: Cli, tmp_path: Path) -> None:
+def test_animated_and_misnamed_images_are_read(cli: Cli, tmp_path: Path) -> None:
     write_images(tmp_path / "images")
     folder = tmp_path / "images/train/a"
     frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (50, 100)]
@@ -384,7 +384,7 @@ def test_animated_and_wrongly_named_images_are_read(cli: Cli, tmp_path: Path) ->
     assert (run / "checkpoints/last.ckpt").is_file()
 
 
-def test_a_full_disk_while_images_are_kept(
+def test_a_full_disk_while_caching_images(
     refusal: Callable[[list[Any]], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = atomic.write
@@ -399,7 +399,7 @@ def test_a_full_disk_while_images_are_kept(
     monkeypatch.setattr(atomic, "write", full)
     write_images(tmp_path / "images")
     said = refusal([*WITHOUT_SHAPES, *FOLDER, "--data.batch_size=8", "--trainer.max_epochs=1"])
-    assert ".uint8 cannot be written (no space left on device): make room on the disk." in said
+    assert ".uint8 cannot be written (no space left on device): free disk space." in said
     assert not list(tmp_path.rglob("*.uint8*"))
 
 
@@ -431,12 +431,12 @@ def test_no_network(refusal: Callable[[list[Any]], str], tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_architecture(refusal: Callable[[list[Any]], str], pretrained: Path) -> None:
     said = refusal([*TINY, "--model.encoder.width=4", f"--ckpt_path={pretrained}"])
-    assert "model.encoder.width is 2 in the checkpoint and 4 now, and its weights are of that encoder" in said
+    assert "model.encoder.width is 2 in the checkpoint and 4 now, and its weights belong to that encoder" in said
 
 
 @pytest.mark.parametrize("use", ["resume", "evaluate"])
 @pytest.mark.parametrize("kind", ["truncated", "foreign"])
-def test_a_checkpoint_that_is_no_checkpoint_of_ours(
+def test_a_checkpoint_of_another_tool(
     refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, use: str, kind: str
 ) -> None:
     path = tmp_path / "bad.ckpt"
@@ -450,7 +450,7 @@ def test_a_checkpoint_that_is_no_checkpoint_of_ours(
     assert ("truncated" if kind == "truncated" else "was not written by") in said
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+def test_a_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(
     refusal: Callable[[list[Any]], str], tmp_path: Path
 ) -> None:
     said = refusal([*TINY, "--trainer.callbacks+=tests.test_bad_input.Spoil"])
@@ -461,7 +461,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
 
 
-def test_an_update_that_spoils_the_weights_at_the_end_of_an_epoch_is_not_saved(
+def test_non_finite_weights_at_the_end_of_an_epoch_are_not_saved(
     refusal: Callable[[list[Any]], str], tmp_path: Path
 ) -> None:
     refusal([*TINY, "--trainer.max_epochs=3", "--trainer.callbacks+=tests.test_bad_input.SpoilAtTheEnd"])
@@ -496,9 +496,9 @@ class Spoil(__import__("lightning").pytorch.Callback):  # type: ignore[misc]
             next(pl_module.parameters()).data.fill_(float("nan"))
 
 
-def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, tmp_path: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint_to_resume_from(cli: Cli, tmp_path: Path) -> None:
     args = [*TINY, "--trainer.max_epochs=20000", "--trainer.check_val_every_n_epoch=100000"]
-    # A shell that starts the tests in the background has them, and so this process, ignore the keyboard.
+    # A shell that starts the tests in the background makes them, and this process, ignore SIGINT.
     heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     process = Program("simmim_pl", args, tmp_path, environment(), heeds)
     deadline = time.monotonic() + 120
@@ -508,9 +508,9 @@ def test_the_keyboard_leaves_a_checkpoint_from_which_the_run_goes_on(cli: Cli, t
     try:
         _, said = process.communicate(timeout=60)
     finally:
-        process.kill()  # nothing is left behind when it did not stop
+        process.kill()  # end it if it did not stop
     assert process.returncode == 130
-    assert "To go on: --ckpt_path" in said
+    assert "To resume: --ckpt_path" in said
     assert "Traceback" not in said
     (path,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     saved = torch.load(path, weights_only=True)
@@ -546,7 +546,7 @@ def a_class_that_train_lacks(folder: Path) -> tuple[str, list[str]]:
 
 
 def pairs_with(folder: Path, mask: Image.Image) -> tuple[str, list[str]]:
-    """Images and masks of which the last of train is the one that is given."""
+    """Images and masks; the last training mask is the given one."""
     for split in ("train", "test"):
         for part in ("images", "masks"):
             (folder / split / part).mkdir(parents=True)
@@ -557,7 +557,7 @@ def pairs_with(folder: Path, mask: Image.Image) -> tuple[str, list[str]]:
 
 
 def clips_with(folder: Path, frames: int) -> tuple[str, list[str]]:
-    """Clips of four frames, of which one has another number."""
+    """Clips of four frames, except one with another number."""
     for split in ("train", "test"):
         for label in "ab":
             for clip in range(6):
@@ -570,7 +570,7 @@ def clips_with(folder: Path, frames: int) -> tuple[str, list[str]]:
 EVALUATIONS = {
     "no labels": (no_labels, "images without labels"),
     "one class": (one_class, "single class"),
-    "a class that train lacks": (a_class_that_train_lacks, "test/c is no class of"),
+    "a class that train lacks": (a_class_that_train_lacks, "test/c is not a class of"),
     "a mask of another size": (lambda to: pairs_with(to, Image.new("L", (8, 8))), "train/masks/19.png has 8×8 pixels"),
     "an unknown id": (lambda to: pairs_with(to, Image.new("L", (16, 16), 7)), "train/masks/19.png holds the id 7"),
     "a clip that is too short": (lambda to: clips_with(to, 3), "train/b/5 holds 3 frames"),
@@ -582,7 +582,7 @@ EVALUATIONS = {
 
 
 @pytest.mark.parametrize("case", EVALUATIONS)
-def test_what_cannot_be_evaluated_leaves_no_result(
+def test_a_refused_evaluation_writes_no_result(
     refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, case: str
 ) -> None:
     make, says = EVALUATIONS[case]
@@ -593,7 +593,7 @@ def test_what_cannot_be_evaluated_leaves_no_result(
 
 
 def spoil(pretrained: Path, path: Path, value: float, ending: str) -> None:
-    """A checkpoint whose encoder has this value in the tensors of one name."""
+    """A checkpoint whose encoder has this value in all tensors of one name."""
     saved = torch.load(pretrained, weights_only=True)
     for name, tensor in saved["state_dict"].items():
         if name.startswith("encoder.") and name.endswith(ending):
@@ -606,7 +606,7 @@ def spoil(pretrained: Path, path: Path, value: float, ending: str) -> None:
     [(float("nan"), "bias", "gave NaN or infinite features"), (0.0, "weight", "gave the same features for all")],
     ids=["NaN", "collapsed"],
 )
-def test_an_encoder_that_says_nothing_leaves_no_result(
+def test_a_constant_or_non_finite_encoder_writes_no_result(
     refusal: Callable[[list[Any]], str], pretrained: Path, tmp_path: Path, value: float, ending: str, says: str
 ) -> None:
     spoil(pretrained, tmp_path / "spoilt.ckpt", value, ending)

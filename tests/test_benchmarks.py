@@ -1,4 +1,4 @@
-"""The benchmark of a GPU prints its table whatever fails, and counts in the profiler's trace what it says it counts."""
+"""The GPU benchmark prints its table even if parts fail, and counts the profiler's trace correctly."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return importlib.import_module
 
 
-def test_its_sections_are_those_that_can_be_chosen_and_the_first_is_measured(
+def test_sections_can_be_selected_and_the_first_is_measured(
     load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     gpu, out = load("gpu"), tmp_path / "out.json"
@@ -32,7 +32,7 @@ def test_its_sections_are_those_that_can_be_chosen_and_the_first_is_measured(
     assert line.startswith("| matrix products in bfloat16 | ")
 
 
-def test_a_part_that_fails_or_comes_too_late_has_a_row_and_the_others_go_on(
+def test_a_failing_or_late_section_has_a_row_and_the_others_continue(
     load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     table = load("gpu_table")
@@ -61,7 +61,7 @@ def test_a_part_that_fails_or_comes_too_late_has_a_row_and_the_others_go_on(
     ]
 
 
-def test_a_trace_is_counted_by_batch_and_overlapping_kernels_once(load: Callable[[str], ModuleType]) -> None:
+def test_a_trace_is_counted_per_batch_with_overlapping_kernels_once(load: Callable[[str], ModuleType]) -> None:
     counted = load("gpu_fit").counted
 
     def span(cat: str, name: str, ts: float, dur: float) -> dict:
@@ -76,7 +76,7 @@ def test_a_trace_is_counted_by_batch_and_overlapping_kernels_once(load: Callable
         span("kernel", "gemm", 100, 50),
         span("kernel", "beside it", 120, 60),  # 30 µs alone
         span("gpu_memcpy", "Memcpy DtoH (Device -> Pageable)", 300, 20),
-        span("gpu_user_annotation", "Optimizer.step", 0, 1000),  # spans kernels, is none
+        span("gpu_user_annotation", "Optimizer.step", 0, 1000),  # spans kernels but is not one
         {"ph": "i", "cat": "kernel", "name": "no span", "ts": 5},
     ]
     assert counted(trace, 2) == {

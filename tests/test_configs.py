@@ -27,19 +27,19 @@ SMALL = [
     *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false", *NO_PICTURES),
 ]
-CLIPS = ["clips", "frames", "videos"]  # evaluated on, not trained on
+CLIPS = ["clips", "frames", "videos"]  # for evaluation only
 STORIES = [
     *("quickstart", "quickstart_simmim", "cifar10", "cifar10_fast", "cifar10_simmim"),
     *("cifar10_byol", "cifar10_mocov3", "cifar10_rotation", "cifar10_sigreg"),
 ]
-SHARED = ("base", "evaluate")  # what configs/methods.yaml has in common
-COMMANDS = ["sweep", "workspace", "methods"]  # of test_sweep and test_workspace, and below
+SHARED = ("base", "evaluate")  # the shared part of configs/methods.yaml
+COMMANDS = ["sweep", "workspace", "methods"]  # tested in test_sweep and test_workspace, and below
 COMPARED = sorted(set((CONFIGS / "comparison").glob("*.yaml")) - {CONFIGS / f"comparison/{n}.yaml" for n in SHARED})
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
 
 
-def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
+def test_every_config_is_tested_below() -> None:
     names = [*STORIES, *COMMANDS, *(f"comparison/{name}" for name in SHARED)]
     run = {CONFIGS / f"{name}.yaml" for name in names} | {path for paths in FRAGMENTS.values() for path in paths}
     run |= set(COMPARED)
@@ -47,14 +47,14 @@ def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_story_runs(cli: Cli, name: str) -> None:
+def test_an_experiment_runs(cli: Cli, name: str) -> None:
     run = cli(["fit", f"--config={CONFIGS / name}.yaml", *SMALL, "--data.views.size=16"])
     assert run.parent.name == name
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
 def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10 of a few procedural images, of which the test split must not be opened."""
+    """Replace CIFAR-10 by a few procedural images, whose test split must not be loaded."""
 
     def load(self: Any, split: str) -> InMemory:
         assert split == "train"
@@ -67,7 +67,7 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def narrow(path: Path) -> list[str]:
-    """Options that make a compared method small, whatever it consists of."""
+    """Options that make a compared method small, whatever its parts."""
     model = yaml.safe_load((CONFIGS / "comparison/base.yaml").read_text())["model"]["init_args"]
     model |= yaml.safe_load(path.read_text())["model"].get("init_args", {})
     vit = model["encoder"]["class_path"].endswith("ViT")
@@ -76,9 +76,7 @@ def narrow(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", COMPARED, ids=lambda path: path.stem)
-def test_a_compared_method_runs_on_what_all_have_in_common(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, path: Path
-) -> None:
+def test_a_compared_method_runs_on_the_shared_base(cli: Cli, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     held_out(monkeypatch)
     files = [f"--config={CONFIGS / 'comparison/base.yaml'}", f"--config={path}"]
     few = ["--data.batch_size=16", "--data.validation=20", "--callbacks.max_flop.flop=1e9", *NO_PICTURES]
@@ -132,7 +130,7 @@ def test_an_encoder_fragment_swaps_the_encoder(cli: Cli, path: Path) -> None:
     assert config["model"]["init_args"]["encoder"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]
 
 
-def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
+def test_contrastive_runs_from_fragments_only(cli: Cli) -> None:
     method, views, loss, encoder = (
         CONFIGS / f"{name}.yaml" for name in ("method/contrastive", "views/byol", "loss/dcl", "encoder/fastcnn")
     )
@@ -148,7 +146,7 @@ def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("name", ["byol", "moco_v3"])
-def test_a_teacher_method_is_put_together_from_fragments(cli: Cli, name: str) -> None:
+def test_teacher_methods_run_from_fragments_only(cli: Cli, name: str) -> None:
     method, encoder, views = (CONFIGS / f"{part}.yaml" for part in (f"method/{name}", "encoder/fastcnn", "views/byol"))
     small = [f"--model.{head}.hidden_dim=8" for head in ("head", "predictor")]
     data = [*SHAPES, f"--data.views={views}", "--data.views.size=20", *SMALL]
@@ -158,7 +156,7 @@ def test_a_teacher_method_is_put_together_from_fragments(cli: Cli, name: str) ->
     assert saved["state_dict"]["teacher.head.mlp.0.weight"].shape == (8, 16)
 
 
-def test_rotation_is_put_together_from_fragments_alone(cli: Cli) -> None:
+def test_rotation_runs_from_fragments_only(cli: Cli) -> None:
     method, encoder = (CONFIGS / f"{name}.yaml" for name in ("method/rotation", "encoder/nin"))
     views = "--data.views=simmim_pl.views.CropFlip"
     run = cli(
@@ -167,7 +165,7 @@ def test_rotation_is_put_together_from_fragments_alone(cli: Cli) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_masked_images_are_put_together_from_fragments_alone(cli: Cli) -> None:
+def test_masked_images_run_from_fragments_only(cli: Cli) -> None:
     method, encoder = CONFIGS / "method/masked_image.yaml", CONFIGS / "encoder/vit_tiny.yaml"
     views = ["--data.views=simmim_pl.views.CropFlip", "--data.views.scale=[0.67,1.0]", "--model.encoder.depth=1"]
     run = cli(["fit", f"--model={method}", f"--model.encoder={encoder}", *SHAPES, *views, *SMALL])
@@ -175,7 +173,7 @@ def test_masked_images_are_put_together_from_fragments_alone(cli: Cli) -> None:
 
 
 def parsed(kind: type, *files: Any) -> Any:
-    """What these files say of a slot, one put on the other; and what it builds."""
+    """The config of an argument after these files in order, and the object that it builds."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(kind, "slot")
     config = parser.parse_args([f"--slot={file}" for file in files])
@@ -183,7 +181,7 @@ def parsed(kind: type, *files: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", FRAGMENTS["views"], ids=lambda path: path.stem)
-def test_views_of_a_fragment_keep_nothing_of_the_recipe_that_they_are_put_on(path: Path, tmp_path: Path) -> None:
+def test_view_fragments_override_all_settings_of_a_config(path: Path, tmp_path: Path) -> None:
     alone, views = parsed(Views, path)
     for story in STORIES:
         recipe = yaml.safe_load((CONFIGS / f"{story}.yaml").read_text())["data"]["init_args"]["views"]
@@ -193,7 +191,7 @@ def test_views_of_a_fragment_keep_nothing_of_the_recipe_that_they_are_put_on(pat
     assert views(image, torch.Generator()).shape == (2, 2, 3, views.size, views.size)
 
 
-def test_byols_views_are_those_of_its_table_6() -> None:
+def test_byols_views_equal_its_table_6() -> None:
     _, views = parsed(Views, CONFIGS / "views/byol.yaml")
     kinds = [[type(operation).__name__ for operation in operations] for operations in views.operations]
     assert kinds == [
@@ -216,12 +214,12 @@ def test_a_loss_fragment_changes_the_loss_and_not_its_temperature(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["vicreg", "barlow_twins", "sigreg"])
-def test_a_fragment_of_another_loss_takes_the_place_of_the_recipes(tmp_path: Path, name: str) -> None:
+def test_a_loss_fragment_replaces_the_configs_loss(tmp_path: Path, name: str) -> None:
     (tmp_path / "recipe.yaml").write_text("{class_path: simmim_pl.losses.NTXent, init_args: {temperature: 0.2}}")
     config, loss = parsed(Loss, tmp_path / "recipe.yaml", CONFIGS / f"loss/{name}.yaml")
     said = yaml.safe_load((CONFIGS / f"loss/{name}.yaml").read_text())
     assert config.class_path == said["class_path"]
-    assert config.init_args.as_dict() == said["init_args"]  # every setting of the class is in its fragment
+    assert config.init_args.as_dict() == said["init_args"]  # the fragment has every setting of the class
     assert loss(torch.randn(2, 8, 4)).isfinite()
 
 
@@ -234,7 +232,7 @@ def test_an_evaluation_holds_its_name_its_protocols_and_its_data(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_the_first_line_says_what_a_file_is(path: Path) -> None:
+def test_the_first_line_describes_the_config(path: Path) -> None:
     assert re.match(r"# [A-Z].{20,}\n", path.read_text())
 
 
@@ -258,7 +256,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
         self.classes = [] if unlabelled else small.classes
         return InMemory(images.images, None if unlabelled else images.labels)
 
-    for source in (CIFAR10, CIFAR100, OxfordPets, STL10):  # their files have tests of their own
+    for source in (CIFAR10, CIFAR100, OxfordPets, STL10):  # their files are tested elsewhere
         monkeypatch.setattr(source, "prepare", lambda self: None)
         monkeypatch.setattr(source, "load", load)
     for folder in ("images/train", "images/test", "imagenet/train", "imagenet/val"):
@@ -275,7 +273,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
                 Image.new("L", (40, 32), value).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
     extra = SHAPES if path.stem == "shapes" else []
     large = path.stem in ("cifar10", "cifar100", "stl10", "imagenet")
-    few = ["--data.validation=10"] if large else []  # the fragments' thousands are not there
+    few = ["--data.validation=10"] if large else []  # the data have fewer images than in the fragments
     drop = [arg for arg in TINY if arg not in SHAPES]
     run = cli([*drop, f"--data={path}", *extra, *few, "--data.batch_size=16", "--trainer.max_epochs=1"])
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
@@ -284,9 +282,7 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_fragment_of_clips_serves_them_without_views(
-    monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path
-) -> None:
+def test_a_clip_fragment_gives_clips_without_views(monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "simmim_pl.data.sources.video.read_frames", lambda file, frames: torch.zeros(frames, 3, 9, 8).byte()
@@ -310,7 +306,7 @@ def test_a_fragment_of_clips_serves_them_without_views(
 
 
 def shrunk(part: Any) -> Any:
-    """A config whose procedural sets and networks' training are small, all else as it is."""
+    """A config with small procedural data sets and short trainings."""
     if isinstance(part, list):
         return [shrunk(each) for each in part]
     if not isinstance(part, dict):
@@ -341,7 +337,7 @@ def test_an_evaluation_runs(
     story = shrunk(yaml.safe_load(path.read_text()))
     if path.stem == "transfer":
         for data in story["model"]["init_args"]["transfer"]:
-            data["init_args"]["validation"] = 10  # of 100 images the file's 5,000 cannot be held out
+            data["init_args"]["validation"] = 10  # the file's 5,000 cannot be held out of 100 images
     (tmp_path / "story.yaml").write_text(yaml.safe_dump(story))
     source = {"video": "ShapesClips", "all": None, "transfer": None, "stl10": None}.get(path.stem, "Shapes")
     data = ["--data=simmim_pl.data.ImageDataModule", f"--data.source=simmim_pl.data.{source}"] if source else []

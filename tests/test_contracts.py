@@ -1,4 +1,4 @@
-"""Which submodules an encoder calls its layers."""
+"""The default layers of an encoder."""
 
 import pytest
 
@@ -27,7 +27,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("case", LAYERS)
-def test_layers_are_stages_or_blocks(case: str) -> None:
+def test_layers_are_the_stages_or_blocks(case: str) -> None:
     make, expected = LAYERS[case]
     encoder: Encoder = make()
     assert encoder.layers() == expected

@@ -1,4 +1,4 @@
-"""docs/extending.md: every example is as long as it says, and does from the page's own text what the page says."""
+"""docs/extending.md: every example has its stated length and works as described."""
 
 import json
 import re
@@ -35,14 +35,14 @@ def files(section: str) -> dict[str, str]:
 
 
 def commands(section: str) -> list[list[str]]:
-    """What a section types, without ``python -m simmim_pl``."""
+    """The commands of a section, without ``python -m simmim_pl``."""
     typed = "".join(text for kind, _, text in BLOCK.findall(SECTIONS[section]) if kind == "bash")
     return [shlex.split(line)[3:] for line in typed.splitlines()]
 
 
 @pytest.fixture
 def mine(cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """``mine(args, *smaller)`` runs a command of the page beside its package, made small."""
+    """``mine(args, *smaller)`` runs a command of the page next to its package, with small settings."""
     for section in SECTIONS:
         for name, text in files(section).items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def mine(cli: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def losses(run: Run) -> tuple[float, float]:
-    """Of the first and the last epoch."""
+    """Losses of the first and the last epoch."""
     values = run.history["train/loss"][1]
     part = max(len(values) // 3, 1)
     return float(values[:part].mean()), float(values[-part:].mean())
@@ -73,7 +73,7 @@ TINY = [*IMAGES, *FIT, "--model.encoder.width=2"]
 HEAD = ["--model.head.hidden_dim=8", "--model.head.output_dim=4"]
 
 
-def test_every_example_is_as_long_as_it_says_and_short() -> None:
+def test_examples_are_short_and_have_the_stated_length() -> None:
     assert SECTIONS.keys() == MOST.keys()
     for section, text in SECTIONS.items():
         (example,) = (lines for name, lines in files(section).items() if name.endswith(".py"))
@@ -81,7 +81,7 @@ def test_every_example_is_as_long_as_it_says_and_short() -> None:
         assert len(example.splitlines()) == said <= MOST[section], section
 
 
-def test_a_method_learns_goes_on_is_evaluated_by_a_protocol_and_shows_its_pictures(
+def test_a_method_learns_resumes_is_evaluated_and_shows_pictures(
     mine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit, again, validate = commands("A method")
@@ -93,7 +93,7 @@ def test_a_method_learns_goes_on_is_evaluated_by_a_protocol_and_shows_its_pictur
     assert len(kept.history["train/loss"][0]) == 5 * 5
     assert not {"representation/std", "information/infonce"} & kept.history.keys()
     assert {"representation/rankme", "val/knn", "val/chance"} <= kept.history.keys()
-    write_report([run], run / "page.html")  # the callback's own is not drawn in tests
+    write_report([run], run / "page.html")  # the callback's own report is not drawn in tests
     page = (run / "page.html").read_text()
     assert "<figcaption>image, masked, predicted</figcaption>" in page
     assert "the method has no projections" in page
@@ -109,7 +109,7 @@ def test_a_method_learns_goes_on_is_evaluated_by_a_protocol_and_shows_its_pictur
     assert all("per_class" not in result for result in card["results"])
 
 
-def test_half_of_the_patches_are_masked_of_each_image(mine: Callable[..., Path]) -> None:
+def test_half_of_the_patches_of_each_image_are_masked(mine: Callable[..., Path]) -> None:
     from mine.masked import MaskedImages  # type: ignore[import-not-found]
 
     from simmim_pl.encoders import FastCNN
@@ -124,7 +124,7 @@ def test_half_of_the_patches_are_masked_of_each_image(mine: Callable[..., Path])
     assert len({tuple(row.flatten().tolist()) for row in mask}) == 5
 
 
-def test_a_loss_is_the_papers_and_falls(mine: Callable[..., Path]) -> None:
+def test_a_loss_equals_the_papers_and_falls(mine: Callable[..., Path]) -> None:
     from mine.alignment import AlignmentUniformity  # type: ignore[import-not-found]
 
     z = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
@@ -142,7 +142,7 @@ def test_a_loss_is_the_papers_and_falls(mine: Callable[..., Path]) -> None:
     assert set(run.history["train/loss_at_chance"][1]) == {-2}
 
 
-def test_a_view_operation_paints_squares_and_is_part_of_the_views(mine: Callable[..., Path]) -> None:
+def test_a_view_operation_masks_squares_and_is_used_in_views(mine: Callable[..., Path]) -> None:
     from mine.cutout import Cutout  # type: ignore[import-not-found]
 
     operation, view = Cutout(side=4), torch.ones(500, 3, 12, 12)
@@ -157,7 +157,7 @@ def test_a_view_operation_paints_squares_and_is_part_of_the_views(mine: Callable
     assert [each["class_path"] for each in operations] == ["simmim_pl.views.Grayscale", "mine.cutout.Cutout"]
 
 
-def test_an_encoder_trains_and_is_evaluated_where_it_is_allowed(
+def test_an_encoder_trains_and_is_evaluated_if_allowed(
     mine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mine.convmixer import ConvMixer  # type: ignore[import-not-found]
@@ -176,7 +176,7 @@ def test_an_encoder_trains_and_is_evaluated_where_it_is_allowed(
     assert "asks to import mine.convmixer.ConvMixer" in capsys.readouterr().err
 
 
-def test_a_source_is_split_trained_on_and_named(mine: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_source_is_split_and_used_for_training(mine: Callable[..., Path], tmp_path: Path) -> None:
     made: dict[str, Any] = {}
     for split in ("train", "test"):
         part = Shapes(train=200, test=100, size=16, copies=1).load(split)
@@ -188,7 +188,7 @@ def test_a_source_is_split_trained_on_and_named(mine: Callable[..., Path], tmp_p
     assert list(run.observed["classes"]) == [f"class {number}" for number in range(10)]
 
 
-def test_a_callback_logs_and_another_shows_a_picture(mine: Callable[..., Path]) -> None:
+def test_one_callback_logs_and_another_shows_a_picture(mine: Callable[..., Path]) -> None:
     (fit,), (shown,) = commands("A callback"), commands("A report picture")
     run = mine(fit, *TINY, *HEAD, shown[-1])
     found = load_run(run)

@@ -1,4 +1,4 @@
-"""What fails on one rank ends all of them soon, with that rank's sentence; nothing that was whole is lost."""
+"""A failure on one rank ends all soon with that rank's error; complete files are kept."""
 
 import os
 import resource
@@ -37,7 +37,7 @@ class Fails(Callback):
 
 
 def ended(processes: list[Any], seconds: float = 120) -> list[tuple[int, str]]:
-    """Exit code and stderr of each, all within some seconds."""
+    """Exit code and stderr of each rank, within seconds."""
     until = time.monotonic() + seconds
     try:
         said = [process.communicate(timeout=until - time.monotonic())[1] for process in processes]
@@ -53,14 +53,14 @@ def ranks_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("rank", "mendable"), [(1, True), (1, False), *([(0, True)] if LONG else [])])
-def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
+def test_a_failing_rank_ends_the_others(tmp_path: Path, rank: int, mendable: bool) -> None:
     fails = ["--trainer.callbacks+=tests.test_failures.Fails", f"--trainer.callbacks.rank={rank}"]
     fails += [f"--trainer.callbacks.mendable={str(mendable).lower()}"]
     since = time.monotonic()
     process = Program("simmim_pl", [*DDP, *fails, f"--runs={tmp_path}/runs"], tmp_path, environment())
     while process.poll() is None and not ranks_in(tmp_path):
         time.sleep(0.05)
-    assert len(ranks_in(tmp_path)) == 1  # the second; the first is a fork, whose command line is its parent's
+    assert len(ranks_in(tmp_path)) == 1  # the second rank; the first is a fork with its parent's command line
     ((code, said),) = ended([process], 90)
     assert code != 0
     assert ("error: This device is out of luck." if mendable else "a cable was pulled") in said
@@ -77,10 +77,10 @@ def test_when_a_rank_fails_the_launcher_ends_the_others(tmp_path: Path, rank: in
         (["--data.batch_size=40"], "do not agree on the batch_size: it is 32 on rank 0 and 40 on rank 1"),
     ][: None if LONG else 1],
 )
-def test_ranks_that_were_started_differently_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
+def test_ranks_with_different_arguments_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
     port = free_port()
     first = start(2, [TINY], tmp_path, port)
-    first[1].kill()  # in whose place comes another
+    first[1].kill()  # replaced by another
     (tmp_path / "other").mkdir()
     other = start(2, [[*TINY, *second]], tmp_path / "other", port)
     other[0].kill()
@@ -90,9 +90,7 @@ def test_ranks_that_were_started_differently_are_refused(tmp_path: Path, second:
         assert "Traceback" not in said
 
 
-def test_a_rank_that_finds_no_checkpoint_is_refused_before_anything_is_validated(
-    tmp_path: Path, pretrained: Path
-) -> None:
+def test_a_rank_without_the_checkpoint_is_refused_before_validation(tmp_path: Path, pretrained: Path) -> None:
     port, more = free_port(), ["--trainer.max_epochs=3"]
     first = start(2, [[*TINY, *more, f"--ckpt_path={pretrained}"]], tmp_path, port)
     first[1].kill()
@@ -101,11 +99,11 @@ def test_a_rank_that_finds_no_checkpoint_is_refused_before_anything_is_validated
     other[0].kill()
     for code, said in ended([first[0], other[1]]):
         assert code == 2
-        assert "do not agree on the checkpoint to go on from: it is step 10 (" in said
+        assert "do not agree on the checkpoint to resume from: it is step 10 (" in said
         assert ") on rank 0 and None on rank 1" in said
 
 
-def test_ranks_of_another_code_are_refused(tmp_path: Path) -> None:
+def test_ranks_with_different_code_are_refused(tmp_path: Path) -> None:
     copy, port = tmp_path / "copy", free_port()
     shutil.copytree(ROOT / "simmim_pl", copy / "simmim_pl", ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "simmim_pl/encoders/heads.py").open("a") as file:
@@ -120,7 +118,7 @@ def test_ranks_of_another_code_are_refused(tmp_path: Path) -> None:
         assert "do not agree on the code: it is 0.1.0-" in said
 
 
-def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -134,21 +132,21 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, pretrained: Path) -> None:
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, pretrained: Path) -> None:
     shutil.copytree(pretrained.parents[3], tmp_path / "runs")
     path = tmp_path / pretrained.relative_to(pretrained.parents[4])
     before = path.read_bytes()
     more = [*TINY, "--runs=runs", "--trainer.max_epochs=3", "--ckpt_path=last"]
-    limit = len(before) // 2  # bytes that a file may have: as a full disk looks to a process
+    limit = len(before) // 2  # the limit of a file's size, which acts like a full disk
     tight = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
     ((code, said),) = ended([Program("simmim_pl", more, tmp_path, environment(), tight)])
     assert code == 2, said
     kept = path.relative_to(tmp_path)
-    assert f"error: {kept} cannot be written (file too large): make room on the disk" in said
+    assert f"error: {kept} cannot be written (file too large): free disk space" in said
     assert f"The last good checkpoint is kept: --ckpt_path {kept}." in said
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.part"))
-    run(1, [more], tmp_path)  # with room again it goes on
+    run(1, [more], tmp_path)  # with space again it resumes
     assert torch.load(path, weights_only=True)["global_step"] == 15
 
 
@@ -161,7 +159,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, pretrained:
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
 )
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, error: BaseException, becomes: type) -> None:
+def test_files_are_replaced_atomically(tmp_path: Path, error: BaseException, becomes: type) -> None:
     path = tmp_path / "folder/file"
     write(path, lambda file: file.write(b"first"))
 

@@ -1,4 +1,4 @@
-"""As a library: a checkpoint opened in a line, an encoder exported, a method trained on plain DataLoaders."""
+"""Use as a library: loading a checkpoint, exporting an encoder, training a method on plain DataLoaders."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ ENCODERS: dict[str, tuple[Any, int]] = {
 }
 
 
-def test_the_package_is_imported_at_once_and_opens_a_checkpoint_in_a_line(pretrained: Path) -> None:
+def test_the_package_imports_quickly_and_loads_a_checkpoint(pretrained: Path) -> None:
     quick = "import sys, simmim_pl; assert 'torch' not in sys.modules; from simmim_pl import load_encoder; load_encoder"
     subprocess.run([sys.executable, "-c", quick], check=True)
     encoder = simmim_pl.load_encoder(pretrained)
@@ -43,7 +43,7 @@ def test_the_package_is_imported_at_once_and_opens_a_checkpoint_in_a_line(pretra
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", ENCODERS)
-def test_an_exported_and_a_traced_encoder_give_what_it_gives(case: str) -> None:
+def test_exported_and_traced_encoders_give_the_same_features(case: str) -> None:
     make, size = ENCODERS[case]
     encoder: Encoder = make().eval()
     image, other = torch.rand(2, 3, size, size), torch.rand(3, 3, size, size)
@@ -58,14 +58,14 @@ def test_an_exported_and_a_traced_encoder_give_what_it_gives(case: str) -> None:
         assert encoder(image).feature_map.shape == (2, encoder.feature_map_channels, side, side)
 
 
-def test_a_method_is_opened_with_what_its_config_says_or_what_is_given(pretrained: Path, tmp_path: Path) -> None:
+def test_a_method_is_loaded_with_its_config_or_given_arguments(pretrained: Path, tmp_path: Path) -> None:
     saved = torch.load(pretrained, weights_only=True)
     method = Contrastive.load_from_checkpoint(pretrained)
     assert all(torch.equal(tensor, saved["state_dict"][name]) for name, tensor in method.state_dict().items())
     assert method.loss.temperature == saved["config"]["model"]["init_args"]["loss"]["init_args"]["temperature"]
     assert isinstance(method.optimizer([torch.nn.Parameter(torch.ones(1))]), torch.optim.AdamW)
     assert Contrastive.load_from_checkpoint(pretrained, loss=NTXent(temperature=0.7)).loss.temperature == 0.7
-    with pytest.raises(InputError, match=r"of another architecture: at head.mlp"):
+    with pytest.raises(InputError, match=r"has another architecture: at head.mlp"):
         Contrastive.load_from_checkpoint(str(pretrained), head=lambda width: ProjectionHead(width, 3, 3))
     saved["config"]["model"]["init_args"]["optimizer"]["class_path"] = "evil.Optimizer"
     torch.save(saved, tmp_path / "x.ckpt")
@@ -73,7 +73,7 @@ def test_a_method_is_opened_with_what_its_config_says_or_what_is_given(pretraine
         Contrastive.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_a_method_that_the_file_cannot_hold_takes_no_memory(
+def test_a_method_larger_than_the_file_is_not_built(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = torch.load(pretrained, weights_only=True)
@@ -81,7 +81,7 @@ def test_a_method_that_the_file_cannot_hold_takes_no_memory(
     torch.save(saved, tmp_path / "x.ckpt")
     made: list[torch.Tensor] = []
     monkeypatch.setattr("torch.nn.init.kaiming_uniform_", lambda tensor, **more: made.append(tensor))
-    with pytest.raises(InputError, match="is of another architecture"):
+    with pytest.raises(InputError, match="has another architecture"):
         Contrastive.load_from_checkpoint(tmp_path / "x.ckpt")
     assert made
     assert all(tensor.is_meta for tensor in made)
@@ -103,7 +103,7 @@ def fit(module: Contrastive, loader: Any, folder: Path, validation: Any = None, 
 
 
 def views(rows: list[tuple[Tensor]]) -> dict[str, Tensor]:
-    """Two views of every image: itself and its mirror image."""
+    """Two views of every image: the image and its mirror image."""
     image = torch.stack([row[0] for row in rows])
     return {"views": torch.stack([image, image.flip(-1)])}
 
@@ -134,6 +134,6 @@ def test_a_method_trains_on_a_plain_dataloader_without_a_datamodule(tmp_path: Pa
         ),
     ],
 )
-def test_a_dataloader_that_a_method_cannot_use_is_refused(tmp_path: Path, loader: Any, says: str) -> None:
+def test_an_unsuitable_dataloader_is_refused(tmp_path: Path, loader: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         fit(method(), loader, tmp_path)

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom anywhere, holds no output and no logic, and leaves nothing behind."""
+"""Every notebook runs from top to bottom, has no outputs and no logic, and leaves no files."""
 
 import ast
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.forked import ROOT, Program
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST = 15  # lines of a cell
-FEWER = ("train=4000", "train=1000")  # images, of which notebooks that train need not so many to be seen to run
+FEWER = ("train=4000", "train=1000")  # fewer training images, enough for a test
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -37,9 +37,9 @@ class ThisPython(AsyncKernelManager):
 
 
 def fork(command: list[str], *, env: dict[str, str], cwd: str, **_: Any) -> Program:
-    """A kernel that has imported what notebooks import."""
+    """A kernel that has already imported the notebooks' imports."""
     program: Any = Program(command[0], command[1:], Path(cwd), env)
-    program.stdin = program.stdout = program.stderr = None  # as of a process without pipes
+    program.stdin = program.stdout = program.stderr = None  # like a process without pipes
     return program
 
 
@@ -53,11 +53,9 @@ def test_there_are_notebooks() -> None:
 
 
 @each
-def test_a_notebook_runs_from_top_to_bottom_and_leaves_nothing(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notebook_runs_and_leaves_no_files(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # nobody's own settings, and no history
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # without the user's settings and history
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
     here, before = tmp_path / "here", contents(path.parent)
     here.mkdir()
@@ -74,7 +72,7 @@ def test_a_notebook_runs_from_top_to_bottom_and_leaves_nothing(
 
 
 @each
-def test_a_notebook_is_valid_and_holds_no_output(path: Path) -> None:
+def test_a_notebook_is_valid_without_outputs(path: Path) -> None:
     notebook = load(path)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
@@ -95,7 +93,7 @@ def test_a_notebook_calls_the_package_and_defines_nothing(path: Path) -> None:
 
 
 @each
-def test_the_pages_that_a_notebook_links_to_are_there(path: Path) -> None:
+def test_links_of_a_notebook_are_valid(path: Path) -> None:
     text = "\n".join(cell.source for cell in load(path).cells if cell.cell_type == "markdown")
     links = [part.split(")")[0].split("#")[0] for part in text.split("](")[1:]]
     assert [link for link in links if "://" not in link and not (path.parent / link).is_file()] == []

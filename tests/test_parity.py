@@ -1,7 +1,7 @@
-"""The same config is the same training on one, two, three and four devices: loss, gradients, weights after five steps.
+"""A config gives the same training on one to four devices: loss, gradients, weights after five steps.
 
-Everything here goes through the command line and Lightning's Trainer, with random views, BatchNorm and an optimizer
-with state. ``python -m tests.ranks`` runs the lines of a number of ranks in one go, to start Lightning once.
+All tests use the command line and Lightning's Trainer, with random views, BatchNorm and an optimizer
+with state. ``python -m tests.ranks`` runs several command lines per start, to import Lightning once.
 """
 
 import os
@@ -40,7 +40,7 @@ PREDICTOR = [
 ]
 BYOL = ["--model=simmim_pl.methods.BYOL", *PREDICTOR]
 MOCO_V3 = ["--model=simmim_pl.methods.MoCoV3", *PREDICTOR, "--model.head.output_norm=true"]
-# A small ViT, in place of BASE's encoder and views.
+# A small ViT, instead of BASE's encoder and views.
 SIZES = {"image_size": 16, "width": 8, "depth": 2, "num_heads": 2}
 MASKED = [
     *("--model=simmim_pl.methods.MaskedImage", "--model.encoder=simmim_pl.encoders.ViT"),
@@ -50,7 +50,7 @@ MASKED = [
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     "late views": [DOUBLE, *LATE],
-    # SGD: Adam divides by a gradient's own size, so it turns the rounding of a vanishing one into a whole step.
+    # SGD: Adam divides by a gradient's magnitude, so it turns the rounding of a zero gradient into a full step.
     "single": [
         *("--trainer.precision=32-true", "--model.loss.temperature=0.5", *SGD),
     ],
@@ -65,7 +65,7 @@ CASES: dict[str, list[str]] = {
     "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],
     "barlow twins": [DOUBLE, "--model.loss=simmim_pl.losses.BarlowTwins", *SGD],
     "sigreg": [DOUBLE, "--model.loss=simmim_pl.losses.SIGReg", *SGD],
-    # Small steps: BatchNorm over as few units multiplies rounding by a hundred in a large one.
+    # Small steps: with large ones, BatchNorm over so few units multiplies rounding errors by a hundred.
     "byol": [DOUBLE, *BYOL, *LOCAL, *SGD, "--model.optimizer.lr=0.001"],
     "mocov3": [DOUBLE, *MOCO_V3, *SGD, "--model.optimizer.lr=0.001"],
     "rotation": [DOUBLE, "--model=simmim_pl.methods.Rotation", *SGD],
@@ -83,7 +83,7 @@ if LONG:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], dict[str, Any]]:
-    """By case and number of ranks: the journal of the steps, and the weights in the end."""
+    """The journal of the steps and the final weights, by case and number of ranks."""
     found = {}
     for ranks in RANKS:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
@@ -96,7 +96,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], d
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """The greatest distance of two tensors of a name, beside their length or 1."""
+    """The largest distance of two tensors of a name, relative to their norm or 1."""
     assert one.keys() == other.keys()
     return max(
         ((one[name] - other[name]).double().norm() / max(one[name].double().norm().item(), 1.0)).item()
@@ -107,7 +107,7 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("ranks", RANKS[1:])
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("without")])
-def test_any_number_of_ranks_trains_as_one(
+def test_any_number_of_ranks_trains_like_one(
     outcome: dict[tuple[str, int], dict[str, Any]], case: str, ranks: int
 ) -> None:
     tolerance = 1e-5 if case == "single" else 1e-10
@@ -124,7 +124,7 @@ def test_any_number_of_ranks_trains_as_one(
     assert one["saved"]["lr_schedulers"] == many["saved"]["lr_schedulers"]
 
 
-def test_without_statistics_of_the_whole_batch_it_is_another_training(
+def test_without_synchronised_batchnorm_training_differs(
     outcome: dict[tuple[str, int], dict[str, Any]],
 ) -> None:
     case = "without synchronised statistics"

@@ -1,4 +1,4 @@
-"""A run that goes on with another setting takes it and says so, or refuses it; without a change it is exact."""
+"""A changed setting on resume is applied and reported, or refused; without changes resuming is exact."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from simmim_pl.runtime.schedule import warmup_cosine
 from tests.conftest import CONFIGS, EVALUATION, TINY
 
 Cli = Callable[[list[Any]], Path]
-# Two epochs of five steps; the first run ends within the first, its schedule is of ten steps.
+# Two epochs of five steps; the first run ends within the first epoch, its schedule is for ten steps.
 RUN = [
     *TINY,
     "--trainer.log_every_n_steps=1",
@@ -44,7 +44,7 @@ def logged(run: Path, metric: str) -> list[float]:
         return [float(row[metric]) for row in csv.DictReader(file) if row[metric]]
 
 
-def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
+def test_a_new_learning_rate_and_weight_decay_apply_from_the_next_step(
     cli: Cli, caplog: pytest.LogCaptureFixture
 ) -> None:
     half = cli([*RUN, *STOPS])
@@ -52,7 +52,7 @@ def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
     changed = ["--model.optimizer.lr=0.001", "--model.optimizer.weight_decay=0.5", "--model.optimizer.betas=[0.5,0.9]"]
     assert cli([*RUN, *changed, "--ckpt_path=last"]) == half
     after = last(half)
-    # AdamW's groups: with decay, and without; 0.001 is for 256 images, and a batch has 32.
+    # AdamW's groups with and without decay; 0.001 is for 256 images, and a batch has 32.
     assert [group["initial_lr"] for group in after["optimizer_states"][0]["param_groups"]] == [0.001 / 8] * 2
     assert [group["weight_decay"] for group in after["optimizer_states"][0]["param_groups"]] == [0.5, 0.0]
     assert {tuple(group["betas"]) for group in after["optimizer_states"][0]["param_groups"]} == {(0.5, 0.9)}
@@ -71,13 +71,13 @@ def test_another_learning_rate_and_weight_decay_are_taken_from_the_next_step_on(
     assert change["model.optimizer.lr"] == [0.004, 0.001]
 
 
-def test_the_online_probe_takes_another_learning_rate(cli: Cli) -> None:
+def test_a_new_learning_rate_of_the_online_probe_applies(cli: Cli) -> None:
     half = cli([*RUN, *STOPS])
     cli([*RUN, "--callbacks.online_probe.lr=0.5", "--ckpt_path=last"])
     assert last(half)["callbacks"]["OnlineProbe"]["optimizer"]["param_groups"][0]["lr"] == 0.5
 
 
-def test_the_card_tells_what_was_changed_and_when(cli: Cli) -> None:
+def test_the_card_lists_changes_with_their_steps(cli: Cli) -> None:
     run = cli([*RUN, *STOPS])
     cli([*RUN, "--model.loss.temperature=0.5", "--ckpt_path=last"])
     config = f"--config={CONFIGS / 'evaluate/knn.yaml'}"
@@ -87,7 +87,7 @@ def test_the_card_tells_what_was_changed_and_when(cli: Cli) -> None:
 
 
 def callbacks(card: dict[str, Any]) -> dict[str, Any]:
-    """The callback that stopped the first run is a change too."""
+    """The callback that stopped the first run is also a change."""
     return {key: value for key, value in card["pretraining changed"][0].items() if key == "trainer.callbacks"}
 
 
@@ -102,7 +102,7 @@ def callbacks(card: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_is_taken_is_said(cli: Cli, caplog: pytest.LogCaptureFixture, change: list[str], said: str) -> None:
+def test_applied_changes_are_reported(cli: Cli, caplog: pytest.LogCaptureFixture, change: list[str], said: str) -> None:
     run = cli([*RUN, *STOPS])
     unchanged = logged(run, "train/loss")
     cli([*RUN, *change, "--ckpt_path=last"])
@@ -129,7 +129,7 @@ def test_what_is_taken_is_said(cli: Cli, caplog: pytest.LogCaptureFixture, chang
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_taken_is_refused_and_nothing_is_touched(
+def test_incompatible_changes_are_refused_without_side_effects(
     cli: Cli, pretrained: Path, capfd: pytest.CaptureFixture, tmp_path: Path, change: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -148,12 +148,12 @@ def test_what_cannot_be_taken_is_refused_and_nothing_is_touched(
         ("data.source.source", {"class_path": "simmim_pl.data.CIFAR10"}, {"class_path": "simmim_pl.data.CIFAR100"}),
     ],
 )
-def test_what_stands_for_test_stays_so(change: Any) -> None:
+def test_the_held_out_test_images_cannot_change(change: Any) -> None:
     with pytest.raises(InputError, match=f"{change[0]} is .* in the checkpoint and .* now, and"):
         require_allowed_changes([change])
 
 
-def test_a_run_goes_on_in_its_own_precision_whatever_the_processor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_its_precision(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     unsaid = [arg for arg in RUN if "precision" not in arg]
     monkeypatch.setattr("simmim_pl.runtime.precision.bfloat16_in_hardware", lambda device: False)
     run = cli([*unsaid, *STOPS])
@@ -168,12 +168,12 @@ def made(lr: float, decay: float, steps: int) -> tuple[torch.optim.Optimizer, La
     return optimizer, LambdaLR(optimizer, partial(warmup_cosine, warmup=3, steps=steps)), configured
 
 
-def test_without_a_change_a_restored_optimizer_stays_as_it_is_to_the_bit() -> None:
+def test_an_unchanged_restored_optimizer_is_bit_identical() -> None:
     optimizer, schedule, before = made(0.3, 0.1, 30)
     for _ in range(7):
         optimizer.step()
         schedule.step()
-    optimizer.param_groups[0]["own"] = 5  # as some optimizers keep
+    optimizer.param_groups[0]["own"] = 5  # as in some optimizers
     again, schedule_again, now = made(0.3, 0.1, 30)
     again.load_state_dict(optimizer.state_dict())
     schedule_again.load_state_dict(schedule.state_dict())
@@ -182,7 +182,7 @@ def test_without_a_change_a_restored_optimizer_stays_as_it_is_to_the_bit() -> No
     assert schedule_again.state_dict() == schedule.state_dict()
 
 
-def test_changes_name_keys_as_the_command_line_does() -> None:
+def test_changes_use_the_command_lines_keys() -> None:
     before = {"a": {"class_path": "x.A", "init_args": {"b": 1, "c": [1, 2]}}, "name": "one", "list": [1]}
     now = {"a": {"class_path": "x.A", "init_args": {"b": 2, "c": [1, 2]}}, "name": "two", "list": [1, 2]}
     assert list(config_changes(before, now)) == [("a.b", 1, 2), ("list", [1], [1, 2])]

@@ -1,8 +1,8 @@
-"""Between two lines of the log a training step asks its device for nothing: run on a device that has no numbers.
+"""Between two log steps a training step does not synchronise with its device: tested on fake tensors.
 
-PyTorch's fake tensors know device, type and shape, and refuse to say a value, or a shape that depends on values: what
-would make the processor wait for a GPU. A copy between devices waits too, unless it is said not to. Views are given: on
-a GPU they are made by other code than elsewhere, which this device cannot reach.
+PyTorch's fake tensors have device, type and shape, and raise when a value, or a shape that depends on values, is
+read, which would wait for a GPU. Blocking copies between devices wait too. Views are given, because
+on a GPU they are made by kernels, which fake tensors cannot run.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,15 +35,15 @@ from simmim_pl.optimizers import Muon
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS
 
-GPU = torch.device("lazy")  # torch knows it by name only, and computes its gradients in this thread
+GPU = torch.device("lazy")  # a device that is only a name, with gradients computed in this thread
 
 
 class CopyError(AssertionError):
-    """A copy for which the processor would wait."""
+    """A blocking copy."""
 
 
 class Copies(TorchDispatchMode):
-    """Refuses copies from one device to another that wait until they are done, once training has begun."""
+    """Refuses blocking copies between devices after the start of training."""
 
     begun = False
 
@@ -58,11 +58,11 @@ class Copies(TorchDispatchMode):
 
 
 class EnoughError(Exception):
-    """Enough batches."""
+    """Raised after enough batches."""
 
 
 class Two(Callback):
-    """Ends the run after two batches, of which the second finds what the first has left."""
+    """Ends the run after two batches, so that the second has the state of the first."""
 
     def __init__(self, copies: Copies) -> None:
         self.copies = copies
@@ -80,7 +80,7 @@ class Two(Callback):
 
 
 class Named(CPUAccelerator):
-    """An accelerator that is there by name."""
+    """An accelerator that exists only by name."""
 
     def setup_device(self, device: torch.device) -> None: ...
 
@@ -109,7 +109,7 @@ class Given(ImageDataModule):
 
 
 def moved(module: nn.Module, to: Any, recurse: bool = True) -> nn.Module:
-    """``Module._apply``, whose way of replacing parameters does not take fake ones."""
+    """Replaces ``Module._apply``, which cannot replace fake parameters."""
     for child in module.children():
         moved(child, to)
     for name, part in module._parameters.items():
@@ -120,7 +120,7 @@ def moved(module: nn.Module, to: Any, recurse: bool = True) -> nn.Module:
 
 
 def fit(root: Path, module: LightningModule, *callbacks: Callback, **options: Any) -> None:
-    """Two batches on the device, between two lines of the log."""
+    """Two batches on the device, between two log steps."""
     data = Given(Shapes(train=40, test=10, size=16), batch_size=8, views=ContrastiveViews(size=16))
     copies = Copies()
     strategy = SingleDeviceStrategy(GPU, accelerator=Named())
@@ -143,7 +143,9 @@ def fake_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "_apply", moved)
     monkeypatch.setattr("lightning.pytorch.loops.fit_loop.has_len_all_ranks", lambda *_: True)  # before any step
     autocast = torch.autocast
-    monkeypatch.setattr(torch, "autocast", lambda device, **how: autocast("cpu", **how))  # which the name has none of
+    monkeypatch.setattr(
+        torch, "autocast", lambda device, **how: autocast("cpu", **how)
+    )  # which the fake device does not have
     monkeypatch.setattr(Dashboard, "show", lambda *_: None)  # before the first
 
 
@@ -190,7 +192,7 @@ def test_a_step_of_rotation(tmp_path: Path) -> None:
     ],
 )
 def test_a_step_of_masked_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Callable[[], Any]) -> None:
-    monkeypatch.setattr(MaskedImage, "generator", lambda *_: None)  # which no such device has
+    monkeypatch.setattr(MaskedImage, "generator", lambda *_: None)  # which fake tensors do not have
     drawn = "simmim_pl.methods.masked_image.uniform"
     monkeypatch.setattr(drawn, lambda generator, *shape, along: torch.rand(shape, device=GPU))
     fit(tmp_path, MaskedImage(encoder(), optimizer=partial(torch.optim.AdamW, lr=0.1)), *of("quickstart_simmim.yaml"))
@@ -210,7 +212,7 @@ ASK: list[Callable[[Tensor], Any]] = [
 ]
 
 
-def test_a_step_that_waits_is_found(tmp_path: Path) -> None:
+def test_a_step_that_synchronises_is_detected(tmp_path: Path) -> None:
     class Asks(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
             for ask in ASK:
@@ -221,8 +223,8 @@ def test_a_step_that_waits_is_found(tmp_path: Path) -> None:
     fit(tmp_path, method(), Asks())
 
 
-def test_features_of_a_split_are_extracted_without_a_wait_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to where they are compared, when all have been computed."""
+def test_feature_extraction_does_not_synchronise_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until features are compared, when all have been computed."""
 
     def compare(*_: Any, **__: Any) -> None:
         raise EnoughError

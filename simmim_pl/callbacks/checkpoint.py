@@ -65,8 +65,8 @@ class Checkpoint(Base):
             other = type(trainer.strategy.checkpoint_io)
             if other not in (TorchCheckpointIO, DurableIO):
                 raise InputError(
-                    f"The plugin {other.__name__} would write no checkpoint, since the callback Checkpoint does, in "
-                    "a way of its own: leave one of the two out."
+                    f"The plugin {other.__name__} would have no effect, since the callback Checkpoint writes all "
+                    "checkpoints itself: remove one of the two."
                 )
             trainer.strategy.checkpoint_io = DurableIO()
             folder = trainer.log_dir  # asks all ranks
@@ -79,8 +79,8 @@ class Checkpoint(Base):
         every, steps = trainer.val_check_batch, trainer.accumulate_grad_batches
         if isinstance(every, int) and every < trainer.num_training_batches and steps % every == 0:
             raise InputError(
-                "Every optimizer step would be followed by a validation, and a checkpoint needs two steps without one "
-                f"between them: set --trainer.val_check_interval to more than {every}."
+                "Every optimizer step would be followed by a validation, and a checkpoint needs two steps without a "
+                f"validation between them: set --trainer.val_check_interval to more than {every}."
             )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             storable(callback.state_dict(), f"the state of the callback {type(callback).__name__}")
@@ -176,7 +176,7 @@ class Checkpoint(Base):
         if not any(heard):
             return
         number = SIGNALS[list(heard).index(True)]
-        where = f"To go on: --ckpt_path {self.path}" if self.path else "No checkpoint was kept"
+        where = f"To resume: --ckpt_path {self.path}" if self.path else "There is no checkpoint"
         rank_zero_info(f"Stopped by {number.name} after step {trainer.global_step}. {where}")
         job = os.environ.get("SLURM_JOB_ID")
         if number.name == "SIGUSR1" and trainer.is_global_zero and job:

@@ -45,7 +45,7 @@ class EmbeddingMap(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
-        if "index" not in batch:  # of a DataLoader that is not ours
+        if "index" not in batch:  # of a DataLoader from elsewhere
             if batch_idx == 0 and not trainer.sanity_checking:
                 rank_zero_info('Validation batches have no "index", which EmbeddingMap needs: its map is empty.')
             return

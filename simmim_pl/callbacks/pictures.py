@@ -39,7 +39,7 @@ class Pictures(Callback):
             shown: dict[str, Tensor] = pictures(few)
         wrong = [name for name, rows in shown.items() if rows.ndim != 5 or rows.shape[2] != 3]
         if wrong:
-            rank_zero_warn(f"{type(pl_module).__name__}.pictures has to give [N, K, 3, H, W], and {wrong[0]} is none.")
+            rank_zero_warn(f"{type(pl_module).__name__}.pictures has to return [N, K, 3, H, W], and {wrong[0]} is not.")
         found = {f"{PICTURE}{name}": grid(rows) for name, rows in shown.items() if name not in wrong}
         self.found = found | {"step": trainer.global_step} if found else {}
 

@@ -85,7 +85,7 @@ class Report(Callback):
         except Exception as error:  # whatever else it is, a picture is not worth the run
             if atomic.is_disk_full(error):
                 raise
-            rank_zero_warn(f"{path} is not written ({type(error).__name__}: {error}).")
+            rank_zero_warn(f"{path} was not written ({type(error).__name__}: {error}).")
             return None
         return path
 

@@ -100,15 +100,15 @@ class CLI(OneSubcommandCLI):
         """Refuse to evaluate or embed with a method's random weights without ``--untrained true``."""
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.untrained:
-            raise InputError("--untrained is for validate, test and predict: leave it out, fit begins with none.")
+            raise InputError("--untrained is for validate, test and predict: remove it; fit starts untrained anyway.")
         if config.untrained and config.ckpt_path:
-            raise InputError("--untrained means random weights, and --ckpt_path others: leave one of the two out.")
+            raise InputError("--untrained means random weights, and --ckpt_path saved ones: remove one of the two.")
         if config.untrained and not self.pretrains:
-            raise InputError(f"--untrained is for methods, and {type(self.model).__name__} is none: leave it out.")
+            raise InputError(f"--untrained is for methods, and {type(self.model).__name__} is not one: remove it.")
         if self.subcommand != "fit" and self.pretrains and not (config.ckpt_path or config.untrained):
             raise InputError(
                 f"{self.subcommand} without weights would use random ones: name a checkpoint with --ckpt_path, such as "
-                "last for the newest of --name, or say that random ones are meant with --untrained true."
+                "last for the newest of --name, or set --untrained true if random weights are intended."
             )
 
     @property

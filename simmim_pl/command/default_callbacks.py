@@ -46,7 +46,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
         told += f" Options, as --callbacks.{name}.OPTION: {options}." if options else ""
         group.add_argument(f"--callbacks.{name}", type=kind | None, default={"class_path": path(kind)}, help=told)
     (further,) = (action for action in parser._actions if action.dest == "trainer.callbacks")
-    further.help = "Callbacks beside those of every run, see --callbacks; one of the same class replaces it."
+    further.help = "Callbacks in addition to those of every run, see --callbacks; one of the same class replaces it."
 
 
 def chosen(asked: Any, built: Any, model: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def reasons(kind: type[Callback], users: list[Callback], asked: Any, model: Any)
     elif kind is Checkpoint and asked.trainer.enable_checkpointing is False:
         yield "--trainer.enable_checkpointing is false"
     elif kind in OF_METHODS and not getattr(model, "pretrains", False):
-        yield f"it watches methods, and {type(model).__name__} is none"
+        yield f"it watches methods, and {type(model).__name__} is not one"
 
 
 def changed(spec: Any, kind: type[Callback]) -> bool:

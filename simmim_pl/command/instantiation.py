@@ -13,7 +13,11 @@ from simmim_pl.command import say_once
 from simmim_pl.command.suggestions import add_install_advice
 from simmim_pl.contracts import InputError
 
-REFUSALS = (ValueError, ImportError, MisconfigurationException)  # what classes, ours or not, refuse arguments with
+REFUSALS = (
+    ValueError,
+    ImportError,
+    MisconfigurationException,
+)  # what classes, of simmim_pl or not, refuse arguments with
 
 
 def build(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

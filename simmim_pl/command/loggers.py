@@ -17,7 +17,7 @@ from simmim_pl.command.run_directory import sweep_run_id
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime import atomic
 
-WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run goes on offline
+WANDB_TIMEOUT = 30.0  # seconds to wait for an answer before a run continues offline
 
 
 class History(CSVLogger):
@@ -104,5 +104,5 @@ def start_wandb(folder: Path) -> wandb.Run:
     except wandb.Error as error:
         wandb.teardown()
         reason = str(error).strip().splitlines()[0]
-        rank_zero_warn(f"W&B cannot be reached, so the run goes on offline ({reason}). {later}")
+        rank_zero_warn(f"W&B cannot be reached, so the run continues offline ({reason}). {later}")
         return start("offline")

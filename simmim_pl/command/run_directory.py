@@ -25,8 +25,8 @@ def require_valid_name(name: str) -> None:
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or any(part.startswith(".") for part in parts):
         raise InputError(
-            f"--name {name!r} is no name of a folder within --runs: choose one that does not start with a dot or slash "
-            "and has no '..' in it."
+            f"--name {name!r} is not a valid folder name within --runs: choose one that does not start with a dot or "
+            "slash and does not contain '..'."
         )
 
 
@@ -37,7 +37,7 @@ def readable_folder(folder: Path) -> Iterator[Path]:
         yield folder
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be looked into ({error.strerror}): choose another folder with --runs, or another --name."
+            f"{folder} cannot be read ({error.strerror}): choose another folder with --runs, or another --name."
         ) from error
 
 
@@ -122,8 +122,8 @@ class RunDirectory:
                 lock.acquire()
         except Timeout as error:
             raise InputError(
-                f"Another process is at work in {self.folder}: wait for it, stop it, or start a run of its own, "
-                "without --ckpt_path or with another --name."
+                f"Another process is using {self.folder}: wait for it, stop it, or start a new run, without "
+                "--ckpt_path or with another --name."
             ) from error
         except OSError as error:
             if atomic.is_disk_full(error):

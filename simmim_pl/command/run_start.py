@@ -40,7 +40,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Where nodes do not share a disk, one may find another checkpoint than the others, or none.
-        distributed.require_equal_on_all_ranks({"checkpoint to go on from": self.checkpoint})
+        distributed.require_equal_on_all_ranks({"checkpoint to resume from": self.checkpoint})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.config = self.config.clone()

@@ -69,4 +69,4 @@ def remove_old_markers() -> None:
 def describe_warning(warning: Warning) -> str:
     """One sentence for a warning that a warnings filter turned into an error."""
     reason = " ".join(str(warning).split()).rstrip(".")
-    return f"A warning was made an error ({reason}): start without PYTHONWARNINGS=error and without -W error."
+    return f"A warning was turned into an error ({reason}): start without PYTHONWARNINGS=error and without -W error."

@@ -125,7 +125,7 @@ def training_command(config: SweepConfig, values: Values, run: Path) -> list[str
 
 
 def evaluation_command(config: SweepConfig, folder: Path) -> list[str]:
-    """The command that evaluates the run in a directory; a copy of the result card is written beside its checkpoint."""
+    """The command that evaluates the run in a directory; a copy of the result card goes next to its checkpoint."""
     checkpoint = folder / "checkpoints/last.ckpt"
     words = expand(config.evaluate, config.program, {})
     return [*words, f"--model.checkpoint={checkpoint}", f"--runs={folder.parent.parent}"]
@@ -156,9 +156,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
         if (sentence := atomic.explain(error)) is None:
             raise
-        parser.exit(2, f"error: {sentence} The same command goes on from here.\n")
+        parser.exit(2, f"error: {sentence} To resume, run the same command again.\n")
     except KeyboardInterrupt:
-        parser.exit(130, "Stopped. The same command goes on from here.\n")
+        parser.exit(130, "Stopped. To resume, run the same command again.\n")
     if failed:
         count = len(config.combinations)
-        parser.exit(1, f"error: {failed} of {count} combinations failed; the same command tries them again.\n")
+        parser.exit(1, f"error: {failed} of {count} combinations failed; to retry them, run the same command again.\n")

@@ -38,12 +38,12 @@ def load_sweep_config(path: str) -> SweepConfig:
     sweep = yaml_schema.mapping(yaml_schema.load(path), path, REQUIRED, OPTIONAL)
     if sweep["method"] != "grid":
         raise InputError(
-            f"{path} has the method {sweep['method']}, and only a grid is run here: write method: grid, or let W&B "
+            f"{path} has the method {sweep['method']}, but only grids are run here: set method: grid, or let W&B "
             f"choose the values, with wandb sweep {path} and wandb agent ID."
         )
     metric = yaml_schema.mapping(sweep["metric"], f"The metric of {path}", ["name", "goal"])
     if metric["goal"] not in ("maximize", "minimize"):
-        raise InputError(f"The metric of {path} has the goal {metric['goal']}: write maximize or minimize.")
+        raise InputError(f"The metric of {path} has the goal {metric['goal']}: set it to maximize or minimize.")
     if not isinstance(sweep["parameters"], dict) or not sweep["parameters"]:
         raise InputError(f"{path} has no parameters: name at least one, such as model.optimizer.lr.")
     for key in sweep["parameters"]:
@@ -73,7 +73,7 @@ def parse_command(command: Any, where: str, macros: Sequence[str] = MACROS) -> l
     """The words of a command, with macros. Raises :class:`InputError` for an unknown macro or a missing ``${args}``."""
     found = [str(word) for word in yaml_schema.items(command, where)]
     if unknown := [word for word in found if re.fullmatch(r"\$\{\w+\}", word) and word not in macros]:
-        raise InputError(f"{where} has {unknown[0]}, and known here are {', '.join(macros)}.")
+        raise InputError(f"{where} has {unknown[0]}, but only {', '.join(macros)} are supported.")
     if "${args}" in macros and not {"${args}", "${args_no_equals}"} & set(found):
         raise InputError(f"{where} has no ${{args}}: add it, or all combinations are the same.")
     return found

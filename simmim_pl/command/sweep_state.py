@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simmim_pl.command.sweep_config import SweepConfig
 
-DONE_MARKER = "done"  # empty file beside the run directories of a trained combination
+DONE_MARKER = "done"  # empty file next to the run directories of a trained combination
 
 
 def markers(config: SweepConfig, run: Path) -> list[Path]:

@@ -35,7 +35,7 @@ CALLBACKS = {
     "BatchSizeFinder": "changes the batch size, on which learning rate and resuming depend: set --data.batch_size",
     "GradientAccumulationScheduler": "changes the effective batch, by which the learning rate is scaled: set "
     "--trainer.accumulate_grad_batches",
-    "ModelPruning": "keeps masks that no checkpoint holds, so that the run could not resume: leave it out",
+    "ModelPruning": "keeps masks that no checkpoint stores, so the run could not be resumed: remove it",
     "BackboneFinetuning": "looks for an attribute backbone that methods do not have: set --model.optimizer.lr",
 }
 SHARDED = ("fsdp", "deepspeed", "modelparallel", "model_parallel", "xla")
@@ -67,10 +67,10 @@ def look_at(config: Any, verb: str) -> None:
 def refusals(trainer: Any, verb: str) -> Iterator[str]:
     """A sentence for each option that is refused."""
     if trainer.barebones:
-        yield "--trainer.barebones true switches off what a run is made of, such as its log: leave it out."
+        yield "--trainer.barebones true turns off parts that every run needs, such as logging: remove it."
     if trainer.precision in ("16-true", "bf16-true"):
         mixed = trainer.precision.replace("true", "mixed")
-        yield f"--trainer.precision {trainer.precision} would keep weights too in half precision: set it to {mixed}."
+        yield f"--trainer.precision {trainer.precision} would also keep weights in half precision: set it to {mixed}."
     if trainer.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         yield (
             f"--trainer.accelerator is {trainer.accelerator}, and this machine has no GPU that torch can use: set "

@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: images per batch over all devices, so that a config means the same on any number of them; each
             device gets an equal share. With accumulation a step sees batch_size × accumulate_grad_batches.
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
-        local_views: makes further views of smaller regions, at a size of their own, beside ``views``: see
+        local_views: makes further views of smaller regions, at a size of their own, in addition to ``views``: see
             :class:`simmim_pl.methods.Contrastive`.
         final_views: makes the views of the last batches: larger ones ready the encoder for whole images (after Touvron
             et al. 2019, arXiv 1906.06423). Loss, speed and memory jump there; ``--data.final_share 0.99`` tries it.
@@ -91,8 +91,8 @@ class ImageDataModule(LightningDataModule):
         for name, now in self.epochs().items():
             if state.get(name) != now:
                 raise InputError(
-                    f"The checkpoint is of a run whose {name.replace('_', ' ')} was {state.get(name)}, and now it is "
-                    f"{now}: a run can only resume with the same batches. Set it back, or start a new run."
+                    f"The {name.replace('_', ' ')} was {state.get(name)} in the checkpoint and is {now} now: a run can "
+                    "only resume with the same batches. Set it back, or start a new run."
                 )
         self.start = (state["epoch"], state["batches"])
 
@@ -149,7 +149,7 @@ class ImageDataModule(LightningDataModule):
         if len(train) < self.batch_size:
             raise InputError(
                 f"The {len(train)} training images do not fill one batch of {self.batch_size}: lower "
-                "--data.batch_size, or bring more images."
+                "--data.batch_size, or add images."
             )
         share, (epoch, batches) = self.share(self.batch_size), self.start
         order = ResumableSampler(train, ranks, rank, self.seed, epoch, batches * share)

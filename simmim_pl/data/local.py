@@ -11,5 +11,5 @@ def require_views_not_enlarged(batch: Batch) -> None:
     if size > min(height, width):
         raise InputError(
             f"Local views of {size} pixels are larger than the images of {height}×{width}: set "
-            f"--data.local_views.size to {min(height, width)} or less, or bring larger images."
+            f"--data.local_views.size to {min(height, width)} or less, or use larger images."
         )

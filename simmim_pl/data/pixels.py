@@ -34,6 +34,6 @@ def require_pixels(pixels: Any, number: int, clips: bool, name: str) -> None:
             "round them, and convert them by .to(torch.uint8)."
         )
     raise InputError(
-        f"{name} gave pixels as {found}, and {due} is required: three channels, in front of height and width, and one "
-        "item for each index that was asked for."
+        f"{name} gave pixels as {found}, and {due} is required: three channels, before height and width, and one item "
+        "for each requested index."
     )

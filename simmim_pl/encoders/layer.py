@@ -107,7 +107,9 @@ def read(
             handle.remove()
     for name in layers:
         if name not in found:
-            raise UnreadableError(f"Layer {name} of {type(encoder).__name__} cannot be read: no image passes it.")
+            raise UnreadableError(
+                f"Layer {name} of {type(encoder).__name__} cannot be read: images do not pass through it."
+            )
     return [found[name] for name in layers]
 
 
@@ -118,7 +120,7 @@ def features_of(output: Any, image: Float[Tensor, "B 3 H W"], stride: int, name:
     if not isinstance(output, Tensor) or not 2 <= output.ndim <= 4 or len(output) != len(image):
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UnreadableError(
-            f"{name} gives {shape} for {len(image)} images, which are no features: choose another layer."
+            f"{name} gives {shape} for {len(image)} images, which is not a batch of features: choose another layer."
         )
     height, width = image.shape[2:]
 

@@ -53,8 +53,8 @@ class Swin(MaskableEncoder):
         widths = [width * 2**stage for stage in range(len(depths))]
         if not depths or len(num_heads) != len(depths) or any(w % n for w, n in zip(widths, num_heads, strict=True)):
             raise InputError(
-                f"Swin needs heads for each of its stages, which divide the stage's width: the widths are {widths}, "
-                f"and num_heads is {list(num_heads)}."
+                "Swin needs a number of heads for each stage, and it has to divide the stage's width: the widths are "
+                f"{widths}, and num_heads is {list(num_heads)}."
             )
         super().__init__(widths[-1], mean, std, stride=patch_size * 2 ** (len(depths) - 1))
         self.patch_size, self.token_dim = patch_size, width

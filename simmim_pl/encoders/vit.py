@@ -18,7 +18,7 @@ from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ra
 
 
 class ViT(MaskableEncoder):
-    """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) of torchvision's blocks: pre-norm, GELU, a norm in the end.
+    """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) of torchvision's blocks: pre-norm, GELU, a final norm.
 
     The defaults are ViT-Tiny (width 192, depth 12, 3 heads) for 32 pixels. ViT-S has width 384 and 6 heads, ViT-B 768
     and 12. ``feature_map`` is the normalised patch tokens as a grid. Images of another size than ``image_size`` get
@@ -63,7 +63,7 @@ class ViT(MaskableEncoder):
         if image_size % patch_size or width % num_heads or (position == "sincos" and width % 4):
             raise InputError(
                 f"A ViT's image_size {image_size} has to be a multiple of patch_size {patch_size}, and its width "
-                f"{width} one of num_heads {num_heads}, and of 4 with position sincos."
+                f"{width} a multiple of num_heads {num_heads}, and of 4 with position sincos."
             )
         self.patch_size, self.token_dim = patch_size, width
         side = image_size // patch_size

@@ -1,4 +1,4 @@
-"""The result card: results, data, encoder and versions; printed as a table and written beside the checkpoint."""
+"""The result card: results, data, encoder and versions; printed as a table and written next to the checkpoint."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def publish(
     seed: int,
     started: float,
 ) -> dict[str, Any]:
-    """Print the table; write ``result.json`` and ``result.md`` to the run directory, with copies beside the checkpoint.
+    """Print the table; write ``result.json`` and ``result.md`` to the run directory, and copies next to the checkpoint.
 
     Returns:
         The card.
@@ -76,7 +76,7 @@ def publish(
         TIMES: round(time.perf_counter() - started, 2),
     }
     if checkpoint is not None and (changes := load_checkpoint(checkpoint).get("changes")):
-        found["pretraining changed"] = changes  # settings, when the run went on from a checkpoint, with the step
+        found["pretraining changed"] = changes  # settings, when the run resumed from a checkpoint, with the step
     for logger in trainer.loggers:
         logger.log_metrics(dict(scalars(entries)), step=0)
     if trainer.is_global_zero:
@@ -108,15 +108,15 @@ def scalars(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
 
 
 def copy_beside(card: dict[str, Any], checkpoint: Path, run: Path) -> None:
-    """Copy the card beside the checkpoint, under the run's name, so that cards do not overwrite each other."""
+    """Copy the card next to the checkpoint, under the run's name, so that cards do not overwrite each other."""
     beside = checkpoint.with_name(f"{checkpoint.stem}.{run.parent.name}-{run.name}.result")
     try:
         write(card, beside)
-        print(f"and, beside the checkpoint, to {beside}.json and .md")
+        print(f"and next to the checkpoint, to {beside}.json and .md")
     except OSError as error:
         if atomic.is_disk_full(error):
             raise
-        rank_zero_warn(f"There is no copy of the result beside {checkpoint} ({error.strerror}).")
+        rank_zero_warn(f"The result could not be copied next to {checkpoint} ({error.strerror}).")
 
 
 def write(card: dict[str, Any], path: Path) -> None:

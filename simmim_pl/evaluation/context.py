@@ -78,22 +78,22 @@ class EvaluationContext:
         seen = {split: self.labels(split).unique().tolist() for split in ("train", "validation", "test")}
         if len(seen["train"]) < 2:
             raise InputError(
-                f"{self.data.source.name} has training images of a single class, which is nothing to tell apart: "
-                "add another."
+                f"{self.data.source.name} has training images of only one class, so there is nothing to classify: "
+                "add another class."
             )
         for split in ("validation", "test"):
             lacking = [names[label] for label in seen[split] if label not in seen["train"]]
             if lacking:
                 raise InputError(
-                    f"The class {lacking[0]} is in {split} and not in train, where it could be learned: add training "
-                    "images of it, hold fewer images out with --data.validation, or remove the class."
+                    f"The class {lacking[0]} is in {split} but not in train, so it cannot be learned: add training "
+                    "images of it, hold out fewer images with --data.validation, or remove the class."
                 )
         return names
 
     def require_validation(self) -> None:
         """Raises :class:`InputError` when there is nothing to choose on."""
         if not len(self.data.splits["validation"]):
-            raise InputError("The validation split is empty, and this evaluation chooses on it: set --data.validation.")
+            raise InputError("The validation split is empty, and this evaluation selects on it: set --data.validation.")
 
     def require_stills(self) -> None:
         """Raises :class:`InputError` if the data set holds clips: views can only be made of images."""
@@ -136,7 +136,7 @@ class EvaluationContext:
         """Number of batches of a complete split in order. Raises :class:`InputError` if a rank would have none."""
         number = len(self.data.splits[split])
         if number < distributed.world_size():
-            raise InputError(f"The {split} split has {number} images, fewer than one a device: bring more images.")
+            raise InputError(f"The {split} split has {number} images, fewer than one per device: add images.")
         return -(-number // int(self.data.batch_size))
 
     def watched(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
@@ -199,7 +199,7 @@ class EvaluationContext:
                 parts.append((self.pooled(batch), batch["label"], batch["index"]))
             if not torch.allclose(self.pooled(first), parts[0][0], rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise InputError(
-                    f"The encoder {type(self.encoder).__name__} gave other features when it saw the same images again: "
+                    f"The encoder {type(self.encoder).__name__} gave different features for the same images: "
                     "a frozen encoder must be a function of the image alone."
                 )
             self.watch.check()

@@ -39,7 +39,7 @@ class Evaluation(LightningModule):
             average in methods such as BYOL. The table says which.
         encoder: an encoder to evaluate as it is, instead of a checkpoint.
         weights: path of a state dict that another tool saved, to load into ``encoder``.
-        baselines: evaluate raw pixels and, of a checkpoint, the same architecture untrained, too; beside ``weights``,
+        baselines: evaluate raw pixels and, of a checkpoint, the same architecture untrained, too; with ``weights``,
             the encoder as it was before they were loaded.
         layer: a layer of the encoder to evaluate instead of its output, such as ``net.block2``; the error for a wrong
             name lists all. The untrained network is evaluated at the same layer.
@@ -76,7 +76,7 @@ class Evaluation(LightningModule):
             raise InputError("An evaluation needs at least one protocol: see configs/evaluate/.")
         of_all = [type(protocol).__name__ for protocol in protocols if not protocol.supports_layer]
         if layer is not None and of_all:
-            raise InputError(f"{of_all[0]} takes the whole network: leave out --model.layer.")
+            raise InputError(f"{of_all[0]} evaluates the whole network: remove --model.layer.")
         self.automatic_optimization = False
         self.protocols, self.transfer = protocols, list(transfer)
         self.checkpoint, self.cache, self.seed = checkpoint, cache, seed
@@ -125,14 +125,14 @@ class Evaluation(LightningModule):
         self.sets = {id(data): adapted(data) for data in sets}
         if not len(self.sets[id(sets[0])].splits["validation"]):
             # With no validation batch, Lightning would skip its loop, and with it the evaluation.
-            raise InputError("The validation split is empty, and evaluations choose on it: set --data.validation.")
+            raise InputError("The validation split is empty, and evaluations select on it: set --data.validation.")
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise InputError(
                 f"Evaluations run in 32-true or bf16-mixed, not in {self.trainer.precision}: set --trainer.precision."
             )
 
     def further_data(self) -> list[LightningDataModule]:
-        """Data sets beside the run's."""
+        """Data sets in addition to the run's."""
         return [*self.transfer, *(protocol.data for protocol in self.protocols if protocol.data is not None)]
 
     def plan(self) -> list[tuple[Any, str, list[Protocol]]]:

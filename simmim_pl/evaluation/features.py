@@ -17,7 +17,7 @@ from simmim_pl.runtime import atomic, distributed
 
 # Features [N, D] of images, or [N, T, D] of clips, with their labels.
 Labelled = tuple[Float[Tensor, "_ *T D"], Int64[Tensor, " _"]]
-ROUNDING = 1e-6  # a standard deviation this small beside the mean is float32's rounding, not variation
+ROUNDING = 1e-6  # a standard deviation this small relative to the mean is float32's rounding, not variation
 
 
 def collect(parts: Sequence[tuple[Tensor, ...]], split: str) -> Labelled:
@@ -85,4 +85,6 @@ def write_cache(path: Path, known: Labelled) -> None:
     except OSError as error:
         if atomic.is_disk_full(error):
             raise
-        rank_zero_warn(f"Features are not kept in {path.parent} ({error}); the next evaluation extracts them again.")
+        rank_zero_warn(
+            f"Features cannot be cached in {path.parent} ({error}); the next evaluation extracts them again."
+        )

@@ -54,11 +54,13 @@ def subjects(
     """
     if (checkpoint is None) == (encoder is None) or (weights is not None and encoder is None):
         raise InputError(
-            "Say what to evaluate: either --model.checkpoint PATH or --model.encoder, not both; "
-            "--model.weights PATH goes with --model.encoder."
+            "Set either --model.checkpoint PATH or --model.encoder, not both; --model.weights PATH goes with "
+            "--model.encoder."
         )
     if checkpoint is None and network != "online":
-        raise InputError(f"--model.network {network} is of a checkpoint: set --model.checkpoint PATH, or leave it out.")
+        raise InputError(
+            f"--model.network {network} selects from a checkpoint: set --model.checkpoint PATH, or remove it."
+        )
     found: dict[str, Encoder] = {}
     if checkpoint is not None:
         name = "pretrained" if network == "online" else network

@@ -87,8 +87,8 @@ class LogisticRegression:
                 break
         if point.above > tolerance:
             rank_zero_warn(
-                f"Logistic regression with l2 {l2:g} stopped up to {point.above:.1e} nats above its minimum, where "
-                f"{tolerance:.1e} was asked for: raise iterations from {iterations}, or standardise the features."
+                f"Logistic regression with l2 {l2:g} stopped up to {point.above:.1e} nats above its minimum, and the "
+                f"tolerance is {tolerance:.1e}: raise iterations from {iterations}, or standardise the features."
             )
         found = point.at.to(self.features.dtype).to(self.device)
         return found[:, :-1].T.contiguous(), found[:, -1].clone()

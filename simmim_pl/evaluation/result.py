@@ -59,9 +59,11 @@ class Result:
             raise InputError("A protocol's result needs at least one metric.")
         for name, estimate in self.metrics.items():
             if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
-                raise InputError(f"A protocol found {name} = {estimate}, which is no finite number with an interval.")
+                raise InputError(
+                    f"A protocol found {name} = {estimate}, which is not a finite number with an interval."
+                )
         if self.confusion is not None and len(self.confusion) != len(self.per_class or ()):
-            raise InputError("A confusion matrix needs the names of its classes: give per_class, a figure for each.")
+            raise InputError("A confusion matrix needs the names of its classes: give per_class, one number for each.")
 
     def entry(self) -> dict[str, Any]:
         """As a result card writes it; what the protocol does not say is left out."""

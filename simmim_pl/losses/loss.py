@@ -24,7 +24,11 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
-        """The loss of a batch of projections."""
+        """The loss of a batch of projections.
+
+        The method calls it once for every training batch, on every rank, under the trainer's autocast. ``z`` holds this
+        rank's images; :func:`whole_batch` has those of all ranks.
+        """
 
     def at_chance(self, views: int, images: int) -> float | None:
         """The least loss of projections without information about their image: all the same, or noise.

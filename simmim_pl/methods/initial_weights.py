@@ -27,7 +27,7 @@ class InitialWeights(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.ckpt_path is not None:
             return
-        pl_module.initial_weights = None  # a second fit of the same method goes on with what it has learned
+        pl_module.initial_weights = None  # a second fit of the same method continues with what it has learned
         encoder = pl_module.encoder
         left = load_weights(encoder, self.path)
         for part in pl_module.modules():

@@ -49,8 +49,8 @@ class Method(StepLog, ABC):
     A method with pictures to show defines :meth:`pictures`. Random numbers of a method, such as masks, come from
     :meth:`generator`.
 
-    The learning rate in the config is for 256 images a step. It is scaled linearly to the effective batch (batch_size ×
-    accumulate_grad_batches).
+    The learning rate in the config is for 256 images per step. It is scaled linearly to the effective batch
+    (batch_size × accumulate_grad_batches).
 
     Attributes:
         pretrains: marks a self-supervised method for the command line: ``fit`` may choose the fastest precision, and
@@ -58,7 +58,7 @@ class Method(StepLog, ABC):
 
     Args:
         encoder: image → features; the part that is kept.
-        optimizer: any torch optimizer; its lr is for 256 images a step.
+        optimizer: any torch optimizer; its lr is for 256 images per step.
         warmup_epochs: linear warm-up, counted in steps, before the cosine decay to zero. Fractions are fine.
         decay_norm_and_bias: apply weight decay to biases, norms and positions too. The literature mostly does not.
         sync_batchnorm: on several devices, take BatchNorm's statistics over the whole batch, as one device would.

@@ -27,7 +27,7 @@ def require_view_maker(method: LightningModule, makes: str, local_views: bool = 
     if data is not None and getattr(data, "views", data) is None:
         raise InputError(f"{name} pretraining needs views: set --data.views simmim_pl.views.{makes}.")
     if not local_views and getattr(data, "local_views", None) is not None:
-        raise InputError(f"{name} has no use for local views: leave --data.local_views out.")
+        raise InputError(f"{name} does not use local views: remove --data.local_views.")
 
 
 def views_of(batch: Any, least: int, makes: str) -> Float[Tensor, "V B 3 H W"]:

@@ -63,8 +63,8 @@ class SelfDistillation(Method):
         self.predictor = predictor(self.head.output_dim)
         if self.predictor.output_dim != self.head.output_dim:
             raise InputError(
-                f"The predictor's output_dim is {self.predictor.output_dim}, and what it predicts, the head's output, "
-                f"is of {self.head.output_dim}: set both to the same number."
+                f"The predictor's output_dim is {self.predictor.output_dim} and the head's is {self.head.output_dim}, "
+                "but it predicts the head's output: set both to the same number."
             )
         self.teacher = Teacher(encoder, self.head)
         self.momentum = momentum

@@ -19,13 +19,13 @@ PIECES = 3  # of evidence that "learning" needs
 SHARE, STEPS = 0.25, 5000  # it is too early to tell before this share of the run's steps, or this many steps
 HELD_OUT = ("information", "matching", "neighbours")
 TRY = {
-    "not learning": "Held-out images show no more than before training. Look at the views, which have to show what "
-    "images share; see that the learning rate is neither tiny nor huge, that gradients reach the encoder, and that a "
-    "contrastive loss's temperature is well below 1, or a teacher's momentum near it.",
-    "shortcut": "Views are matched, but kNN accuracy is no better than before training: they share something that "
-    "classes do not, such as colours or borders, or hide what tells the classes apart. Change the views.",
-    "cannot tell": "The evidence is too little, or contradicts itself: see what speaks against it, and measure what is "
-    "missing.",
+    "not learning": "Metrics of held-out images are no better than before training. Check that the views keep what "
+    "identifies an image, that the learning rate is neither too low nor too high, that gradients reach the encoder, "
+    "and that a contrastive loss's temperature is well below 1, or a teacher's momentum near 1.",
+    "shortcut": "Views are matched, but kNN accuracy is no better than before training: views share something "
+    "unrelated to the classes, such as colours or borders, or hide what distinguishes the classes. Change the views.",
+    "cannot tell": "The evidence is insufficient or contradictory: check the evidence against learning, and measure "
+    "what is missing.",
 }
 
 
@@ -107,11 +107,11 @@ def weigh(holds: Sequence[Mapping[str, bool | None]], last: Sequence[Mapping[str
         return EARLY, f"{measured}, and a verdict needs two (--trainer.check_val_every_n_epoch)."
     if always(convincing):
         number = list(holds[-1].values()).count(True)
-        return "learning", f"{number} pieces of evidence say so, at two validations, and none speaks against it."
+        return "learning", f"{number} pieces of evidence are for it, at two validations, and none is against it."
     if last[0].get("train/progress", 0.0) < SHARE and last[0].get("step", 0) < STEPS:
         return EARLY, (
-            f"The evidence is not enough yet. It has until two validations after {100 * SHARE:.0f} % of the steps, or "
-            f"{STEPS} of them."
+            f"The evidence is not sufficient yet. The verdict comes at two validations after {100 * SHARE:.0f} % of "
+            f"the steps, or after {STEPS} steps."
         )
     if always(lambda held: not gains(held) and any(held.get(kind) is False for kind in HELD_OUT)):
         state = "not learning"
@@ -159,7 +159,7 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
     elif std < SAME:
         found["complete collapse"] = (
             f"all images are at nearly the same point (spread {std:.3f}, where 1 is healthy). Lower the learning rate, "
-            "and see what keeps images apart: negatives in the loss, or a predictor, a slow teacher and BatchNorm "
+            "and check what prevents collapse: negatives in the loss, or a predictor, a slow teacher and BatchNorm "
             "in the heads."
         )
     elif directions < FEW:
@@ -171,7 +171,7 @@ def diagnose(metrics: Mapping[str, float]) -> dict[str, str]:
     if ceiling > ENOUGH and bound > FULL * ceiling:
         found["saturation"] = (
             f"the InfoNCE bound, {bound:.2f} nats, is at its ceiling of {ceiling:.2f}: it cannot show whether more is "
-            "learned. Give Representation more images; and if train/contrastive_accuracy is near 1 too, telling them "
-            "apart has become too easy: strengthen the views or enlarge the batch."
+            "learned. Give Representation more images; if train/contrastive_accuracy is near 1 too, the task has "
+            "become too easy: strengthen the views or enlarge the batch."
         )
     return found

@@ -55,7 +55,7 @@ def loss(metrics: Mapping[str, float]) -> Evidence:
     """The training loss is :data:`NATS` below the least loss of embeddings without information about their image."""
     value, chance = metrics.get("train/loss"), metrics.get("train/loss_at_chance")
     if value is None or chance is None:
-        return Evidence("loss", None, "loss beside chance (this loss does not say what chance gives)")
+        return Evidence("loss", None, "loss compared with chance (this loss does not define its value at chance)")
     return Evidence("loss", value < chance - NATS, f"loss {value:.2f}, by chance {chance:.2f}")
 
 
@@ -116,7 +116,7 @@ def rank(metrics: Mapping[str, float]) -> Evidence:
     """RankMe of the features is higher than before training. Less than half of it is evidence against learning."""
     value, before = (metrics.get(f"representation/rankme{when}") for when in ("", "_untrained"))
     if value is None or before is None:
-        return Evidence("rank", None, "RankMe beside that of the untrained network (add the callback Representation)")
+        return Evidence("rank", None, "RankMe compared with the untrained network (add the callback Representation)")
     holds = True if value > GROWN * before else False if value < before / 2 else None
     return Evidence("rank", holds, f"features use {value:.1f} directions, untrained {before:.1f}")
 
@@ -163,7 +163,9 @@ def gain(
     (low, high), base = ends, max(before, chance)
     if low > base or high < base + worth:
         return Evidence(kind, low > base, words)
-    return Evidence(kind, None, f"{words}, which {'is within its noise' if worth >= 0 else 'leaves no room to tell'}")
+    return Evidence(
+        kind, None, f"{words}, which {'is within its noise' if worth >= 0 else 'is too near the maximum to tell'}"
+    )
 
 
 def worth(wanted: float, base: float, trials: int) -> float:

@@ -31,14 +31,14 @@ def main(args: list[str] | None = None) -> None:
     """Write the page. User errors print one sentence and exit with code 2."""
     parser = argparse.ArgumentParser(
         prog="python -m simmim_pl.report",
-        description="Write the report of a run, or of several side by side, as one HTML file that needs no network.",
+        description="Write the report of one run, or a comparison of several, as one HTML file that needs no network.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, runs/NAME/ID")
     parser.add_argument(
-        "--output", type=Path, help="file to write; by default report.html in the run, of several in this folder"
+        "--output", type=Path, help="file to write; default: report.html in the run, or in this folder for several runs"
     )
     parser.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="also write the first run's charts there as PNG, each a file"
+        "--pictures", type=Path, metavar="FOLDER", help="also write each chart of the first run there as a PNG file"
     )
     options = parser.parse_args(args)
     path = options.output or (Path("report.html") if len(options.runs) > 1 else options.runs[0] / "report.html")

@@ -71,7 +71,7 @@ def curves(
     """Lines over optimizer steps; a long one is averaged over equal parts. A single point is a dot.
 
     - ``chance``: chance levels, drawn as dotted lines.
-    - ``legend``: whether names are in the picture; the report's page has its own legend beside it.
+    - ``legend``: whether names are in the picture; the report's page has its own legend next to it.
     - ``colours``: number of each line's colour; by default 0, 1, 2, …
     """
     figure, axes = canvas()

@@ -35,8 +35,10 @@ def observed(folder: Path) -> Observed:
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            if sum(entry.file_size for entry in file.zip.infolist()) > path.stat().st_size:  # ours is not compressed
+            if (
+                sum(entry.file_size for entry in file.zip.infolist()) > path.stat().st_size
+            ):  # the report's own file is not compressed
                 raise ValueError("it unpacks to more bytes than it has")
             return dict(file)
     except (OSError, ValueError, EOFError, KeyError, MemoryError, BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete it, the next validation writes it anew.") from error
+        raise InputError(f"{path} cannot be read ({error}): delete it, the next validation writes it again.") from error

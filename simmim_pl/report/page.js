@@ -1,6 +1,6 @@
 "use strict";
-// Curves that answer: over steps, epochs or time, smoothed, on a logarithmic scale, the values under the pointer, a part.
-// Where no script may run, the pictures that the page came with stay.
+// Interactive curves: over steps, epochs or time, smoothed, on a logarithmic scale, with values under the pointer and zoom.
+// Without JavaScript, the page shows static pictures instead.
 (() => {
   const [WIDTH, HEIGHT, TOP, RIGHT, BOTTOM] = [302, 173, 12, 14, 34];
   const runs = JSON.parse(document.querySelector("main").dataset.runs);
@@ -18,9 +18,9 @@
     readout.setAttribute("aria-live", "polite");
     return { ...JSON.parse(figure.dataset.curves), plot: figure.querySelector(".plot"), readout };
   });
-  let part = null; // of the axis that is shown: from, to
+  let part = null; // the zoomed range of the axis: from, to
 
-  function clock(run, step) { // seconds from the start to the end of a step, between those that are known
+  function clock(run, step) { // seconds from the start to the end of a step, interpolated
     const after = run.steps.findIndex((known) => known >= step);
     if (!run.steps.length) return NaN;
     if (after < 0) return (run.seconds.at(-1) * (step + 1)) / (run.steps.at(-1) + 1);
@@ -62,7 +62,7 @@
     return node;
   }
 
-  function range(values) { // of what is drawn, with a margin; never empty
+  function range(values) { // of the plotted values, with a margin; never empty
     const [low, high] = [Math.min(...values), Math.max(...values)];
     return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 10, high + (Math.abs(high) || 1) / 10];
   }
@@ -108,7 +108,7 @@
     }
     add(svg, "text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, label);
     const box = { x: LEFT, y: TOP, width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM };
-    const inner = add(svg, "svg", { ...box, viewBox: Object.values(box).join(" "), role: "none" }); // what is outside is cut off
+    const inner = add(svg, "svg", { ...box, viewBox: Object.values(box).join(" "), role: "none" }); // clips the curves
     for (const value of chart.chance) add(inner, "path", { class: "chance", d: `M${LEFT} ${down(value)}H${WIDTH}` });
     for (const line of lines) {
       const path = (ys) => line.seen.map((at, n) => `${n ? "L" : "M"}${across(line.x[at])} ${down(ys[at])}`).join("");
@@ -131,7 +131,7 @@
       const x = ((event.clientX - box.left) / box.width) * WIDTH;
       return Math.min(right, Math.max(left, left + ((x - LEFT) / (WIDTH - LEFT - RIGHT)) * (right - left)));
     };
-    const show = (x) => { // the point of each curve that is nearest
+    const show = (x) => { // the nearest point of each curve
       const near = (line) => line.seen.reduce((a, b) => (Math.abs(line.x[b] - x) < Math.abs(line.x[a] - x) ? b : a));
       const found = lines.filter((line) => line.seen.length).map((line) => [line, near(line)]);
       if (!found.length) return;

@@ -60,7 +60,7 @@ def render_page(runs: Sequence[Run]) -> str:
         compared=side_by_side(runs),
         about=comparison_table(runs, run_facts(runs)),
         clocks=json.dumps([curves.time_axes(run) for run in runs]),
-        script=Markup(script),  # ours
+        script=Markup(script),  # of this package
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 

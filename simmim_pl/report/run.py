@@ -86,7 +86,9 @@ def load_run(folder: Path) -> Run:
         InputError: it is no run directory, or a file in it cannot be read.
     """
     if not (folder / "config.yaml").is_file() and not (folder / "metrics.csv").is_file():
-        raise InputError(f"{folder} is no run directory: name one like runs/NAME/ID, with config.yaml and metrics.csv.")
+        raise InputError(
+            f"{folder} is not a run directory: give one like runs/NAME/ID, with config.yaml and metrics.csv."
+        )
     config, table = folder / "config.yaml", folder / "metrics.csv"
     views = folder / "views.png"
     copies = folder.glob("checkpoints/*.result.json")  # CHECKPOINT.NAME-ID.result.json, whose ID begins with the date
@@ -110,7 +112,7 @@ def load_card(path: Path) -> dict[str, Any]:
     """Load a result card. Raises :class:`ValueError` if the file holds something else."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not {"command", "results"} <= found.keys():
-        raise ValueError(f"{path.name} holds no result card")
+        raise ValueError(f"{path.name} is not a result card")
     return found
 
 

@@ -39,7 +39,9 @@ def load_starts(folder: Path) -> list[Start]:
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         if not isinstance(found, list) or not all(isinstance(start, dict) for start in found):
-            raise ValueError("it is no list of mappings")
+            raise ValueError("it is not a list of mappings")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete it, the run's next start writes it anew.") from error
+        raise InputError(
+            f"{path} cannot be read ({error}): delete it, the run's next start writes it again."
+        ) from error
     return found

@@ -26,12 +26,12 @@ Writer = Callable[[IO[bytes]], Any]  # writes the content of a file, given the o
 
 # Error numbers of a full disk, with what the user can do. A file size limit (ulimit -f) counts as a full disk.
 DISK_FULL_ADVICE = {
-    errno.ENOSPC: "make room on the disk",
-    errno.EDQUOT: "make room on the disk, or have the quota raised",
-    errno.EFBIG: "make room on the disk, or raise the limit on a file's size (ulimit -f)",
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space, or have the quota raised",
+    errno.EFBIG: "free disk space, or raise the limit on a file's size (ulimit -f)",
 }
 WRITE_ADVICE = DISK_FULL_ADVICE | {
-    errno.EROFS: "make the disk writable, or write to another",
+    errno.EROFS: "make the disk writable, or use another",
     errno.EIO: "repair the disk, or use another",
 }
 # Phrases in the RuntimeErrors that torch.save raises when the disk is full; not all of them have an OSError as cause.
@@ -156,8 +156,8 @@ def add_resume_advice(checkpoint: Callable[[], Any]) -> Iterator[None]:
         if sentence is None:
             raise
         kept = checkpoint()
-        goes_on = f" The last good checkpoint is kept: --ckpt_path {kept}." if kept else ""
-        raise InputError(f"{sentence}{goes_on}") from error
+        resume = f" The last good checkpoint is kept: --ckpt_path {kept}." if kept else ""
+        raise InputError(f"{sentence}{resume}") from error
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -170,7 +170,7 @@ def explain(error: BaseException) -> str | None:
     for reason in os_errors(error):
         if isinstance(reason, WriteError) or reason.errno in WRITE_ADVICE:
             file, why = reason.filename2 or reason.filename or "A file", str(reason.strerror or reason)
-            advice = WRITE_ADVICE.get(reason.errno or 0, "make it a place that can be written, or write to another")
+            advice = WRITE_ADVICE.get(reason.errno or 0, "make it writable, or write to another place")
             return f"{file} cannot be written ({why[:1].lower()}{why[1:]}): {advice}."
     return None
 

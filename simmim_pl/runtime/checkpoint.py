@@ -46,8 +46,8 @@ def load_checkpoint(path: str | Path, weights_only: bool = True) -> dict[str, An
     sections = ("state_dict", "config")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in sections):
         raise InputError(
-            f"{path} was not written by `python -m simmim_pl fit`: it lacks the weights or the config that a run of "
-            "ours leaves in its checkpoints."
+            f"{path} was not written by `python -m simmim_pl fit`: it lacks the weights or the config that such a "
+            "checkpoint stores."
         )
     require_tensors(checkpoint["state_dict"], path)
     for section, most in ((checkpoint["config"], MAX_VALUES), (checkpoint, MAX_VALUES_IN_FILE)):
@@ -72,11 +72,11 @@ def require_tensors(state: Mapping[Any, Any], path: str | Path) -> None:
 
 
 def require_resumable(saved: Mapping[str, Any], path: str | Path) -> None:
-    """Raise :class:`InputError` unless a run can resume exactly from here: the format is ours, the digests match."""
+    """Raise :class:`InputError` unless a run can resume exactly: the format is this version's, the digests match."""
     if saved.get("format") != FORMAT_VERSION:
         raise InputError(
-            f"{path} was written by another version of simmim_pl ({written_by(saved)}), from whose "
-            "checkpoints this one cannot resume: use that version, or start a new run. Its encoder can be evaluated."
+            f"{path} was written by another version of simmim_pl ({written_by(saved)}), and this "
+            "version cannot resume from it: use that version, or start a new run. Its encoder can be evaluated."
         )
     require_intact(saved, path)
 
@@ -96,8 +96,8 @@ def require_same_architecture(state: dict[str, Any], own: dict[str, Any], path: 
         theirs, ours = (tuple(side[name].shape) if name in side else "no such tensor" for side in (state, own))
         if theirs != ours:
             raise InputError(
-                f"{path} is of another architecture: at {name} it has {theirs}, the config builds {ours}. "
-                "Use the config.yaml that lies in the run directory of the checkpoint."
+                f"{path} has another architecture: at {name} it has {theirs}, the config builds {ours}. "
+                "Use the config.yaml in the run directory of the checkpoint."
             )
 
 
@@ -123,13 +123,13 @@ def load_encoder(
     saved = load_checkpoint(path)
     spec = method_arguments(saved, path).get("encoder")
     if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
-        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
+        raise InputError(f"{path} contains no encoder: give a checkpoint that pretraining wrote.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
     prefix = PREFIXES[network]
     state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
     if not state and network == "teacher":
-        raise InputError(f"{path} has no teacher, only the online network: leave --model.network teacher out.")
+        raise InputError(f"{path} has no teacher, only the online network: remove --model.network teacher.")
 
     def build() -> Encoder:
         found: Encoder = instantiate(parser, {"encoder": spec}, path, frozenset(allow), written_by(saved)).encoder

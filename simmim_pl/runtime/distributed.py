@@ -143,7 +143,7 @@ def require_equal_on_all_ranks(facts: Mapping[str, Any]) -> None:
             if theirs.get(name) != everyone[0].get(name):
                 raise InputError(
                     f"The devices do not agree on the {name}: it is {everyone[0].get(name)} on rank 0 and "
-                    f"{theirs.get(name)} on rank {other}. Start all of them with the same code, config and data."
+                    f"{theirs.get(name)} on rank {other}. Start all with the same code, config and data."
                 )
 
 

@@ -29,7 +29,7 @@ def method_arguments(saved: Mapping[str, Any], path: str | Path) -> dict[str, An
     for key in ("model", "init_args"):
         spec = spec.get(key) if isinstance(spec, dict) else None
     if not isinstance(spec, dict):
-        raise InputError(f"{path} holds no encoder: give a checkpoint that pretraining wrote.")
+        raise InputError(f"{path} contains no encoder: give a checkpoint that pretraining wrote.")
     return spec
 
 
@@ -91,8 +91,8 @@ def instantiate(
             ) from error
         if denied:
             raise InputError(
-                f"{path} asks to import {denied[1]}, which is none of simmim_pl's encoders, losses and optimizers, nor "
-                f"torch's: allow it with --model.allow [{denied[1]}] if you trust the file."
+                f"{path} asks to import {denied[1]}, which is not an encoder, loss or optimizer of simmim_pl or "
+                f"torch: allow it with --model.allow [{denied[1]}] if you trust the file."
             ) from error
         raise InputError(f"{path} describes an encoder that this version cannot build: {reason}") from error
     return built
@@ -102,8 +102,8 @@ def instantiate(
 def imports_limited_to(places: list[str]) -> Iterator[None]:
     """In this context jsonargparse imports nothing but what is defined below these import paths.
 
-    It checks each name before it imports it, and then where the object that it found is defined: a module of ours does
-    not give access to what it has imported. Its settings have no public way back, hence the private name.
+    It checks each name before it imports it, and then where the object that it found is defined: a module of simmim_pl
+    does not give access to what it has imported. Its settings cannot be restored publicly, hence the private name.
     """
     before = parsing_settings.copy()
     parsing_settings["import_path_verdicts"] = {}  # whatever else the process has allowed
@@ -121,7 +121,7 @@ def definition(name: str) -> str:
         return f"{found.__module__}.{found.__qualname__}"
     except Exception as error:  # the module may raise anything
         raise InputError(
-            f"--model.allow names {name}, which is no class that can be imported ({error}): name one."
+            f"--model.allow names {name}, which cannot be imported as a class ({error}): correct the name."
         ) from error
 
 

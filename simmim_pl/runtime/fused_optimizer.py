@@ -24,8 +24,8 @@ def place_steps(optimizer: Optimizer) -> None:
     A checkpoint may come from a run on another device.
     """
     for group in optimizer.param_groups:
-        beside = group.get("fused") or group.get("capturable")
+        on_device = group.get("fused") or group.get("capturable")
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].to(parameter.device if beside else "cpu")
+                state["step"] = state["step"].to(parameter.device if on_device else "cpu")

@@ -157,4 +157,4 @@ def explain(error: BaseException) -> str | None:
     if not any(restoring) or any(code.co_name in ("dump_checkpoint", "save_checkpoint") for code in calls):
         return None
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return f"What the checkpoint holds cannot be restored ({reason}): use another of the same run, or start a new run."
+    return f"The checkpoint's state cannot be restored ({reason}): use another of the same run, or start a new run."

@@ -25,7 +25,7 @@ STOPPED, NOTICED = "stopped", "noticed"  # notes of a rank that exits by itself,
 LAUNCHER_DELAY = 1.5  # seconds after which the parent process has left the note for a killed child
 PATIENCE = 5.0  # seconds after which every living rank has noticed a closed connection
 PARENT_VARIABLE = "SIMMIM_PARENT"  # environment variable: pid of the parent, if that is a rank too
-RESTART_ADVICE = "Start all ranks again; with --ckpt_path last they go on."
+RESTART_ADVICE = "Start all ranks again; --ckpt_path last resumes the run."
 leaving = threading.Event()  # set once this process knows of the loss and exits by itself
 
 
@@ -92,16 +92,16 @@ def describe_loss(left: dict[int, str], silent: Sequence[int]) -> str:
         silent: ranks without a note.
 
     >>> print(describe_loss({1: "was killed by SIGKILL"}, []))
-    Rank 1 was killed by SIGKILL, and rank 0 stops with it. Start all ranks again; with --ckpt_path last they go on.
+    Rank 1 was killed by SIGKILL, and rank 0 stops with it. Start all ranks again; --ckpt_path last resumes the run.
     """
     mine = distributed.rank()
     for other, text in left.items():
         if text == STOPPED:
-            return f"Rank {other} has stopped, and rank {mine} with it: what rank {other} has said tells why."
+            return f"Rank {other} has stopped, and rank {mine} with it: the messages of rank {other} give the reason."
         return f"Rank {other} {text}, and rank {mine} stops with it. {RESTART_ADVICE}"
     who = " and ".join(f"rank {other}" for other in silent) or "rank 0"
     verb = "are" if len(silent) > 1 else "is"
-    how = "killed without a word, as by SIGKILL when memory runs out" if silent else "killed, or it said why it stopped"
+    how = "killed, for example by SIGKILL when memory runs out" if silent else "killed, or its own message says why"
     return f"{who[0].upper()}{who[1:]} {verb} lost ({how}), and rank {mine} stops with it. {RESTART_ADVICE}"
 
 

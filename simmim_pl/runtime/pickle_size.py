@@ -130,7 +130,7 @@ class PickleScanner:
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 value = None
             case _:
-                raise ValueError(f"{opcode} is no instruction of torch.save")
+                raise ValueError(f"{opcode} is an instruction that torch.save never writes")
         self.stack.append(value)
 
     def pop(self, number: int) -> list[Any]:
@@ -149,7 +149,7 @@ class PickleScanner:
         self.allocated += size
         if self.allocated > self.size:
             raise RefusedError(
-                f"it asks for {self.allocated} bytes of memory and has {self.size}: it was made to do harm"
+                f"it has {self.size} bytes and asks for {self.allocated} bytes of memory: it may be malicious"
             )
 
     def storage(self, kind: str, type_: Global, key: str, device: str, elements: int, view: Any = None) -> Storage:
@@ -157,7 +157,7 @@ class PickleScanner:
         element = ELEMENT_BYTES[STORAGE.fullmatch(type_.path)[1]]  # type: ignore[index]
         found = Storage(elements * element, element)
         if self.entries is not None and self.entries[key] != found.size:
-            raise ValueError("a storage is not of the size that its tensors need")
+            raise ValueError("a storage does not have the size that its tensors need")
         if self.entries is None and key not in self.storages:
             self.allocate(found.size)
         return self.storages.setdefault(key, found)
@@ -173,7 +173,7 @@ class PickleScanner:
             if prod(size) and not (inside and (last + 1) * element <= storage.size):
                 raise ValueError("a tensor is larger than its storage")
             if prod(size) * element > self.size:
-                raise RefusedError("a tensor in it repeats few numbers to more bytes than the file has")
+                raise RefusedError("a tensor in it expands few numbers to more bytes than the file has")
             return TENSOR
         if path in PARAMETERS and given[0] is TENSOR:
             return TENSOR
@@ -189,7 +189,7 @@ class PickleScanner:
         inner = [part for each in given if isinstance(each, Group) for part in each.parts]
         self.copied += len(inner)
         if self.copied > self.executed:  # the parts of an argument are copied for the call
-            raise RefusedError(f"it copies {self.copied} values: it was made to do harm")
+            raise RefusedError(f"it copies {self.copied} values: it may be malicious")
         require_keys(inner)
         return given[0] if text else Group(inner, count_key_values(inner))
 
@@ -197,7 +197,7 @@ class PickleScanner:
 def tuple_items(value: Any) -> list[Any]:
     """Items of a spelled-out tuple. torch would unpack any iterable here, also a set, whose order is not known."""
     if not isinstance(value, Tuple):
-        raise ValueError("a call is given no tuple")
+        raise ValueError("the arguments of a call are not a tuple")
     return value.parts
 
 
@@ -209,4 +209,4 @@ def count_key_values(parts: list[Any]) -> int:
 def require_keys(parts: list[Any]) -> None:
     """Raise :class:`RefusedError` if a dict key or set item would take long to hash and compare."""
     if any(isinstance(part, Group) and part.key_values > MAX_KEY_VALUES for part in parts):
-        raise RefusedError("a key in it is of tuples within tuples without end")
+        raise RefusedError("a key in it consists of too many nested tuples")

@@ -65,7 +65,7 @@ def choose(asked: str | int | None, accelerator: str) -> tuple[str | int, str]:
 def reason(device: str, fast: bool) -> str:
     """The chosen precision, the reason, and the alternative."""
     if device not in ("cpu", "cuda"):
-        return f"32-true: bf16-mixed was never tried on {device} (--trainer.precision bf16-mixed does)"
+        return f"32-true: bf16-mixed is untested on {device} (--trainer.precision bf16-mixed does)"
     if fast:
         rest = ", the rest is float32 without TF32" if device == "cuda" else ""
         return f"bf16-mixed: this {device} computes bfloat16 in hardware{rest} (or --trainer.precision 32-true)"

@@ -16,25 +16,25 @@ Change = tuple[str, Any, Any]  # key, value in the checkpoint, value now
 IGNORED_KEYS = {"name", "runs", "ckpt_path", "weights_only", "untrained"}  # they do not affect training
 # Keys that must not change, with everything below them, and why.
 FIXED_KEYS = {
-    "model.encoder": "its weights are of that encoder",
-    "model.head": "its weights are of that head",
-    "model.predictor": "its weights are of that predictor",
-    "model.decay_norm_and_bias": "its optimizer has divided the weights by it",
+    "model.encoder": "its weights belong to that encoder",
+    "model.head": "its weights belong to that head",
+    "model.predictor": "its weights belong to that predictor",
+    "model.decay_norm_and_bias": "its optimizer grouped the weights by it",
     "data.validation": "other images would be held out, some of them trained on before",
     "data.split_seed": "other images would be held out, some of them trained on before",
     "data.source.share": "other images would be held out, some of them trained on before",
-    "data.source.seed": "the images would be others",
+    "data.source.seed": "the images would be different",
     "data.batch_size": "a run can only resume with the same batches",
     "seed_everything": "a run can only resume with the same batches",
     "data.seed": "a run can only resume with the same batches",
 }
 # Keys whose class must not change, though its arguments may.
 FIXED_CLASSES = {
-    "model": "its weights are of that method",
-    "model.optimizer": "its optimizer state is of that class",
-    "data": "its place in the data is of that class",
-    "data.source": "its place in the data is of that class",
-    "data.source.source": "its place in the data is of that class",
+    "model": "its weights belong to that method",
+    "model.optimizer": "its optimizer state belongs to that class",
+    "data": "its position in the data belongs to that class",
+    "data.source": "its position in the data belongs to that class",
+    "data.source.source": "its position in the data belongs to that class",
 }
 # Arguments that name initial weights may change: the checkpoint's weights replace them.
 INITIAL_WEIGHTS = ("pretrained", "weights")

@@ -25,7 +25,7 @@ def effective_batch(trainer: Any) -> int:
         per_device = getattr(trainer.train_dataloader, "batch_size", None)
         if per_device is None:
             raise InputError(
-                "The learning rate is for 256 images a step, and the training DataLoader does not say how many a "
+                "The learning rate is for 256 images per step, and the training DataLoader does not say how many a "
                 "batch has: make it with a batch_size, or pass Trainer.fit a datamodule such as "
                 "simmim_pl.data.ImageDataModule."
             )

@@ -86,7 +86,7 @@ def refuse_value(what: str, place: str) -> NoReturn:
     """Raise :class:`InputError` for a value that cannot be stored."""
     raise InputError(
         f"{place[0].upper()}{place[1:]}, holds {what}, which could not be read back from a checkpoint: have "
-        "state_dict() return tensors, numbers, text, and lists and dicts of such."
+        "state_dict() return tensors, numbers, strings, and lists and dicts of these."
     )
 
 

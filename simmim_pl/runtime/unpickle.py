@@ -43,7 +43,7 @@ def unpickle(path: str | Path, weights_only: bool = True) -> Any:
             require_bounded_memory(Path(path))
         return torch.load(path, map_location="cpu", weights_only=weights_only)
     except RefusedError as error:
-        raise InputError(f"{path} is not read, since {error}: use another checkpoint of the same run.") from error
+        raise InputError(f"{path} was not read, because {error}: use another checkpoint of the same run.") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … depending on the damage
         raise InputError(
             f"{path} cannot be read as a checkpoint: it is truncated, or holds more than tensors and plain values. "
@@ -80,9 +80,9 @@ def require_single_directory(file: IO[bytes], size: int) -> None:
         length, start = unpack("<QQ", wide[40:])
         records = size - len(tail)
         if not wide.startswith(ZIP64_END_OF_DIRECTORY) or unpack("<Q", locator[8:16]) != (records,):
-            raise ValueError("its list of entries is not where it ends")
+            raise ValueError("its central directory is not at its end")
     if not end.startswith(END_OF_DIRECTORY) or end[20:] != b"\0\0" or start + length != records:
-        raise ValueError("its list of entries is not where it ends")
+        raise ValueError("its central directory is not at its end")
 
 
 def require_bounded_archive(file: IO[bytes], size: int) -> None:
@@ -92,11 +92,11 @@ def require_bounded_archive(file: IO[bytes], size: int) -> None:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise RefusedError("it is compressed, which torch.save never does, and may unpack to any size")
         if sum(entry.file_size for entry in entries) > size:  # several entries may point to the same bytes
-            raise RefusedError("what it holds is larger than the file")
+            raise RefusedError("its contents are larger than the file")
         sizes = {entry.filename: entry.file_size for entry in entries}
         names = [name for name in sizes if name.lower().endswith("/data.pkl")]
         if len(names) != 1 or len({name.lower() for name in sizes}) < len(entries):  # torch ignores case
-            raise ValueError("no archive of torch.save")
+            raise ValueError("it is not an archive of torch.save")
         folder = names[0].removesuffix("data.pkl")
         PickleScanner(size, {name.removeprefix(f"{folder}data/"): sizes[name] for name in sizes}).scan(
             BytesIO(archive.read(names[0]))

@@ -86,7 +86,7 @@ def require_config_size(config: Any, path: str) -> None:
         length += len(part) if isinstance(part, str) else 0
         if length > MAX_CHARACTERS:
             raise InputError(
-                f"{path} holds a config of more than {MAX_CHARACTERS} characters, none of ours: do not use it."
+                f"{path} holds a config of more than {MAX_CHARACTERS} characters, which no run writes: do not use it."
             )
 
 
@@ -128,12 +128,12 @@ def walk(value: Any, path: str, most: int, within: Callable[[Any], Collection[An
         seen += 1
         if seen > most or depth > MAX_DEPTH:
             found = f"more than {most} values" if seen > most else f"values nested more than {MAX_DEPTH} deep"
-            raise InputError(f"{path} holds {found}, which no run of ours writes: do not use it.")
+            raise InputError(f"{path} holds {found}, which no run writes: do not use it.")
         yield part
         try:
             left += [(each, depth + 1) for each in reversed(list(within(part)))]
         except (InputError, RecursionError) as error:
-            raise InputError(f"{path} holds a text that is nested too deeply or too large: do not use it.") from error
+            raise InputError(f"{path} holds a string that is nested too deeply or too large: do not use it.") from error
 
 
 def mapping(value: Any, where: str, required: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def mapping(value: Any, where: str, required: Collection[str], optional: Collect
 def text(value: Any, where: str) -> str:
     """Check that a value is a non-empty string, and return it. Raises :class:`InputError`."""
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where} has to be a text, not {value!r}.")
+        raise InputError(f"{where} has to be a string, not {value!r}.")
     return value
 
 

@@ -55,7 +55,7 @@ class ContrastiveViews(Views):
             list per view gives each view its own operations, as in BYOL.
 
     Raises:
-        InputError: an argument is out of its range, or set beside ``operations``.
+        InputError: an argument is out of its range, or set together with ``operations``.
     """
 
     @ranged
@@ -126,7 +126,7 @@ def require_unset(*values: Any) -> None:
     names = [*defaults][-1 - len(values) : -1]
     known = {name: value for name, value in zip(names, values, strict=True) if value != defaults[name].default}
     if known:
-        raise InputError(f"operations takes the place of {', '.join(known)}: set that within operations alone.")
+        raise InputError(f"operations replaces {', '.join(known)}: set it within operations only.")
 
 
 def for_each_view(operations: Sequence[Any], views: int) -> list[list[Operation]]:

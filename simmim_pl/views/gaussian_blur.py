@@ -53,8 +53,8 @@ def kernel_size(size: int) -> int:
 def gaussian_blur(image: Float[Tensor, "B 3 H W"], sigma: Float[Tensor, " B"], kernel: int) -> Float[Tensor, "B 3 H W"]:
     """Blur each image by a Gaussian of ``sigma`` pixels, cut off at ``kernel`` pixels, mirrored at the border.
 
-    A Gaussian is separable, and so narrow beside the image that adding the few shifted images is cheaper than a matrix
-    product or a convolution of each image's own. Equals torchvision's ``gaussian_blur(..., [kernel, kernel],
+    A Gaussian is separable, and so narrow relative to the image that adding the few shifted images is cheaper than a
+    matrix product or a convolution for each image. Equals torchvision's ``gaussian_blur(..., [kernel, kernel],
     [sigma, sigma])`` on tensors up to rounding.
 
     Args:

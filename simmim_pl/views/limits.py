@@ -9,4 +9,4 @@ def require_ordered(**limits: tuple[float, float]) -> None:
     """Raise :class:`InputError` if a least value is above its greatest."""
     for name, (least, greatest) in limits.items():
         if least > greatest:
-            raise InputError(f"{name} has to be a least and a greatest, and is [{least}, {greatest}].")
+            raise InputError(f"{name} has to be a minimum and a maximum, and is [{least}, {greatest}].")

@@ -1,4 +1,4 @@
-"""Something costly takes its share of the time and no more."""
+"""A time budget limits the share of a costly operation."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from simmim_pl.callbacks.budget import Budget
     st.floats(0, 0.5),
     st.lists(st.tuples(st.integers(0, 100), st.integers(0, 10)), min_size=1, max_size=60),
 )
-def test_it_takes_no_more_than_its_share_of_what_went_before(share: float, turns: list[tuple[int, int]]) -> None:
+def test_cost_is_limited_to_a_share_of_elapsed_time(share: float, turns: list[tuple[int, int]]) -> None:
     clock = SimpleNamespace(now=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock.now))
@@ -28,7 +28,7 @@ def test_it_takes_no_more_than_its_share_of_what_went_before(share: float, turns
                 last, ended = cost, clock.now
 
 
-def test_what_fails_has_its_cost_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_call_counts_as_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     allowance = Budget(0.1, guess=0.0)

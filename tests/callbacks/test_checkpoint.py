@@ -1,4 +1,4 @@
-"""The last checkpoint is always there, also after Ctrl-C; what fails never overwrites it."""
+"""The last checkpoint always exists, also after Ctrl-C; a failing run never overwrites it."""
 
 import math
 import signal
@@ -21,7 +21,7 @@ from simmim_pl.methods.method import Method, Output
 
 
 class Smallest(Method):
-    """The mean feature as a loss; ``breaks`` is the step at which it is not a number."""
+    """The mean feature as the loss, which is NaN at step ``breaks``."""
 
     breaks = -1
 
@@ -32,7 +32,7 @@ class Smallest(Method):
 
 
 class Raises(Callback):
-    """Raises once that many steps are done."""
+    """Raises after a number of steps."""
 
     def __init__(self, step: int, error: BaseException) -> None:
         self.step, self.error = step, error
@@ -43,7 +43,7 @@ class Raises(Callback):
 
 
 class Hears(Callback):
-    """Sends this process a signal, or several, once that many steps are done."""
+    """Sends this process one or several signals after a number of steps."""
 
     def __init__(self, step: int, *numbers: signal.Signals) -> None:
         self.step, self.numbers = step, numbers
@@ -55,7 +55,7 @@ class Hears(Callback):
 
 
 class Steps(Callback):
-    """The step of the checkpoint that lies there when an epoch starts, and at the end."""
+    """Records the step of the existing checkpoint at the start of each epoch, and at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class Steps(Callback):
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Lightning ignores Ctrl-C from the first one on."""
+    """Restores the signal handler: Lightning ignores Ctrl-C after the first one."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
@@ -79,7 +79,7 @@ def method() -> Smallest:
 
 
 def fit(root: Path, *callbacks: Callback, module: Method | None = None, **options: Any) -> Trainer:
-    """40 images in batches of 8: five steps an epoch."""
+    """40 images in batches of 8: five steps per epoch."""
     ckpt_path = options.pop("ckpt_path", None)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     trainer = Trainer(
@@ -100,7 +100,7 @@ def step(root: Path) -> int:
     return torch.load(last(root), weights_only=True)["global_step"]
 
 
-def test_every_epoch_leaves_the_one_checkpoint(tmp_path: Path) -> None:
+def test_every_epoch_writes_the_single_checkpoint(tmp_path: Path) -> None:
     steps = Steps(tmp_path / "checkpoints/last.ckpt")
     trainer = fit(tmp_path, steps, Checkpoint(), max_epochs=3)
     assert steps.seen == [None, 5, 10]
@@ -108,7 +108,7 @@ def test_every_epoch_leaves_the_one_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "every", "seen"), [(3, 2, [None, None, 10]), (5, 3, [None, None, None, 15, 15])])
-def test_the_end_is_kept_also_when_epochs_do_not_divide(
+def test_the_last_step_is_saved_when_epochs_do_not_divide(
     tmp_path: Path, epochs: int, every: int, seen: list[int | None]
 ) -> None:
     steps = Steps(tmp_path / "checkpoints/last.ckpt")
@@ -117,12 +117,12 @@ def test_the_end_is_kept_also_when_epochs_do_not_divide(
     assert step(tmp_path) == trainer.global_step == 5 * epochs
 
 
-def test_a_run_that_ends_within_an_epoch_keeps_its_last_step(tmp_path: Path) -> None:
+def test_a_run_that_ends_within_an_epoch_saves_its_last_step(tmp_path: Path) -> None:
     fit(tmp_path, Checkpoint(), max_steps=7)
     assert step(tmp_path) == 7
 
 
-def test_the_checkpoint_holds_the_weights_of_the_end(tmp_path: Path) -> None:
+def test_the_checkpoint_holds_the_final_weights(tmp_path: Path) -> None:
     module = method()
     fit(tmp_path, Checkpoint(every_n_epochs=2), module=module, max_epochs=3)
     saved = torch.load(last(tmp_path), weights_only=True)["state_dict"]
@@ -130,7 +130,7 @@ def test_the_checkpoint_holds_the_weights_of_the_end(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in saved.items())
 
 
-def test_an_interrupted_run_is_kept_where_it_stopped_and_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_saved_and_resumes(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit, match="130"):
         fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT), max_epochs=3)
@@ -142,21 +142,21 @@ def test_an_interrupted_run_is_kept_where_it_stopped_and_goes_on(tmp_path: Path)
     assert step(tmp_path) == trainer.global_step == 15
 
 
-def test_an_interrupt_is_heard_at_the_end_of_an_epoch_too(tmp_path: Path) -> None:
+def test_an_interrupt_at_the_end_of_an_epoch_is_handled(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="143"):
         fit(tmp_path, Checkpoint(every_n_epochs=9), Hears(5, signal.SIGTERM), max_epochs=3)
     assert step(tmp_path) == 5
     assert fit(tmp_path, Checkpoint(), max_epochs=3, ckpt_path=last(tmp_path)).global_step == 15
 
 
-def test_a_second_interrupt_does_not_wait_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="1"):  # as Lightning ends a run at a KeyboardInterrupt
+def test_a_second_interrupt_stops_at_once_and_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="1"):  # Lightning ends a run this way at a KeyboardInterrupt
         fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT, signal.SIGINT), max_epochs=3)
     assert step(tmp_path) == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_that_has_ended_leaves_signals_to_whom_they_were_left(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_handlers_are_restored_after_a_run(tmp_path: Path, number: signal.Signals) -> None:
     heard: list[int] = []
     before = signal.signal(number, lambda *_: heard.append(1))
     try:
@@ -168,7 +168,9 @@ def test_a_run_that_has_ended_leaves_signals_to_whom_they_were_left(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("every", "seen"), [(2, [None, 2, 4, 5, 7, 9]), (4, [None, 4, 5, 9, 10]), (7, [None, 5, 10])])
-def test_steps_within_an_epoch_leave_checkpoints_too(tmp_path: Path, every: int, seen: list[int | None]) -> None:
+def test_checkpoints_are_saved_every_n_steps_within_an_epoch(
+    tmp_path: Path, every: int, seen: list[int | None]
+) -> None:
     class EveryStep(Steps):
         def on_train_batch_end(self, *args: Any) -> None:
             self.on_train_epoch_start(*args)
@@ -178,15 +180,15 @@ def test_steps_within_an_epoch_leave_checkpoints_too(tmp_path: Path, every: int,
     assert list(dict.fromkeys(steps.seen))[: len(seen)] == seen
 
 
-def test_minutes_leave_checkpoints_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10**6, 40))  # a look at the clock takes 40 seconds
+def test_checkpoints_are_saved_every_n_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 40))  # reading the clock takes 40 seconds
     monkeypatch.setattr("simmim_pl.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(RuntimeError):
         fit(tmp_path, Checkpoint(every_n_minutes=1.5), Raises(5, RuntimeError()), max_epochs=1)
     assert step(tmp_path) in (3, 4)
 
 
-def test_a_run_interrupted_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_interrupted_before_its_first_step_saves_no_checkpoint(tmp_path: Path) -> None:
     class AtOnce(Callback):
         def on_train_batch_start(self, *_: Any) -> None:
             raise KeyboardInterrupt
@@ -197,13 +199,13 @@ def test_a_run_interrupted_before_its_first_step_leaves_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), InputError("mend this"), MemoryError()])
-def test_any_other_error_leaves_the_last_good_one(tmp_path: Path, error: Exception) -> None:
+def test_any_other_error_keeps_the_last_good_checkpoint(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error)):
         fit(tmp_path, Checkpoint(), Raises(8, error), max_epochs=3)
     assert step(tmp_path) == 5
 
 
-def test_a_loss_of_nan_leaves_the_last_good_one_untouched(tmp_path: Path) -> None:
+def test_a_nan_loss_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", Checkpoint(), max_epochs=1)
     broken = method()
     broken.breaks = 8
@@ -224,22 +226,22 @@ def test_the_checkpoint_of_the_command_line_holds_the_config(pretrained: Path) -
 
 
 @pytest.mark.parametrize("theirs", [AsyncCheckpointIO(), type("Theirs", (TorchCheckpointIO,), {})()])
-def test_a_plugin_that_would_be_replaced_in_silence_is_refused(tmp_path: Path, theirs: CheckpointIO) -> None:
+def test_a_plugin_without_effect_is_refused(tmp_path: Path, theirs: CheckpointIO) -> None:
     name = type(theirs).__name__
-    with pytest.raises(InputError, match=f"The plugin {name} would write no checkpoint"):
+    with pytest.raises(InputError, match=f"The plugin {name} would have no effect"):
         fit(tmp_path, Checkpoint(), max_epochs=1, plugins=[theirs])
     fit(tmp_path, Checkpoint(), max_epochs=1, plugins=[TorchCheckpointIO()])
     assert step(tmp_path) == 5
 
 
-def test_a_validation_after_every_step_leaves_no_place_for_checkpoints(tmp_path: Path) -> None:
+def test_a_validation_after_every_step_is_refused(tmp_path: Path) -> None:
     options = {"val_check_interval": 1, "limit_val_batches": 1, "max_epochs": 1, "num_sanity_val_steps": 0}
     with pytest.raises(InputError, match=r"set --trainer\.val_check_interval to more than 1\."):
         fit(tmp_path, Checkpoint(), **options)
 
 
 @pytest.mark.parametrize(("epochs", "every", "position"), [(3, 2, (3, 0)), (2, 1, (2, 0))])
-def test_the_place_is_the_epoch_to_come_however_it_was_saved(
+def test_a_checkpoint_at_the_end_of_an_epoch_points_to_the_next_epoch(
     tmp_path: Path, epochs: int, every: int, position: tuple[int, int]
 ) -> None:
     fit(tmp_path, Checkpoint(every_n_epochs=every), max_epochs=epochs)

@@ -1,4 +1,4 @@
-"""The alarm tells collapse, of both kinds, from a run that learns nothing, and is silent on runs that learn."""
+"""The monitor distinguishes both kinds of collapse from a run that learns nothing; learning runs get no alert."""
 
 import os
 import warnings
@@ -24,7 +24,7 @@ Cli = Callable[[list[Any]], Path]
 
 
 class NoNegatives(Loss):
-    """Pulls views together, and nothing apart."""
+    """Pulls views together without negatives."""
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         unit = F.normalize(z.float(), dim=-1)
@@ -32,7 +32,7 @@ class NoNegatives(Loss):
 
 
 class Run(SimpleNamespace):
-    """Keeps what a W&B run is sent."""
+    """Records what is sent to a W&B run."""
 
     def __init__(self) -> None:
         super().__init__(sent=[], summary={})
@@ -49,7 +49,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def validated(alarm: CollapseMonitor, *found: dict[str, float]) -> None:
-    """As if these were found at validations."""
+    """Report these metrics at successive validations."""
     trainer = Trainer(logger=False, accelerator="cpu")
     for metrics in found:
         alarm.evaluate(trainer, metrics)
@@ -60,7 +60,7 @@ def titles(run: Run) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:Complete collapse")
-def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> None:
+def test_the_alert_is_sent_once_at_the_second_bad_validation_in_a_row(sent: Run) -> None:
     alarm, ill = CollapseMonitor(), HEALTHY | {"representation/std": 0.0}
     validated(alarm, ill, HEALTHY, ill)
     assert titles(sent) == []
@@ -70,7 +70,7 @@ def test_it_is_raised_at_the_second_validation_in_a_row_and_once(sent: Run) -> N
 
 
 @pytest.mark.filterwarnings("ignore:Not learning")
-def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(sent: Run) -> None:
+def test_a_run_that_learns_nothing_gets_one_alert_and_a_learning_run_none(sent: Run) -> None:
     alarm = CollapseMonitor()
     validated(alarm, NOTHING)
     assert sent.summary["verdict"] == "too early to tell"
@@ -84,7 +84,7 @@ def test_a_run_that_learned_nothing_is_told_so_once_and_one_that_learns_never(se
 
 
 @pytest.mark.filterwarnings("ignore:Dimensional collapse")
-def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
+def test_a_resumed_run_does_not_repeat_alerts(sent: Run) -> None:
     ill, before = HEALTHY | {"representation/directions": 1.2}, CollapseMonitor()
     for expected in ([], ["dimensional collapse"], ["dimensional collapse"]):
         alarm = CollapseMonitor()
@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_remembers_what_was_said(sent: Run) -> None:
         before = alarm
 
 
-def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
+def test_the_alert_goes_to_the_console_and_wandb(sent: Run) -> None:
     trainer = Trainer(logger=False, accelerator="cpu")
     with pytest.warns(UserWarning, match="Saturation at step 40: too easy"):
         CollapseMonitor().alert(trainer, "saturation at step 40", "too easy")
@@ -102,9 +102,7 @@ def test_it_is_told_in_the_console_and_to_wandb(sent: Run) -> None:
 
 
 @pytest.mark.parametrize("measured", ["", "val/knn", "representation/std"])
-def test_it_says_nothing_of_a_run_that_measured_nothing(
-    sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str
-) -> None:
+def test_a_run_without_metrics_gets_no_verdict(sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str) -> None:
     said: list[str] = []
     monkeypatch.setattr("simmim_pl.callbacks.collapse_monitor.rank_zero_info", said.append)
     metrics = {"val/some": torch.tensor(0.5)} | ({measured: torch.tensor(0.5)} if measured else {})
@@ -120,7 +118,9 @@ def test_it_says_nothing_of_a_run_that_measured_nothing(
 
 
 @pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
-def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+def test_the_monitor_and_the_report_agree(
+    cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
     evaluated: list[list[dict[str, float]]] = []
     monkeypatch.setattr(
         "simmim_pl.callbacks.collapse_monitor.verdict", lambda found: evaluated.append([*found]) or verdict(found)
@@ -134,7 +134,7 @@ def test_it_says_what_the_report_says(cli: Cli, sent: Run, monkeypatch: pytest.M
     assert sent.summary == {"verdict": run.verdict().state, "verdict_evidence": str(run.verdict())}
 
 
-# A few seconds each: 20 steps an epoch of a small network, validated twice.
+# A few seconds each: a small network, 20 steps per epoch, two validations.
 SHORT = [
     *("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.precision=32-true"),
     *("--data.source.train=1500", "--data.source.size=16", "--data.source.copies=1", "--data.validation=500"),
@@ -144,7 +144,7 @@ SHORT = [
 ]
 UNCHANGED_COLOURS = [f"--data.views.{name}=0" for name in ("brightness", "contrast", "saturation", "hue", "grayscale")]
 rarely = pytest.mark.skipif(os.environ.get("LONG") != "1", reason="collapses as the one before: make test-long")
-COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, rounding may decide
+COLLAPSES = {"complete collapse", "dimensional collapse"}  # rounding decides which of the two
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ COLLAPSES = {"complete collapse", "dimensional collapse"}  # which of the two, r
         (["--model.loss.temperature=100"], COLLAPSES),
         pytest.param(["--model.optimizer.lr=0.4"], COLLAPSES, marks=rarely),
         (["--model.optimizer.lr=1e-9"], {"not learning"}),
-        (UNCHANGED_COLOURS, {"shortcut"}),  # views are told apart by their colours, and classes by shapes
+        (UNCHANGED_COLOURS, {"shortcut"}),  # views can be matched by colour, and classes differ by shape
         (["--trainer.max_epochs=8", "--trainer.check_val_every_n_epoch=4"], {"learning"}),
     ],
     ids=["no negatives", "huge temperature", "lr × 100", "lr 1e-9", "unchanged colours", "healthy"],
 )
-def test_runs_that_fail_are_named_and_a_healthy_one_is_not(cli: Cli, change: list[str], named: set[str]) -> None:
+def test_failing_runs_are_detected_and_a_healthy_run_is_not(cli: Cli, change: list[str], named: set[str]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         state = load_run(cli([*SHORT, *change])).verdict().state

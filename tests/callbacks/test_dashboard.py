@@ -1,4 +1,4 @@
-"""What a run shows is what went through the encoder, and W&B's files hold it."""
+"""The picture of a run shows the encoder's input, and W&B's files contain it."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ GAP = 2  # pixels between two views of the grid
 
 
 class Smallest(Method):
-    """The mean feature as a loss; keeps the first batch and whatever is logged."""
+    """The mean feature as the loss; records the first batch and everything that is logged."""
 
     def __init__(self) -> None:
         super().__init__(FastCNN(2), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
@@ -53,7 +53,7 @@ class Smallest(Method):
 
 
 def fit(root: Path, *callbacks: Callback, views: Views | None, logger: bool = True, **options: Any) -> Smallest:
-    """40 images in batches of 8: five steps an epoch."""
+    """40 images in batches of 8: five steps per epoch."""
     module = Smallest()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(
@@ -75,7 +75,7 @@ def cell(grid: Tensor, row: int, column: int, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("number", "rows", "shown"), [(2, 3, 3), (4, 8, 8), (3, 100, 8)])
-def test_the_picture_is_the_first_batch_one_image_a_row_one_view_a_column(
+def test_the_picture_shows_the_first_batch_with_images_as_rows_and_views_as_columns(
     tmp_path: Path, number: int, rows: int, shown: int
 ) -> None:
     module = fit(tmp_path, Dashboard(images=rows), views=ContrastiveViews(size=12, views=number), max_epochs=2)
@@ -84,8 +84,8 @@ def test_the_picture_is_the_first_batch_one_image_a_row_one_view_a_column(
     for row in range(shown):
         for column in range(number):
             shade = cell(grid, row, column, 12) - views[column, row] * 255
-            assert shade.abs().max() <= 0.501  # rounded to whole shades
-    assert (views[0, 0] - views[1, 0]).abs().max() > 0.05  # so a transposed picture would differ
+            assert shade.abs().max() <= 0.501  # rounded to 8 bits
+    assert (views[0, 0] - views[1, 0]).abs().max() > 0.05  # so that a transposed picture differs
 
 
 def test_without_views_there_is_no_picture(tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def offline(cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of two validations whose W&B files are on this disk."""
+    """A run of two validations with local W&B files."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", str(Path.cwd() / "wandb_data"))
     return cli([*TINY, "--trainer.check_val_every_n_epoch=1", "--trainer.log_every_n_steps=1"])
 
 
 def shown(run: Path) -> dict[str, list[Any]]:
-    """What was logged under every name, in order; of media, what W&B says of them."""
+    """Everything that was logged, by name and in order; for media, W&B's description."""
     found: dict[str, list[Any]] = {}
     for record in records(run):
         row: dict[str, Any] = {}
@@ -127,11 +127,11 @@ def picture(run: Path, entry: dict[str, Any]) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
+def test_observations_are_in_wandb_files(offline: Path) -> None:
     found, last = shown(offline), observed(offline)
     for name in ("positive", "negative"):
         histograms = found[f"representation/{name}"]
-        assert len(histograms) == 1  # a run of a second draws at its end only
+        assert len(histograms) == 1  # a short run draws only at its end
         assert histograms[-1]["values"] == last[name].tolist()
         assert histograms[-1]["bins"] == pytest.approx(np.linspace(-1, 1, len(last[name]) + 1))
     for name in ("map", "spectrum", "neighbours"):
@@ -140,14 +140,14 @@ def test_what_was_observed_is_in_the_files_of_wandb(offline: Path) -> None:
     neighbours = picture(offline, found["representation/neighbours"][-1])
     np.testing.assert_array_equal(neighbours, grid.permute(1, 2, 0))
     for name in ("map", "spectrum"):
-        assert picture(offline, found[f"representation/{name}"][-1]).std() > 5  # something is drawn
+        assert picture(offline, found[f"representation/{name}"][-1]).std() > 5  # the picture is not empty
     assert found["trainer/global_step"][-1] == 10
     views = picture(offline, found["data/views"][0])
     np.testing.assert_array_equal(views, np.asarray(Image.open(offline / "views.png").convert("RGB")))
     assert views.std() > 20
 
 
-def test_every_picture_of_the_shipped_layout_is_logged(offline: Path) -> None:
+def test_every_picture_of_the_default_layout_is_logged(offline: Path) -> None:
     layout = yaml.safe_load((CONFIGS / "workspace.yaml").read_text())
     panels = [panel for section in layout["sections"] for panel in section["panels"]]
     kinds = {"media": "image-file", "histogram": "histogram"}
@@ -177,7 +177,7 @@ def test_the_checkpoint_is_an_artifact(offline: Path) -> None:
     assert kept.samefile(offline / "checkpoints/last.ckpt")
 
 
-def test_a_file_system_without_links_is_no_error(
+def test_a_file_system_without_links_is_supported(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:
@@ -190,12 +190,12 @@ def test_a_file_system_without_links_is_no_error(
     assert [record for record in records(run) if record.WhichOneof("record_type") == "artifact"]
 
 
-def test_a_trial_run_leaves_nothing(cli: Callable[[list[Any]], Path]) -> None:
+def test_a_fast_dev_run_writes_nothing(cli: Callable[[list[Any]], Path]) -> None:
     cli([*TINY, "--trainer.fast_dev_run=true"])
     assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
 
 
-def test_a_picture_that_fails_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_picture_does_not_stop_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(found: Any) -> None:
         raise ValueError("odd")
 
@@ -206,7 +206,7 @@ def test_a_picture_that_fails_costs_itself_only(tmp_path: Path, monkeypatch: pyt
         fit(tmp_path, Dashboard(checkpoint=False), views=None)
 
 
-def test_of_many_classes_there_is_no_matrix() -> None:
+def test_many_classes_give_no_confusion_matrix() -> None:
     def card(classes: int) -> dict[str, Any]:
         names = {str(i): 0.5 for i in range(classes)}
         result = {"data": "a", "task": "b", "variant": "", "encoder": "c", "metrics": {}, "per_class": names}
@@ -225,7 +225,7 @@ def test_without_checkpoints_there_is_no_artifact(
 
 
 @pytest.mark.parametrize(("share", "epochs", "times"), [(1000, 3, 3), (0, 3, 1)])
-def test_pictures_come_as_often_as_their_share_allows(
+def test_pictures_are_logged_within_their_time_budget(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, share: float, epochs: int, times: int
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")

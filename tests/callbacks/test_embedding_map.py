@@ -1,4 +1,4 @@
-"""Neighbours and map are scikit-learn's, and the run is the same without."""
+"""Neighbours and map equal scikit-learn's, and the callback does not change the run."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tests.conftest import TINY
 from tests.ranks import run
 
 
-def test_neighbours_are_those_of_scikit_learn() -> None:
+def test_neighbours_equal_scikit_learn() -> None:
     torch.manual_seed(0)
     unit = F.normalize(torch.randn(60, 7, dtype=torch.float64), dim=-1)
     query = torch.tensor([3, 17, 59])
@@ -29,7 +29,7 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(similarity.numpy(), 1 - distance[:, 1:], atol=1e-12)
 
 
-def test_the_map_is_scikit_learns_principal_components() -> None:
+def test_the_map_equals_scikit_learns_principal_components() -> None:
     torch.manual_seed(0)
     rows = torch.randn(50, 6, dtype=torch.float64) * torch.arange(6, 0, -1) + 3
     place, explained = principal(rows)
@@ -37,20 +37,20 @@ def test_the_map_is_scikit_learns_principal_components() -> None:
     expected = reference.transform(rows.numpy())
     np.testing.assert_allclose(np.abs(place.numpy()), np.abs(expected), atol=1e-9)
     np.testing.assert_allclose(explained.numpy(), reference.explained_variance_ratio_, atol=1e-12)
-    assert (place.numpy().max(0) == np.abs(place.numpy()).max(0)).all()  # so that it is not mirrored next time
+    assert (place.numpy().max(0) == np.abs(place.numpy()).max(0)).all()  # the sign is fixed
     torch.testing.assert_close(principal(-rows)[0].abs(), place.abs())
 
 
-def test_images_that_are_all_the_same_have_a_map_of_one_point() -> None:
+def test_identical_images_give_a_map_of_one_point() -> None:
     place, explained = principal(torch.ones(5, 3))
     assert place.abs().max() == 0
     assert explained.tolist() == [0, 0]
     nearly = F.normalize(1 + 1e-6 * torch.randn(50, 8), dim=-1)
-    assert principal(nearly)[0].abs().max() == 0  # rounding has no directions
+    assert principal(nearly)[0].abs().max() == 0  # not the directions of rounding errors
     assert principal(torch.arange(5.0)[:, None])[0].shape == (5, 2)
 
 
-def test_a_batch_is_not_kept_for_the_images_that_are_looked_at(tmp_path: Path) -> None:
+def test_selected_images_do_not_keep_their_batch_in_memory(tmp_path: Path) -> None:
     kept: list[int] = []
 
     class Weighed(EmbeddingMap):
@@ -76,7 +76,7 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     assert all(torch.equal(tensor, watched.state_dict()[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_what_is_found_is_of_the_validation_images(tmp_path: Path) -> None:
+def test_results_are_for_validation_images(tmp_path: Path) -> None:
     module, atlas = method(), EmbeddingMap(images=30, queries=4, neighbours=3)
     trainer = fit(tmp_path, atlas, module=module)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -98,20 +98,20 @@ def test_what_is_found_is_of_the_validation_images(tmp_path: Path) -> None:
     assert atlas.found["classes"] == data.source.classes
 
 
-def test_labels_are_not_asked_for(tmp_path: Path) -> None:
+def test_labels_are_not_required(tmp_path: Path) -> None:
     atlas = EmbeddingMap()
     fit(tmp_path, atlas, source=Unlabelled())
     assert atlas.found["place"].shape == (40, 2)
     assert (atlas.found["label"] == -1).all()
 
 
-def test_features_that_are_not_finite_are_left_out() -> None:
+def test_non_finite_features_are_left_out() -> None:
     image, label = torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)
     assert EmbeddingMap().draw(torch.full((8, 5), torch.nan), image, label) == {}
     assert EmbeddingMap().draw(torch.randn(3, 5), image[:3], label[:3]) == {}
 
 
-def test_images_that_ranks_repeat_are_counted_once() -> None:
+def test_images_repeated_by_ranks_are_counted_once() -> None:
     index = torch.tensor([4, 2, 2, 9])
     rows = {"index": index, "features": index[:, None].float(), "image": index, "label": 10 * index}
     features, image, label = once(rows)
@@ -130,7 +130,7 @@ def test_thumbnails_are_means_of_pixels() -> None:
     assert torch.equal(thumbnails(image[:, :, :64]), image[:, :, :64])
 
 
-def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
+def test_two_ranks_give_the_results_of_one_process(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.validation=37"]
     found = []
     for ranks in (1, 2):

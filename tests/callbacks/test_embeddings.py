@@ -32,7 +32,7 @@ def load(folder: Path) -> dict[str, Tensor]:
 
 
 def encode(checkpoint: Path, split: str) -> Tensor:
-    """The features of a whole split in one batch."""
+    """Features of a whole split in one batch."""
     images = Shapes(train=200, test=101, size=16, copies=1).load(split).images
     with torch.no_grad():
         return load_encoder(str(checkpoint), trained=True).eval()(images / 255).pooled
@@ -59,7 +59,7 @@ def test_every_image_is_embedded_by_default(cli: Command, pretrained: Path, capl
     assert "Wrote 301 embeddings" in caplog.text
 
 
-def test_all_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrained: Path) -> None:
+def test_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrained: Path) -> None:
     run = cli(predict(pretrained, ODD, "--data.predict_split=test"))
     rows = load(run)
     assert splits(run) == ["test"] * 101
@@ -68,11 +68,11 @@ def test_all_rows_are_written_in_the_order_of_the_data_set(cli: Command, pretrai
     assert rows["index"].tolist() == list(range(101))
     expected = encode(pretrained, "test")
     torch.testing.assert_close(rows["features"], expected, atol=1e-5, rtol=1e-5)
-    assert (expected[0] - expected[1]).abs().max() > 1e-3  # so another order would differ
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # so that another order differs
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 180), ("validation", 20)])
-def test_the_index_is_the_place_in_the_training_set(
+def test_the_index_is_the_position_in_the_training_set(
     cli: Command, pretrained: Path, split: str, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = cli(predict(pretrained, ODD, f"--data.predict_split={split}"))
@@ -86,7 +86,7 @@ def test_the_index_is_the_place_in_the_training_set(
     torch.testing.assert_close(rows["features"], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_two_ranks_write_the_file_of_one(cli: Command, pretrained: Path) -> None:
+def test_two_ranks_write_the_same_file_as_one(cli: Command, pretrained: Path) -> None:
     one = load(cli(predict(pretrained, ODD)))
     before = set(Path("runs/quickstart").iterdir())
     command = predict(pretrained, ODD, "--trainer.strategy=ddp", "--trainer.devices=2")
@@ -125,7 +125,7 @@ def test_the_path_of_every_image_is_written(
     assert table["split"].to_pylist().count("validation") == 4
 
 
-def test_a_flat_folder_of_images_without_labels_is_embedded_whole(
+def test_all_images_of_an_unlabelled_flat_folder_are_embedded(
     cli: Command, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -140,15 +140,13 @@ def test_a_flat_folder_of_images_without_labels_is_embedded_whole(
     assert "3 of validation" in caplog.text
 
 
-def test_images_without_a_label_beside_images_with_one_have_none(tmp_path: Path) -> None:
+def test_unlabelled_images_have_no_label_next_to_labelled_ones(tmp_path: Path) -> None:
     path = tmp_path / "embeddings.parquet"
     write(path, ["train", "test"], torch.arange(2), torch.rand(2, 4), torch.tensor([-1, 7]), None)
     assert parquet.read_table(path)["label"].to_pylist() == [None, 7]
 
 
-def test_a_disk_that_is_full_leaves_the_table_before_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_the_previous_table_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, index = tmp_path / "embeddings.parquet", torch.arange(3)
     rows = (path, ["test"] * 3, index, torch.rand(3, 4), torch.full((3,), -1), None)
     write(*rows)

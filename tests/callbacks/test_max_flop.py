@@ -1,4 +1,4 @@
-"""A training that ends after so much arithmetic."""
+"""Training ends after a given number of FLOP."""
 
 import re
 from collections.abc import Callable
@@ -21,19 +21,19 @@ MAX = "--callbacks.max_flop.flop"
 
 
 def end(run: Path) -> tuple[int, float]:
-    """How many steps a run took, and its last learning rate."""
+    """The number of steps of a run, and its last learning rate."""
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     return saved["global_step"], saved["lr_schedulers"][0]["_last_lr"][0]
 
 
 def of_a_step(said: str) -> tuple[int, float]:
-    """Steps and FLOP of one, as a run tells them."""
+    """The number of steps and the FLOP per step, as a run prints them."""
     (line,) = [line for line in said.splitlines() if "FLOP are" in line]
     steps, flop = re.findall(r"FLOP are (\d+) steps of ([\d.e+]+)\.", line)[0]
     return int(steps), float(flop)
 
 
-def test_a_run_and_its_schedule_end_there(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_run_and_its_schedule_end_at_the_flop_budget(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
     short = [*TINY, "--trainer.max_epochs=-1"]
     run = cli([*short, f"{MAX}=4e8"])
     steps, flop = of_a_step(caplog.text)
@@ -47,15 +47,15 @@ def test_a_run_and_its_schedule_end_there(cli: Cli, caplog: pytest.LogCaptureFix
     assert end(run) == (fewer, 0.0)
 
 
-def test_other_limits_hold_too_and_a_warning_says_so(cli: Cli) -> None:
+def test_an_earlier_limit_ends_the_run_with_a_warning(cli: Cli) -> None:
     with pytest.warns(UserWarning, match="ends after 10 steps, before its 1e\\+12 FLOP are spent"):
         assert end(cli([*TINY, f"{MAX}=1e12"])) == (2 * 5, 0.0)
     limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=3"]
     assert end(cli([*TINY, f"{MAX}=1e12", *limits])) == (3, 0.0)
 
 
-def test_a_run_that_goes_on_from_the_end_of_an_epoch_ends_where_it_would_have(cli: Cli) -> None:
-    """Lightning alone would repeat that epoch, since ``max_steps`` is set."""
+def test_resuming_at_the_end_of_an_epoch_ends_at_the_same_step(cli: Cli) -> None:
+    """Lightning alone would repeat that epoch, because ``max_steps`` is set."""
     whole = [*TINY, "--trainer.max_epochs=-1", f"{MAX}=4e8"]
     straight = cli([*whole, "--name=straight"])
     stopped = cli([*whole, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne", "--name=stopped"])
@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_from_the_end_of_an_epoch_ends_where_it_would_have(cl
         ([f"{MAX}=1e9", "--data.batch_size=1"], "error: A batch of one image has no negatives"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_an_impossible_budget_is_a_one_line_error(
     cli: Cli, capfd: pytest.CaptureFixture[str], more: list[str], says: str
 ) -> None:
     with pytest.raises(SystemExit):
@@ -88,14 +88,14 @@ def test_what_cannot_be_is_one_sentence(
 
 
 class Odd(Contrastive):
-    """A method whose step cannot be taken on tensors without contents."""
+    """A method whose step fails on fake tensors."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         assert batch["views"].sum().item()
         return super().training_step(batch, batch_idx)
 
 
-def test_a_step_that_needs_numbers_cannot_be_counted(cli: Cli, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_reads_values_cannot_be_counted(cli: Cli, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli([*TINY, "--model=tests.callbacks.test_max_flop.Odd", f"{MAX}=1e9"])
     error = capfd.readouterr().err
@@ -103,7 +103,7 @@ def test_a_step_that_needs_numbers_cannot_be_counted(cli: Cli, capfd: pytest.Cap
     assert "set --trainer.max_steps in place of --callbacks.max_flop.flop." in error
 
 
-def test_images_of_any_dataset_serve() -> None:
+def test_images_of_any_dataset_can_be_counted() -> None:
     image = torch.zeros(3, 4, 5, dtype=torch.uint8)
     plain = [{"image": image}, {"image": image}]
     for images in (plain, Subset(plain, [1]), InMemory(image[None], None), Subset(InMemory(image[None], None), [0])):

@@ -1,4 +1,4 @@
-"""The online probe and kNN watch a run and change nothing about it."""
+"""The online probe and kNN monitor a run without changing it."""
 
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ METRICS = {"val/knn", "val/probe"}
 
 
 class Dropping(FastCNN):
-    """An encoder that draws from the global random numbers, so that whoever else draws from them shows."""
+    """An encoder that uses global random numbers, so that other uses of them change it."""
 
     def forward(self, image: Tensor) -> Features:
         features = super().forward(image)
@@ -43,7 +43,7 @@ class Unlabelled(Source):
 
 
 class Gradients(Callback):
-    """The encoder's gradients at every step, after whatever the other callbacks did in the one before."""
+    """Records the encoder's gradients at every step."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -53,7 +53,7 @@ class Gradients(Callback):
 
 
 class AfterSanity(Callback):
-    """What is logged when the sanity check is over, and how often it validated."""
+    """Records what is logged after the sanity check, and its number of validation batches."""
 
     def __init__(self) -> None:
         self.logged: set[str] = set()
@@ -75,7 +75,7 @@ def method(kind: type[FastCNN] = FastCNN) -> Contrastive:
 def fit(
     root: Path, *callbacks: Callback, module: Contrastive | None = None, source: Source | None = None, **options: Any
 ) -> Trainer:
-    """80 images in batches of 16: five steps an epoch; 40 images to validate on."""
+    """80 images in batches of 16: five steps per epoch; 40 validation images."""
     ckpt_path, views = options.pop("ckpt_path", None), options.pop("views", ContrastiveViews(size=16))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"max_epochs": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0, **quiet, **options}
@@ -107,7 +107,7 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     assert plain.state_dict().keys() == after.keys()  # the probe is not in the method's checkpoint
 
 
-def test_the_random_numbers_of_the_run_are_left_alone(tmp_path: Path) -> None:
+def test_the_random_state_of_the_run_is_unchanged(tmp_path: Path) -> None:
     drawn = []
     for callbacks in ([], [OnlineProbe()]):
         fit(tmp_path, *callbacks)
@@ -133,14 +133,14 @@ def features(module: Contrastive, images: ImageDataModule, split: str) -> tuple[
 
 
 def neighbours(module: Contrastive, images: ImageDataModule, k: int, temperature: float) -> float:
-    """The accuracy that scikit-learn finds."""
+    """scikit-learn's accuracy."""
     bank, queries = features(module, images, "reference"), features(module, images, "validation")
     vote = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature), algorithm="brute")
     found: float = accuracy_score(queries[1], vote.fit(*bank).predict(queries[0]))
     return found
 
 
-def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Path) -> None:
+def test_logged_metrics_equal_scikit_learn(tmp_path: Path) -> None:
     module, online = method(), OnlineProbe(lr=0.05, k=7, temperature=0.2)
     trainer = fit(tmp_path, online, module=module)
     images = trainer.datamodule
@@ -157,8 +157,8 @@ def test_what_is_logged_is_what_scikit_learn_finds_in_the_features(tmp_path: Pat
     )
 
 
-def test_the_untrained_encoder_is_evaluated_by_the_same_neighbours(tmp_path: Path) -> None:
-    """One that is never trained stays as good as it was, but for what BatchNorm goes on to learn."""
+def test_the_untrained_encoder_is_evaluated_by_the_same_knn(tmp_path: Path) -> None:
+    """Without training, accuracy stays the same except for changes of BatchNorm statistics."""
     found = []
     for momentum in (0.0, 0.1):
         module = method()
@@ -181,7 +181,7 @@ def test_the_untrained_encoder_is_evaluated_by_the_same_neighbours(tmp_path: Pat
     assert found == pytest.approx([expected] * 2, abs=1e-6)
 
 
-def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_path: Path) -> None:
+def test_the_knn_bank_has_clean_training_images_and_no_validation_images(tmp_path: Path) -> None:
     module, online = method(), OnlineProbe()
     trainer = fit(tmp_path, online, module=module)
     module.eval()
@@ -195,7 +195,7 @@ def test_the_neighbours_are_clean_images_of_train_and_never_of_validation(tmp_pa
     assert not set(index.tolist()) & set(splits["validation"].indices)
 
 
-def test_a_set_without_labels_trains_and_logs_no_metrics(tmp_path: Path) -> None:
+def test_an_unlabelled_set_trains_and_logs_no_metrics(tmp_path: Path) -> None:
     online = OnlineProbe()
     trainer = fit(tmp_path, online, source=Unlabelled())
     assert trainer.global_step == 10
@@ -212,7 +212,7 @@ def test_the_sanity_check_logs_nothing(tmp_path: Path) -> None:
     assert set(trainer.callback_metrics) >= METRICS
 
 
-def test_a_resumed_probe_is_the_one_that_was_saved_and_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_probe_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     class Start(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
             (online,) = (part for part in trainer.callbacks if isinstance(part, OnlineProbe))
@@ -229,7 +229,7 @@ def test_a_resumed_probe_is_the_one_that_was_saved_and_ends_as_the_uninterrupted
         fit(tmp_path / "half", half, Checkpoint(), Stop(), enable_checkpointing=True)
     saved = state(half)
     fit(tmp_path / "rest", rest, start, ckpt_path=tmp_path / "half/checkpoints/last.ckpt")
-    assert {name for name in saved if name.endswith("exp_avg")}  # the optimizer is among what is compared
+    assert {name for name in saved if name.endswith("exp_avg")}  # the optimizer is compared too
     assert all(torch.equal(tensor, start.state[name]) for name, tensor in saved.items())
     ends, expected = state(rest), state(whole)
     assert ends.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""What a method shows of validation images is kept as one picture, the same images every time."""
+"""A method's pictures of validation images are stored as one picture, always of the same images."""
 
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ NAME = "picture: image, negative"
 
 def show(self: Contrastive, batch: Batch) -> dict[str, torch.Tensor]:
     assert not self.training
-    torch.rand(3)  # what it draws is not taken from the run
+    torch.rand(3)  # the run's random state is not used
     image = batch["image"] / 255
     return {"image, negative": torch.stack([image, 1 - image], 1)}
 
 
-def test_it_is_kept_and_shown_and_the_run_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_stored_and_the_run_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, watched, callback = method(), method(), Pictures(images=3)
     fit(tmp_path, module=plain)
     monkeypatch.setattr(Contrastive, "pictures", show)
@@ -53,15 +53,15 @@ def test_it_is_kept_and_shown_and_the_run_is_the_same(tmp_path: Path, monkeypatc
     assert page.count('src="data:image/png;base64,') == 1
 
 
-def test_of_a_method_that_shows_nothing_there_is_none(tmp_path: Path) -> None:
+def test_a_method_without_pictures_stores_none(tmp_path: Path) -> None:
     callback = Pictures()
     fit(tmp_path, callback, max_epochs=1)
     assert callback.found == {}
 
 
-def test_pictures_of_another_shape_cost_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_a_wrong_shape_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Contrastive, "pictures", lambda self, batch: {"mine": batch["image"] / 255})
     callback = Pictures()
-    with pytest.warns(UserWarning, match=r"pictures has to give \[N, K, 3, H, W\], and mine is none"):
+    with pytest.warns(UserWarning, match=r"pictures has to return \[N, K, 3, H, W\], and mine is not"):
         fit(tmp_path, callback, max_epochs=1)
     assert callback.found == {}

@@ -1,4 +1,4 @@
-"""The report is there at the end, refreshed as often as it is cheap, and never costs the run."""
+"""The report exists at the end, is refreshed within a time budget, and never stops the run."""
 
 import math
 from pathlib import Path
@@ -51,7 +51,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
     ("seconds", "share", "times"),
     [(0.5, 0.02, 7), (3.0, 0.02, 4), (50.0, 0.02, 2), (0.5, 0.0, 1), (1000.0, 100.0, 7)],
 )
-def test_it_takes_no_more_than_its_share(
+def test_drawing_stays_within_its_time_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float, times: int
 ) -> None:
     drawn = drawings(monkeypatch, seconds)
@@ -68,7 +68,7 @@ def test_without_a_logger_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.drawn
-def test_what_was_observed_is_kept_for_later(tmp_path: Path) -> None:
+def test_observations_are_saved(tmp_path: Path) -> None:
     fit(tmp_path, EmbeddingMap(), Report(), log_every_n_steps=1, **logged(tmp_path))
     (run_directory,) = (path.parent for path in tmp_path.rglob("metrics.csv"))
     (run_directory / "config.yaml").write_text("name: some")
@@ -85,7 +85,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         fit(tmp_path, EmbeddingMap(), Report(), **logged(tmp_path))
 
 
-def test_what_a_run_was_started_with_is_kept_each_time(tmp_path: Path) -> None:
+def test_every_start_of_a_run_is_recorded(tmp_path: Path) -> None:
     fit(tmp_path, Report(), max_epochs=2, **logged(tmp_path))
     (folder,) = (path.parent for path in tmp_path.rglob(FILE_NAME))
     (start,) = load_starts(folder)
@@ -97,7 +97,7 @@ def test_what_a_run_was_started_with_is_kept_each_time(tmp_path: Path) -> None:
     assert [(start["steps"], start["ended"]) for start in load_starts(folder)] == [(10, 10), (3, 3)]
 
 
-def test_of_a_run_without_an_end_nobody_knows_the_steps() -> None:
+def test_a_run_without_an_end_has_no_number_of_steps() -> None:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     known = {"estimated_stepping_batches": math.inf, "world_size": 2, "precision": "16-mixed"}
     start = began(Mock(Trainer, strategy=strategy, **known))
@@ -106,7 +106,7 @@ def test_of_a_run_without_an_end_nobody_knows_the_steps() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), KeyError("results"), ValueError("odd")])
-def test_what_fails_costs_the_report_and_not_the_run(
+def test_a_failing_report_does_not_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*args: Any) -> None:
@@ -119,7 +119,7 @@ def test_what_fails_costs_the_report_and_not_the_run(
 
 
 @pytest.mark.drawn
-def test_the_training_is_the_same_without_it(tmp_path: Path) -> None:
+def test_the_training_is_the_same_without_the_report(tmp_path: Path) -> None:
     one, other = method(), method()
     fit(tmp_path, module=one)
     fit(tmp_path, EmbeddingMap(), Report(1000), module=other, log_every_n_steps=1, **logged(tmp_path))
@@ -127,7 +127,7 @@ def test_the_training_is_the_same_without_it(tmp_path: Path) -> None:
     assert all((value == other.state_dict()[name]).all() for name, value in one.state_dict().items())
 
 
-def test_of_two_ranks_one_writes_and_they_need_not_agree_on_when(tmp_path: Path) -> None:
+def test_only_one_of_two_ranks_writes_whatever_their_clocks(tmp_path: Path) -> None:
     often = ["--callbacks.report.share=0.3"]
     run(2, [[*TINY, *often, "--trainer.max_epochs=10", "--trainer.check_val_every_n_epoch=1"]], tmp_path)
     assert len(list(tmp_path.rglob("report.html"))) == 1

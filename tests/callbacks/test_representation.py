@@ -1,4 +1,4 @@
-"""What is measured of the representation is what NumPy finds in it, and the run is the same without."""
+"""Representation metrics equal NumPy's, and the callback does not change the run."""
 
 import csv
 import math
@@ -43,14 +43,14 @@ def test_the_run_is_the_same_to_the_bit_with_and_without_it(tmp_path: Path, kind
     assert all(torch.equal(tensor, after[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_what_is_logged_is_what_the_references_find(tmp_path: Path) -> None:
+def test_logged_metrics_equal_the_references(tmp_path: Path) -> None:
     module, watch = method(), Representation(images=30)
     trainer = fit(tmp_path, watch, module=module)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert set(logged) >= LOGGED
     module.eval()
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    with torch.no_grad():  # three batches of 16, 16 and 8 images, of which ten, ten and eight are looked at
+    with torch.no_grad():  # three batches of 16, 16 and 8 images, of which ten, ten and eight are used
         batches = [batch["image"] for batch in data.val_dataloader()]
         features = module(torch.cat(batches).float() / 255).pooled.double().numpy()
         views = [data.views(image[:10], make_generator(0, -1 - i, image.device)) for i, image in enumerate(batches)]
@@ -73,8 +73,8 @@ def test_what_is_logged_is_what_the_references_find(tmp_path: Path) -> None:
     assert len(watch.found["singular"]) == features.shape[1]
 
 
-def test_the_network_before_training_is_measured_like_the_one_after(tmp_path: Path) -> None:
-    """Nothing learns here, so that both are the same, once BatchNorm has the statistics of the same views."""
+def test_the_untrained_network_is_measured_in_the_same_way(tmp_path: Path) -> None:
+    """Nothing is trained here, so both are equal once BatchNorm has the statistics of the same views."""
     module = method()
     module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.0)
 
@@ -106,7 +106,7 @@ def test_views_are_made_in_full_precision(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
     module = method()
     for parameter in module.parameters():
-        parameter.requires_grad_(False)  # nothing learns, so that only the views could differ
+        parameter.requires_grad_(False)  # nothing is trained, so only the views could differ
     module.head.mlp[0].weight.requires_grad_()
     seen: list[dict[str, float]] = []
 
@@ -124,16 +124,16 @@ def test_the_views_are_the_same_at_every_validation(tmp_path: Path) -> None:
     assert seen[0] == seen[1]
 
 
-def test_labels_are_not_asked_for(tmp_path: Path) -> None:
+def test_labels_are_not_required(tmp_path: Path) -> None:
     assert set(fit(tmp_path, Representation(images=20), source=Unlabelled()).callback_metrics) >= LOGGED
 
 
-def test_of_too_few_images_nothing_is_said(tmp_path: Path) -> None:
+def test_too_few_images_give_no_metrics(tmp_path: Path) -> None:
     trainer = fit(tmp_path, Representation(images=3))
     assert not LOGGED & set(trainer.callback_metrics)
 
 
-def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
+def test_two_ranks_give_the_results_of_one_process(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.validation=40"]
     found = []
     for ranks in (1, 2):
@@ -144,5 +144,5 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
         with log.open(newline="") as file:
             (row,) = (row for row in csv.DictReader(file) if row["representation/rankme"])
         found.append({name: float(row[name]) for name in LOGGED | {"val/knn_untrained", "val/images"}})
-    for name, value in found[0].items():  # an untrained network's similarities are so near each other that views matter
+    for name, value in found[0].items():  # an untrained network's similarities are so close that views matter
         assert value == pytest.approx(found[1][name], rel=2e-2, abs=0.1 if "untrained" in name else 2e-2), name

@@ -1,4 +1,4 @@
-"""Speed is images over time, a gradient's norm is NumPy's, memory is the system's."""
+"""Speed is images divided by time, gradient norms equal NumPy's, memory equals the system's figure."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ RATE, SECONDS = "train/images_per_second", "train/seconds"
 
 
 class Clock(Callback):
-    """A clock that goes on by ``tick`` seconds a batch and stands still otherwise."""
+    """A clock that advances by ``tick`` seconds per batch only."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 100.0, tick
@@ -33,13 +33,15 @@ class Clock(Callback):
         self.now += 1000.0
 
 
-# Five batches an epoch, of which the last is always told, for the progress bar.
+# Five batches per epoch; the last is always logged, for the progress bar.
 @pytest.mark.parametrize(("every", "logs"), [(1, 10), (2, 6), (3, 5), (100, 2)])
-def test_the_rate_is_images_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int) -> None:
+def test_the_rate_is_images_divided_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, logs: int
+) -> None:
     clock = Clock(tick=0.25)
     monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
     module = fit(tmp_path, clock, TrainingMonitor(), views=None, max_epochs=2, log_every_n_steps=every)
-    # Validation takes 1000 seconds between the epochs, which are not counted.
+    # Validation takes 1000 seconds between epochs, which are not counted.
     assert module.logged[RATE] == pytest.approx([8 / 0.25] * logs)
 
 
@@ -50,7 +52,7 @@ def test_a_validation_within_an_epoch_is_not_counted(tmp_path: Path, monkeypatch
     assert module.logged[RATE] == pytest.approx([8 / 0.25] * 3)
 
 
-def test_the_rate_is_positive_by_the_real_clock(tmp_path: Path) -> None:
+def test_the_rate_is_positive_with_the_real_clock(tmp_path: Path) -> None:
     rates = fit(tmp_path, TrainingMonitor(), views=None).logged[RATE]
     assert len(rates) == 5
     assert all(0 < rate < 1e6 for rate in rates)
@@ -63,9 +65,7 @@ def history(folder: Path) -> list[tuple[int, float]]:
         return [(int(row["step"]), float(row[SECONDS])) for row in csv.DictReader(file) if row.get(SECONDS)]
 
 
-def test_seconds_are_of_the_whole_training_with_its_validations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_include_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(tick=0.25)
     monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
     fit(tmp_path, clock, TrainingMonitor(), views=None, max_epochs=2, log_every_n_steps=2, num_sanity_val_steps=0)
@@ -73,7 +73,7 @@ def test_seconds_are_of_the_whole_training_with_its_validations(
     assert history(tmp_path) == [(step, 0.25 * (step + 1) + waits[step]) for step in (1, 3, 5, 7, 9)]
 
 
-def test_a_run_that_goes_on_counts_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_counts_seconds_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("simmim_pl.callbacks.training_monitor.time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr("simmim_pl.callbacks.training_monitor.due", lambda trainer: True)
@@ -102,7 +102,7 @@ def test_a_run_that_goes_on_counts_from_its_checkpoint(monkeypatch: pytest.Monke
 
 
 class Norms(Callback):
-    """NumPy's norms of the gradients of a part, and what was logged after the step."""
+    """Records NumPy's gradient norms of a module, and the values logged after the step."""
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -124,11 +124,11 @@ def test_gradients_are_measured_before_clipping_when_they_are_logged(tmp_path: P
     pretrain(tmp_path, TrainingMonitor(), norms, max_epochs=1, gradient_clip_val=1e-3, log_every_n_steps=2)
     assert norms.logged[0] is None
     assert norms.logged[1::2] == pytest.approx(norms.expected[1::2], rel=1e-4)
-    assert min(norms.expected) > 1e-3  # so a clipped one would differ
+    assert min(norms.expected) > 1e-3  # so that a clipped norm differs
     assert norms.logged[2] == norms.logged[1]  # not measured at a step that is not logged
 
 
-def test_memory_is_what_the_system_says() -> None:
+def test_memory_equals_the_systems_figure() -> None:
     held = torch.ones(25_000_000)  # 100 MB
     assert psutil.Process().memory_info().rss <= peak_memory(held.device) * 1.01
     assert peak_memory(held.device) > 4 * held.numel()

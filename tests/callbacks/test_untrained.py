@@ -1,4 +1,4 @@
-"""The network before training is measured as validation measures, and the run is as it was afterwards."""
+"""The untrained network is measured as in validation, and the run is unchanged afterwards."""
 
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,11 @@ from tests.callbacks.test_online_probe import Dropping, fit
 
 
 class Watch(Callback):
-    """Looks at the untrained network, and keeps everything about the run before, meanwhile and after."""
+    """Measures the untrained network, and records the run's state before, during and after."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.datamodule.validation_batches = None  # type: ignore[attr-defined]
-        pl_module.encoder.net[1].eval()  # a part that does not train, as a frozen one
+        pl_module.encoder.net[1].eval()  # a part in eval mode, like a frozen one
         self.before = everything(pl_module)
         with untrained(trainer, pl_module) as steps:
             self.steps = [(outputs, batch["index"].clone(), number) for outputs, batch, number in steps]
@@ -49,7 +49,7 @@ def method(kind: type[FastCNN] = FastCNN) -> Contrastive:
 
 
 @pytest.mark.parametrize("kind", [FastCNN, Dropping])
-def test_nothing_of_the_run_changes(tmp_path: Path, kind: type[FastCNN]) -> None:
+def test_the_run_is_unchanged(tmp_path: Path, kind: type[FastCNN]) -> None:
     watch = Watch()
     fit(tmp_path, watch, module=method(kind))
     assert watch.before.keys() == watch.after.keys()
@@ -64,7 +64,7 @@ def test_nothing_of_the_run_changes(tmp_path: Path, kind: type[FastCNN]) -> None
     ("options", "batches"),
     [({}, 3), ({"limit_val_batches": 2}, 2), ({"limit_val_batches": 0}, 0), ({"check_val_every_n_epoch": 2}, 3)],
 )
-def test_it_sees_the_images_that_validation_will_see(tmp_path: Path, options: dict[str, Any], batches: int) -> None:
+def test_it_uses_the_validation_images(tmp_path: Path, options: dict[str, Any], batches: int) -> None:
     watch = Watch()
     fit(tmp_path, watch, module=method(), **options)
     assert [number for *_, number in watch.steps] == list(range(batches))
@@ -73,7 +73,7 @@ def test_it_sees_the_images_that_validation_will_see(tmp_path: Path, options: di
     assert all(len(outputs["features"]) == len(index) for outputs, index, _ in watch.steps)
 
 
-def test_batch_norm_has_the_statistics_of_the_first_batch(tmp_path: Path) -> None:
+def test_batchnorm_uses_the_statistics_of_the_first_batch(tmp_path: Path) -> None:
     watch, module, fresh = Watch(), method(), method()
     trainer = fit(tmp_path, watch, module=module)
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ def test_batch_norm_has_the_statistics_of_the_first_batch(tmp_path: Path) -> Non
     convolved = first[0](fresh.encoder.normalize(views)).transpose(0, 1).flatten(1)
     for name, expected in (("mean", convolved.mean(1)), ("var", convolved.var(1))):
         torch.testing.assert_close(watch.statistics[f"encoder.net.0.1.running_{name}"], expected)
-    fresh.project(views.unflatten(0, (2, -1)))  # in training, where they do not matter
-    for name in ("encoder.net.3.branch.2", "head.mlp.1"):  # deep inside, and in the head
+    fresh.project(views.unflatten(0, (2, -1)))  # in training mode, where they do not matter
+    for name in ("encoder.net.3.branch.2", "head.mlp.1"):  # in a nested layer, and in the head
         ones = torch.ones_like(watch.statistics[f"{name}.running_var"])
         assert not torch.allclose(watch.statistics[f"{name}.running_var"], ones)

@@ -1,4 +1,4 @@
-"""The command line as people use it: run directories, W&B, .env, resuming, two processes."""
+"""The command line as users run it: run directories, W&B, .env, resuming, two processes."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def records(run: Path) -> Iterator[Record]:
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])  # after a checksum of four bytes
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of one
             record = Record()
             record.ParseFromString(whole)
             yield record
@@ -73,7 +73,7 @@ def test_a_run_directory_holds_config_checkpoints_metrics_and_views(cli: Cli) ->
     assert {"val/knn", "val/probe"} <= names
 
 
-def test_a_second_run_neither_fails_on_the_first_nor_changes_it(cli: Cli) -> None:
+def test_a_second_run_does_not_touch_the_first(cli: Cli) -> None:
     first = cli(TINY)
     before = content(first)
     second = cli(TINY)
@@ -81,7 +81,7 @@ def test_a_second_run_neither_fails_on_the_first_nor_changes_it(cli: Cli) -> Non
     assert content(first) == before
 
 
-def test_the_config_that_was_saved_repeats_the_run(cli: Cli) -> None:
+def test_the_saved_config_reproduces_the_run(cli: Cli) -> None:
     first = cli(TINY)
     second = cli(["fit", "--config", first / "config.yaml"])
     losses = [[row["train/loss"] for row in rows(run) if row["train/loss"]] for run in (first, second)]
@@ -104,7 +104,7 @@ def test_wandb_runs_offline_without_a_key_and_gets_the_nested_config_once(
     assert list(run.glob("wandb/offline-run-*/files/media/images/data/views*.png"))
 
 
-def test_the_api_key_is_written_nowhere(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_api_key_is_never_written(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     (tmp_path / ".env").write_text(f"WANDB_API_KEY={KEY}\n")
@@ -114,7 +114,7 @@ def test_the_api_key_is_written_nowhere(cli: Cli, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("WANDB_API_KEY")
 
 
-def test_dotenv_sets_what_the_environment_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dotenv_sets_variables_missing_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_PROJECT", "from the environment")
     for name in ("WANDB_ENTITY", "SIMMIM_DATA_DIR", "WANDB_MODE"):
@@ -128,7 +128,7 @@ def test_dotenv_sets_what_the_environment_does_not(monkeypatch: pytest.MonkeyPat
     assert "WANDB_MODE" not in os.environ
 
 
-def test_a_dotenv_that_is_no_text_is_one_sentence(
+def test_a_binary_dotenv_is_a_one_line_error(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -136,18 +136,18 @@ def test_a_dotenv_that_is_no_text_is_one_sentence(
     assert "/.env cannot be read ('utf-8' codec" in refusal(TINY)
 
 
-def test_untrained_is_refused_where_it_means_nothing(
+def test_untrained_is_refused_where_it_has_no_effect(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     pretrained: Path,
 ) -> None:
     line = ["validate", *TINY[1:], "--untrained=true", f"--ckpt_path={pretrained}"]
-    assert "--untrained means random weights, and --ckpt_path others" in refusal(line)
+    assert "--untrained means random weights, and --ckpt_path saved ones" in refusal(line)
     line = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION]
-    assert "--untrained is for methods, and Evaluation is none: leave it out." in refusal([*line, "--untrained=true"])
+    assert "--untrained is for methods, and Evaluation is not one: remove it." in refusal([*line, "--untrained=true"])
 
 
 class Plain(LightningModule):
-    """A user's module without arguments, and with an optimizer only."""
+    """A user's module without arguments and with only an optimizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Rows(LightningDataModule):
         return torch.utils.data.DataLoader([{"image": torch.ones(3, 8, 3, dtype=torch.uint8)}] * 12, 4)
 
 
-def test_classes_without_arguments_are_trained_and_go_on(cli: Cli) -> None:
+def test_classes_without_arguments_train_and_resume(cli: Cli) -> None:
     line = [
         "fit",
         *(f"--{part}=tests.command.test_cli.{name}" for part, name in (("model", "Plain"), ("data", "Rows"))),
@@ -179,7 +179,7 @@ def test_classes_without_arguments_are_trained_and_go_on(cli: Cli) -> None:
     assert (saved["global_step"], saved["lr_schedulers"]) == (6, [])
 
 
-def test_the_env_example_names_every_variable_that_is_read() -> None:
+def test_the_env_example_lists_every_variable() -> None:
     text = (CONFIGS.parent / ".env.example").read_text()
     for name in ("WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE", "SIMMIM_DATA_DIR"):
         assert f"\n{name}=" in text
@@ -191,7 +191,7 @@ def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> No
     process = Program("simmim_pl", TINY, tmp_path, environment(**server), short)
     _, said = process.communicate(120)
     assert process.returncode == 0, said
-    assert "W&B cannot be reached, so the run goes on offline" in said
+    assert "W&B cannot be reached, so the run continues offline" in said
     (run,) = (tmp_path / "runs/quickstart").iterdir()
     assert logged_config(run)["name"] == "quickstart"
     assert (run / "checkpoints/last.ckpt").exists()
@@ -199,7 +199,7 @@ def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> No
 
 def test_resuming_ends_where_an_uninterrupted_run_ends(cli: Cli) -> None:
     whole = torch.load(cli(TINY) / "checkpoints/last.ckpt", weights_only=True)
-    # Interrupted: the schedule is of two epochs, the run stops after one.
+    # Interrupted: the schedule is for two epochs, the run stops after one.
     half = cli([*TINY, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"])
     ckpt = half / "checkpoints/last.ckpt"
     assert torch.load(ckpt, weights_only=True)["epoch"] == 0
@@ -216,7 +216,7 @@ class StopAfterOne(Callback):
         trainer.should_stop = True
 
 
-def test_linear_and_knn_evaluate_a_checkpoint_beside_its_baselines(
+def test_linear_and_knn_evaluate_a_checkpoint_and_its_baselines(
     cli: Cli, pretrained: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for name, task in (("linear", "LinearProbe"), ("knn", "KNN")):
@@ -263,7 +263,7 @@ def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> N
     trained = [row for row in rows(pretrained.parents[1]) if row["val/probe"]][-1]
     assert float(evaluated["val/knn"]) == float(trained["val/knn"])
     assert float(evaluated["val/probe"]) == float(trained["val/probe"])
-    cli(["validate", *rest, "--data.views=null"])  # of bare images only the probe and the neighbours say something
+    cli(["validate", *rest, "--data.views=null"])  # unlabelled views give only probe and kNN metrics
     run = cli(["predict", *rest])
     embeddings = parquet.read_table(run / "embeddings.parquet")
     assert embeddings["index"].to_pylist() == [*range(200), *range(100)]
@@ -276,7 +276,7 @@ def test_mixed_precision_and_accumulation_run(cli: Cli, caplog: pytest.LogCaptur
     assert "Effective batch 64" in caplog.text
 
 
-def test_two_processes_make_one_run_directory_and_learn_the_same_on_both(tmp_path: Path) -> None:
+def test_two_processes_share_a_run_directory_and_train_the_same_weights(tmp_path: Path) -> None:
     args = [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp"]
     process = Program("simmim_pl", args, tmp_path, environment(WANDB_MODE="offline"))
     said = "".join(process.communicate(120))
@@ -326,7 +326,7 @@ def test_help_explains_every_argument_of_every_class(
         assert len(described) > 3, f"{name}: nothing says what --{option} is"
 
 
-def test_without_a_logger_nothing_is_written_beside_the_runs_folder(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_logger_nothing_is_written_outside_the_runs_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine")
     run = cli([*TINY, "--trainer.logger=false", "--callbacks.enabled=false"])
     assert set(content(tmp_path)) - {run / "config.yaml", run / ".lock"} == {tmp_path / "config.yaml"}

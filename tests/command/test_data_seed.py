@@ -1,4 +1,4 @@
-"""The seed of the data is the run's, and never another in silence."""
+"""The data's seed is the run's; a different one is never ignored silently."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ OURS = "simmim_pl.data.ImageDataModule"
 
 
 class Others:
-    """Another's data, with a seed of its own."""
+    """A user's datamodule with its own seed."""
 
     def __init__(self, seed: int = 42) -> None: ...
 
 
 class Seedless:
-    """Another's data, without any."""
+    """A user's datamodule without a seed."""
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ class Seedless:
         (Namespace(class_path=f"{__name__}.Others", init_args=Namespace(seed=0)), None),
     ],
 )
-def test_a_seed_that_somebody_gave_is_told_from_a_default(data: Any, becomes: int | None) -> None:
+def test_a_given_data_seed_is_distinguished_from_the_default(data: Any, becomes: int | None) -> None:
     if becomes is not None:
         assert data_seed(3, data) == becomes
     else:

@@ -1,4 +1,4 @@
-"""Which callbacks a run has: those of every run, with options of their own, and the user's."""
+"""The callbacks of a run: the default ones with their options, and the user's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +24,12 @@ Made = Callable[[list[Any]], tuple[list[Callback], dict[str, Any]]]
 
 
 class Probe(OnlineProbe):
-    """A user's own."""
+    """A user's callback."""
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
-    """The callbacks, of ours and checkpoints of Lightning's, and the config of a run that does not begin."""
+    """The callbacks of simmim_pl and Lightning's checkpoints, and the config, of a run that is not started."""
     isolate(monkeypatch, tmp_path)
     clis: list[Any] = []
     monkeypatch.setattr(command_line.CLI, "_run_subcommand", lambda self, subcommand: clis.append(self))
@@ -47,13 +47,13 @@ def kinds(found: tuple[list[Callback], Any]) -> list[str]:
     return [type(each).__name__ for each in found[0]]
 
 
-def test_every_callback_of_ours_is_one_of_every_run_by_its_own_name() -> None:
+def test_every_callback_of_the_package_is_a_default_under_its_name() -> None:
     assert set(CALLBACKS.values()) == OURS
     assert {name.replace("_", "") for name in CALLBACKS} == {kind.__name__.lower() for kind in OURS}
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
-def test_a_run_of_a_method_has_each_of_them_once(made: Made, verb: str) -> None:
+def test_a_method_run_has_each_default_callback_once(made: Made, verb: str) -> None:
     found = kinds(made([verb, *TINY[1:], *(["--untrained=true"] if verb != "fit" else [])]))
     assert sorted(found) == sorted(kind.__name__ for kind in OURS)
     assert found.index("Representation") < found.index("Dashboard") < found.index("Report")
@@ -72,19 +72,19 @@ def test_options_are_set_in_a_file_and_on_the_command_line(made: Made, tmp_path:
 
 
 @pytest.mark.parametrize("names", [list(CALLBACKS)[::2], list(CALLBACKS)[1::2]])
-def test_null_turns_one_off(made: Made, names: list[str]) -> None:
+def test_null_turns_a_callback_off(made: Made, names: list[str]) -> None:
     found = kinds(made([*TINY, *(f"--callbacks.{name}=null" for name in names)]))
     assert sorted([*found, *(CALLBACKS[name].__name__ for name in names)]) == sorted(kind.__name__ for kind in OURS)
 
 
-def test_all_are_turned_off_at_once(made: Made, tmp_path: Path) -> None:
+def test_all_callbacks_can_be_turned_off(made: Made, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("callbacks: null\n")
     assert kinds(made([*TINY, "--callbacks.enabled=false", "--callbacks.report.share=1"])) == []
     assert kinds(made([*TINY, "--config=mine.yaml"])) == []
     assert kinds(made([*TINY, "--callbacks.enabled=false", ONLINE])) == ["OnlineProbe"]
 
 
-def test_without_checkpoint_lightning_adds_none_unless_asked(made: Made) -> None:
+def test_lightning_adds_no_checkpoint_callback_unless_requested(made: Made) -> None:
     off = "--callbacks.checkpoint=null"
     assert not any("Checkpoint" in name for name in kinds(made([*TINY, off])))
     assert not any("Checkpoint" in name for name in kinds(made([*TINY, "--trainer.enable_checkpointing=false"])))
@@ -98,7 +98,7 @@ def test_without_checkpoint_lightning_adds_none_unless_asked(made: Made) -> None
     ("adds", "kind"),
     [("=", "simmim_pl.callbacks.OnlineProbe"), ("+=", "tests.command.test_default_callbacks.Probe")],
 )
-def test_the_users_replaces_the_one_of_every_run(made: Made, adds: str, kind: str) -> None:
+def test_a_users_callback_replaces_the_default_of_its_class(made: Made, adds: str, kind: str) -> None:
     found, config = made([*TINY, f"--trainer.callbacks{adds}{kind}", "--trainer.callbacks.k=50"])
     (online,) = (each for each in found if isinstance(each, OnlineProbe))
     assert (online.k, len(found)) == (50, len(OURS))
@@ -106,7 +106,7 @@ def test_the_users_replaces_the_one_of_every_run(made: Made, adds: str, kind: st
     assert any(isinstance(each, Checkpoint) for each in found)
 
 
-def test_an_evaluation_and_a_users_own_module_have_those_that_need_no_method(made: Made, pretrained: Path) -> None:
+def test_other_modules_have_only_callbacks_that_need_no_method(made: Made, pretrained: Path) -> None:
     line = [f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION]
     for verb in ("fit", "validate", "test"):
         found, config = made([verb, *line])
@@ -115,7 +115,7 @@ def test_an_evaluation_and_a_users_own_module_have_those_that_need_no_method(mad
     assert {type(each) for each in made(["fit", *PLAIN])[0]} == {Checkpoint, Dashboard, Report}
 
 
-def test_the_config_that_is_saved_makes_the_same_callbacks(made: Made, tmp_path: Path) -> None:
+def test_the_saved_config_makes_the_same_callbacks(made: Made, tmp_path: Path) -> None:
     found, config = made([*TINY, ONLINE, "--callbacks.dashboard=null", "--callbacks.embedding_map.images=7"])
     (tmp_path / "saved.yaml").write_text(yaml.safe_dump(config))
     again, same = made(["fit", "--config=saved.yaml"])
@@ -138,7 +138,7 @@ def test_the_config_that_is_saved_makes_the_same_callbacks(made: Made, tmp_path:
         (["--callbacks.online_probe=simmim_pl.callbacks.Report"], "--callbacks.online_probe:"),
     ],
 )
-def test_what_would_do_nothing_or_is_misspelt_is_refused(
+def test_options_without_effect_or_misspelt_are_refused(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     args: list[str],
     says: str,
@@ -151,7 +151,7 @@ def test_options_of_a_callback_that_watches_methods_are_refused_in_an_evaluation
     pretrained: Path,
 ) -> None:
     line = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *EVALUATION]
-    assert "it watches methods, and Evaluation is none" in refusal([*line, "--callbacks.representation.images=8"])
+    assert "it watches methods, and Evaluation is not one" in refusal([*line, "--callbacks.representation.images=8"])
 
 
 def test_help_names_every_callback_with_its_options(made: Made, capsys: pytest.CaptureFixture) -> None:

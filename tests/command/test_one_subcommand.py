@@ -1,4 +1,4 @@
-"""Only the subcommand that is asked for gets its arguments; help and configs before it know all four."""
+"""Only the called subcommand's arguments are prepared; help and preceding configs still know all four."""
 
 import pytest
 from lightning.pytorch.cli import LightningCLI
@@ -15,7 +15,9 @@ from simmim_pl.command.cli import main
         (["--config", "none.yaml", "fit"], ["fit", "validate", "test", "predict"]),
     ],
 )
-def test_what_is_prepared(monkeypatch: pytest.MonkeyPatch, words: list[str], prepared: list[str]) -> None:
+def test_only_the_called_subcommand_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], prepared: list[str]
+) -> None:
     found: list[str] = []
     prepare = LightningCLI._prepare_subcommand_parser
 

@@ -1,4 +1,4 @@
-"""What a user mistypes is answered in one line that names it, and with exit code 2."""
+"""Mistyped arguments print one line that names them and exit with code 2."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ JUDGE = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", *SHAPES, *QUIE
 
 @pytest.fixture
 def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """The one line that a refused command leaves on stderr."""
+    """The single line on stderr of a refused command."""
 
     def says(args: list[str]) -> str:
         with pytest.raises(SystemExit) as end:
@@ -85,7 +85,7 @@ def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]
         ([*JUDGE, "--model.protocols=[{class_path: simmim_pl.evaluation.KN}]"], ["simmim_pl.evaluation.KNN?"]),
     ],
 )
-def test_a_mistake_is_one_line_that_names_it(
+def test_an_error_is_one_line_that_names_the_key(
     says: Callable[[list[str]], str], args: list[str], named: list[str]
 ) -> None:
     line = says(args)
@@ -114,12 +114,12 @@ def test_a_misspelt_key_in_a_file_is_named(
     assert f"did you mean {meant}" in says(["fit", "--config=mine.yaml"])
 
 
-def test_a_file_that_is_no_yaml_is_refused(says: Callable[[list[str]], str], tmp_path: Path) -> None:
+def test_a_file_that_is_not_yaml_is_refused(says: Callable[[list[str]], str], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: [unclosed")
     assert "Problems parsing config" in says(["fit", "--config=mine.yaml"])
 
 
-def test_an_abbreviation_is_never_another_key(cli: Command) -> None:
+def test_abbreviated_keys_are_refused(cli: Command) -> None:
     whole = next(arg for arg in TINY if arg.startswith("--trainer.max_epochs"))
     rest = [arg for arg in TINY if arg != whole]
     for length in range(len("--trainer.m"), len("--trainer.max_epochs")):
@@ -129,7 +129,7 @@ def test_an_abbreviation_is_never_another_key(cli: Command) -> None:
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
-def test_every_verb_says_where_its_help_is(says: Callable[[list[str]], str], verb: str) -> None:
+def test_every_subcommand_points_to_its_help(says: Callable[[list[str]], str], verb: str) -> None:
     line = says([verb, "--no_such_key=1"])
     assert line.endswith(f"{verb} --help.")
 
@@ -162,10 +162,10 @@ def test_help_shows_the_range_of_a_number(cli: Command, capsys: pytest.CaptureFi
         ("something of another version:\n  unknown", "something of another version:; unknown"),
     ],
 )
-def test_a_page_becomes_one_line(message: str, line: str) -> None:
+def test_a_long_error_becomes_one_line(message: str, line: str) -> None:
     assert to_sentence(message) == line
 
 
 @given(st.text(max_size=200))
-def test_whatever_jsonargparse_says_is_one_line(message: str) -> None:
+def test_any_jsonargparse_error_becomes_one_line(message: str) -> None:
     assert "\n" not in to_sentence(message)

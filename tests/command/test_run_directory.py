@@ -1,4 +1,4 @@
-"""A run directory: made when a run begins, by every logger, and one process's at a time."""
+"""A run directory is made when a run starts, for every logger, and is used by one process at a time."""
 
 import errno
 import signal
@@ -46,7 +46,7 @@ LOGGERS: dict[str, list[str]] = {
 
 
 def alone(args: list[str], folder: Path) -> Path:
-    """The run directory of a command in a process of its own: W&B's logger starts once in one."""
+    """The run directory of a command in its own process: W&B's logger can start once per process."""
     process = Program("simmim_pl", args, folder, environment(WANDB_MODE="offline"))
     _, said = process.communicate(120)
     assert process.returncode == 0, said
@@ -55,7 +55,7 @@ def alone(args: list[str], folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", LOGGERS)
-def test_with_every_logger_a_run_keeps_to_its_directory(cli: Cli, tmp_path: Path, kind: str) -> None:
+def test_a_run_writes_only_to_its_directory_with_every_logger(cli: Cli, tmp_path: Path, kind: str) -> None:
     args = [*ONE, *LOGGERS[kind], "--trainer.log_every_n_steps=1"]
     (tmp_path / "mine").mkdir()
     made = {alone(args, tmp_path)} if kind == "wandb" else {cli(args), cli(args)}
@@ -68,29 +68,27 @@ def test_with_every_logger_a_run_keeps_to_its_directory(cli: Cli, tmp_path: Path
     assert bool(files(tmp_path / "mine")) == (kind in ("csv", "wandb"))
 
 
-def test_a_run_without_loggers_goes_on_too(cli: Cli) -> None:
+def test_a_run_without_loggers_resumes(cli: Cli) -> None:
     first = cli([*ONE, "--trainer.logger=false"])
     again = cli([*TINY, "--trainer.logger=false", "--trainer.max_steps=2", "--ckpt_path=last"])
     assert again == first
     assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_a_directory_at_work_is_left_alone(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
+def test_a_directory_in_use_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(run_directory, "PATIENCE", 0.2)
     run = cli(ONE)
     other = RunDirectory(run)
     other.claim()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     sentence = refused(cli, [*TINY, "--ckpt_path=last"], capfd)
-    assert f"Another process is at work in {run.relative_to(Path.cwd())}" in sentence
+    assert f"Another process is using {run.relative_to(Path.cwd())}" in sentence
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     other.release()
     assert cli([*TINY, "--ckpt_path=last"]) == run
 
 
-def test_a_dead_process_keeps_no_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_dead_process_releases_its_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(run_directory, "PATIENCE", 5.0)
     code = f"""
 import time
@@ -108,7 +106,7 @@ time.sleep(60)
     assert other.poll() is None
     mine = RunDirectory(tmp_path)
     monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
-    with pytest.raises(InputError, match="Another process is at work"):
+    with pytest.raises(InputError, match="Another process is using"):
         mine.claim()
     other.send_signal(signal.SIGKILL)
     other.wait()
@@ -117,7 +115,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("asked", "more"), [("is_dir", []), ("glob", ["--ckpt_path=last"])])
-def test_a_folder_that_cannot_be_looked_into_is_one_sentence(
+def test_an_unreadable_folder_is_a_one_line_error(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, asked: str, more: list[str]
 ) -> None:
     usual = getattr(Path, asked)
@@ -130,37 +128,37 @@ def test_a_folder_that_cannot_be_looked_into_is_one_sentence(
     monkeypatch.setattr(Path, asked, too_long)
     sentence = refused(cli, [*ONE, "--name=endless", *more], capfd)
     assert sentence.startswith("error: runs/endless")
-    assert "cannot be looked into (File name too long): choose another folder with --runs" in sentence
+    assert "cannot be read (File name too long): choose another folder with --runs" in sentence
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/../../b", "", ".", "..", ".features", "a/.b"])
 def test_a_name_cannot_leave_the_runs_folder(name: str) -> None:
-    with pytest.raises(InputError, match="is no name of a folder within --runs"):
+    with pytest.raises(InputError, match="is not a valid folder name within --runs"):
         require_valid_name(name)
 
 
 @pytest.mark.parametrize("name", ["run", "weak views", "lr=0.1,width=2", "group/run"])
-def test_other_names_can_be_taken(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     require_valid_name(name)
 
 
 def test_the_command_line_checks_the_name(cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "--name '../out' is no name" in refused(cli, [*TINY, "--name=../out", f"--runs={tmp_path / 'here'}"], capfd)
+    assert "is not a valid folder name" in refused(cli, [*TINY, "--name=../out", f"--runs={tmp_path / 'here'}"], capfd)
     assert files(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     "mistake",
     [
-        ["--data.batch_size=500"],  # found when the first batch is asked for
+        ["--data.batch_size=500"],  # found when the first batch is requested
         ["--data.views=null"],  # … when training is set up
         ["--trainer.max_epochs=-1"],  # … when the optimizer is made
-        ["--data.source=simmim_pl.data.Folder", "--data.source.root=nowhere"],  # … when the data is looked for
+        ["--data.source=simmim_pl.data.Folder", "--data.source.root=nowhere"],  # … when the data are loaded
         ["--trainer.val_check_interval=1"],  # … when training starts
     ],
     ids=lambda mistake: mistake[0].removeprefix("--"),
 )
-def test_a_mistake_found_before_training_leaves_nothing(
+def test_an_error_before_training_leaves_no_files(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path, mistake: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -168,7 +166,7 @@ def test_a_mistake_found_before_training_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_environment_that_wandb_refuses_leaves_nothing(
+def test_an_environment_that_wandb_refuses_leaves_no_files(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "nonsense")
@@ -177,7 +175,7 @@ def test_an_environment_that_wandb_refuses_leaves_nothing(
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_random_weights_are_evaluated_only_when_that_is_meant(
+def test_random_weights_are_evaluated_only_with_untrained(
     cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path, verb: str
 ) -> None:
     sentence = refused(cli, [verb, *TINY[1:]], capfd)
@@ -185,12 +183,12 @@ def test_random_weights_are_evaluated_only_when_that_is_meant(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_random_weights_are_embedded_when_that_is_said(cli: Cli, capfd: pytest.CaptureFixture) -> None:
+def test_random_weights_are_embedded_with_untrained(cli: Cli, capfd: pytest.CaptureFixture) -> None:
     assert "embeddings.parquet" in files(cli(["predict", *TINY[1:], "--untrained=true"]))
     assert "--untrained is for" in refused(cli, [*TINY, "--untrained=true"], capfd)
 
 
-def test_the_saved_config_of_a_run_that_went_on_repeats_the_whole_run(cli: Cli) -> None:
+def test_the_saved_config_of_a_resumed_run_reproduces_the_whole_run(cli: Cli) -> None:
     first = cli(ONE)
     assert cli([*TINY, "--trainer.max_steps=2", "--ckpt_path=last"]) == first
     config = yaml.safe_load((first / "config.yaml").read_text())
@@ -200,6 +198,6 @@ def test_the_saved_config_of_a_run_that_went_on_repeats_the_whole_run(cli: Cli) 
     assert torch.load(again / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_every_config_has_a_name_within_the_runs_folder() -> None:
+def test_every_config_has_a_valid_run_name() -> None:
     for path in [*CONFIGS.glob("*.yaml"), *CONFIGS.glob("evaluate/*.yaml")]:
         require_valid_name(str((yaml.safe_load(path.read_text()) or {}).get("name", "run")))

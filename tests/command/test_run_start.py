@@ -1,4 +1,4 @@
-"""What is done when a run begins."""
+"""The start of a run."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +10,9 @@ from wandb.sdk.wandb_config import Config
 from simmim_pl.command.run_start import SaveConfig
 
 
-def test_the_config_that_wandb_has_of_a_run_that_goes_on_takes_what_was_changed() -> None:
+def test_wandbs_config_of_a_resumed_run_is_updated() -> None:
     config = Config()
-    config.update({"lr": 1, "of": "before"})  # as the server fills it
+    config.update({"lr": 1, "of": "before"})  # as the server returns it
     start: Any = SaveConfig.__new__(SaveConfig)
     start.nested = {"lr": 2}
     run: Any = SimpleNamespace(config=config)

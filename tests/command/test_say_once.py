@@ -1,4 +1,4 @@
-"""A sentence is said once, whatever the number of processes of a job."""
+"""A message is printed once, whatever the number of processes of a job."""
 
 import os
 import time
@@ -11,25 +11,25 @@ from simmim_pl.command import say_once
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """As a process that nothing has started beside others."""
+    """Set up a process that was not started by a launcher."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     slurm = [f"SLURM_{name}" for name in ("NTASKS", "JOB_ID", "STEP_ID", "RESTART_COUNT")]
     for name in ("LOCAL_RANK", "TORCHELASTIC_ERROR_FILE", *slurm, say_once.JOB_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_process_alone_says_everything_and_leaves_nothing(tmp_path: object) -> None:
+def test_a_single_process_prints_everything_and_leaves_no_files(tmp_path: object) -> None:
     with say_once.mark_job():
         assert say_once.is_first("one")
         assert say_once.is_first("one")
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_of_two_processes_that_lightning_started_one_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_lightning_processes_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     with say_once.mark_job():
-        monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning sets it in the process from which it starts the others
+        monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning sets it in the process that starts the others
         assert say_once.is_first("one")
-        with say_once.mark_job():  # of another process, with this one's environment
+        with say_once.mark_job():  # a file of another process with this environment
             assert not say_once.is_first("one")
             assert say_once.is_first("what only another rank knows")
     assert say_once.JOB_VARIABLE not in os.environ
@@ -44,7 +44,7 @@ def test_of_two_processes_that_lightning_started_one_speaks(monkeypatch: pytest.
         {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "{rank}"},
     ],
 )
-def test_of_the_processes_of_a_launcher_one_speaks(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
+def test_one_of_a_launchers_processes_prints(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
     heard = []
     for rank in range(3):
         for name, value in names.items():
@@ -55,7 +55,7 @@ def test_of_the_processes_of_a_launcher_one_speaks(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("tasks", "step"), [("1", "0"), ("4", ""), ("4", "4294967290"), ("4", "4294967291")])
-def test_two_commands_of_a_slurm_job_that_no_srun_has_started_both_speak(
+def test_two_commands_of_a_slurm_job_without_srun_both_print(
     monkeypatch: pytest.MonkeyPatch, tasks: str, step: str
 ) -> None:
     for name, value in {"SLURM_NTASKS": tasks, "SLURM_JOB_ID": "7", "SLURM_STEP_ID": step}.items():
@@ -65,9 +65,7 @@ def test_two_commands_of_a_slurm_job_that_no_srun_has_started_both_speak(
             assert say_once.is_first("one")
 
 
-def test_a_slurm_job_that_was_put_into_the_queue_again_speaks_again_and_so_does_a_later_command_of_its_step(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_requeued_slurm_job_and_a_later_command_print_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def heard(restarts: str) -> bool:
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
         with say_once.mark_job():
@@ -80,10 +78,10 @@ def test_a_slurm_job_that_was_put_into_the_queue_again_speaks_again_and_so_does_
     for path in tmp_path.iterdir():
         os.utime(path, (time.time(), time.time() - say_once.MARKER_LIFETIME - 1))
     assert [heard("1"), heard("1")] == [True, False]
-    assert len(list(tmp_path.iterdir())) == 2  # the notes, and one file of ours
+    assert len(list(tmp_path.iterdir())) == 2  # the marker files, and one file of this test
 
 
-def test_where_nothing_can_be_written_it_is_rather_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_unwritable_disk_messages_are_repeated_rather_than_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with say_once.mark_job():

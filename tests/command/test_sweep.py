@@ -1,4 +1,4 @@
-"""A sweep as W&B's agent starts it, and the same grid run here."""
+"""A sweep started by W&B's agent, and the same grid run locally."""
 
 import csv
 import errno
@@ -24,13 +24,13 @@ from tests.command.test_cli import logged_config, records
 from tests.conftest import CONFIGS, TINY, isolate, newest_run
 
 SHIPPED = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
-# What a training leaves, without a training: of 2 it fails while there is no file "mended"; of "slow" it waits.
+# Writes the files of a training run: for 2 it fails unless a file "fixed" exists; for "slow" it waits.
 STUB = """
 import json, pathlib, signal, sys, time
 given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
 if "model.checkpoint" in given:
     run = pathlib.Path(given["model.checkpoint"]).parents[1]
-    if run.parent.name.startswith("x=3") and not pathlib.Path("mended").exists():
+    if run.parent.name.startswith("x=3") and not pathlib.Path("fixed").exists():
         sys.exit(4)
     estimate = {"value": run.parent.name.startswith("x=3") / 2, "interval": [0.25, 0.75]}
     result = {"task": "KNN", "variant": "", "data": "Pets", "encoder": "pretrained", "metrics": {"accuracy": estimate}}
@@ -38,7 +38,7 @@ if "model.checkpoint" in given:
     card = json.dumps({"command": "c", "data": [], "results": [result]})
     (run / "checkpoints/last.knn-1.result.json").write_text(card)
     sys.exit(0)
-if given["a.x"] == "2" and not pathlib.Path("mended").exists():
+if given["a.x"] == "2" and not pathlib.Path("fixed").exists():
     sys.exit(3)
 if given["a.x"] == "killed":
     signal.raise_signal(signal.SIGKILL)
@@ -60,7 +60,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def write(**changed: Any) -> str:
-    """A sweep of the stub over three values, with what is changed; None takes a key out."""
+    """A sweep of the stub over three values, with changed keys; None removes a key."""
     spec = {
         "method": "grid",
         "metric": {"name": "val/knn", "goal": "maximize"},
@@ -81,14 +81,12 @@ def code(args: list[str]) -> int:
 
 
 def rows(printed: str) -> list[list[str]]:
-    """The Markdown table in what was printed, without its header."""
+    """The printed Markdown table, without its header."""
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][2:]
 
 
-def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_default_sweep_trains_and_resumes_a_stopped_run(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     parameters = {key: {"values": entry["values"][:1]} for key, entry in SHIPPED["parameters"].items()}
     parameters["model.loss.temperature"] = SHIPPED["parameters"]["model.loss.temperature"]
     command = ["${env}", "${interpreter}", "-m", "${program}", *TINY, "${args}"]
@@ -96,7 +94,7 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
     known = sweep_config.load_sweep_config(path)
     names = [sweep_config.run_name(known, values) for values in known.combinations]
 
-    def train(number: int, *more: str) -> Path:  # in this process, which saves seconds
+    def train(number: int, *more: str) -> Path:  # in this process, to save time
         words = sweep_config.build_command(known, known.combinations[number])[4:]
         return newest_run([*words, f"--name={names[number]}", "--ckpt_path=last", *more])
 
@@ -131,9 +129,7 @@ def test_the_shipped_sweep_trains_and_a_run_that_was_stopped_goes_on(
     assert rows(again) == rows(printed)
 
 
-def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_is_reported_and_only_it_is_retried(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert code([write()]) == 1
     out, err = capfd.readouterr()
     folders = {path.parts[-3][2]: str(path.parent.relative_to(here)) for path in here.glob("runs/*/*/metrics.csv")}
@@ -143,7 +139,7 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
     ]
     assert "[2/3] x=2,y=z: failed with exit code 3" in err
     assert "1 of 3 combinations failed" in err
-    (here / "mended").touch()
+    (here / "fixed").touch()
     minimum = write(metric={"name": "val/knn", "goal": "minimize"})
     assert code([minimum]) == 0
     out = capfd.readouterr().out
@@ -155,18 +151,16 @@ def test_a_failure_is_told_the_others_run_and_the_next_call_tries_only_it(
 
 
 @pytest.mark.drawn
-def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_finished_runs_are_evaluated_and_shown_in_table_and_page(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write(evaluate=["${interpreter}", "stub.py"], parameters={"a.x": {"values": [1, 3]}, "y": {"value": "z"}})
     assert code([path]) == 1
     out, err = capfd.readouterr()
     assert "[2/2] x=3,y=z: failed with exit code 4" in err
     assert [[row[1], row[6]] for row in rows(out)] == [["3", "–"], ["1", "0.0 [25.0–75.0]"]]
-    (here / "mended").touch()
+    (here / "fixed").touch()
     trained = set(here.glob("runs/*/*/metrics.csv"))
     assert code([path]) == 0
-    assert set(here.glob("runs/*/*/metrics.csv")) == trained  # only what failed is done again
+    assert set(here.glob("runs/*/*/metrics.csv")) == trained  # only the failed run is repeated
     out = capfd.readouterr().out
     header = next(line for line in out.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.strip("|").split("|")][6:8] == ["KNN on Pets", "directory"]
@@ -183,7 +177,7 @@ def test_each_finished_run_is_evaluated_and_the_table_and_a_page_show_it(
     assert set(here.glob("runs/*/*/metrics.csv")) == trained
 
 
-def test_a_dry_run_prints_what_evaluates_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_evaluation_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(evaluate=["${interpreter}", "-m", "${program}", "validate"], program="own")
     assert code([path, "--dry-run"]) == 0
     train, evaluate = capsys.readouterr().out.splitlines()[:2]
@@ -194,7 +188,7 @@ def test_a_dry_run_prints_what_evaluates_too(here: Path, capsys: pytest.CaptureF
     ]
 
 
-def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
+def test_a_run_that_dies_by_a_signal_has_failed_and_the_others_run(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert code([write(parameters={"a.x": {"values": ["killed", 1]}})]) == 1
@@ -204,9 +198,7 @@ def test_a_run_that_died_by_a_signal_of_its_own_has_failed_and_the_others_run(
 
 
 @pytest.mark.parametrize("told", [-15, 143, -2, 130, -1, 129, -10, 138, -9, 137, -11, 255, 3])
-def test_the_sweep_stops_only_where_somebody_has_stopped_the_run(
-    here: Path, monkeypatch: pytest.MonkeyPatch, told: int
-) -> None:
+def test_the_sweep_stops_only_if_a_user_stopped_the_run(here: Path, monkeypatch: pytest.MonkeyPatch, told: int) -> None:
     monkeypatch.setattr(sweep, "run_command", lambda command: told)
     assert code([write()]) == (1 if told in (-9, 137, -11, 255, 3) else 130)
 
@@ -218,7 +210,7 @@ def test_the_sweep_stops_only_where_somebody_has_stopped_the_run(
         (SystemExit, [None, "terminate", None]),
     ],
 )
-def test_after_ctrl_c_a_run_has_time_to_end_by_itself(
+def test_after_ctrl_c_the_run_may_end_by_itself(
     here: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException], calls: list[Any]
 ) -> None:
     seen: list[Any] = []
@@ -238,7 +230,7 @@ def test_after_ctrl_c_a_run_has_time_to_end_by_itself(
     assert seen == calls
 
 
-def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_not(here: Path) -> None:
+def test_all_equally_good_runs_are_marked_and_runs_without_a_score_are_not(here: Path) -> None:
     known = sweep_config.load_sweep_config(write())
     for values, scores in zip(known.combinations, ("0.5", "nan", "0.5"), strict=True):
         folder = here / "runs" / sweep_config.run_name(known, values)
@@ -263,7 +255,7 @@ def test_runs_that_are_equally_good_are_all_marked_and_one_without_a_score_is_no
     assert [row[0] for row in table()] == ["", "", ""]
 
 
-def test_another_command_or_value_is_another_run(here: Path) -> None:
+def test_a_changed_command_or_value_is_a_new_run(here: Path) -> None:
     known = sweep_config.load_sweep_config(write())
     other = sweep_config.load_sweep_config(write(command=["python", "stub.py", "--trainer.max_epochs=2", "${args}"]))
     names = [sweep_config.run_name(sweep_, values) for sweep_ in (known, other) for values in sweep_.combinations]
@@ -275,7 +267,7 @@ def test_another_command_or_value_is_another_run(here: Path) -> None:
     assert not [name for name in names if "/" in name or " " in name or len(name) > 100]
 
 
-def test_who_is_stopped_stops_the_run_and_waits_for_it(here: Path) -> None:
+def test_stopping_the_sweep_stops_the_run_and_waits_for_it(here: Path) -> None:
     command = [sys.executable, "-m", "simmim_pl.sweep", write(parameters={"a.x": {"values": ["slow", 1]}})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 30
@@ -289,7 +281,7 @@ def test_who_is_stopped_stops_the_run_and_waits_for_it(here: Path) -> None:
     assert "[2/2]" not in out
 
 
-def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
+def test_a_dry_run_prints_the_commands_of_wandbs_agent(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORD", "a word")
@@ -320,22 +312,22 @@ def test_dry_run_prints_the_commands_that_wandbs_agent_would_run(
         ({"parameters": {"lr": [1, 2]}}, "The parameter lr has to be a mapping with the keys values, value."),
         ({"parameters": {"lr": {"values": 1}}}, "values of the parameter lr has to be a list"),
         ({"parameters": {"lr": {"values": [1], "value": 1}}}, "The parameter lr needs either values"),
-        ({"parameters": {1: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a text, not 1."),
-        ({"parameters": {True: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a text, not True."),
-        ({"method": "bayes"}, "only a grid is run here"),
+        ({"parameters": {1: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a string, not 1."),
+        ({"parameters": {True: {"value": 1}}}, "A parameter's key in sweep.yaml has to be a string, not True."),
+        ({"method": "bayes"}, "only grids are run here"),
         ({"method": "random"}, "wandb sweep sweep.yaml and wandb agent ID"),
         ({"metric": None}, "sweep.yaml has no metric: add it."),
-        ({"metric": {"name": "val/knn", "goal": "max"}}, "has the goal max: write maximize or minimize."),
+        ({"metric": {"name": "val/knn", "goal": "max"}}, "has the goal max: set it to maximize or minimize."),
         ({"command": ["python", "stub.py"]}, "has no ${args}"),
-        ({"command": ["${arg}"]}, "has ${arg}, and known here are ${env}"),
+        ({"command": ["${arg}"]}, "has ${arg}, but only ${env}"),
         ({"command": "python stub.py ${args}"}, "The command of sweep.yaml has to be a list"),
         ({"command": ["no-such-program", "${args}"]}, "no-such-program cannot be started (No such file or directory)"),
-        ({"evaluate": ["${args}"]}, "evaluate of sweep.yaml has ${args}, and known here are ${env}, ${interpreter}"),
+        ({"evaluate": ["${args}"]}, "evaluate of sweep.yaml has ${args}, but only ${env}, ${interpreter}"),
         ({"evaluate": "python"}, "evaluate of sweep.yaml has to be a list"),
         ({"early_terminate": {"type": "hyperband"}}, "sweep.yaml has the unknown key early_terminate"),
     ],
 )
-def test_a_bad_sweep_is_one_sentence(
+def test_an_invalid_sweep_is_a_one_line_error(
     here: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], says: str
 ) -> None:
     assert code([write(**changed)]) == 2
@@ -345,7 +337,7 @@ def test_a_bad_sweep_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_a_file_that_is_none_or_no_yaml_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_or_invalid_yaml_is_a_one_line_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.yaml").write_text("a: [1,")
     for path, says in (("none.yaml", "none.yaml cannot be read"), ("bad.yaml", "bad.yaml is not YAML")):
         assert code([path]) == 2
@@ -354,10 +346,10 @@ def test_a_file_that_is_none_or_no_yaml_is_one_sentence(here: Path, capsys: pyte
         assert error.count("\n") == 1
 
 
-def test_under_an_agent_a_run_has_the_agents_id_and_the_sweep_keeps_it(
+def test_under_a_wandb_agent_a_run_has_the_agents_id(
     cli: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # As the agent does: ids, project and the values in the environment. Nobody is logged in.
+    # Like the agent: ids, project and values are in the environment. No user is logged in.
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -378,10 +370,10 @@ def test_under_an_agent_a_run_has_the_agents_id_and_the_sweep_keeps_it(
     assert values.items() <= config.items()
     assert config["model"]["init_args"]["loss"]["init_args"]["temperature"] == 0.1
     assert config["data"]["init_args"]["views"]["init_args"]["size"] == 12
-    assert asked["project"] is asked["id"] is None  # of any other word W&B warns
+    assert asked["project"] is asked["id"] is None  # W&B warns of other words
 
 
-def test_without_an_agent_an_id_in_the_environment_is_no_runs(
+def test_without_an_agent_a_run_id_in_the_environment_is_ignored(
     cli: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "agent1")
@@ -389,7 +381,7 @@ def test_without_an_agent_an_id_in_the_environment_is_no_runs(
     assert cli([*TINY, "--trainer.max_epochs=1"]).name != "agent1"
 
 
-def test_a_full_disk_is_one_sentence(
+def test_a_full_disk_is_a_one_line_error(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(path: Path, *_: Any) -> None:
@@ -400,8 +392,7 @@ def test_a_full_disk_is_one_sentence(
         assert code([write()]) == 2
     printed = capsys.readouterr().err
     assert printed.endswith(
-        "/done cannot be written (no space left on device): make room on the disk. "
-        "The same command goes on from here.\n"
+        "/done cannot be written (no space left on device): free disk space. To resume, run the same command again.\n"
     )
-    (here / "mended").touch()
+    (here / "fixed").touch()
     assert code(["sweep.yaml"]) == 0

@@ -1,4 +1,4 @@
-"""The dashboard's layout as it is sent to W&B; of W&B only the answer is made up."""
+"""The dashboard's layout as sent to W&B; only W&B's response is mocked."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ Sent = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In an empty folder, as nobody, with a server that does not answer."""
+    """An empty folder, no W&B account, and a server that does not respond."""
     monkeypatch.chdir(tmp_path)
     for name in ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.setenv(name, "")
@@ -30,7 +30,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """What W&B was asked to save."""
+    """The layout that was sent to W&B."""
     asked: Sent = []
 
     def execute(query: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def refusal(spec: Any, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def described(panel: dict[str, Any]) -> dict[str, Any]:
-    """A panel of a saved view in the words of the spec."""
+    """A panel of a saved view in the spec's format."""
     config = panel["config"]
     match panel["viewType"]:
         case "Media Browser":
@@ -73,13 +73,13 @@ def described(panel: dict[str, Any]) -> dict[str, Any]:
     raise AssertionError(panel["viewType"])
 
 
-def test_the_shipped_layout_is_saved_whole(sent: Sent, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_layout_is_saved(sent: Sent, capsys: pytest.CaptureFixture[str]) -> None:
     workspace.main([str(CONFIGS / "workspace.yaml"), "--entity=me", "--project=mine"])
     assert capsys.readouterr().out == "https://wandb.ai/me/mine?nw=abc\n"
     (view,) = sent
     assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "mine", "simmim_pl")
     section = json.loads(view["spec"])["section"]
-    assert section["settings"]["shouldAutoGeneratePanels"]  # the confusion matrices' names are not known before
+    assert section["settings"]["shouldAutoGeneratePanels"]  # the names of confusion matrices are not known in advance
     saved = [
         {"name": section["name"], "panels": [described(panel) for panel in section["panels"]]}
         for section in section["panelBankConfig"]["sections"]
@@ -88,7 +88,7 @@ def test_the_shipped_layout_is_saved_whole(sent: Sent, capsys: pytest.CaptureFix
     assert [section["name"] for section in saved] == ["Evaluation", "Representation", "Optimisation", "Data"]
 
 
-def test_every_curve_of_the_shipped_layout_is_logged(pretrained: Path) -> None:
+def test_every_curve_of_the_default_layout_is_logged(pretrained: Path) -> None:
     header = (pretrained.parents[1] / "metrics.csv").read_text().splitlines()[0].split(",")
     panels = [panel for section in SHIPPED["sections"] for panel in section["panels"]]
     curves = [key for panel in panels for key in panel.get("lines", [])]
@@ -104,7 +104,7 @@ def test_entity_and_project_come_from_dotenv(sent: Sent) -> None:
     assert (sent[0]["entityName"], sent[0]["projectName"]) == ("us", "ours")
 
 
-def test_without_an_account_one_sentence_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_account_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb_workspaces")
     error = refusal(SHIPPED, capsys)
     assert "W&B did not save the view (No API key configured" in error
@@ -115,7 +115,7 @@ def test_without_an_account_one_sentence_says_so(capsys: pytest.CaptureFixture[s
     assert "add --entity" in capsys.readouterr().err
 
 
-def test_a_dotenv_that_is_no_text_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_binary_dotenv_is_a_one_line_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"WANDB_ENTITY=\xff\n")
     with pytest.raises(SystemExit) as exit_:
         workspace.main([str(CONFIGS / "workspace.yaml")])
@@ -123,7 +123,7 @@ def test_a_dotenv_that_is_no_text_is_one_sentence(capsys: pytest.CaptureFixture[
     assert f"error: {tmp_path}/.env cannot be read ('utf-8' codec" in capsys.readouterr().err
 
 
-def test_without_the_extra_the_sentence_says_how_to_install_it(
+def test_without_the_extra_the_error_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
@@ -140,7 +140,7 @@ PANEL = {"title": "Loss", "lines": ["train/loss"]}
         ([], "spec.yaml has to be a mapping with the keys name, sections."),
         ({"name": "a"}, "spec.yaml has no sections: add it."),
         ({"name": "a", "sections": []}, "sections of spec.yaml has to be a list of at least one item"),
-        ({"name": 1, "sections": [{"name": "S", "panels": [PANEL]}]}, "name of spec.yaml has to be a text, not 1."),
+        ({"name": 1, "sections": [{"name": "S", "panels": [PANEL]}]}, "name of spec.yaml has to be a string, not 1."),
         ({"name": "a", "sections": [{"name": "S"}]}, "Section 1 of spec.yaml has no panels: add it."),
         (
             {"name": "a", "sections": [{"name": "S", "panel": []}]},
@@ -148,7 +148,7 @@ PANEL = {"title": "Loss", "lines": ["train/loss"]}
         ),
     ],
 )
-def test_a_bad_layout_is_one_sentence(capsys: pytest.CaptureFixture[str], spec: Any, says: str) -> None:
+def test_an_invalid_layout_is_a_one_line_error(capsys: pytest.CaptureFixture[str], spec: Any, says: str) -> None:
     assert says in refusal(spec, capsys)
 
 
@@ -161,11 +161,11 @@ def test_a_bad_layout_is_one_sentence(capsys: pytest.CaptureFixture[str], spec: 
         (PANEL | {"colour": "red"}, "Panel 1 of section S has the unknown key colour: it may have title, lines."),
         ({"lines": ["train/loss"]}, "Panel 1 of section S has no title: add it."),
         (PANEL | {"lines": "train/loss"}, "lines of Panel 1 of section S has to be a list"),
-        (PANEL | {"lines": [1]}, "A key of Panel 1 of section S has to be a text, not 1."),
-        ({"title": "Views", "media": ["data/views"]}, "has to be a text, not ['data/views']."),
+        (PANEL | {"lines": [1]}, "A key of Panel 1 of section S has to be a string, not 1."),
+        ({"title": "Views", "media": ["data/views"]}, "has to be a string, not ['data/views']."),
         ({"title": "Results", "table": "evaluation/results"}, "has the unknown key title: it may have table."),
     ],
 )
-def test_a_bad_panel_is_one_sentence(capsys: pytest.CaptureFixture[str], panel: Any, says: str) -> None:
+def test_an_invalid_panel_is_a_one_line_error(capsys: pytest.CaptureFixture[str], panel: Any, says: str) -> None:
     spec = {"name": "a", "sections": [{"name": "S", "panels": [panel]}]}
     assert says in refusal(spec, capsys)

@@ -1,4 +1,4 @@
-"""Attention in float32 on a CPU: the same layer, the same gradients as torch's own."""
+"""Attention in float32 on a CPU: outputs and gradients equal torch's."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.conftest import TINY
 
 
 def pair(heads: int = 2, channels: int = 4, **options: Any) -> tuple[nn.MultiheadAttention, nn.MultiheadAttention]:
-    """torch's layer, and a copy that is converted."""
+    """torch's layer, and a converted copy."""
     torch.manual_seed(0)
     own = nn.MultiheadAttention(heads * channels, heads, **{"batch_first": True} | options)
     nn.init.normal_(own.in_proj_bias)
@@ -43,7 +43,7 @@ def test_output_and_gradients_equal_torchs(batch: int, tokens: int, heads: int, 
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_under_autocast_it_is_no_farther_from_float32_than_torchs() -> None:
+def test_under_autocast_it_is_as_close_to_float32_as_torchs() -> None:
     own, ours = pair(4, 16)
     x = torch.randn(8, 50, 64, generator=torch.Generator().manual_seed(1))
     exact = own(x, x, x, need_weights=False)[0]
@@ -71,7 +71,7 @@ def test_products_of_tokens_are_in_float32_and_layers_in_bfloat16(monkeypatch: p
     assert out.dtype == torch.bfloat16
 
 
-def test_weights_in_bfloat16_are_taken_too() -> None:
+def test_weights_in_bfloat16_are_supported() -> None:
     own, ours = (layer.bfloat16() for layer in pair())
     x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
     theirs, mine = (layer(x, x, x, need_weights=False)[0] for layer in (own, ours))
@@ -79,7 +79,7 @@ def test_weights_in_bfloat16_are_taken_too() -> None:
     torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0.02)
 
 
-def test_what_it_does_not_compute_is_torchs() -> None:
+def test_unsupported_inputs_use_torchs_attention() -> None:
     own, ours = pair()
     own.eval(), ours.eval()
     x, other = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
@@ -95,7 +95,7 @@ def test_what_it_does_not_compute_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("options", [{"batch_first": False}, {"kdim": 3}])
-def test_a_layer_of_another_layout_stays(options: dict[str, Any]) -> None:
+def test_a_layer_of_another_layout_is_not_converted(options: dict[str, Any]) -> None:
     assert type(pair(**options)[1]) is nn.MultiheadAttention
 
 

@@ -1,4 +1,4 @@
-"""Memory that was freed is used again without a page fault, where the C library can be told so."""
+"""Freed memory is reused without page faults, if the C library supports it."""
 
 import ctypes
 import os
@@ -28,7 +28,7 @@ print(told, faults() - before)
 
 
 def faults(how: str, **variables: str) -> tuple[str, int]:
-    """What a fresh process was told, and its page faults in writing 64 MB ten times, when it has done so before."""
+    """The settings of a new process, and its page faults when it repeatedly writes 64 MB ten times."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, how],
@@ -43,29 +43,29 @@ def faults(how: str, **variables: str) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
-def test_a_process_that_keeps_memory_faults_it_in_once() -> None:
+def test_kept_memory_causes_page_faults_only_once() -> None:
     usual, kept = faults("as it is"), faults("keep")
     assert kept[0] == "True"
     assert kept[1] < 100 < usual[1]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
-def test_the_users_own_settings_are_left_alone() -> None:
+def test_the_users_settings_are_not_changed() -> None:
     assert faults("keep", MALLOC_ARENA_MAX="4")[0] == "False"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
-def test_memory_that_is_to_be_returned_is() -> None:
+def test_memory_is_returned_when_requested() -> None:
     assert faults("return")[1] > 10 * 10_000  # ten times 64 MB, in pages of 4 kB
 
 
-def test_another_c_library_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     assert malloc.configure_malloc(keep=True) is False
 
 
 @pytest.mark.parametrize(("pieces", "keep"), [(1, True), (2, False)])
-def test_memory_is_kept_unless_it_is_short(
+def test_memory_is_kept_unless_the_gradient_cache_is_on(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, pieces: int, keep: bool
 ) -> None:
     asked: list[bool] = []
@@ -74,7 +74,7 @@ def test_memory_is_kept_unless_it_is_short(
     assert asked == [keep]
 
 
-def test_an_evaluation_keeps_it_too(
+def test_evaluations_keep_memory_too(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch, pretrained: Path
 ) -> None:
     asked: list[bool] = []

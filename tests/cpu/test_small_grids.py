@@ -1,4 +1,4 @@
-"""Convolutions on small grids: the same layer, the same gradients as torch's own."""
+"""Convolutions on small grids: outputs and gradients equal torch's."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from tests.conftest import TINY
 
 @st.composite
 def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], tuple[int, int]]:
-    """Images, weights, stride and padding of any plain convolution."""
+    """Images, weights, stride and padding of a random plain convolution."""
     kernel = draw(st.tuples(*[st.integers(1, 5)] * 2))
     stride = draw(st.tuples(*[st.integers(1, 3)] * 2))
     padding = draw(st.tuples(*[st.integers(0, taps - 1) for taps in kernel]))
@@ -45,7 +45,7 @@ def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]
 
 @contextmanager
 def up_to(widest: int) -> Iterator[None]:
-    """Products on grids up to this wide, whatever the channels."""
+    """Use products on grids up to this width, for any number of channels."""
     with (
         patch.object(page, "max_grid", lambda _: widest),
         patch.object(page, "max_grid_of_weight_gradient", lambda _: widest),
@@ -68,28 +68,26 @@ def test_output_and_gradients_equal_torchs(layer: Any, widest: int) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(layers(), st.sampled_from([0, 10]))
-def test_torch_finds_no_fault_with_the_operations(layer: Any, widest: int) -> None:
+def test_the_operators_pass_torchs_opcheck(layer: Any, widest: int) -> None:
     x, weight, *geometry = layer
     with up_to(widest):
         torch.library.opcheck(convolution, (x, weight, *geometry))
         known = (convolution(x, weight, *geometry).detach(), x.detach(), weight.detach(), *geometry)
-        torch.library.opcheck(
-            page.convolution_grad_input, known
-        )  # among others, that torch.compile is told the right strides
+        torch.library.opcheck(page.convolution_grad_input, known)  # includes the strides for torch.compile
         torch.library.opcheck(page.convolution_grad_weight, known)
 
 
-def test_few_channels_make_products_slow() -> None:
+def test_few_channels_use_torchs_convolution() -> None:
     weights = [torch.empty(channels, channels, 3, 3) for channels in (32, 128, 256, 2048)]
     sizes = [(max_grid(weight), max_grid_of_weight_gradient(weight)) for weight in weights]
     assert sizes == [(0, 1), (2, 4), (4, 8), (4, 8)]
 
 
-def test_no_product_holds_padding() -> None:
+def test_products_contain_no_padding() -> None:
     inside = sum(0 <= y + j < 4 and 0 <= z + k < 4 for y, z, j, k in product(range(4), range(4), *[(-1, 0, 1)] * 2))
     with FlopCounterMode(display=False) as counter:
         page.convolve(torch.randn(8, 3, 4, 4), torch.randn(3, 3, 3, 5), (1, 1), (1, 1))
-    assert counter.get_total_flops() == 2 * 8 * 3 * 5 * inside  # 100 of the 144 that a convolution counts
+    assert counter.get_total_flops() == 2 * 8 * 3 * 5 * inside  # 100 of the 144 that a convolution computes
 
 
 def trained(encoder: nn.Module, size: int, low: bool, steps: int = 3) -> torch.Tensor:
@@ -108,7 +106,7 @@ def trained(encoder: nn.Module, size: int, low: bool, steps: int = 3) -> torch.T
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Sizes of the inputs of layers that take the other way."""
+    """Input sizes of the layers that use products."""
     sizes: list[tuple[int, ...]] = []
 
     def noted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -121,7 +119,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("size", [16, 20, 32])
-def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> None:
+def test_a_network_learns_the_same_with_small_grid_products(taken: list[Any], size: int) -> None:
     torch.manual_seed(0)
     plain = FastCNN(32).to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
@@ -130,10 +128,10 @@ def test_a_network_learns_the_same_with_them(taken: list[Any], size: int) -> Non
     exact = trained(copy.deepcopy(plain), size, low=False)
     theirs, ours = ((trained(encoder, size, low=True) - exact).norm() for encoder in (plain, quick))
     assert taken
-    assert ours < 1.1 * theirs  # no further from float32's than torch's bfloat16 is
+    assert ours < 1.1 * theirs  # no further from float32 than torch's bfloat16
 
 
-def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken: list[Any]) -> None:
+def test_only_small_grids_trained_in_bfloat16_use_products(taken: list[Any]) -> None:
     with up_to(5):
         layer, small = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), (10, 10)
         convert_small_grids(layer)
@@ -151,7 +149,7 @@ def test_only_small_grids_that_are_trained_in_bfloat16_take_the_other_way(taken:
         assert taken == [small, small]
 
 
-def test_layers_of_another_kind_are_left_alone() -> None:
+def test_other_layers_are_not_converted() -> None:
     layers = nn.ModuleList(
         [
             nn.Conv2d(4, 4, 3),  # has a bias
@@ -159,7 +157,7 @@ def test_layers_of_another_kind_are_left_alone() -> None:
             nn.Conv2d(4, 4, 3, dilation=2, bias=False),
             nn.Conv2d(4, 4, 3, padding="same", bias=False),
             nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular", bias=False),
-            nn.Conv2d(4, 4, 1, padding=1, bias=False),  # some of its output sees nothing
+            nn.Conv2d(4, 4, 1, padding=1, bias=False),  # some outputs see only padding
             nn.Conv1d(4, 4, 3, bias=False),
         ]
     )

@@ -1,4 +1,4 @@
-"""A local file server that can misbehave in every way a mirror does."""
+"""A local file server that can fail in every way that a mirror does."""
 
 import socket
 import threading
@@ -10,7 +10,7 @@ import pytest
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """The first folder of the path says how the server behaves."""
+    """The first folder of the path selects the server's behaviour."""
 
     def do_GET(self):
         way = self.path.split("/")[1]
@@ -43,7 +43,7 @@ class Mirror(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``body``; ``asked`` lists what was asked for."""
+    """Serves ``body``; ``asked`` lists the requested paths."""
 
     daemon_threads = True
 
@@ -52,9 +52,9 @@ class Server(ThreadingHTTPServer):
         self.body, self.asked, self.done = b"", [], threading.Event()
 
     def address(self, way):
-        """Where the server behaves in this way; "refuses" is a port where nobody listens."""
+        """The address with this behaviour; "refuses" is a closed port."""
         if way == "refuses":
-            with socket.socket() as free:  # nobody listens on a port that was just given back
+            with socket.socket() as free:  # a port that was just released is closed
                 free.bind(("127.0.0.1", 0))
                 return f"http://127.0.0.1:{free.getsockname()[1]}/file"
         return f"http://127.0.0.1:{self.server_port}/{way}/file"
@@ -73,5 +73,5 @@ def server(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def data_dir(monkeypatch, tmp_path):
-    """Whatever sources keep, they keep in a folder of the test's."""
+    """Sources store files in the test's folder."""
     monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""The data module under a real Trainer: what comes in which stage, and that (seed, step, rank) decides all of it."""
+"""The datamodule in a real Trainer: batches of each stage are functions of (seed, step, rank)."""
 
 import functools
 import hashlib
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Tiny(Source):
-    """Images whose every pixel is their position in the split, and that count how they are read."""
+    """Images whose pixels equal their position in the split, and that count their reads."""
 
     def __init__(self, train: int = 26, labelled: bool = True, test: int = 10) -> None:
         self.sizes: dict[Split, int] = {"train": train, "test": test}
@@ -59,7 +59,7 @@ class Untestable(Tiny):
 
 
 class Noisy(Views):
-    """Two views: the image under uniform noise that only the generator decides."""
+    """Two views: the image with uniform noise from the generator."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.rand(2, *image.shape, generator=generator)
@@ -67,7 +67,7 @@ class Noisy(Views):
 
 
 class Recorder(LightningModule):
-    """Writes down every batch; its one parameter gives the trainer something to optimise."""
+    """Records every batch; has one parameter for the optimizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Recorder(LightningModule):
 
     @property
     def hashes(self) -> list[str]:
-        """Of each training step's images and views."""
+        """Hashes of each training step's images and views."""
         return [
             hashlib.md5(b["index"].numpy().tobytes() + b["views"].numpy().tobytes()).hexdigest()
             for b in self.batches["train"]
@@ -119,7 +119,7 @@ def noisy(seed: int = 0, batch_size: int = 4, **options: Any) -> ImageDataModule
 
 
 def on_rank(images: ImageDataModule, rank: int, ranks: int, step: int = 0) -> ImageDataModule:
-    """As if a trainer on this rank were in this training step."""
+    """Mock a trainer on this rank at this training step."""
     state = SimpleNamespace(stage=RunningStage.TRAINING)
     loop = SimpleNamespace(total_batch_idx=step)
     images.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, state=state, fit_loop=loop)
@@ -160,7 +160,7 @@ def test_the_seed_decides_batches_and_views(tmp_path: Path) -> None:
     assert other.order("validation") == first.order("validation")  # split_seed alone decides the split
 
 
-def test_a_run_resumed_at_the_end_of_an_epoch_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_run_resumed_at_the_end_of_an_epoch_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     whole = fit(tmp_path, noisy(), epochs=4, enable_checkpointing=True, callbacks=[keep])
     torch.manual_seed(99)
@@ -169,27 +169,27 @@ def test_a_run_resumed_at_the_end_of_an_epoch_repeats_the_uninterrupted_one(tmp_
     assert resumed.hashes == whole.hashes[10:]
 
 
-def test_every_epoch_has_an_order_of_its_own(tmp_path: Path) -> None:
+def test_every_epoch_has_its_own_order(tmp_path: Path) -> None:
     recorder = fit(tmp_path, noisy(batch_size=22), epochs=4)
     orders = {tuple(batch) for batch in recorder.order("train")}
     assert len(orders) == 4
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(next(iter(orders))))}
 
 
-def test_ranks_get_different_images_that_together_are_all_of_them() -> None:
+def test_ranks_divide_all_images() -> None:
     images = noisy(batch_size=8)
     images.setup("fit")
     shares = []
     for rank in range(2):
         loader = on_rank(images, rank, ranks=2).train_dataloader()
         shares.append(torch.cat([batch["index"] for batch in loader]).tolist())
-    assert len(shares[0]) == len(shares[1]) == 8  # 22 images are 11 a rank, two full batches of 4
+    assert len(shares[0]) == len(shares[1]) == 8  # 22 images are 11 per rank, two full batches of 4
     assert not set(shares[0]) & set(shares[1])
     assert set(shares[0] + shares[1]) <= set(images.splits["train"].indices)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_an_image_has_the_views_that_one_process_would_have_given_it(ranks: int) -> None:
+def test_views_are_the_same_for_any_number_of_ranks(ranks: int) -> None:
     images = ImageDataModule(Tiny(), 8, views=ContrastiveViews(size=20, views=3, blur=0.5, solarize=0.5), validation=4)
     whole = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -213,16 +213,16 @@ def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) 
     assert all("views" not in batch for batch in recorder.batches["train"])
 
 
-def test_whole_batches_are_read_in_one_call_each(tmp_path: Path) -> None:
+def test_each_batch_is_read_in_one_call(tmp_path: Path) -> None:
     source = Tiny()
     recorder = fit(tmp_path, ImageDataModule(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
-    first, *reads = source.reads  # some images are looked at before
+    first, *reads = source.reads  # some images are read for validation before
     assert first == [0, 8, 16, 25]
     assert reads == recorder.order("train") + recorder.order("validation")
     assert [len(read) for read in reads] == [4] * 5 + [4]
 
 
-def test_sources_in_memory_are_read_without_workers_and_others_with_them() -> None:
+def test_only_sources_that_are_not_in_memory_use_workers() -> None:
     images = ImageDataModule(Tiny(), 4, validation=4, workers=2)
     images.setup("fit")
     assert images.val_dataloader().num_workers == 0
@@ -232,7 +232,7 @@ def test_sources_in_memory_are_read_without_workers_and_others_with_them() -> No
     )
 
 
-def test_the_reference_is_a_part_of_train_apart_from_validation() -> None:
+def test_the_reference_is_a_part_of_train_disjoint_from_validation() -> None:
     images = ImageDataModule(Tiny(train=60), batch_size=4, validation=10)
     images.setup("fit")
     train, held_out, reference = (set(images.splits[name].indices) for name in ("train", "validation", "reference"))
@@ -246,7 +246,7 @@ def test_the_reference_is_a_part_of_train_apart_from_validation() -> None:
     assert sorted(shares[0] + shares[1]) == sorted(reference)
 
 
-def test_the_reference_is_never_the_whole_of_train_or_more() -> None:
+def test_the_reference_is_smaller_than_train() -> None:
     images = ImageDataModule(Tiny(train=10), validation=8)
     images.setup("fit")
     assert len(images.splits["reference"]) == 1
@@ -260,7 +260,7 @@ def test_validation_is_stratified() -> None:
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 22), ("validation", 4), ("test", 10)])
-def test_predict_reads_the_split_that_is_asked_for_and_no_other(tmp_path: Path, split: str, size: int) -> None:
+def test_predict_reads_only_the_requested_split(tmp_path: Path, split: str, size: int) -> None:
     source, recorder = Tiny(), Recorder()
     images = ImageDataModule(source, 4, views=Noisy(), validation=4, predict_split=split)
     trainer(tmp_path).predict(recorder, datamodule=images)
@@ -272,7 +272,7 @@ def test_predict_reads_the_split_that_is_asked_for_and_no_other(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_predict_reads_all_images_by_default_once_and_in_order(tmp_path: Path, labelled: bool) -> None:
+def test_predict_reads_all_images_once_in_order_by_default(tmp_path: Path, labelled: bool) -> None:
     class Flat(Tiny):
         def has_test(self) -> bool:
             return labelled
@@ -298,12 +298,12 @@ def test_an_unlabelled_source_gives_batches_without_labels(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("batch_size", "says"), [(1, "no negatives"), (23, "22 training images do not fill one batch of 23")]
 )
-def test_batches_that_cannot_train_are_refused(tmp_path: Path, batch_size: int, says: str) -> None:
+def test_batches_unsuitable_for_training_are_refused(tmp_path: Path, batch_size: int, says: str) -> None:
     with pytest.raises(InputError, match=says):
         fit(tmp_path, noisy(batch_size=batch_size))
 
 
-def test_a_batch_that_ranks_cannot_divide_is_refused() -> None:
+def test_a_batch_not_divisible_by_ranks_is_refused() -> None:
     images = noisy(batch_size=10)
     images.setup("fit")
     on_rank(images, 0, ranks=2).train_dataloader()
@@ -311,7 +311,7 @@ def test_a_batch_that_ranks_cannot_divide_is_refused() -> None:
         on_rank(images, 0, ranks=4).train_dataloader()
 
 
-def test_shapes_go_through_a_fit(tmp_path: Path) -> None:
+def test_shapes_can_be_used_in_fit(tmp_path: Path) -> None:
     images = ImageDataModule(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
     recorder = fit(tmp_path, images)
     assert [batch["views"].shape for batch in recorder.batches["train"]] == [(2, 10, 3, 16, 16)] * 2
@@ -326,7 +326,7 @@ class Clips(Tiny):
         return InMemory(images.images[:, None].repeat(1, 2, 1, 1, 1), images.labels)
 
 
-def test_clips_are_served_in_every_stage_without_views(tmp_path: Path) -> None:
+def test_every_stage_gives_clips_without_views(tmp_path: Path) -> None:
     images, recorder = ImageDataModule(Clips(), 4, validation=4), Recorder()
     runner = trainer(tmp_path)
     runner.fit(recorder, datamodule=images)
@@ -345,7 +345,7 @@ def test_views_of_clips_are_refused(tmp_path: Path) -> None:
         fit(tmp_path, ImageDataModule(Clips(), 4, views=Noisy(), validation=4))
 
 
-def test_masks_stay_with_their_images_beside_the_views(tmp_path: Path) -> None:
+def test_masks_stay_with_their_images_when_views_are_added(tmp_path: Path) -> None:
     images = ImageDataModule(Shapes(train=30, test=10, size=16), 10, views=Noisy(), validation=10)
     recorder = fit(tmp_path, images)
     masks = Shapes(train=30, test=10, size=16).load("train").masks

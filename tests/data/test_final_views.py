@@ -1,4 +1,4 @@
-"""Final views: which are refused before a run, and not at its end."""
+"""Final views: invalid ones are refused before a run, not at its end."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from simmim_pl.views import ContrastiveViews, CropFlip
 
 
 class Stranger(Views):
-    """A user's, of which nothing is known."""
+    """A user's views with unknown size."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
         return image[None] / 255
@@ -25,11 +25,11 @@ class Stranger(Views):
         (ContrastiveViews(16, views=4), ContrastiveViews(20)),
         (CropFlip(), None),  # of the images' own size
         (CropFlip(), ContrastiveViews(16)),
-        (CropFlip(16), CropFlip()),  # for a method that wants one
+        (CropFlip(16), CropFlip()),  # for a method that needs one
         (Stranger(), Stranger()),
     ],
 )
-def test_final_views_that_can_be_taken(views: Views | None, final: Views | None) -> None:
+def test_valid_final_views(views: Views | None, final: Views | None) -> None:
     check(views, final)
 
 
@@ -41,6 +41,6 @@ def test_final_views_that_can_be_taken(views: Views | None, final: Views | None)
         (CropFlip(20), "set --data.final_views simmim_pl.views.ContrastiveViews, or null"),
     ],
 )
-def test_final_views_that_are_refused(final: Views, says: str) -> None:
+def test_invalid_final_views_are_refused(final: Views, says: str) -> None:
     with pytest.raises(InputError, match=says):
         check(ContrastiveViews(16), final)

@@ -1,4 +1,4 @@
-"""Where images lie changes nothing about batches; where they cannot lie on the device, that is said."""
+"""Keeping images on the device does not change batches; where it is not possible, an error says so."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ GPU = torch.device("cuda", 0)
 
 
 class Plain(Source):
-    """Images whose every pixel is their position in the split."""
+    """Images whose pixels equal their position in the split."""
 
     def __init__(self, labelled: bool = True) -> None:
         self.classes = ["even", "odd"] if labelled else []
@@ -32,7 +32,7 @@ class Plain(Source):
 
 
 def recorded(root: Path, where: Any, labelled: bool, **options: Any) -> tuple[ImageDataModule, Recorder]:
-    """Everything that a training of two epochs with validation, a test and a prediction saw."""
+    """All batches of two training epochs with validation, a test and a prediction."""
     data = ImageDataModule(Plain(labelled), 4, views=Noisy(), validation=5, on_device=where)
     recorder, runner = Recorder(), trainer(root, 2, **options)
     runner.fit(recorder, datamodule=data)
@@ -42,7 +42,7 @@ def recorded(root: Path, where: Any, labelled: bool, **options: Any) -> tuple[Im
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_batches_are_the_same_to_the_bit(tmp_path: Path, labelled: bool) -> None:
+def test_batches_are_bit_identical(tmp_path: Path, labelled: bool) -> None:
     (host, usual), (device, other) = (recorded(tmp_path, where, labelled) for where in (False, True))
     assert not isinstance(whole(host.splits["train"]), OnDevice)
     assert all(isinstance(whole(split), OnDevice) for split in device.splits.values())
@@ -58,7 +58,7 @@ def test_batches_are_the_same_to_the_bit(tmp_path: Path, labelled: bool) -> None
         assert all(torch.equal(part, theirs[name]) for name, part in mine.items())
 
 
-def test_ranks_and_a_run_that_goes_on_get_the_same_batches() -> None:
+def test_ranks_and_a_resumed_run_get_the_same_batches() -> None:
     for rank, start in ((0, (0, 0)), (1, (0, 0)), (1, (3, 1))):
         loaders = []
         for where in (False, True):
@@ -71,7 +71,7 @@ def test_ranks_and_a_run_that_goes_on_get_the_same_batches() -> None:
 
 
 class Free:
-    """A GPU with so much memory, which is only looked at."""
+    """A mock GPU with this much memory."""
 
     def __init__(self, free: int, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
@@ -81,7 +81,7 @@ class Free:
 @pytest.mark.parametrize(
     ("free", "auto", "asked"), [(4 * 312, True, True), (4 * 312 - 1, False, True), (311, False, None)]
 )
-def test_a_quarter_of_a_gpus_memory_is_taken_and_all_of_it_where_that_is_asked(
+def test_auto_uses_a_quarter_of_gpu_memory_and_true_all_of_it(
     monkeypatch: pytest.MonkeyPatch, free: int, auto: bool, asked: bool
 ) -> None:
     images = Plain().load("train")  # of 312 bytes
@@ -95,13 +95,13 @@ def test_a_quarter_of_a_gpus_memory_is_taken_and_all_of_it_where_that_is_asked(
             settle(images, True, GPU)
 
 
-def test_a_processor_has_them_in_its_memory_as_they_are() -> None:
+def test_on_a_cpu_images_are_not_copied() -> None:
     images = Plain().load("train")
     assert settle(images, "auto", CPU) is images
 
 
 class Decoded(InMemory):
-    """Reads in a way of its own."""
+    """Overrides ``read``."""
 
     def read(self, index: Tensor) -> Tensor:
         return super().read(index).flip(-1)
@@ -122,14 +122,14 @@ def masked() -> ImageDataset:
     ],
     ids=["masks", "clips in memory", "read by code of its own", "clips made as they are read"],
 )
-def test_what_is_not_plain_images_in_memory_stays_and_is_refused_where_it_shall_not(images: Any) -> None:
+def test_other_sources_stay_on_the_host_and_are_refused_with_true(images: Any) -> None:
     made = images()
     assert settle(made, "auto", GPU) is made
     with pytest.raises(InputError, match=r"--data\.on_device true is for images that are held in memory"):
         settle(made, True, GPU)
 
 
-def test_files_are_known_there_too() -> None:
+def test_file_names_are_available_on_the_device() -> None:
     data = ImageDataModule(Plain(), 4, on_device=True)
     data.setup("fit")
     split = data.splits["validation"]

@@ -1,4 +1,4 @@
-"""The contract of a set: what a batch holds, and that a digest is of all of it."""
+"""The contract of a data set: batches, and a digest of all contents."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def images(number: int = 6, *frames: int) -> torch.Tensor:
     masked=st.booleans(),
     index=st.lists(st.integers(0, 5), min_size=1, max_size=8),
 )
-def test_a_batch_holds_what_the_set_holds(frames: int, labelled: bool, masked: bool, index: list[int]) -> None:
+def test_a_batch_equals_the_data_set(frames: int, labelled: bool, masked: bool, index: list[int]) -> None:
     pixels = images(6, frames) if frames else images(6)[:, 0]
     labels, masks = torch.arange(6) % 2, torch.arange(24).view(6, 2, 2).byte()
     held = InMemory(pixels, labels if labelled else None, masks if masked else None)
@@ -33,7 +33,7 @@ def test_a_batch_holds_what_the_set_holds(frames: int, labelled: bool, masked: b
     assert not held.workers
 
 
-def test_a_digest_is_of_images_labels_and_masks() -> None:
+def test_the_digest_includes_images_labels_and_masks() -> None:
     pixels, labels, masks = images()[:, 0], torch.arange(6) % 2, torch.arange(24).view(6, 2, 2).byte()
     other = pixels.clone()
     other[5, 2, 1, 1] += 1
@@ -53,7 +53,7 @@ def test_a_digest_is_of_images_labels_and_masks() -> None:
     assert InMemory(pixels.clone(), labels.clone(), masks.clone()).digest() == digests[0]
 
 
-def test_what_a_set_or_a_source_must_define_is_said() -> None:
+def test_missing_methods_of_a_data_set_or_source_are_named() -> None:
     class Unfinished(ImageDataset):
         pass
 

@@ -1,4 +1,4 @@
-"""Holding images out: what is held, how much of each class, and that nothing but the arguments decides."""
+"""Holding out images: which ones, how many of each class, as a function of the arguments only."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from simmim_pl.data.split import train_val_split
 
 @st.composite
 def tasks(draw: st.DrawFn) -> tuple[list[int], int]:
-    """Labels of a set, in any mixture and order, and how many images to hold out."""
+    """Labels of a data set, in any proportion and order, and the number of images to hold out."""
     labels = draw(st.lists(st.integers(0, draw(st.integers(0, 12))), min_size=1, max_size=80))
     return labels, draw(st.integers(0, len(labels) - 1))
 
@@ -31,7 +31,7 @@ def test_every_class_is_held_out_in_proportion_to_within_one_image(task: tuple[l
 
 @settings(deadline=None, max_examples=100)
 @given(task=tasks(), labelled=st.booleans(), seed=st.integers(0, 100))
-def test_the_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(
+def test_parts_are_disjoint_complete_ascending_and_of_the_requested_size(
     task: tuple[list[int], int], labelled: bool, seed: int
 ) -> None:
     labels, number = task
@@ -42,7 +42,7 @@ def test_the_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(
     assert held.tolist() == sorted(held.tolist())
 
 
-def test_5000_of_50000_images_in_10_classes_are_exactly_500_of_each() -> None:
+def test_5000_of_50000_images_in_10_classes_are_500_per_class() -> None:
     labels = torch.from_numpy(np.random.default_rng(0).permutation(np.arange(50_000) % 10))
     kept, held = train_val_split(50_000, labels, 5_000, seed=0)
     assert labels[held].bincount().tolist() == [500] * 10
@@ -53,7 +53,7 @@ LABELS = torch.arange(600) % 3
 
 
 @pytest.mark.parametrize("labels", [LABELS, None])
-def test_the_seed_alone_decides(labels: Tensor | None) -> None:
+def test_only_the_seed_matters(labels: Tensor | None) -> None:
     torch.manual_seed(1)
     first = train_val_split(600, labels, 60, seed=3)
     torch.manual_seed(2)
@@ -67,14 +67,14 @@ def test_which_images_of_a_class_are_held_out_is_random(labels: Tensor | None) -
     times = torch.zeros(600)
     for seed in range(200):
         times[train_val_split(600, labels, 60, seed)[1]] += 1
-    # Each image is held out with probability 1/10: a binomial of mean 20 and standard deviation 4.2.
+    # Each image is held out with probability 1/10: binomial, mean 20, standard deviation 4.2.
     assert times.mean() == 20
     assert 3.5 < times.std() < 5
     assert times.max() < 45
 
 
 @pytest.mark.parametrize(("amount", "number"), [(0, 0), (0.0, 0), (0.1, 60), (60, 60), (1, 1), (0.9999, None)])
-def test_an_amount_below_one_is_a_share_and_others_are_numbers(amount: float, number: int | None) -> None:
+def test_an_amount_below_one_is_a_share_and_others_are_counts(amount: float, number: int | None) -> None:
     if number is None:  # rounds to everything
         with pytest.raises(InputError, match="share below 1"):
             train_val_split(600, LABELS, amount, seed=0)
@@ -82,12 +82,12 @@ def test_an_amount_below_one_is_a_share_and_others_are_numbers(amount: float, nu
         assert len(train_val_split(600, LABELS, amount, seed=0)[1]) == number
 
 
-def test_a_share_and_its_number_hold_out_the_same_images() -> None:
+def test_a_share_and_its_count_hold_out_the_same_images() -> None:
     assert torch.equal(train_val_split(600, LABELS, 0.25, seed=5)[1], train_val_split(600, LABELS, 150, seed=5)[1])
 
 
 @pytest.mark.parametrize("amount", [600, 601, 1.0, 1.5, 60.0, -1, -0.5, -0.0001, float("nan"), float("inf")])
-def test_nothing_left_or_less_than_nothing_held_is_refused(amount: float) -> None:
+def test_negative_amounts_and_whole_sets_are_refused(amount: float) -> None:
     with pytest.raises(InputError, match=f"validation: {amount} cannot be held out"):
         train_val_split(600, LABELS, amount, seed=0)
 

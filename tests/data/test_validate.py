@@ -1,4 +1,4 @@
-"""What any source may give, and the sentence for everything else: what was found and what is required."""
+"""Validation of sources: errors say what was found and what is required."""
 
 import textwrap
 from pathlib import Path
@@ -21,7 +21,7 @@ MASKS = torch.zeros(6, 4, 5, dtype=torch.uint8)
 
 
 class Read(ImageDataset):
-    """A user's own set, whose ``read`` gives rows of whatever it holds."""
+    """A user's data set, whose ``read`` returns rows of any given data."""
 
     def __init__(self, held: Any, labels: Any = None, masks: Any = None, clips: bool = False) -> None:
         super().__init__(None, workers=False, clips=clips, masks=masks)
@@ -38,7 +38,7 @@ class Read(ImageDataset):
 
 
 class Own(Source):
-    """A user's own source."""
+    """A user's source."""
 
     def __init__(self, images: ImageDataset, classes: Any = ("a", "b", "c"), mask_classes: Any = ("x", "y")) -> None:
         self.images, self.classes, self.mask_classes = images, classes, mask_classes
@@ -52,7 +52,7 @@ PIXELS = {
     "whole numbers": (GOOD.long(), r"int64 \[4, 3, 4, 5\], and uint8"),
     "four channels": (GOOD.repeat(1, 2, 1, 1)[:, :4], r"uint8 \[4, 4, 4, 5\].* three channels"),
     "one channel": (GOOD[:, :1], r"uint8 \[4, 1, 4, 5\].* three channels"),
-    "channels last": (GOOD.movedim(1, 3), r"uint8 \[4, 4, 5, 3\].* in front of height and width"),
+    "channels last": (GOOD.movedim(1, 3), r"uint8 \[4, 4, 5, 3\].* before height and width"),
     "no channel": (GOOD[:, 0], r"uint8 \[4, 4, 5\]"),
     "an array": (GOOD.numpy(), "as ndarray, and a torch.Tensor is required"),
     "pixels of 0 and 1": ((GOOD / 255).round().to(torch.uint8), "pixels of 0 and 1 only, and 0 to 255 is required"),
@@ -61,19 +61,19 @@ PIXELS = {
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_pixels_of_another_kind_are_refused_before_a_batch_is_made(name: str) -> None:
+def test_invalid_pixels_are_refused_before_a_batch_is_made(name: str) -> None:
     held, says = PIXELS[name]
     with pytest.raises(InputError, match=says):
         ImageDataModule(Own(Read(held, LABELS)), batch_size=2).setup("fit")
 
 
 @pytest.mark.parametrize("name", [name for name, (held, _) in PIXELS.items() if isinstance(held, Tensor)])
-def test_a_tensor_in_memory_is_refused_when_it_is_given_or_opened(name: str) -> None:
+def test_an_invalid_tensor_in_memory_is_refused_on_creation_or_loading(name: str) -> None:
     with pytest.raises(InputError, match=r"InMemory gave pixels as .* is required|0 and 1 only"):
         load_split(Own(InMemory(PIXELS[name][0], LABELS)), "train")
 
 
-def test_another_number_of_images_than_was_asked_for_is_refused() -> None:
+def test_a_wrong_number_of_images_is_refused() -> None:
     class Short(Read):
         def read(self, index: Tensor) -> Any:
             return self.held[index[:-1]]
@@ -82,7 +82,7 @@ def test_another_number_of_images_than_was_asked_for_is_refused() -> None:
         load_split(Own(Short(GOOD)), "train")
 
 
-def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
+def test_images_and_clips_are_not_interchangeable() -> None:
     with pytest.raises(InputError, match=r"uint8 \[4, T, 3, H, W\] of clips is required"):
         load_split(Own(Read(GOOD, clips=True)), "train")
     with pytest.raises(InputError, match=r"uint8 \[4, 2, 3, 4, 5\]"):
@@ -102,12 +102,12 @@ def test_images_where_clips_are_said_and_clips_where_images_are() -> None:
         (LABELS - 1, "labels from -1 to 1"),
     ],
 )
-def test_labels_of_another_kind_are_refused(labels: Any, says: str) -> None:
+def test_invalid_labels_are_refused(labels: Any, says: str) -> None:
     with pytest.raises(InputError, match=f"The train split of Own has {says}"):
         load_split(Own(Read(GOOD, labels)), "train")
 
 
-def test_labels_need_names() -> None:
+def test_labels_need_class_names() -> None:
     source = Own(Read(GOOD, LABELS))
     del source.classes
     with pytest.raises(InputError, match="set classes to the list of their names"):
@@ -126,12 +126,12 @@ def test_labels_need_names() -> None:
         (MASKS.repeat(1, 2, 2), r"masks of \[8, 10\] and images of \[4, 5\] pixels"),
     ],
 )
-def test_masks_of_another_kind_are_refused(masks: Tensor, says: str) -> None:
+def test_invalid_masks_are_refused(masks: Tensor, says: str) -> None:
     with pytest.raises(InputError, match=f"The train split of Own has {says}"):
         load_split(Own(Read(GOOD, None, masks)), "train")
 
 
-def test_what_is_due_passes() -> None:
+def test_valid_data_pass() -> None:
     masks = MASKS.clone()
     masks[0, 0] = torch.tensor([0, 1, 255, 1, 0])
     for images in (
@@ -144,10 +144,10 @@ def test_what_is_due_passes() -> None:
     assert len(load_split(Shapes(train=20, test=10, size=16), "test")) == 10
     assert len(load_split(Own(InMemory(GOOD[:0], None)), "train")) == 0
     black = InMemory(torch.zeros_like(GOOD), None)
-    assert load_split(Own(black), "train") is black  # dull, and no mistake of scale
+    assert load_split(Own(black), "train") is black  # dark, but not scaled wrongly
 
 
-def test_a_later_batch_that_is_wrong_is_refused_too() -> None:
+def test_an_invalid_later_batch_is_refused() -> None:
     class Late(Read):
         def read(self, index: Tensor) -> Any:
             return self.held[index] / (255 if len(index) == 1 else 1)
@@ -156,7 +156,7 @@ def test_a_later_batch_that_is_wrong_is_refused_too() -> None:
         Late(GOOD).__getitems__([1])
 
 
-def test_own_images_in_0_to_1_end_the_command_with_one_sentence(tmp_path: Path) -> None:
+def test_images_in_0_to_1_are_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         textwrap.dedent("""
         import torch
@@ -179,7 +179,7 @@ def test_own_images_in_0_to_1_end_the_command_with_one_sentence(tmp_path: Path) 
     assert "InMemory gave pixels as float32 [64, 3, 16, 16], and uint8 [64, 3, H, W] is required, from 0 to 255" in said
 
 
-def test_whether_there_is_a_test_split(tmp_path: Path) -> None:
+def test_has_test_is_true_only_with_a_test_split(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / name).mkdir(parents=True)
         torch.save(0, tmp_path / name / "x.png")

@@ -1,4 +1,4 @@
-"""FastCNN: shapes, pooling, arithmetic, and what a residual block is."""
+"""FastCNN: shapes, pooling, FLOP, and residual blocks."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def images(size: int, batch: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("width", [4, 8])
 @pytest.mark.parametrize("size", [8, 16, 20, 32, 47])
-def test_features_are_eight_times_the_width_on_a_grid_of_an_eighth_of_the_image(width: int, size: int) -> None:
+def test_features_are_eight_times_the_width_and_the_stride_is_eight(width: int, size: int) -> None:
     encoder = FastCNN(width)
     features = encoder(images(size))
     assert encoder.embed_dim == 8 * width
@@ -32,11 +32,11 @@ def test_features_are_eight_times_the_width_on_a_grid_of_an_eighth_of_the_image(
     torch.testing.assert_close(features.pooled, F.adaptive_avg_pool2d(features.feature_map, 1).flatten(1))
 
 
-def test_images_need_not_be_square() -> None:
+def test_images_may_be_oblong() -> None:
     assert FastCNN(4)(torch.rand(2, 3, 16, 40)).feature_map.shape == (2, 32, 2, 5)
 
 
-def test_features_can_be_more_than_the_stages_have_for_little_arithmetic() -> None:
+def test_more_features_than_stage_channels_cost_few_flop() -> None:
     counted = []
     for encoder in (FastCNN(8), FastCNN(8, features=256)):
         counter = FlopCounterMode(display=False)
@@ -49,7 +49,7 @@ def test_features_can_be_more_than_the_stages_have_for_little_arithmetic() -> No
     assert counted[1] - counted[0] == 2 * 2 * 64 * 256 * 4 * 4  # two images, a multiplication and an addition
 
 
-def test_the_arithmetic_is_what_the_docstring_says() -> None:
+def test_the_flop_equal_the_docstring() -> None:
     counted = []
     for encoder in (FastCNN(32), ResNet(18)):
         counter = FlopCounterMode(display=False)
@@ -81,7 +81,7 @@ def test_in_eval_mode_an_image_is_encoded_the_same_in_every_batch() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_a_residual_block_whose_branch_is_silent_is_the_relu_of_its_input() -> None:
+def test_a_residual_block_with_a_zero_branch_is_the_relu_of_its_input() -> None:
     block, x = ResidualBlock(3), torch.randn(2, 3, 4, 4)
     expected = x.relu()
     nn.init.zeros_(block.branch[-1].weight)
@@ -91,7 +91,7 @@ def test_a_residual_block_whose_branch_is_silent_is_the_relu_of_its_input() -> N
 def test_a_residual_block_equals_its_formula() -> None:
     block, x = ResidualBlock(3).eval(), torch.randn(2, 3, 4, 4)
     one, two = (module.weight for module in block.modules() if isinstance(module, nn.Conv2d))
-    scale = (1 + 1e-5) ** -0.5  # of a fresh BatchNorm in eval mode
+    scale = (1 + 1e-5) ** -0.5  # of a new BatchNorm in eval mode
     inner = (scale * F.conv2d(x, one, padding=1)).relu()
     torch.testing.assert_close(block(x), (x + scale * F.conv2d(inner, two, padding=1)).relu())
 

@@ -1,4 +1,4 @@
-"""Channels and stride that are found without arithmetic are those of a real forward."""
+"""Channels and stride found on the meta device equal those of a real forward pass."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from simmim_pl.evaluation.frozen import RawPixels
 
 
 class Unpadded(Encoder):
-    """Loses positions at the borders; BatchNorm and dropout have a state and draw."""
+    """Has no padding; BatchNorm has state and dropout draws random numbers."""
 
     def __init__(self) -> None:
         super().__init__(5, (0.5,) * 3, (0.25,) * 3, stride=1)
@@ -25,7 +25,7 @@ class Unpadded(Encoder):
 
 
 @pytest.mark.parametrize("size", [37, 48, 50])
-def test_without_padding_the_stride_is_what_a_larger_image_adds(size: int) -> None:
+def test_without_padding_the_stride_is_found_from_a_larger_image(size: int) -> None:
     encoder = Unpadded()
     before, random = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}, torch.get_rng_state()
     assert feature_map_of(encoder, size) == (7, 8)
@@ -41,7 +41,7 @@ def test_without_padding_the_stride_is_what_a_larger_image_adds(size: int) -> No
     [FastCNN(2), FastCNN(2, features=5), RawPixels(), Torchvision("alexnet")],
     ids=lambda encoder: type(encoder).__name__,
 )
-def test_what_an_encoder_says_of_its_feature_map_is_what_it_gives(encoder: Encoder) -> None:
+def test_feature_map_attributes_equal_the_output(encoder: Encoder) -> None:
     with torch.no_grad():
         small, large = (encoder(torch.rand(2, 3, size, size)).feature_map for size in (64, 128))
     assert small.shape[1] == large.shape[1] == encoder.feature_map_channels

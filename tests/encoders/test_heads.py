@@ -1,4 +1,4 @@
-"""Heads: their layers, and what they compute, against NumPy and scikit-learn."""
+"""Heads: their layers, and their outputs compared with NumPy and scikit-learn."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def test_a_hidden_layer_is_linear_norm_and_relu_and_the_last_is_linear(layers: i
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_norm_makes_hidden_biases_idle_and_bias_is_of_the_last_layer(norm: bool, bias: bool) -> None:
+def test_hidden_layers_with_a_norm_have_no_bias(norm: bool, bias: bool) -> None:
     linear = [m for m in ProjectionHead(6, 7, 3, num_layers=3, norm=norm, bias=bias).mlp if isinstance(m, nn.Linear)]
     assert [m.bias is not None for m in linear] == [not norm, not norm, bias]
 

@@ -1,4 +1,4 @@
-"""A layer is read as torchvision's feature extractor and timm's intermediates give it, whatever its shape."""
+"""Layers equal torchvision's feature extractor and timm's intermediates, for any shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def image(height: int = 16, width: int = 16) -> Tensor:
 
 
 @torch.no_grad()
-def test_layers_of_a_resnet_are_those_of_torchvisions_feature_extractor() -> None:
+def test_resnet_layers_equal_torchvisions_feature_extractor() -> None:
     encoder, images = ResNet(18).eval(), image(16, 24)
     nodes = {name.removeprefix("net."): name for name in encoder.layers()}
     expected = create_feature_extractor(encoder.net, nodes)(encoder.normalize(images))
@@ -33,7 +33,7 @@ def test_layers_of_a_resnet_are_those_of_torchvisions_feature_extractor() -> Non
 
 
 @torch.no_grad()
-def test_layers_of_a_vit_are_timms_intermediates_without_the_class_token() -> None:
+def test_vit_layers_equal_timms_intermediates_without_the_class_token() -> None:
     encoder = Timm("test_vit").eval()
     images = image(160, 160)
     maps = encoder.net.forward_intermediates(encoder.normalize(images), intermediates_only=True)
@@ -47,7 +47,7 @@ def test_layers_of_a_vit_are_timms_intermediates_without_the_class_token() -> No
 
 
 @torch.no_grad()
-def test_channels_that_are_last_are_put_first() -> None:
+def test_channels_last_layers_become_channels_first() -> None:
     encoder = Torchvision("swin_t").eval()
     layer = Layer(encoder, "net.features.1").eval()
     for images in (image(32, 32), image(32, 64)):
@@ -58,7 +58,7 @@ def test_channels_that_are_last_are_put_first() -> None:
 
 
 class Given(nn.Module):
-    """Makes something of what it gets."""
+    """Applies a given function to its input."""
 
     def __init__(self, make: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Given(nn.Module):
 
 
 class Odd(Encoder):
-    """An encoder of stride 4 with a layer that gives anything, and one that is not used."""
+    """An encoder of stride 4 with a layer of any output, and an unused one."""
 
     def __init__(self, make: Callable[[Tensor], Any]) -> None:
         super().__init__(3, (0.5,) * 3, (0.5,) * 3, stride=4)
@@ -78,7 +78,7 @@ class Odd(Encoder):
     def forward(self, image: Tensor) -> Features:
         given = self.odd(image)
         if isinstance(given, Tensor):
-            given.zero_()  # in place, as an activation may
+            given.zero_()  # in place, like some activations
         feature_map = nn.functional.avg_pool2d(image, 4)
         return Features(feature_map.mean((2, 3)), feature_map)
 
@@ -100,7 +100,7 @@ def tokens(number: int) -> Callable[[Tensor], Tensor]:
         (tokens(64), lambda x: tokens(64)(x).mean(1), (5, 1, 1)),
     ],
 )
-def test_what_a_layer_gives_is_pooled_by_its_shape_before_it_is_written_over(
+def test_layer_outputs_are_pooled_before_in_place_changes(
     make: Callable[[Tensor], Any], pooled: Callable[[Tensor], Tensor], shape: tuple[int, ...]
 ) -> None:
     images = image()
@@ -116,20 +116,24 @@ def test_what_a_layer_gives_is_pooled_by_its_shape_before_it_is_written_over(
     [
         (lambda x: {"x": x}, "odd", "Odd's odd gives dict for 2 images"),
         (lambda x: x.mean(), "odd", r"Odd's odd gives \[\] for 2 images"),
-        (lambda x: x.mean(0), "odd", r"gives \[3, .*\] for 2 images, which are no features: choose another layer"),
+        (
+            lambda x: x.mean(0),
+            "odd",
+            r"gives \[3, .*\] for 2 images, which is not a batch of features: choose another layer",
+        ),
         (lambda x: x[:, None].clone(), "odd", r"gives \[2, 1, 3"),
-        (lambda x: x, "unused", "Layer unused of Odd cannot be read: no image passes it"),
+        (lambda x: x, "unused", "Layer unused of Odd cannot be read: images do not pass through it"),
         (lambda x: x.clone(), "od", "Odd has no layer od: choose one of odd, unused"),
     ],
 )
-def test_what_cannot_be_read_is_said(make: Callable[[Tensor], Any], name: str, says: str) -> None:
+def test_unreadable_layers_are_reported(make: Callable[[Tensor], Any], name: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         Layer(Odd(make), name)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("make", [lambda: FastCNN(2), lambda: NIN(3, 4)])
-def test_all_layers_at_once_are_each_of_them(make: Callable[[], Encoder]) -> None:
+def test_all_layers_at_once_equal_single_layers(make: Callable[[], Encoder]) -> None:
     encoder = make().eval()
     every = Layers(encoder).eval()
     found = every.each(image())
@@ -140,7 +144,7 @@ def test_all_layers_at_once_are_each_of_them(make: Callable[[], Encoder]) -> Non
     assert not any(module._forward_hooks for module in encoder.modules())
 
 
-def test_finding_its_shape_leaves_the_encoder_as_it_was() -> None:
+def test_finding_the_shape_does_not_change_the_encoder() -> None:
     encoder = FastCNN(2)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     layer = Layer(encoder, "net.4")
@@ -150,6 +154,6 @@ def test_finding_its_shape_leaves_the_encoder_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda x: x * x.sum().item(), lambda x: x @ x.new_zeros(5, 1)])
-def test_where_no_image_tells_a_shape_it_is_not_known(make: Callable[[Tensor], Tensor]) -> None:
+def test_an_unknown_shape_is_none(make: Callable[[Tensor], Tensor]) -> None:
     layer = Layer(Odd(make), "odd")
     assert (layer.embed_dim, layer.stride) == (0, 4)

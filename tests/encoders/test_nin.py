@@ -1,4 +1,4 @@
-"""NIN has the layers of the authors' NetworkInNetwork: channels, kernels, pools, and so numbers of parameters."""
+"""NIN has the layers of the authors' NetworkInNetwork: channels, kernels, pools and parameters."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LATER = [(192, 192, 3), (192, 192, 1), (192, 192, 1)]
 
 
 @pytest.mark.parametrize("blocks", [3, 4, 5])
-def test_the_layers_are_those_of_the_authors(blocks: int) -> None:
+def test_layers_equal_the_authors_code(blocks: int) -> None:
     encoder = NIN(blocks)
     assert encoder.layers() == [f"net.block{number}" for number in range(1, blocks + 1)]
     expected = [FIRST, SECOND] + [LATER] * (blocks - 2)
@@ -31,7 +31,7 @@ def test_the_layers_are_those_of_the_authors(blocks: int) -> None:
     ]
 
 
-def test_blocks_of_a_cifar_image_have_the_papers_sizes() -> None:
+def test_block_outputs_have_the_papers_sizes() -> None:
     encoder, features = NIN(), torch.rand(2, 3, 32, 32)
     shapes = []
     for block in encoder.net:
@@ -41,13 +41,13 @@ def test_blocks_of_a_cifar_image_have_the_papers_sizes() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 6])
-def test_what_it_says_of_itself_is_so_at_any_width(width: int) -> None:
+def test_attributes_equal_the_output_at_any_width(width: int) -> None:
     encoder = NIN(3, width)
     found = encoder(torch.rand(2, 3, 16, 24))
     assert found.feature_map.shape == (2, encoder.embed_dim, 16 // encoder.stride, 24 // encoder.stride)
     torch.testing.assert_close(found.pooled, found.feature_map.mean((2, 3)))
 
 
-def test_fewer_blocks_than_three_are_refused() -> None:
+def test_fewer_than_three_blocks_are_refused() -> None:
     with pytest.raises(InputError, match="blocks has to be 3 or more"):
         NIN(2)

@@ -1,4 +1,4 @@
-"""ResNet against torchvision's own, with the same weights."""
+"""ResNet compared with torchvision's, with the same weights."""
 
 from collections import OrderedDict
 
@@ -54,7 +54,7 @@ def test_pooled_features_equal_torchvision(depth: int, width: int, stem: str) ->
 
 
 @pytest.mark.parametrize(("stem", "size", "side"), [("cifar", 40, 5), ("imagenet", 64, 2), ("imagenet", 96, 3)])
-def test_the_grid_is_an_eighth_or_a_thirty_second_of_the_image(stem: str, size: int, side: int) -> None:
+def test_the_stride_is_8_or_32(stem: str, size: int, side: int) -> None:
     with torch.no_grad():
         grid = ResNet(18, stem).eval()(images(size, batch=1)).feature_map
     assert grid.shape == (1, 512, side, side)
@@ -71,7 +71,7 @@ def test_normalisation_is_saved_with_the_weights() -> None:
     torch.testing.assert_close(other.normalize(x), expected)
 
 
-def test_the_number_of_parameters_is_the_published_one() -> None:
+def test_the_number_of_parameters_is_as_published() -> None:
     # 11,689,512 of torchvision's ResNet-18, less its 513,000 of classifier, less 64·3·(7² − 3²) of the stem.
     assert sum(p.numel() for p in ResNet(18).parameters()) == 11_689_512 - 513_000 - 7_680 == 11_168_832
     assert sum(p.numel() for p in ResNet(18, "imagenet").parameters()) == 11_689_512 - 513_000

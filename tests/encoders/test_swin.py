@@ -1,4 +1,4 @@
-"""Swin's features are those of Hugging Face's Swin with the same weights, where windows are shifted and where not."""
+"""Swin's features equal Hugging Face's with the same weights, with and without shifted windows."""
 
 from typing import Any
 
@@ -21,7 +21,9 @@ def of_hugging_face(named: dict[str, Tensor], depths: tuple[int, ...] = (2, 1)) 
     pairs["norm"], found = "layernorm", {}
     for stage, depth in enumerate(depths):
         if stage:
-            merging = f"encoder.layers.{stage - 1}.downsample"  # which theirs has at the end of the stage before
+            merging = (
+                f"encoder.layers.{stage - 1}.downsample"  # which Hugging Face has at the end of the previous stage
+            )
             found[f"stages.{stage}.0.reduction.weight"] = named[f"{merging}.reduction.weight"]
             pairs[f"stages.{stage}.0.norm"] = f"{merging}.norm"
         for block in range(depth):
@@ -36,7 +38,7 @@ def of_hugging_face(named: dict[str, Tensor], depths: tuple[int, ...] = (2, 1)) 
     return found | {f"{a}.{kind}": named[f"{b}.{kind}"] for a, b in pairs.items() for kind in ("weight", "bias")}
 
 
-def test_features_are_those_of_hugging_face() -> None:
+def test_features_equal_hugging_face() -> None:
     torch.manual_seed(0)
     sizes = {"image_size": 16, "patch_size": 2, "window_size": 4}  # grids of 8, whose windows are shifted, and of 4
     theirs = SwinModel(
@@ -52,7 +54,7 @@ def test_features_are_those_of_hugging_face() -> None:
     torch.testing.assert_close(found.pooled, expected.mean(1), atol=1e-5, rtol=1e-5)
 
 
-def test_images_of_any_size_have_a_feature_map_of_the_stride() -> None:
+def test_feature_maps_of_any_image_size_have_the_stride() -> None:
     encoder = swin(depths=(1, 1, 1), num_heads=(1, 2, 2))
     assert encoder(torch.rand(2, 3, 24, 40)).feature_map.shape == (2, encoder.embed_dim, 3, 5) == (2, 32, 3, 5)
     assert encoder.stride == 8

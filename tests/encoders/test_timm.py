@@ -1,4 +1,4 @@
-"""timm's models without their classifier, against timm's own way to call them."""
+"""timm's models without their classifier, compared with timm's own API."""
 
 import copy
 import subprocess
@@ -34,9 +34,7 @@ def images(size: int, batch: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "size", "width", "channels", "side"), FAMILIES)
-def test_pooled_equals_timms_and_the_grid_is_its_last_map(
-    name: str, size: int, width: int, channels: int, side: int
-) -> None:
+def test_pooled_and_feature_map_equal_timm(name: str, size: int, width: int, channels: int, side: int) -> None:
     torch.manual_seed(0)
     encoder, x = Timm(name, mean=MEAN, std=STD).eval(), images(size)
     before = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
@@ -49,7 +47,7 @@ def test_pooled_equals_timms_and_the_grid_is_its_last_map(
     torch.testing.assert_close(features.pooled, expected)
     assert encoder.embed_dim == width
     assert encoder.feature_map_channels == channels
-    assert encoder.stride == encoder.net.feature_info[-1]["reduction"]  # as timm says it
+    assert encoder.stride == encoder.net.feature_info[-1]["reduction"]  # as in timm's config
     assert features.pooled.shape == (1, width)
     assert features.feature_map.shape == (1, channels, side, side)
     if name in MEAN_IS_POOLED:
@@ -57,14 +55,14 @@ def test_pooled_equals_timms_and_the_grid_is_its_last_map(
     assert all(torch.equal(tensor, before[key]) for key, tensor in encoder.state_dict().items())
 
 
-def test_a_transformers_grid_is_its_normalised_patch_tokens_in_their_places() -> None:
+def test_a_transformers_feature_map_is_its_normalised_patch_tokens() -> None:
     encoder, x = Timm("test_vit", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval(), images(160, batch=2)
     with torch.no_grad():
         grid, tokens = encoder(x).feature_map, encoder.net.forward_features(x)
     torch.testing.assert_close(grid.flatten(2).mT, tokens[:, 1:])
 
 
-def test_resnet_equals_torchvisions() -> None:
+def test_resnet_equals_torchvision() -> None:
     torch.manual_seed(0)
     ours, theirs = Timm("resnet18").eval(), Torchvision("resnet18").eval()
     theirs.load_state_dict(ours.state_dict())
@@ -74,7 +72,7 @@ def test_resnet_equals_torchvisions() -> None:
     torch.testing.assert_close(one.pooled, two.pooled)
 
 
-def test_mean_and_std_are_those_of_the_name_unless_given() -> None:
+def test_mean_and_std_default_to_the_models() -> None:
     assert Timm("resnet18").mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     inception = Timm("test_vit")
     assert inception.mean.flatten().tolist() == inception.std.flatten().tolist() == [0.5, 0.5, 0.5]
@@ -82,7 +80,7 @@ def test_mean_and_std_are_those_of_the_name_unless_given() -> None:
     assert Timm("test_vit", std=STD).std.flatten().tolist() == pytest.approx(STD)
 
 
-def test_a_copy_and_a_reloaded_one_encode_the_same() -> None:
+def test_a_copy_and_a_reloaded_encoder_encode_the_same() -> None:
     encoder = Timm("test_convnext", mean=MEAN, std=STD).eval()
     clone, other = copy.deepcopy(encoder), Timm("test_convnext").eval()
     other.load_state_dict(encoder.state_dict())
@@ -102,7 +100,7 @@ def test_gradients_reach_every_parameter_from_pooled() -> None:
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_images_of_another_size_than_a_transformer_takes_are_one_sentence() -> None:
+def test_an_unsupported_image_size_is_a_one_line_error() -> None:
     with pytest.raises(InputError, match=r"vit_tiny_patch16_224 cannot encode .* 32×48 pixels .*224"):
         Timm("vit_tiny_patch16_224")(torch.rand(1, 3, 32, 48))
 
@@ -112,11 +110,11 @@ def test_images_of_another_size_than_a_transformer_takes_are_one_sentence() -> N
     [
         ("resnet81", "choose a name such as .*resnet18"),
         ("", "choose a name such as resnet18, "),
-        ("hf-hub:timm/resnet18.a1_in1k", "choose a name such as"),  # neither a hub's nor a folder's: a checkpoint
-        ("local-dir:resnet18", "choose a name such as"),  # that names one must not make us read it
+        ("hf-hub:timm/resnet18.a1_in1k", "choose a name such as"),  # neither from a hub nor a folder: a checkpoint
+        ("local-dir:resnet18", "choose a name such as"),  # that names one must not cause reading it
     ],
 )
-def test_an_unknown_name_is_refused_with_names_like_it(name: str, says: str) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(name: str, says: str) -> None:
     with pytest.raises(InputError, match=f"timm has no model {name}: {says}"):
         Timm(name)
 
@@ -128,7 +126,7 @@ def test_an_unknown_tag_is_refused() -> None:
         Timm("resnet18.nonsense")
 
 
-def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_weight_download_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str, pretrained: bool, num_classes: int) -> None:
         raise OSError("We couldn't connect\nto the hub")
 
@@ -143,17 +141,17 @@ def test_a_model_without_a_feature_map_is_refused(monkeypatch: pytest.MonkeyPatc
         Timm("resnet18")
 
 
-def test_images_too_small_for_a_model_are_one_sentence() -> None:
+def test_images_too_small_for_a_model_are_a_one_line_error() -> None:
     with pytest.raises(InputError, match=r"vgg11 cannot encode images of 16×16 pixels \(.*too small.*another size"):
         Timm("vgg11").eval()(images(16))
 
 
-def test_a_model_of_several_maps_is_refused() -> None:
+def test_a_model_with_several_feature_maps_is_refused() -> None:
     with torch.no_grad(), pytest.raises(InputError, match="crossvit_tiny_240 has no single feature map: choose"):
         Timm("crossvit_tiny_240")(images(240))
 
 
-def test_without_timm_the_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"needs timm: pip install 'simmim_pl\[timm\]'"):
         Timm("resnet18")

@@ -1,4 +1,4 @@
-"""Torchvision's models without their classifier, against the whole models."""
+"""Torchvision's models without their classifier, compared with the whole models."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ FAMILIES = [
     ("convnext_tiny", 64, 768, 768, 2),
     ("swin_t", 64, 768, 768, 2),
 ]
-ANOTHER_HEAD = ("vgg11", "mobilenet_v3_small", "convnext_tiny")  # transforms the pooled vector
+ANOTHER_HEAD = ("vgg11", "mobilenet_v3_small", "convnext_tiny")  # changes the pooled vector
 
 
 def images(size: int, batch: int = 2) -> Tensor:
@@ -40,7 +40,7 @@ def images(size: int, batch: int = 2) -> Tensor:
 
 @pytest.fixture
 def vit(monkeypatch: pytest.MonkeyPatch) -> Torchvision:
-    """The encoder of a small VisionTransformer under the name of a large one."""
+    """The encoder of a small VisionTransformer registered under the name of a large one."""
     torch.manual_seed(0)
     net = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
     nn.init.normal_(net.heads.head.weight)
@@ -51,7 +51,7 @@ def vit(monkeypatch: pytest.MonkeyPatch) -> Torchvision:
 
 
 def attributes(encoder: nn.Module) -> dict[str, Any]:
-    """Everything that a module and its parts hold beside tensors, hooks too."""
+    """All attributes of a module and its children other than tensors, including hooks."""
     return {
         f"{path}.{name}": copy.copy(value) if isinstance(value, dict) else value
         for path, module in encoder.named_modules()
@@ -61,7 +61,7 @@ def attributes(encoder: nn.Module) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "size", "width", "channels", "side"), FAMILIES)
-def test_the_classifier_on_pooled_gives_the_whole_models_scores(
+def test_the_classifier_on_pooled_gives_the_models_logits(
     name: str, size: int, width: int, channels: int, side: int
 ) -> None:
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def test_the_classifier_on_pooled_gives_the_whole_models_scores(
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_resnet_equals_its_layers_one_after_the_other(train: bool) -> None:
+def test_resnet_equals_its_layers_in_sequence(train: bool) -> None:
     encoder = Torchvision("resnet18", mean=MEAN, std=STD).train(train)
     net, x = copy.deepcopy(encoder.net), images(64)
     h = net.maxpool(net.relu(net.bn1(net.conv1(torchvision.transforms.functional.normalize(x, MEAN, STD)))))
@@ -103,7 +103,7 @@ def test_swin_gives_its_normalised_last_map_with_channels_first() -> None:
         torch.testing.assert_close(encoder(images(64)).feature_map, expected)
 
 
-def test_a_vision_transformer_gives_its_patch_tokens_in_their_places(vit: Torchvision) -> None:
+def test_a_vision_transformers_feature_map_is_its_patch_tokens(vit: Torchvision) -> None:
     x = images(32)
     whole, normalised = vit.whole, torchvision.transforms.functional.normalize(x, MEAN, STD)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_a_vision_transformer_gives_its_patch_tokens_in_their_places(vit: Torchv
             torch.testing.assert_close(features.feature_map[:, :, row, column], tokens[:, 1 + 4 * row + column])
 
 
-def test_images_of_another_size_than_a_transformer_takes_are_one_sentence(vit: Torchvision) -> None:
+def test_an_unsupported_image_size_is_a_one_line_error(vit: Torchvision) -> None:
     before = attributes(vit)
     with pytest.raises(InputError, match=r"vit_b_16 cannot encode images of 16×24 pixels .*Expected 32"):
         vit(torch.rand(1, 3, 16, 24))
@@ -127,12 +127,12 @@ def test_images_of_another_size_than_a_transformer_takes_are_one_sentence(vit: T
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11"])
-def test_images_too_small_for_a_network_are_one_sentence(name: str) -> None:
+def test_images_too_small_for_a_network_are_a_one_line_error(name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} cannot encode images of 16×16 pixels \(.*too small.*another size"):
         Torchvision(name)(images(16))
 
 
-def test_an_error_that_is_not_of_the_size_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Torchvision("resnet18")
     for error in (RuntimeError("a device fell off"), torch.OutOfMemoryError("Tried to allocate a size of 3 GiB")):
         monkeypatch.setattr(encoder.net, "forward", lambda image, error=error: (_ for _ in ()).throw(error))
@@ -141,7 +141,7 @@ def test_an_error_that_is_not_of_the_size_stays_what_it_is(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_a_forward_pass_leaves_nothing_behind(name: str) -> None:
+def test_a_forward_pass_leaves_no_state(name: str) -> None:
     encoder = Torchvision(name).eval()
     before, state = attributes(encoder), {key: value.clone() for key, value in encoder.state_dict().items()}
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_a_forward_pass_leaves_nothing_behind(name: str) -> None:
     assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
 
 
-def test_a_copy_and_a_reloaded_one_encode_the_same() -> None:
+def test_a_copy_and_a_reloaded_encoder_encode_the_same() -> None:
     encoder = Torchvision("mobilenet_v2", mean=MEAN, std=STD).eval()
     clone, other = copy.deepcopy(encoder), Torchvision("mobilenet_v2").eval()
     other.load_state_dict(encoder.state_dict())
@@ -163,7 +163,7 @@ def test_a_copy_and_a_reloaded_one_encode_the_same() -> None:
         assert not torch.equal(encoder(images(32)).pooled, expected.pooled)
 
 
-def test_threads_that_share_an_encoder_do_not_mix_their_maps() -> None:
+def test_threads_can_share_an_encoder() -> None:
     encoder = Torchvision("resnet18").eval()
     batches = [images(32) * scale for scale in torch.linspace(0.1, 1, 16)]
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_gradients_reach_every_parameter_from_pooled() -> None:
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_every_image_classifier_can_be_named_but_those_without_one_linear_layer() -> None:
+def test_every_image_classifier_with_one_final_linear_layer_is_supported() -> None:
     refused = []
     with torch.device("meta"):
         for name in ("alexnet", "squeezenet1_1", "maxvit_t", "wide_resnet50_2", "vit_b_32", "convnext_base"):
@@ -212,12 +212,12 @@ def test_a_model_that_does_not_end_in_one_linear_layer_is_refused(name: str) -> 
         ("fasterrcnn_resnet50_fpn", "choose a name such as "),  # torchvision's, but no classifier
     ],
 )
-def test_an_unknown_name_is_refused_with_names_like_it(name: str, says: str, weights: str | None) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(name: str, says: str, weights: str | None) -> None:
     with pytest.raises(InputError, match=f"torchvision has no image classifier {name}: {says}"):
         Torchvision(name, weights)
 
 
-def test_unknown_weights_are_refused_with_those_that_there_are() -> None:
+def test_unknown_weights_are_refused_with_a_list() -> None:
     with pytest.raises(
         InputError, match=r"resnet50 has no weights IMAGENET in .* IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"
     ):
@@ -225,7 +225,7 @@ def test_unknown_weights_are_refused_with_those_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("invalid hash value")])
-def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_failed_weight_download_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
@@ -234,7 +234,7 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch: pytest.
         Torchvision("resnet18", "IMAGENET1K_V1")
 
 
-def test_downloaded_weights_come_with_the_statistics_that_they_were_trained_with(
+def test_downloaded_weights_set_their_mean_and_std(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = get_model("mobilenet_v3_small")

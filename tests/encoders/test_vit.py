@@ -1,4 +1,4 @@
-"""ViT's tokens are those of Hugging Face's ViT with the same weights, at any image size; positions are MAE's."""
+"""ViT's tokens equal Hugging Face's with the same weights, at any image size; positions equal MAE's."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def of_hugging_face(named: dict[str, Tensor], depth: int = 2) -> dict[str, Tenso
 
 
 @pytest.mark.parametrize("size", [16, 24, 8])
-def test_tokens_are_those_of_hugging_face_at_any_size(size: int) -> None:
+def test_tokens_equal_hugging_face_at_any_size(size: int) -> None:
     torch.manual_seed(0)
     theirs, ours = ViTModel(CONFIG, add_pooling_layer=False).eval(), vit().eval()
     theirs.embeddings.position_embeddings.data[:, 0] = 0
@@ -80,7 +80,7 @@ def of_beit(named: dict[str, Tensor], depth: int = 2) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("size", [16, 24, 8])
-def test_relative_positions_are_beits_at_any_size(size: int) -> None:
+def test_relative_positions_equal_beit_at_any_size(size: int) -> None:
     torch.manual_seed(0)
     config = BeitConfig(
         **SIZES, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, layer_norm_eps=1e-6,
@@ -103,11 +103,11 @@ def test_relative_positions_are_beits_at_any_size(size: int) -> None:
         features.square().sum().backward()
     mine = dict(ours.named_parameters())
     for name, gradient in of_beit({name: weight.grad for name, weight in theirs.named_parameters()}).items():
-        if "in_proj_bias" not in name:  # of keys it is zero but for rounding, and BEiT has none
+        if "in_proj_bias" not in name:  # zero for keys except for rounding, and BEiT has none
             torch.testing.assert_close(mine[name].grad, gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_relative_positions_know_no_place_and_get_no_weight_decay() -> None:
+def test_relative_positions_are_translation_invariant_without_weight_decay() -> None:
     encoder = vit(position="relative", pool="mean")
     tables = [f"blocks.{block}.relative_position_bias_table" for block in range(2)]
     spared = without_weight_decay(encoder)
@@ -116,7 +116,7 @@ def test_relative_positions_know_no_place_and_get_no_weight_decay() -> None:
     for name in tables:
         torch.nn.init.normal_(encoder.get_parameter(name))
     block, tokens = encoder.blocks[0], torch.rand(1, 3, 8, generator=torch.Generator().manual_seed(0))
-    # Three patches beside and below each other.
+    # Three neighbouring patches.
     row, column = (block(tokens, grid, offset_index(*grid, False, tokens.device)) for grid in ((1, 3), (3, 1)))
     assert not torch.allclose(row, column)
     index = offset_index(4, 4, False, tokens.device).view(4, 4, 4, 4)  # query's row and column, key's
@@ -125,7 +125,7 @@ def test_relative_positions_know_no_place_and_get_no_weight_decay() -> None:
     assert encoder(torch.rand(2, 3, 8, 24)).feature_map.shape == (2, 8, 2, 6)
 
 
-def test_a_mean_is_that_of_the_feature_map_which_may_be_oblong() -> None:
+def test_mean_pooling_is_over_a_feature_map_that_may_be_oblong() -> None:
     encoder = vit(pool="mean", position="sincos")
     features = encoder(torch.rand(2, 3, 8, 24))
     assert features.feature_map.shape == (2, 8, 8 // encoder.stride, 24 // encoder.stride)
@@ -134,7 +134,7 @@ def test_a_mean_is_that_of_the_feature_map_which_may_be_oblong() -> None:
 
 
 @pytest.mark.parametrize("side", [4, 7])
-def test_fixed_positions_are_those_of_mae(side: int) -> None:
+def test_fixed_positions_equal_mae(side: int) -> None:
     encoder = vit(image_size=4 * side, position="sincos", width=12)
     expected = get_2d_sine_cosine_positional_embedding(embed_dim=12, grid_size=side, cls_token=False)
     torch.testing.assert_close(encoder.position, torch.from_numpy(expected).float().view(side, side, 12))
@@ -142,11 +142,11 @@ def test_fixed_positions_are_those_of_mae(side: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 18}, {"width": 9}, {"width": 6, "position": "sincos"}])
-def test_sizes_that_do_not_divide_each_other_are_refused(wrong: dict[str, Any]) -> None:
+def test_indivisible_sizes_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="has to be a multiple of patch_size"):
         vit(**wrong)
 
 
-def test_images_that_patches_do_not_divide_are_refused() -> None:
+def test_images_not_divisible_into_patches_are_refused() -> None:
     with pytest.raises(InputError, match="Images of 16×18 pixels cannot be cut into patches of 4"):
         vit()(torch.rand(1, 3, 16, 18))

@@ -1,4 +1,4 @@
-"""A LightningDataModule of a user's own is trained on with the default callbacks, and evaluated."""
+"""Training with default callbacks and evaluation on a user's own LightningDataModule."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.conftest import CONFIGS, QUIET
 
 
 class Squares(Dataset):
-    """Bright squares of one of two sizes on noise."""
+    """Bright squares of two sizes on noise."""
 
     def __init__(self, number: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ class Squares(Dataset):
 
 
 class Plain(LightningDataModule):
-    """Loaders, as every Lightning user writes them, and what simmim_pl.contracts.DataModule asks for in evaluations."""
+    """Ordinary Lightning loaders, with the attributes of simmim_pl.contracts.DataModule for evaluations."""
 
     classes = ("small", "large")
 
@@ -56,13 +56,13 @@ class Plain(LightningDataModule):
 
 
 class Bare(Plain):
-    """The same without anything but loaders."""
+    """The same with loaders only."""
 
     classes = property()  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("kind", [Plain, Bare])
-def test_it_is_trained_on_and_evaluated_and_what_it_lacks_is_said(
+def test_it_trains_and_evaluates_and_missing_attributes_are_reported(
     cli: Callable[[list[Any]], Path], kind: type[Plain], caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
     method = ["--model=simmim_pl.methods.Contrastive", "--model.encoder=simmim_pl.encoders.FastCNN"]
@@ -99,10 +99,10 @@ def test_it_is_trained_on_and_evaluated_and_what_it_lacks_is_said(
     assert described["items"] == {"train": 64, "validation": 40, "test": 40}
     assert [result["encoder"] for result in card["results"]] == ["pretrained", "untrained", "raw pixels"]
     assert all(list(result["per_class"]) == ["small", "large"] for result in card["results"])
-    assert card["results"][-1]["metrics"]["accuracy"]["value"] > 0.9  # pixels tell squares apart
+    assert card["results"][-1]["metrics"]["accuracy"]["value"] > 0.9  # squares can be classified from pixels
 
 
-def test_items_are_read_as_batches_and_told_apart_by_their_digest() -> None:
+def test_items_are_batched_and_have_a_digest() -> None:
     items = Items(Squares(9, 0))
     batch = items.__getitems__([4, 1])
     assert torch.equal(batch["image"], items.items.image[[4, 1]])
@@ -119,12 +119,12 @@ def test_items_are_read_as_batches_and_told_apart_by_their_digest() -> None:
 
 
 @pytest.mark.parametrize("item", [(torch.zeros(3, 4, 4), 1), {"image": torch.zeros(3, 4, 4)}, {"label": 1}])
-def test_items_of_another_kind_are_refused_with_what_is_due(item: Any) -> None:
+def test_invalid_items_are_refused_with_the_required_format(item: Any) -> None:
     with pytest.raises(InputError, match=r'items {"image": uint8 \[3, H, W\], "label": int}'):
         Items([item]).__getitems__([0])
 
 
-def test_ours_is_read_as_it_is_and_keeps_the_contract() -> None:
+def test_image_datamodule_fulfils_the_contract_unwrapped() -> None:
     data: DataModule = ImageDataModule(Shapes(train=50, test=10, size=16))
     assert adapted(data) is data
     assert list(data.classes) == Shapes().classes

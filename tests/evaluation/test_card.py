@@ -1,4 +1,4 @@
-"""The result card says what was measured, on what, with what; the same command gives the same card."""
+"""The result card records results, data and encoder; the same command gives the same card."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ TWO = '--model.protocols=[{"class_path":"simmim_pl.evaluation.KNN","init_args":{
 
 
 def strictly(text: str) -> dict[str, Any]:
-    """JSON as its standard has it: NaN and Infinity, which Python writes too, are none."""
+    """Parse strict JSON, without NaN and Infinity."""
 
     def refuse(constant: str) -> NoReturn:
         raise AssertionError(f"{constant} is not JSON")
@@ -50,7 +50,7 @@ def command(checkpoint: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def moved(pretrained: Path, tmp_path: Path) -> Path:
-    """The checkpoint in a folder of the test's own, where copies of results may lie."""
+    """The checkpoint in the test's own folder, for copies of results."""
     path = tmp_path / "trained/last.ckpt"
     path.parent.mkdir()
     path.write_bytes(pretrained.read_bytes())
@@ -71,11 +71,11 @@ def times(part: Any) -> list[float]:
     return own + [time for each in inner for time in times(each)]
 
 
-def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
+def test_the_card_is_complete_and_reproducible(
     cli: Command, moved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["simmim_pl", "validate", "--one", "[1, 2]"])
-    runs = [cli(command(moved)) for _ in range(2)]  # the second finds the features of the first
+    runs = [cli(command(moved)) for _ in range(2)]  # the second uses the cached features of the first
     runs.append(cli(command(moved, "--model.cache=false")))
     cards = [strictly((run / "result.json").read_text()) for run in runs]
     card = cards[0]
@@ -116,12 +116,12 @@ def test_the_card_says_what_was_measured_on_what_with_what_and_repeats(
         assert "data" not in result["protocol"]
     assert len(card["results"]) == 3 * 3
 
-    # The same command gives the same card but for its times, whether features are in the cache or not.
+    # The same command gives the same card except for times, with and without cached features.
     assert timeless(cards[0]) == timeless(cards[1]) == timeless(cards[2])
     assert len(times(card)) == 1 + 9
     assert all(time >= 0 for time in times(card))
 
-    # What is printed is what is written, and copies lie beside the checkpoint, one a run.
+    # The printed table is written, and copies are next to the checkpoint, one per run.
     printed = capsys.readouterr().out
     names = set()
     for run, own in zip(runs, cards, strict=True):
@@ -164,7 +164,7 @@ def test_without_a_logger_the_card_is_printed_and_not_written(
     assert sorted(pretrained.parent.iterdir()) == beside
 
 
-def test_a_given_encoder_has_no_checkpoint_to_leave_a_copy_with(tmp_path: Path) -> None:
+def test_a_given_encoder_gets_no_card_copy_next_to_a_checkpoint(tmp_path: Path) -> None:
     images = ImageDataModule(Shapes(train=20, test=10, size=16, copies=1), batch_size=8, validation=10)
     module = Evaluation([KNN(k=[3])], encoder=FastCNN(2), baselines=False)
     trainer(tmp_path).validate(module, datamodule=images, verbose=False)
@@ -181,7 +181,7 @@ def carded(*results: dict[str, Any]) -> dict[str, Any]:
     return {"data": [{"name": "Shapes", "items": {"train": 2, "validation": 1, "test": 3}}], "results": list(results)}
 
 
-def test_a_folder_that_cannot_be_written_costs_the_copy_and_not_the_result(
+def test_an_unwritable_checkpoint_folder_costs_only_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(_card: dict[str, Any], _path: Path) -> None:
@@ -189,15 +189,15 @@ def test_a_folder_that_cannot_be_written_costs_the_copy_and_not_the_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(page, "write", full)
-        with pytest.warns(UserWarning, match=r"no copy of the result beside .*last\.ckpt \(Read-only file system\)"):
+        with pytest.warns(UserWarning, match=r"could not be copied next to .*last\.ckpt \(Read-only file system\)"):
             copy_beside(carded(), tmp_path / "last.ckpt", tmp_path / "knn/1")
     assert "beside" not in capsys.readouterr().out
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="no copy of the result beside"):  # and where the folder is none
+    with pytest.warns(UserWarning, match="could not be copied next to"):  # and if the folder does not exist
         copy_beside(carded(), tmp_path / "file/last.ckpt", tmp_path / "knn/1")
 
 
-def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(carded(result("given", 0.25)), tmp_path / "new/result")
     before = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
     assert before.keys() == {"result.json", "result.md"}
@@ -218,7 +218,7 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], excl
 
 @given(rows=st.integers(1, 4).flatmap(lambda wide: st.lists(st.lists(CELLS, min_size=wide, max_size=wide), min_size=1)))
 @settings(deadline=None, max_examples=40)
-def test_every_line_of_a_table_is_as_wide_and_holds_its_cells(rows: list[list[str]]) -> None:
+def test_table_rows_have_equal_width_and_their_cells(rows: list[list[str]]) -> None:
     lines = aligned(rows)
     assert len({len(line) for line in lines}) == 1
     assert len({tuple(i for i, sign in enumerate(line) if sign == "|") for line in lines}) == 1
@@ -242,7 +242,7 @@ def test_a_value_is_shown_with_its_interval_and_the_spread_over_repeats() -> Non
     assert shown({**estimate, "std": 0.0106}) == "12.3 ± 1.1 [10.0–20.0]"
 
 
-def test_variants_and_metrics_have_lines_and_scalars_of_their_own() -> None:
+def test_variants_and_metrics_have_their_own_rows_and_scalars() -> None:
     dense = result("raw pixels", task="DenseProbe")
     dense["metrics"] = {"mean IoU": {"value": 0.2, "interval": [0.1, 0.3]}, **dense["metrics"]}
     entries = [result("given", 0.4, task="FewLabels", variant="1 % of labels"), dense]
@@ -256,7 +256,7 @@ def test_variants_and_metrics_have_lines_and_scalars_of_their_own() -> None:
     assert re.search(r"\| DenseProbe +\| mean IoU +\| – +\| 20\.0", text)
 
 
-def test_results_that_would_be_one_line_are_numbered() -> None:
+def test_results_with_equal_names_are_numbered() -> None:
     entries = [
         *(result("given", 0.1), result("given", 0.2), result("raw pixels", 0.3), result("raw pixels", 0.4)),
         *(result("given", 0.5, variant="half"), result("given", 0.6, variant="half"), result("given", 0.7)),
@@ -273,14 +273,12 @@ def git(folder: Path, *command: str) -> str:
     return subprocess.run(args, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_version_is_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "project/simmim_pl/__init__.py"
     module.parent.mkdir(parents=True)
     module.write_text("first")
     monkeypatch.setattr(simmim_pl, "__file__", str(module))
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a hook of git runs the tests
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set if a git hook runs the tests
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert code_version() is None
@@ -288,7 +286,7 @@ def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
     (tmp_path / "project/README.md").write_text("")
     git(tmp_path / "project", "add", "README.md")
     git(tmp_path / "project", "commit", "--quiet", "--message=one")
-    assert code_version() is None  # an environment inside another project's checkout
+    assert code_version() is None  # a virtual environment inside another project's checkout
     git(tmp_path / "project", "add", "simmim_pl")
     git(tmp_path / "project", "commit", "--quiet", "--message=two")
     commit = git(tmp_path / "project", "rev-parse", "HEAD")
@@ -301,7 +299,7 @@ def test_the_version_of_the_code_is_its_commit_and_nothing_outside_a_checkout(
     assert code_version() is None  # without git
 
 
-def test_a_source_that_wraps_another_is_described_with_it() -> None:
+def test_a_wrapped_source_is_described_with_its_wrapper() -> None:
     found = described_source(HeldOut(Shapes(train=100, seed=3), share=0.2))
     assert (found["class"], found["share"], found["seed"]) == ("HeldOut", 0.2, 0)
     assert (found["source"]["class"], found["source"]["seed"]) == ("Shapes", 3)

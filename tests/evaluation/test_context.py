@@ -1,4 +1,4 @@
-"""One encoder on one data set: every image once and in order, features cached by all that they depend on."""
+"""One encoder on one data set: every image once and in order, with a feature cache."""
 
 import copy
 import errno
@@ -26,7 +26,7 @@ from simmim_pl.runtime.seeding import uniform
 
 
 class Held(Source):
-    """Labels that a test chose, on noise; ``None`` for none."""
+    """Given labels on noise; ``None`` for unlabelled."""
 
     def __init__(self, train: list[int] | None, test: list[int] | None, classes: list[str]) -> None:
         self.labels, self.classes = {"train": train, "test": test}, classes
@@ -50,7 +50,7 @@ def shapes(**options: Any) -> ImageDataModule:
     return loaded(Shapes(**{"train": 50, "test": 20, "size": 16, "copies": 1, **source}), **options)
 
 
-SMALL = shapes()  # not to be changed
+SMALL = shapes()  # shared, not to be changed
 
 
 def frozen(encoder: Encoder) -> Encoder:
@@ -73,7 +73,7 @@ def context(
 
 
 def calls(encoder: Encoder) -> list[int]:
-    """Grows by the size of every batch that the encoder sees, but for the blank image at the start."""
+    """A list of the sizes of encoded batches, except for the blank image at the start."""
     seen: list[int] = []
     encoder.register_forward_hook(lambda _module, inputs, _output: seen.extend([len(inputs[0])] * inputs[0].any()))
     return seen
@@ -88,7 +88,7 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("encoder", [small(), frozen(RawPixels())])
-def test_features_are_the_encoders_of_every_image_in_the_order_of_the_data_set(encoder: Encoder) -> None:
+def test_features_equal_the_encoders_in_data_set_order(encoder: Encoder) -> None:
     data = SMALL
     for split in ("train", "validation", "test"):
         features, labels = context(encoder, data).features(split)
@@ -98,17 +98,17 @@ def test_features_are_the_encoders_of_every_image_in_the_order_of_the_data_set(e
         assert torch.equal(labels, images.labels[rows])
 
 
-def test_features_are_extracted_once_a_split_and_bench() -> None:
+def test_features_are_extracted_once_per_split_and_context() -> None:
     encoder = small()
     evaluated, seen = context(encoder, SMALL), calls(encoder)
     first = evaluated.features("test")
-    assert sum(seen) == 20 + 16  # and the first batch again, to see that it gives the same
+    assert sum(seen) == 20 + 16  # and the first batch again, to check that it is the same
     assert evaluated.features("test") is first
     assert evaluated.vectors("test")[0] is first[0]
     assert sum(seen) == 36
 
 
-def test_encoding_takes_bytes_or_numbers_and_gives_float32_without_gradient() -> None:
+def test_encoding_accepts_uint8_or_float_and_gives_float32_without_gradient() -> None:
     image = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
     evaluated = context(small(), SMALL, precision=bfloat16)
     features = evaluated.encode(image)
@@ -116,7 +116,7 @@ def test_encoding_takes_bytes_or_numbers_and_gives_float32_without_gradient() ->
     assert not features.pooled.requires_grad
     assert torch.equal(evaluated.encode(image.float() / 255).pooled, features.pooled)
     full = context(small(), SMALL).encode(image)
-    assert not torch.equal(full.pooled, features.pooled)  # so the precision was that of the context
+    assert not torch.equal(full.pooled, features.pooled)  # so the context's precision was used
     torch.testing.assert_close(full.pooled, features.pooled, atol=0.05, rtol=0.05)
 
 
@@ -134,7 +134,7 @@ def test_clips_give_features_of_every_frame_and_vectors_are_their_mean_over_time
     assert torch.equal(labels, same)
 
 
-def test_features_are_read_from_the_cache_where_it_has_them(tmp_path: Path) -> None:
+def test_cached_features_are_used(tmp_path: Path) -> None:
     data, cache = SMALL, tmp_path / "made" / "when needed"
     first = context(small(), data, cache)
     written = first.features("test")
@@ -153,10 +153,10 @@ def test_features_are_read_from_the_cache_where_it_has_them(tmp_path: Path) -> N
 
 
 class Wider(FastCNN):
-    """Other code with the same weights."""
+    """Different code with the same weights."""
 
 
-def test_the_cache_key_depends_on_all_that_features_depend_on() -> None:
+def test_the_cache_key_depends_on_everything_that_affects_features() -> None:
     data, encoder, changed = SMALL, small(), small()
     next(parameter for parameter in changed.parameters()).data.view(-1)[0] += 1e-6
     statistic = small()
@@ -212,9 +212,7 @@ def test_a_damaged_cache_file_is_ignored_and_replaced(tmp_path: Path, damage: Ca
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_cache_file_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_cache_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def fails(_features: Any, file: Any) -> None:
         file.write(b"half")
         raise OSError(code, os.strerror(code))
@@ -225,8 +223,8 @@ def test_a_cache_file_is_written_whole_or_not_at_all(
         if code == errno.ENOSPC:
             with pytest.raises(atomic.WriteError, match="No space left"):
                 evaluated.features("test")
-        else:  # a folder that cannot be written costs time, and no result
-            with pytest.warns(UserWarning, match=r"not kept in .*Read-only"):
+        else:  # an unwritable folder costs time but no result
+            with pytest.warns(UserWarning, match=r"cannot be cached in .*Read-only"):
                 evaluated.features("test")
     assert not list(tmp_path.iterdir())
     known = evaluated.features("test")
@@ -242,7 +240,7 @@ def test_raw_pixels_are_not_cached(tmp_path: Path) -> None:
 
 
 class Sick(FastCNN):
-    """Gives NaN for the images of the test set that have most light."""
+    """Gives NaN for the brightest images of the test split."""
 
     def __init__(self, width: int, worst: int) -> None:
         super().__init__(width)
@@ -256,16 +254,16 @@ class Sick(FastCNN):
 
 
 @pytest.mark.parametrize("worst", [1, 20])
-def test_features_that_are_not_finite_are_refused_and_not_cached(tmp_path: Path, worst: int) -> None:
+def test_non_finite_features_are_refused_and_not_cached(tmp_path: Path, worst: int) -> None:
     evaluated = context(frozen(Sick(2, worst)), SMALL, tmp_path)
-    # The same NaN twice is no change, so the sentence is about what is wrong.
+    # The same NaN twice is not a change, so the error is about NaN.
     with pytest.raises(InputError, match=f"NaN or infinite features for {worst} of 20 test images"):
         evaluated.features("test")
     assert not files(tmp_path)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
+def test_a_single_non_finite_value_is_found(bad: float) -> None:
     features = torch.randn(5, 3, 4)
     features[2, 1, 3] = bad
     with pytest.raises(InputError, match="for 1 of 5 train images"):
@@ -273,7 +271,7 @@ def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
 
 
 class Collapsed(Encoder):
-    """Every image is the same to it."""
+    """Gives the same features for every image."""
 
     def __init__(self, value: float) -> None:
         super().__init__(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), stride=1, feature_map_channels=3)
@@ -284,7 +282,7 @@ class Collapsed(Encoder):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 1e6 + 0.1])
-def test_an_encoder_that_collapsed_is_refused_and_not_cached(value: float, tmp_path: Path) -> None:
+def test_a_collapsed_encoder_is_refused_and_not_cached(value: float, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the same features for all 40 train images"):
         context(frozen(Collapsed(value)), SMALL, tmp_path).features("train")
     clips = loaded(ShapesClips(train=20, test=10, size=8, frames=2, copies=1), batch_size=4)
@@ -293,30 +291,30 @@ def test_an_encoder_that_collapsed_is_refused_and_not_cached(value: float, tmp_p
     assert not files(tmp_path)
 
 
-def test_a_single_feature_that_varies_is_no_collapse() -> None:
+def test_one_varying_feature_is_not_a_collapse() -> None:
     features = torch.full((6, 4), 0.1)
     features[3, 2] = 0.2
     assert torch.equal(collect([(features, torch.arange(6), torch.arange(6))], "test")[0], features)
-    assert len(collect([(features[:1], torch.arange(1), torch.arange(1))], "test")[0]) == 1  # one image may be alone
+    assert len(collect([(features[:1], torch.arange(1), torch.arange(1))], "test")[0]) == 1  # a single image is allowed
 
 
 class Dreamer(FastCNN):
-    """Its features are not a function of the image."""
+    """Its features are random."""
 
     def forward(self, image: Tensor) -> Features:
         found = super().forward(image)
         return Features(found.pooled + torch.rand(()), found.feature_map)
 
 
-def test_an_encoder_that_draws_at_random_is_refused_and_not_cached(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Dreamer gave other features when it saw the same images again"):
+def test_a_random_encoder_is_refused_and_not_cached(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Dreamer gave different features for the same images"):
         context(small(0, Dreamer), SMALL, tmp_path).features("test")
     assert not files(tmp_path)
 
 
 @given(seed=st.integers(0, 2**20), count=st.integers(1, 30), pieces=st.integers(1, 4))
 @settings(deadline=None, max_examples=30)
-def test_rows_are_collected_in_order_however_they_came(seed: int, count: int, pieces: int) -> None:
+def test_rows_are_collected_in_order(seed: int, count: int, pieces: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     position = torch.randperm(1000, generator=generator)[:count]
     features = position[:, None] + torch.tensor([0.0, 0.5])
@@ -337,14 +335,14 @@ def test_a_data_set_without_labels_is_refused() -> None:
         context(small(), loaded(Held(None, None, []), validation=4)).classes()
 
 
-def test_training_images_of_one_class_are_refused() -> None:
-    with pytest.raises(InputError, match="of a single class"):
+def test_training_images_of_a_single_class_are_refused() -> None:
+    with pytest.raises(InputError, match="of only one class"):
         context(small(), loaded(Held([1] * 8, [1, 1], ["cat", "dog"]), validation=2)).classes()
 
 
-def test_a_class_that_train_lacks_is_refused_by_name() -> None:
+def test_a_class_missing_in_train_is_refused_by_name() -> None:
     data = loaded(Held([0, 1] * 6, [0, 1, 2], ["cat", "dog", "eel"]), validation=2)
-    with pytest.raises(InputError, match="The class eel is in test and not in train"):
+    with pytest.raises(InputError, match="The class eel is in test but not in train"):
         context(small(), data).classes()
     data = loaded(Held([0, 0, 0, 1, 1, 1, 2], [0, 1], ["cat", "dog", "eel"]), validation=0)
     rare = data.splits["train"].dataset
@@ -353,13 +351,13 @@ def test_a_class_that_train_lacks_is_refused_by_name() -> None:
         context(small(), data).classes()
 
 
-def test_a_class_without_images_anywhere_does_no_harm() -> None:
+def test_a_class_without_any_images_is_allowed() -> None:
     data = loaded(Held([0, 1] * 6, [0, 1], ["cat", "dog", "eel"]), validation=2)
     assert context(small(), data).classes() == ["cat", "dog", "eel"]
 
 
 @pytest.mark.parametrize(("validation", "ranks"), [(0, 1), (3, 4)])
-def test_a_split_of_fewer_images_than_ranks_is_refused(
+def test_a_split_with_fewer_images_than_ranks_is_refused(
     monkeypatch: pytest.MonkeyPatch, validation: int, ranks: int
 ) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: ranks)
@@ -373,17 +371,15 @@ def indices(evaluated: EvaluationContext, split: str, epoch: int | None = None) 
 
 @given(seed=st.integers(0, 1000), epoch=st.integers(0, 50), batch=st.integers(1, 50))
 @settings(deadline=None, max_examples=20)
-def test_a_shuffled_epoch_is_a_function_of_seed_and_epoch_and_has_no_image_twice(
-    seed: int, epoch: int, batch: int
-) -> None:
+def test_a_shuffled_epoch_depends_on_seed_and_epoch_without_repetition(seed: int, epoch: int, batch: int) -> None:
     data, encoder = copy.copy(SMALL), small()
     data.batch_size = batch
     order = indices(context(encoder, data, seed=seed), "train", epoch)
-    torch.manual_seed(seed + 1)  # global state has no say
+    torch.manual_seed(seed + 1)  # global state does not matter
     assert order == indices(context(encoder, data, seed=seed), "train", epoch)
     whole = data.splits["train"].indices
     size = min(batch, len(whole))
-    assert len(set(order)) == len(order) == len(whole) - len(whole) % size  # what fills no batch waits
+    assert len(set(order)) == len(order) == len(whole) - len(whole) % size  # incomplete batches are dropped
     assert set(order) <= set(whole)
     assert order != indices(context(encoder, data, seed=seed), "train", epoch + 1)
     assert order != indices(context(encoder, data, seed=seed + 1 + epoch + 1), "train", epoch)
@@ -412,12 +408,12 @@ def test_ranks_share_a_split(monkeypatch: pytest.MonkeyPatch, ranks: int) -> Non
         assert evaluated.batch("train") == 4 * ranks
     whole = data.splits["train"].indices
     assert sorted(shares) == whole  # each image once
-    assert len(lengths) == len(steps) == 1  # as many steps for all
+    assert len(lengths) == len(steps) == 1  # the same number of steps on all ranks
     dealt = torch.tensor(seen).view(ranks, -1, 4).transpose(0, 1).flatten(1)
     assert [sorted(batch) for batch in dealt.tolist()] == one  # the batches of one process
 
 
-def test_random_numbers_are_a_function_of_seed_and_step_and_dealt_to_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_numbers_depend_on_seed_and_step_and_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(seed: int, step: int) -> float:
         return uniform(context(small(), SMALL, seed=seed).generator(step), 1, along=0).item()
 
@@ -428,7 +424,7 @@ def test_random_numbers_are_a_function_of_seed_and_step_and_dealt_to_ranks(monke
     assert len(first | {draw(0, 1)}) == 4
 
 
-def test_clips_and_an_empty_validation_split_are_refused_where_they_are_of_no_use() -> None:
+def test_clips_and_an_empty_validation_split_are_refused_where_unsupported() -> None:
     clips = loaded(ShapesClips(train=20, test=20, size=16, copies=1, frames=2), validation=5)
     usual = context(small(), SMALL)
     usual.require_stills()
@@ -439,7 +435,7 @@ def test_clips_and_an_empty_validation_split_are_refused_where_they_are_of_no_us
         context(small(), shapes(validation=0)).require_validation()
 
 
-def test_the_cache_key_sees_what_no_weight_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_key_includes_settings_outside_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, other, counted = small(), small(), small()
     first = context(usual, SMALL).key("test")
     assert context(small(), SMALL).key("test") == first
@@ -450,7 +446,7 @@ def test_the_cache_key_sees_what_no_weight_shows(monkeypatch: pytest.MonkeyPatch
     assert context(usual, SMALL).key("test") != first
 
 
-def test_an_error_on_one_rank_stops_the_others_before_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "all_ranks", lambda flag: False)  # some other rank failed
+def test_an_error_on_one_rank_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "all_ranks", lambda flag: False)  # another rank failed
     with pytest.raises(InputError, match="Another device stopped"):
         context(small(), SMALL).features("test")

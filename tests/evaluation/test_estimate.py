@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, and their intervals SciPy's bootstrap."""
+"""Metrics equal scikit-learn's, and intervals equal SciPy's bootstrap."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 class OnMps(Tensor):
-    """A tensor that is as one on Apple's GPU, which has no float64."""
+    """A tensor like one on Apple's GPU, without float64."""
 
     device = torch.device("mps")  # type: ignore[assignment]
 
@@ -44,7 +44,7 @@ def first(mean: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("number", "chance"), [(60, 0.5), (200, 0.9), (1000, 0.3)])
-def test_the_interval_is_that_of_scipys_percentile_bootstrap(number: int, chance: float) -> None:
+def test_the_interval_equals_scipys_percentile_bootstrap(number: int, chance: float) -> None:
     items = coins(number, chance)
     found = bootstrap(items, first)
     reference = stats.bootstrap(
@@ -58,13 +58,13 @@ def test_the_interval_is_that_of_scipys_percentile_bootstrap(number: int, chance
     assert found.value == pytest.approx(items.mean().item(), abs=1e-6)
     # A 2.5 % quantile of R resamples has a standard error of √(0.025 · 0.975 / R) / density ≈ 2.7 σ / √R.
     sigma = items.std().item() / number**0.5
-    error = 4 * 2.7 * sigma / 1000**0.5 + 1 / number  # and accuracies come in steps
+    error = 4 * 2.7 * sigma / 1000**0.5 + 1 / number  # and accuracies are discrete
     assert ends(found) == pytest.approx([reference.low, reference.high], abs=error)
-    assert error < 1.96 * sigma  # so this says something
+    assert error < 1.96 * sigma  # so the test is not trivial
 
 
 @pytest.mark.parametrize("chance", [0.2, 0.5, 0.8])
-def test_the_interval_of_many_items_is_the_binomial_distributions(chance: float) -> None:
+def test_the_interval_of_many_items_equals_the_binomial(chance: float) -> None:
     number = 2000
     found = bootstrap(coins(number, chance), first)
     sigma = (found.value * (1 - found.value) / number) ** 0.5
@@ -72,7 +72,7 @@ def test_the_interval_of_many_items_is_the_binomial_distributions(chance: float)
     assert ends(found) == pytest.approx(expected, abs=4 * 2.7 * sigma / 1000**0.5 + 1 / number)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     covered = 0
     for seed in range(100):
         low, high = ends(bootstrap(coins(100, 0.6, seed), first, seed))
@@ -80,7 +80,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 88 <= covered <= 99  # 95 ± 3 σ of 100
 
 
-def test_the_interval_of_a_ratio_is_scipys_too() -> None:
+def test_the_interval_of_a_ratio_equals_scipy() -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = torch.rand(80, 2, generator=generator, dtype=torch.float64) + torch.tensor([0.0, 1.0])
     found = bootstrap(pairs, lambda mean: mean[:, 0] / mean[:, 1])
@@ -96,7 +96,7 @@ def test_the_interval_of_a_ratio_is_scipys_too() -> None:
     assert ends(found) == pytest.approx([*reference.confidence_interval], abs=error)
 
 
-def test_a_seed_gives_the_same_interval_and_another_seed_another() -> None:
+def test_the_interval_depends_on_the_seed() -> None:
     items = torch.rand(50, 1, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     one = bootstrap(items, first)
@@ -107,7 +107,7 @@ def test_a_seed_gives_the_same_interval_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("cells", [1, 70, 777, 10_000])
-def test_blocks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+def test_blocks_of_resamples_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
     items = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
     whole = bootstrap(items, lambda mean: mean.prod(1))
     monkeypatch.setattr("simmim_pl.evaluation.estimate.CELLS", cells)
@@ -130,7 +130,7 @@ def test_a_metric_of_whole_numbers_is_computed_in_double_precision() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(number=st.integers(1, 80), repeats=st.integers(1, 4), seed=st.integers(0, 10**6))
-def test_accuracy_confusion_and_per_class_are_scikit_learns(number: int, repeats: int, seed: int) -> None:
+def test_accuracy_confusion_and_per_class_equal_scikit_learn(number: int, repeats: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (number,), generator=generator)  # the fourth class does not occur
     predicted = torch.randint(4, (repeats, number), generator=generator)
@@ -153,19 +153,19 @@ def test_accuracy_confusion_and_per_class_are_scikit_learns(number: int, repeats
     assert json.loads(json.dumps(found.entry(), allow_nan=False)) == found.entry()
 
 
-def test_the_interval_is_over_items_and_not_over_repeats() -> None:
+def test_the_interval_resamples_items_not_repeats() -> None:
     labels = torch.zeros(200, dtype=torch.int64)
     right = coins(200, 0.5)[:, 0].long()
     once = classification((1 - right)[None], labels, ["a", "b"]).metrics["accuracy"]
     copies = classification((1 - right).repeat(9, 1), labels, ["a", "b"]).metrics["accuracy"]
-    assert copies == replace(once, std=0.0)  # repeats that agree are no further evidence
-    # Repeats that are each wrong about others of all items: every item has the same mean, no choice of items matters.
+    assert copies == replace(once, std=0.0)  # equal repeats add no information
+    # Repeats that are wrong about different items: every item has the same mean, so resampling changes nothing.
     turned = torch.stack([right, 1 - right])
     assert ends(classification(turned, labels, ["a", "b"]).metrics["accuracy"]) == [0.5, 0.5]
 
 
 def pixels(seed: int, images: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:
-    """True and predicted masks, [N, 5, 5]: 255 is ignored, class 3 is neither there nor predicted."""
+    """True and predicted masks, [N, 5, 5]: 255 is ignored, class 3 does not occur."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.randint(classes - 1, (images, 5, 5), generator=generator)
     flip = torch.rand(images, 5, 5, generator=generator) < 0.4
@@ -174,7 +174,7 @@ def pixels(seed: int, images: int = 12, classes: int = 4) -> tuple[Tensor, Tenso
 
 
 def counted(mask: Tensor, predicted: Tensor, classes: int = 4) -> Tensor:
-    """Each image's confusion by scikit-learn, without ignored pixels."""
+    """Each image's confusion matrix by scikit-learn, without ignored pixels."""
     known = [
         confusion_matrix(true[true != 255], guess[true != 255], labels=range(classes))
         if (true != 255).any()
@@ -186,7 +186,7 @@ def counted(mask: Tensor, predicted: Tensor, classes: int = 4) -> Tensor:
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 12))
-def test_mean_iou_and_pixel_accuracy_are_scikit_learns_on_all_pixels(seed: int, images: int) -> None:
+def test_mean_iou_and_pixel_accuracy_equal_scikit_learn(seed: int, images: int) -> None:
     mask, predicted = pixels(seed, images)
     found = segmentation(counted(mask, predicted), NAMES)
     true, guess = mask[mask != 255], predicted[mask != 255]
@@ -213,7 +213,7 @@ def test_a_device_without_float64_gives_the_same() -> None:
     assert bootstrap(items.as_subclass(OnMps), first) == bootstrap(items, first)
 
 
-def test_mean_iou_is_of_the_whole_set_and_not_a_mean_over_images() -> None:
+def test_mean_iou_is_over_the_whole_set() -> None:
     confusions = torch.tensor([[[8, 0], [1, 1]], [[0, 2], [0, 0]]])
     value = segmentation(confusions, ["a", "b"]).metrics["mean IoU"].value
     assert value == pytest.approx((8 / 11 + 1 / 4) / 2, abs=1e-6)
@@ -221,7 +221,7 @@ def test_mean_iou_is_of_the_whole_set_and_not_a_mean_over_images() -> None:
     assert abs(value - per_image) > 0.1
 
 
-def test_the_intervals_of_segmentation_are_scipys_over_images() -> None:
+def test_segmentation_intervals_equal_scipys_over_images() -> None:
     confusions = counted(*pixels(3, images=30))
 
     def mean_iou(rows: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -238,13 +238,13 @@ def test_the_intervals_of_segmentation_are_scipys_over_images() -> None:
     assert ends(found) == pytest.approx([*reference.confidence_interval], abs=error)
 
 
-def test_a_class_that_is_predicted_and_never_there_counts_as_zero() -> None:
+def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     found = segmentation(torch.tensor([[[6, 0, 2], [0, 8, 0], [0, 0, 0]]]), ["a", "b", "c"])
     assert found.per_class == {"a": 0.75, "b": 1.0, "c": 0.0}
     assert found.metrics["mean IoU"].value == pytest.approx(1.75 / 3, abs=1e-6)
 
 
-def test_images_without_a_pixel_that_counts_leave_intervals_finite() -> None:
+def test_fully_ignored_images_leave_intervals_finite() -> None:
     one = torch.tensor([[3, 1], [0, 4]])
     found = segmentation(torch.stack([one, one, torch.zeros_like(one), torch.zeros_like(one)]), ["a", "b"])
     assert json.loads(json.dumps(found.entry(), allow_nan=False)) == found.entry()

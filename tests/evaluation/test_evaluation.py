@@ -1,4 +1,4 @@
-"""An evaluation through the command line: one table of all that was asked for, or a sentence and nothing."""
+"""Evaluation through the command line: one table of all results, or a one-line error and no files."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def values(found: dict[str, Any]) -> dict[tuple[str, ...], tuple[Any, ...]]:
-    """What was measured and chosen, by data, task, variant and encoder."""
+    """Measured and selected values, by data, task, variant and encoder."""
     return {
         (each["data"], each["task"], each["variant"], each["encoder"]): (each["metrics"], each["chosen"])
         for each in found["results"]
@@ -56,7 +56,7 @@ def values(found: dict[str, Any]) -> dict[tuple[str, ...], tuple[Any, ...]]:
 
 
 def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that a refused command leaves; it leaves no result and no features."""
+    """The error line of a refused command, which writes no result and no features."""
     with pytest.raises(SystemExit) as end:
         run()
     assert end.value.code == 2
@@ -69,7 +69,7 @@ def refusal(run: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the encoders whose neighbours were asked for, in order."""
+    """Names of the encoders evaluated by kNN, in order."""
     seen: list[str] = []
     evaluate = KNN.evaluate
 
@@ -81,9 +81,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkpoint_alone(
-    cli: Command, pretrained: Path, evaluated: list[str]
-) -> None:
+def test_validate_fit_and_test_give_the_same_evaluation(cli: Command, pretrained: Path, evaluated: list[str]) -> None:
     before, found = pretrained.read_bytes(), []
     linear = named("evaluation.LinearProbe", l2=[0.1, 0.01])
     for verb in ("validate", "fit", "test"):
@@ -99,9 +97,7 @@ def test_validate_fit_and_test_evaluate_once_each_and_alike_and_leave_the_checkp
     assert len(set(hashes.values())) == 3
 
 
-def test_either_network_is_evaluated_under_its_name_and_by_its_own_features(
-    cli: Command, pretrained: Path, tmp_path: Path
-) -> None:
+def test_online_and_teacher_networks_are_evaluated_separately(cli: Command, pretrained: Path, tmp_path: Path) -> None:
     saved = torch.load(pretrained, weights_only=True)
     online = {name: tensor for name, tensor in saved["state_dict"].items() if name.startswith("encoder.")}
     saved["state_dict"] |= {f"teacher.{name}": tensor.flip(0) for name, tensor in online.items()}
@@ -116,7 +112,7 @@ def test_either_network_is_evaluated_under_its_name_and_by_its_own_features(
     assert len(list(tmp_path.glob("runs/.features/*.pt"))) == 2 * 3  # of each network every split
 
 
-def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretrained: Path) -> None:
+def test_protocol_hyperparameters_are_options(cli: Command, pretrained: Path) -> None:
     options = ["--model.protocols.l2=[0.5]", "--model.baselines=false"]
     found = card(cli(command(f"--model.checkpoint={pretrained}", *options, name="linear")))
     assert [(each["encoder"], each["protocol"]) for each in found["results"]] == [
@@ -126,7 +122,7 @@ def test_the_configs_of_a_protocol_take_its_hyperparameters(cli: Command, pretra
 
 
 class Cheat(FastCNN):
-    """Learns from the images that it is evaluated on."""
+    """Changes with the images that it is evaluated on."""
 
     def forward(self, image: Tensor) -> Features:
         self.mean.lerp_(image.mean((0, 2, 3))[:, None, None], 1e-6)
@@ -134,7 +130,7 @@ class Cheat(FastCNN):
 
 
 class LateCheat(FastCNN):
-    """Changes when it is asked for a grid: no features of whole splits, so only the evaluation itself sees it."""
+    """Changes when its feature map is used: only the evaluation itself can detect this."""
 
     def __init__(self, width: int = 2) -> None:
         super().__init__(width)
@@ -146,7 +142,7 @@ class LateCheat(FastCNN):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Cheat", "knn"), ("LateCheat", "dense")])
-def test_a_cheating_encoder_is_refused_and_nothing_is_reported(
+def test_an_encoder_that_learns_during_evaluation_is_refused(
     cli: Command, capsys: pytest.CaptureFixture[str], kind: str, name: str
 ) -> None:
     encoder = [f"--model.encoder=tests.evaluation.test_evaluation.{kind}", "--model.encoder.width=2"]
@@ -158,7 +154,7 @@ def test_a_cheating_encoder_is_refused_and_nothing_is_reported(
 
 
 def folder_of_images(root: Path, *classes: str) -> Path:
-    """Twelve training images a class and four of test, told apart by colour."""
+    """Twelve training images and four test images per class; the class is the colour."""
     for split, number in (("train", 12), ("test", 4)):
         for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
@@ -168,7 +164,7 @@ def folder_of_images(root: Path, *classes: str) -> Path:
     return root
 
 
-def test_every_protocol_evaluates_on_its_own_data_or_on_the_runs_and_all_further_ones_in_one_table(
+def test_protocols_evaluate_on_several_data_sets_in_one_table(
     cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of_images(tmp_path / "colours", "black", "green")
@@ -215,7 +211,7 @@ def test_every_protocol_evaluates_on_its_own_data_or_on_the_runs_and_all_further
 
 
 @pytest.mark.parametrize("prefix", ["", "module.backbone."])
-def test_weights_that_another_tool_saved_are_evaluated_beside_the_encoder_without_them(
+def test_weights_of_another_tool_are_compared_with_the_encoder_without_them(
     cli: Command, tmp_path: Path, prefix: str
 ) -> None:
     torch.manual_seed(5)
@@ -229,7 +225,7 @@ def test_weights_that_another_tool_saved_are_evaluated_beside_the_encoder_withou
     assert found["checkpoint"] is None
 
 
-def test_a_network_of_torchvisions_is_evaluated_with_a_file_of_its_weights(cli: Command, tmp_path: Path) -> None:
+def test_a_torchvision_network_is_evaluated_with_a_weight_file(cli: Command, tmp_path: Path) -> None:
     torch.manual_seed(5)
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
@@ -250,7 +246,7 @@ def test_an_evaluation_needs_a_protocol(cli: Command, pretrained: Path, capsys: 
     assert "An evaluation needs at least one protocol" in line
 
 
-def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(
+def test_exactly_one_of_checkpoint_and_encoder_is_required(
     cli: Command, pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for both in ([], [f"--model.checkpoint={pretrained}", "--model.encoder=simmim_pl.encoders.FastCNN"]):
@@ -279,7 +275,7 @@ def test_an_empty_validation_split_is_refused(
     assert "The validation split is empty" in refusal(lambda: cli(args), capsys)
 
 
-def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pretrained: Path) -> None:
+def test_two_ranks_give_the_results_of_one_and_one_table(cli: Command, pretrained: Path) -> None:
     few = named("evaluation.FewLabels", shares=[0.5], per_class=[2], draws=2)
     options = [
         protocols(named("evaluation.LinearProbe", l2=[1.0, 0.1]), NEAREST, few),
@@ -287,7 +283,7 @@ def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pre
     ]
     one = card(cli(command(*options)))
     before = set(Path("runs/knn").iterdir())
-    # Without the features that one process left.
+    # Without the features cached by one process.
     args = command(*options, "--model.cache=false", "--trainer.strategy=ddp", "--trainer.devices=2")
     ended = Program("simmim_pl", args, Path.cwd(), environment())
     out, error = ended.communicate(200)
@@ -302,7 +298,7 @@ def test_two_ranks_give_the_results_of_one_and_print_one_table(cli: Command, pre
     assert out.count("| data ") == 1
 
 
-def test_the_trainer_is_told_what_an_evaluation_needs_unless_the_user_says_otherwise(
+def test_an_evaluation_sets_trainer_defaults_that_users_can_override(
     cli: Callable[[list[Any]], Path], pretrained: Path
 ) -> None:
     knn = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", f"--model.checkpoint={pretrained}", *SHAPES, *QUIET]

@@ -1,4 +1,4 @@
-"""What is evaluated is what was asked for, frozen, and an encoder that changes while it is evaluated is found out."""
+"""The requested encoder is evaluated frozen, and an encoder that changes during evaluation is detected."""
 
 import copy
 import importlib
@@ -46,13 +46,13 @@ def network(seed: int = 0) -> FastCNN:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Another tool's file: the encoder's tensors under a prefix, beside a classifier's."""
+    """Another tool's file: the encoder's tensors under a prefix, with a classifier's."""
     state = {f"module.{name}": tensor for name, tensor in network(seed=9).state_dict().items()}
     torch.save({"state_dict": {**state, "module.fc.weight": torch.zeros(10, 16)}}, tmp_path / "theirs.pt")
     return tmp_path / "theirs.pt"
 
 
-def test_the_names_in_the_table_say_what_is_evaluated(pretrained: Path, weights: Path) -> None:
+def test_table_columns_name_the_evaluated_encoders(pretrained: Path, weights: Path) -> None:
     assert list(asked(pretrained)) == ["pretrained", "untrained", "raw pixels"]
     assert list(asked(pretrained, baselines=False)) == ["pretrained"]
     assert list(asked(encoder=network())) == ["given", "raw pixels"]
@@ -61,24 +61,24 @@ def test_the_names_in_the_table_say_what_is_evaluated(pretrained: Path, weights:
     assert list(asked(encoder=network(), weights=weights, baselines=False)) == ["given"]
 
 
-def test_another_network_than_the_online_one_is_of_a_checkpoint() -> None:
-    with pytest.raises(InputError, match=r"--model.network teacher is of a checkpoint: set --model.checkpoint PATH"):
+def test_other_networks_need_a_checkpoint() -> None:
+    with pytest.raises(InputError, match=r"--model.network teacher selects from a checkpoint: set --model.checkpoint"):
         subjects(None, network(), None, True, (), 0, "teacher")
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_one_or_the_other_of_checkpoint_and_encoder_is_asked_for(pretrained: Path, both: bool) -> None:
+def test_exactly_one_of_checkpoint_and_encoder_is_required(pretrained: Path, both: bool) -> None:
     with pytest.raises(InputError, match=r"either --model\.checkpoint PATH or --model\.encoder, not both"):
         asked(pretrained if both else None, network() if both else None)
 
 
-def test_weights_go_with_an_encoder_only(pretrained: Path, weights: Path) -> None:
+def test_weights_need_an_encoder(pretrained: Path, weights: Path) -> None:
     for checkpoint in (pretrained, None):
         with pytest.raises(InputError, match=r"--model\.weights PATH goes with --model\.encoder"):
             asked(checkpoint, weights=weights)
 
 
-def test_the_subject_is_the_checkpoint_and_the_baseline_is_not(pretrained: Path) -> None:
+def test_the_evaluated_encoder_is_the_checkpoints_and_the_baseline_is_not(pretrained: Path) -> None:
     saved = torch.load(pretrained, weights_only=True)["state_dict"]
     found = asked(pretrained, seed=3)
     loaded, fresh = (found[name].state_dict() for name in ("pretrained", "untrained"))
@@ -97,19 +97,19 @@ def test_the_untrained_encoder_is_a_function_of_the_seed(pretrained: Path) -> No
         torch.manual_seed(7)
         found = asked(pretrained, seed=3, baselines=baselines)
         states.append(torch.get_rng_state())
-    assert torch.equal(*states)  # and leaves global randomness alone
+    assert torch.equal(*states)  # and does not change global random state
     assert digest(found["untrained"]) == digest(expected)
     assert digest(asked(pretrained, seed=4)["untrained"]) != digest(expected)
 
 
-def test_a_given_encoder_is_evaluated_as_it_is() -> None:
+def test_a_given_encoder_is_evaluated_unchanged() -> None:
     encoder = network()
     before = digest(encoder)
     assert asked(encoder=encoder)["given"] is encoder
     assert digest(encoder) == before
 
 
-def test_weights_go_into_the_given_encoder_and_its_untrained_copy_keeps_its_own(weights: Path) -> None:
+def test_weights_are_loaded_into_the_encoder_and_not_into_its_untrained_copy(weights: Path) -> None:
     found = asked(encoder=network(seed=1), weights=weights)
     assert digest(found["given"]) == digest(network(seed=9))
     assert digest(found["without weights"]) == digest(network(seed=1))
@@ -117,7 +117,7 @@ def test_weights_go_into_the_given_encoder_and_its_untrained_copy_keeps_its_own(
 
 
 @pytest.mark.parametrize("source", ["checkpoint", "encoder", "weights"])
-def test_all_that_is_evaluated_is_frozen_and_in_eval_mode(pretrained: Path, weights: Path, source: str) -> None:
+def test_evaluated_encoders_are_frozen_and_in_eval_mode(pretrained: Path, weights: Path, source: str) -> None:
     given = {
         "checkpoint": {"checkpoint": pretrained},
         "encoder": {"encoder": network()},
@@ -129,7 +129,7 @@ def test_all_that_is_evaluated_is_frozen_and_in_eval_mode(pretrained: Path, weig
         assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_what_is_not_frozen_is_not_taken_for_it() -> None:
+def test_an_unfrozen_module_is_not_accepted_as_frozen() -> None:
     encoder = asked(encoder=network(), baselines=False)["given"]
     next(encoder.parameters()).requires_grad_(True)
     with pytest.raises(AssertionError):
@@ -141,7 +141,7 @@ def test_what_is_not_frozen_is_not_taken_for_it() -> None:
 
 
 class Honest(FastCNN):
-    """Keeps things, and changes none of them."""
+    """Has attributes and does not change them."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -155,7 +155,7 @@ class Honest(FastCNN):
         return super().forward(image)
 
     def cheat(self, image: Tensor) -> None:
-        """What it should not do."""
+        """A forbidden change."""
 
 
 class Statistics(Honest):
@@ -229,19 +229,17 @@ def extract(encoder: Encoder, cache: Path, batch_size: int) -> Tensor:
 SHAPES = Shapes(train=20, test=20, size=16, copies=1)
 
 
-@pytest.mark.parametrize(
-    "batch_size", [8, 32]
-)  # some look at the state of the batch before, of which there may be none
+@pytest.mark.parametrize("batch_size", [8, 32])  # some compare with the previous batch, which may not exist
 @pytest.mark.parametrize("kind", CHEATS)
-def test_an_encoder_that_changes_is_not_evaluated(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
+def test_an_encoder_that_changes_is_refused(kind: type[Honest], batch_size: int, tmp_path: Path) -> None:
     encoder = asked(encoder=kind(), baselines=False)["given"]
-    with pytest.raises(InputError, match=f"{kind.__name__} changed while|left eval mode|gave other features"):
+    with pytest.raises(InputError, match=f"{kind.__name__} changed while|left eval mode|gave different features"):
         extract(encoder, tmp_path / "cache", batch_size)
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("kind", CHEATS)
-def test_a_watch_finds_every_change_by_itself(kind: type[Honest]) -> None:
+def test_the_guard_alone_detects_every_change(kind: type[Honest]) -> None:
     encoder = asked(encoder=kind(), baselines=False)["given"]
     watch = FrozenGuard(encoder)
     watch.check()
@@ -250,7 +248,7 @@ def test_a_watch_finds_every_change_by_itself(kind: type[Honest]) -> None:
         watch.check()
 
 
-def test_an_honest_encoder_is_evaluated(tmp_path: Path) -> None:
+def test_an_unchanged_encoder_is_evaluated(tmp_path: Path) -> None:
     encoder = asked(encoder=Honest(), baselines=False)["given"]
     features = extract(encoder, tmp_path / "cache", 8)
     assert features.shape == (20, 16)
@@ -258,7 +256,7 @@ def test_an_honest_encoder_is_evaluated(tmp_path: Path) -> None:
 
 
 class Lazy(Honest):
-    """Fills a cache at its first forward, by the device, as LeViT does with its attention biases."""
+    """Fills a cache at its first forward pass, by device, like LeViT's attention biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,26 +267,26 @@ class Lazy(Honest):
 
 
 class Whitens(Honest):
-    """Remembers the first images it ever sees, and evaluates all others by them."""
+    """Stores the first images, and encodes all others relative to them."""
 
     def cheat(self, image: Tensor) -> None:
         if not self.kept.any():
             self.kept = image.mean((0, 2, 3))
 
 
-def test_a_cache_filled_at_the_first_forward_is_no_cheat_and_no_other_key(tmp_path: Path) -> None:
-    for _ in range(2):  # the second finds the features of the first
+def test_a_cache_filled_at_the_first_forward_is_allowed(tmp_path: Path) -> None:
+    for _ in range(2):  # the second uses the cached features of the first
         features = extract(asked(encoder=Lazy(), baselines=False)["given"], tmp_path / "cache", 8)
         assert features.shape == (20, 16)
         assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_cache_that_waits_for_the_data_is_a_cheat(tmp_path: Path) -> None:
+def test_a_cache_that_depends_on_the_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Whitens changed while"):
         extract(asked(encoder=Whitens(), baselines=False)["given"], tmp_path / "cache", 32)
 
 
-def test_a_hook_and_a_gradient_mode_are_no_change() -> None:
+def test_hooks_and_gradient_modes_are_not_changes() -> None:
     encoder = asked(encoder=Honest(), baselines=False)["given"]
     watch = FrozenGuard(encoder)
     encoder.register_forward_hook(lambda *_: None)
@@ -317,17 +315,17 @@ def holding(**buffers: Tensor) -> nn.Module:
         {},
     ],
 )
-def test_the_digest_tells_names_types_shapes_and_values_apart(other: dict[str, Tensor]) -> None:
+def test_the_digest_depends_on_names_types_shapes_and_values(other: dict[str, Tensor]) -> None:
     assert digest(holding(**other)) != digest(holding(a=torch.zeros(2, 3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.bool, torch.int64, torch.complex64])
-def test_the_digest_takes_every_type_and_a_number_without_dimension(dtype: torch.dtype) -> None:
+def test_the_digest_supports_every_type_and_zero_dimensions(dtype: torch.dtype) -> None:
     first, again, other = (digest(holding(a=torch.tensor(value, dtype=dtype))) for value in (0, 0, 1))
     assert first == again != other
 
 
-def test_the_digest_does_not_see_how_a_tensor_lies_in_memory() -> None:
+def test_the_digest_ignores_memory_layout() -> None:
     encoder = network()
     other = copy.deepcopy(encoder).to(memory_format=torch.channels_last)
     assert digest(encoder) == digest(other)
@@ -347,7 +345,7 @@ def test_the_digest_does_not_see_how_a_tensor_lies_in_memory() -> None:
         lambda module: setattr(module[0], "inner", 2),
     ],
 )
-def test_attributes_are_seen_however_deep(change: Callable[[Any], Any]) -> None:
+def test_nested_attributes_are_included(change: Callable[[Any], Any]) -> None:
     module: Any = nn.Sequential(nn.Identity())
     module.text, module.flag, module.kept = "some", True, torch.zeros(2)
     module.nested = {"list": [[1, 2], (torch.ones(1),)]}
@@ -364,7 +362,7 @@ def test_raw_pixels_are_the_pixels() -> None:
     assert torch.equal(found.feature_map, image)
 
 
-def test_source_code_is_that_of_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_code_includes_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     hashes = []
     for name, factor in (("first_part", 1), ("second_part", 2)):

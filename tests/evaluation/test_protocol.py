@@ -1,4 +1,4 @@
-"""A protocol's settings stand in the card whole, as JSON, and ties are settled by order."""
+"""A protocol's settings are recorded completely in the card, as JSON; ties are resolved by order."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ from simmim_pl.views import ContrastiveViews, CropFlip
 
 
 def arguments(kind: type) -> set[str]:
-    """Names of a class's arguments, but the data set."""
+    """Names of a class's arguments, except the data set."""
     return set(inspect.signature(kind).parameters) - {"data"}
 
 
@@ -37,13 +37,13 @@ def arguments(kind: type) -> set[str]:
     ],
     ids=lambda protocol: type(protocol).__name__,
 )
-def test_every_hyperparameter_is_in_the_settings_and_they_are_json(protocol: Protocol) -> None:
+def test_settings_contain_every_hyperparameter_as_json(protocol: Protocol) -> None:
     found = protocol.settings()
     assert found.keys() == arguments(type(protocol))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_settings_say_what_was_given() -> None:
+def test_settings_record_the_given_values() -> None:
     assert KNN(k=(1, 5), temperature=(None, 0.1), metric="euclidean").settings() == {
         "k": [1, 5],
         "metric": "euclidean",
@@ -58,7 +58,7 @@ def test_settings_say_what_was_given() -> None:
     }
 
 
-def test_an_injected_part_stands_with_its_class_and_all_its_own_settings() -> None:
+def test_injected_parts_are_recorded_with_class_and_settings() -> None:
     views = CropFlip(16, scale=(0.5, 1.0), flip=0.25)
     lr_search = LRSearch(lr=(0.1, 1.0), optimizer="adam", weight_decay=0.05, epochs=3)
     found = AugmentedProbe(views, lr_search).settings()
@@ -99,7 +99,7 @@ def test_different_hyperparameters_give_different_settings() -> None:
 
 
 class Chain(nn.Module):
-    """A part made of parts, one of which is a module, with values that JSON does not know."""
+    """A nested part, containing a module and values outside JSON."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Chain(nn.Module):
         self._private = 5
 
 
-def test_parts_within_parts_and_values_that_json_does_not_know_are_shown() -> None:
+def test_nested_parts_and_non_json_values_are_recorded() -> None:
     found = plain(Chain(CropFlip(8)))
     assert found["class"] == "Chain"
     assert found["inner"] == plain(CropFlip(8))
@@ -126,27 +126,27 @@ def test_parts_within_parts_and_values_that_json_does_not_know_are_shown() -> No
         max_leaves=20,
     )
 )
-def test_what_is_json_already_stays_as_it_is(value: Any) -> None:
+def test_json_values_are_unchanged(value: Any) -> None:
     assert plain(value) == value
 
 
-def test_the_best_is_the_first_of_those_that_did_best() -> None:
+def test_ties_select_the_first() -> None:
     assert best({"a": 0.1, "b": 0.7, "c": 0.7, "d": 0.5}) == "b"
     assert best({(5, None): 0.0}) == (5, None)
 
 
 @given(st.dictionaries(st.floats(1e-6, 1e3), st.integers(0, 5).map(float), min_size=1))
-def test_nothing_did_better_than_the_best_and_nothing_before_it_as_well(accuracy: dict[Any, float]) -> None:
+def test_the_selected_candidate_is_the_first_maximum(accuracy: dict[Any, float]) -> None:
     names = list(accuracy)
     place = names.index(best(accuracy))
     assert accuracy[names[place]] == max(accuracy.values())
     assert all(accuracy[name] < accuracy[names[place]] for name in names[:place])
 
 
-def test_validation_results_are_shown_by_short_names_and_to_six_digits() -> None:
+def test_validation_results_have_short_names_and_six_digits() -> None:
     accuracy = {1e-05: 1 / 3, 0.1: 0.5, (5, None): 1.0, 3: 0.25}
     assert by_name(accuracy) == {"1e-05": 0.333333, "0.1": 0.5, "(5, None)": 1.0, "3": 0.25}
-    assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # of what diverged, NaN
+    assert by_name({1.0: math.nan})["1"] != by_name({1.0: math.nan})["1"]  # NaN if it diverged
 
 
 class Evaluating(Protocol):
@@ -154,12 +154,12 @@ class Evaluating(Protocol):
         return []
 
 
-def test_a_protocol_without_evaluate_is_refused_when_it_is_made() -> None:
+def test_a_protocol_without_evaluate_cannot_be_instantiated() -> None:
     with pytest.raises(TypeError, match=r"abstract method '?evaluate'?"):
         Protocol()
 
 
-def test_the_data_set_is_no_hyperparameter_and_a_result_has_no_variant_unless_it_says_so() -> None:
+def test_the_data_set_is_not_a_hyperparameter_and_variants_are_optional() -> None:
     assert Evaluating().settings() == {}
     bare = Result({"accuracy": Estimate(0.5, 0.4, 0.6)})
     assert bare.variant == ""

@@ -1,4 +1,4 @@
-"""Logistic regression is scikit-learn's: the same weights at the same penalty, however it gets there."""
+"""Logistic regression has scikit-learn's weights at the same penalty, whatever the solver."""
 
 import warnings
 from typing import Any
@@ -24,14 +24,14 @@ TIGHT: Any = {"tolerance": 1e-15}
 
 
 def scikit(features: Tensor, labels: Tensor, l2: float) -> Reference:
-    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
+    """Our objective with scikit-learn; for two classes it penalises the difference of our two vectors."""
     factor = 2 if len(labels.unique()) == 2 else 1
     exact = Reference(C=factor / (l2 * len(labels)), tol=1e-10, max_iter=1000, solver="newton-cholesky")
     return exact.fit(features.double(), labels)
 
 
 def by_class(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    """Weights ``[C, D]`` and biases of scikit-learn's model, of mean zero over the classes; of two classes also two."""
+    """Weights ``[C, D]`` and biases of scikit-learn's model, with mean zero over classes; two rows for two classes."""
     coef, intercept = reference.coef_, reference.intercept_
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
@@ -39,13 +39,13 @@ def by_class(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centred(weights: Weights) -> Weights:
-    """The softmax is blind to a vector added to every class: take that of mean zero."""
+    """The softmax ignores a vector added to every class: subtract the mean."""
     weight, bias = weights
     return weight - weight.mean(-1, keepdim=True), bias - bias.mean()
 
 
 def gradient(features: Tensor, labels: Tensor, weights: Weights, l2: float) -> float:
-    """The largest entry of the objective's gradient, in the weights as they are, not as the solver scales them."""
+    """The largest entry of the objective's gradient, in the unscaled weights."""
     weight, bias = (part.clone().requires_grad_() for part in weights)
     (F.cross_entropy(features @ weight + bias, labels) + l2 / 2 * weight.square().sum()).backward()
     return max(part.grad.abs().max().item() for part in (weight, bias) if part.grad is not None)
@@ -57,7 +57,7 @@ def few_and_wide(seed: int, number: int, width: int = 24, classes: int = 3) -> L
 
 
 def check(draw: Any, number: int, classes: int, l2: float) -> None:
-    """Fit as scikit-learn does, and compare everything."""
+    """Compare a fit with scikit-learn's."""
     features, labels = draw(1, number, classes=classes)
     regression = LogisticRegression(features, labels, classes)
     assert regression.axes.shape == (features.shape[1], min(features.shape))
@@ -75,17 +75,17 @@ def check(draw: Any, number: int, classes: int, l2: float) -> None:
 
 @pytest.mark.parametrize("l2", [1.0, 1e-1, 1e-2, 1e-3])
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_weights_biases_and_predictions_equal_scikit_learns(classes: int, l2: float) -> None:
+def test_weights_biases_and_predictions_equal_scikit_learn(classes: int, l2: float) -> None:
     check(clusters, 60, classes, l2)
 
 
 @pytest.mark.parametrize(("classes", "l2"), [(2, 1.0), (3, 1e-1), (3, 1e-2), (2, 1e-3)])
-def test_they_do_with_fewer_images_than_features(classes: int, l2: float) -> None:
+def test_weights_equal_scikit_learn_with_fewer_images_than_features(classes: int, l2: float) -> None:
     check(few_and_wide, 16, classes, l2)
 
 
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
-def test_single_precision_and_the_usual_tolerance_predict_what_scikit_learn_does(l2: float) -> None:
+def test_float32_and_the_default_tolerance_predict_like_scikit_learn(l2: float) -> None:
     features, labels = clusters(1, 90)
     weight, bias = LogisticRegression(features.float(), labels, 3).fit(l2)
     assert weight.dtype == bias.dtype == torch.float32
@@ -104,14 +104,14 @@ def test_the_gradient_at_the_solution_is_zero(draw: Any, l2: float) -> None:
 
 
 def objective(features: Tensor, labels: Tensor, weights: Weights, l2: float) -> float:
-    """In float64, of any weights."""
+    """The objective in float64 at given weights."""
     weight, bias = (part.double() for part in weights)
     return (F.cross_entropy(features.double() @ weight + bias, labels) + l2 / 2 * weight.square().sum()).item()
 
 
 @pytest.fixture(scope="module")
 def learned() -> Labelled:
-    """Standardised features of Shapes by a network that trained for some steps: correlated, as a network's are."""
+    """Standardised features of Shapes by a briefly trained network, which are correlated."""
     images = Shapes(train=800, test=10).load("train")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -129,7 +129,7 @@ def learned() -> Labelled:
     return (features - mean) / scale, images.labels
 
 
-def test_on_a_networks_features_every_fit_of_a_sweep_is_at_the_minimum(learned: Labelled) -> None:
+def test_every_fit_of_a_search_on_network_features_reaches_the_minimum(learned: Labelled) -> None:
     features, labels = learned
     values = torch.linalg.svdvals(features)
     assert features.dtype == torch.float32
@@ -143,7 +143,7 @@ def test_on_a_networks_features_every_fit_of_a_sweep_is_at_the_minimum(learned: 
 
 
 @pytest.mark.parametrize("l2", LinearProbe().l2)
-def test_so_is_a_fit_from_zero_at_each_penalty_of_the_linear_probe(learned: Labelled, l2: float) -> None:
+def test_a_fit_from_zero_reaches_the_minimum_at_each_penalty(learned: Labelled, l2: float) -> None:
     features, labels = learned
     fitted = LogisticRegression(features, labels, 10).fit(l2)
     tight = LogisticRegression(features.double(), labels, 10).fit(l2, tolerance=1e-12)
@@ -152,7 +152,7 @@ def test_so_is_a_fit_from_zero_at_each_penalty_of_the_linear_probe(learned: Labe
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
-def test_a_fit_is_as_close_to_the_minimum_as_it_was_told_to_be(learned: Labelled, tolerance: float) -> None:
+def test_a_fit_meets_its_tolerance(learned: Labelled, tolerance: float) -> None:
     features, labels = learned
     regression = LogisticRegression(features.double(), labels, 10)
     above = objective(features, labels, regression.fit(1e-4, tolerance=tolerance), 1e-4)
@@ -161,7 +161,7 @@ def test_a_fit_is_as_close_to_the_minimum_as_it_was_told_to_be(learned: Labelled
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_what_is_added_to_all_classes_stays_zero(learned: Labelled, offset: float) -> None:
+def test_the_mean_over_classes_stays_zero(learned: Labelled, offset: float) -> None:
     features, labels = learned
     start = (torch.full((features.shape[1], 10), offset), torch.full((10,), offset))
     weight, bias = LogisticRegression(features, labels, 10).fit(1e-4, start, tolerance=1e-9)
@@ -169,7 +169,7 @@ def test_what_is_added_to_all_classes_stays_zero(learned: Labelled, offset: floa
     assert bias.mean().abs() < 1e-6 * bias.abs().max()
 
 
-def test_iterations_that_do_not_suffice_are_said_with_what_is_left(learned: Labelled) -> None:
+def test_too_few_iterations_are_a_warning_with_the_remaining_gap(learned: Labelled) -> None:
     regression = LogisticRegression(*learned, 10)
     with pytest.warns(UserWarning, match=r"with l2 0\.001 stopped up to [\d.]+e[-+]\d+ nats above .* from 2,"):
         regression.fit(1e-3, iterations=2)
@@ -186,7 +186,7 @@ def test_a_tolerance_below_rounding_ends_with_a_warning_at_the_minimum() -> None
     assert gradient(features, labels, weights, 1e-2) < 1e-12
 
 
-def test_images_taken_some_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_images_do_not_change_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters(5, 61)
     whole = LogisticRegression(features, labels, 3).fit(1e-2, **TIGHT)
     monkeypatch.setattr("simmim_pl.evaluation.regression.BLOCK", 50)
@@ -203,11 +203,11 @@ def test_a_warm_start_gives_the_answer_of_a_cold_one(draw: Any, l2: float) -> No
     cold, warm = regression.fit(l2, **TIGHT), regression.fit(l2, start, **TIGHT)
     for one, other in zip(centred(warm), centred(cold), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=0)
-    assert (start[0] - cold[0]).abs().max() > 0.02  # there was a way to go
-    assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # what is given is not written to
+    assert (start[0] - cold[0]).abs().max() > 0.02  # the start was not the solution
+    assert all(torch.equal(*pair) for pair in zip(before, start, strict=True))  # arguments are not changed
 
 
-def test_a_start_at_the_solution_stays_there() -> None:
+def test_a_start_at_the_solution_does_not_move() -> None:
     features, labels = clusters(5, 60)
     regression = LogisticRegression(features, labels, 3)
     solution = regression.fit(1e-2, **TIGHT)
@@ -226,7 +226,7 @@ def test_a_stronger_penalty_gives_smaller_weights_and_leaves_the_bias_free() -> 
     torch.testing.assert_close(bias.softmax(0), labels.bincount() / 60.0, atol=1e-6, rtol=0, check_dtype=False)
 
 
-def test_a_class_without_images_gets_no_votes_and_moves_no_other() -> None:
+def test_a_class_without_images_is_never_predicted_and_does_not_affect_others() -> None:
     features, labels = clusters(4, 60)
     weight, bias = LogisticRegression(features, 2 * (labels // 2), 3).fit(1e-2, tolerance=1e-9)  # classes 0 and 2 only
     logits = features @ weight + bias
@@ -235,7 +235,7 @@ def test_a_class_without_images_gets_no_votes_and_moves_no_other() -> None:
     np.testing.assert_allclose(logits.softmax(1)[:, [0, 2]], reference.predict_proba(features), atol=1e-3)
 
 
-def test_gradients_need_not_be_enabled_and_none_are_left() -> None:
+def test_fitting_works_without_gradients_and_leaves_none() -> None:
     features, labels = clusters(4, 30)
     with torch.no_grad():
         weight, bias = LogisticRegression(features, labels, 3).fit(1e-1)
@@ -266,18 +266,18 @@ def test_axes_are_orthonormal_and_reproduce_the_second_moment(
     np.testing.assert_allclose(axes.T @ axes, np.eye(len(moment)), atol=close)
     size = (features.double().square().sum() / number).item()
     np.testing.assert_allclose(axes * moment @ axes.T, features.T @ features / number, atol=close * size)
-    # Nothing of any image lies outside the axes.
+    # All images are within the axes.
     np.testing.assert_allclose(features @ axes @ axes.T, features, atol=30 * close**0.5 * size**0.5)
 
 
-def test_the_moments_are_those_of_a_singular_value_decomposition_on_both_sides_of_square() -> None:
+def test_moments_equal_a_singular_value_decomposition_for_any_shape() -> None:
     for number, width in ((30, 8), (8, 30), (8, 8)):
         features = torch.randn(number, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         values = np.linalg.svd(features.numpy(), compute_uv=False) ** 2 / number
         np.testing.assert_allclose(principal_axes(features)[1], values[::-1], rtol=1e-9)
 
 
-def test_axes_along_which_nothing_lies_are_left_out_of_few_images() -> None:
+def test_empty_axes_of_few_images_are_left_out() -> None:
     features, _ = clusters(0, 10, width=30)
     axes, _ = principal_axes(torch.cat([features, features]))  # 20 images, 10 different
     assert axes.shape == (30, 10)
@@ -286,8 +286,8 @@ def test_axes_along_which_nothing_lies_are_left_out_of_few_images() -> None:
     assert bias.softmax(0).tolist() == pytest.approx([0.75, 0.25], abs=1e-3)
 
 
-def test_few_images_whose_features_are_almost_alike_are_fitted_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of trained features: directions along which almost nothing lies are steep all the same, with a weak penalty."""
+def test_few_nearly_identical_images_are_fitted_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained features have directions of almost no variance, which are steep under a weak penalty."""
     generator = torch.Generator().manual_seed(0)
     scales = torch.logspace(0, -5, 60)
     features = torch.randn(60, 60, generator=generator) * scales @ torch.randn(60, 80, generator=generator)

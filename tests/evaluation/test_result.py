@@ -1,4 +1,4 @@
-"""What a protocol must say, and may: whatever it leaves out, its card, table, report and dashboard are made of it."""
+"""A protocol's result: card, table, report and dashboard work without its optional fields."""
 
 import json
 from collections.abc import Callable
@@ -17,14 +17,14 @@ HALF = Estimate(0.5, 0.4, 0.6)
 
 
 class MetricsOnly(Protocol):
-    """Half of everything."""
+    """Returns metrics of 0.5."""
 
     def evaluate(self, context: EvaluationContext) -> list[Result]:
         return [Result({"half": HALF})]
 
 
 @pytest.mark.parametrize("estimate", [HALF, Estimate(0.5, 0.4, 0.6, std=0.1)])
-def test_an_entry_is_json_and_holds_what_is_known(estimate: Estimate) -> None:
+def test_an_entry_is_json_with_the_given_fields(estimate: Estimate) -> None:
     found = Result({"accuracy": estimate}).entry()
     assert found.keys() == {"variant", "metrics", "chosen"}
     shown = {"value": 0.5, "interval": [0.4, 0.6]} | ({} if estimate.std is None else {"std": 0.1})
@@ -40,26 +40,26 @@ def test_an_entry_is_json_and_holds_what_is_known(estimate: Estimate) -> None:
     ("arguments", "says"),
     [
         ({"metrics": {}}, "at least one metric"),
-        ({"metrics": {"loss": Estimate(float("nan"), 0.0, 1.0)}}, "loss = .*no finite number"),
-        ({"metrics": {"loss": Estimate(0.5, 0.0, float("inf"))}}, "no finite number with an interval"),
+        ({"metrics": {"loss": Estimate(float("nan"), 0.0, 1.0)}}, "loss = .*not a finite number"),
+        ({"metrics": {"loss": Estimate(0.5, 0.0, float("inf"))}}, "not a finite number with an interval"),
         ({"metrics": {"accuracy": HALF}, "confusion": [[1.0]]}, "names of its classes"),
         ({"metrics": {"accuracy": HALF}, "confusion": [[1.0]], "per_class": {"a": 1.0, "b": 1.0}}, "names of its"),
     ],
 )
-def test_a_result_that_says_nothing_is_refused(arguments: dict[str, Any], says: str) -> None:
+def test_an_empty_result_is_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Result(**arguments)
 
 
 @pytest.mark.parametrize("found", [None, [], {"accuracy": 0.5}, [0.5], Result({"accuracy": HALF})])
-def test_what_is_no_list_of_results_is_refused(found: Any) -> None:
+def test_anything_but_a_list_of_results_is_refused(found: Any) -> None:
     with pytest.raises(InputError, match=r"Mine.evaluate has to return a list of at least one"):
         require_results(found, "Mine")
 
 
 @pytest.mark.drawn
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_alone_make_card_table_report_and_dashboard(
+def test_metrics_alone_suffice_for_card_table_report_and_dashboard(
     cli: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = cli(

@@ -1,4 +1,4 @@
-"""A lr_search trains each head as if it were alone with torch's optimizer, and a head that diverges harms no other."""
+"""A learning rate search trains each head like torch's optimizer does alone; a diverging head affects no other."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ def context(seed: int = 0, data: ImageDataModule | None = None) -> EvaluationCon
 
 
 def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Other random items in every step of every epoch."""
+    """Different random items in every step of every epoch."""
     generator = torch.Generator().manual_seed(epoch)
     for _ in range(STEPS):
         yield (
@@ -74,7 +74,7 @@ def same(one: nn.Module, other: nn.Module, tolerance: float = 0.0) -> bool:
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("sgd", 0.1), ("adam", 0.0), ("adam", 0.5)])
-def test_every_head_of_a_sweep_is_the_one_trained_alone(optimizer: str, decay: float) -> None:
+def test_every_head_of_a_search_equals_one_trained_alone(optimizer: str, decay: float) -> None:
     lr_search = LRSearch([1.0, 0.03, 0.3], optimizer, weight_decay=decay, epochs=4)
     heads = lr_search.train(network, batches, STEPS, 64, context(seed=3))
     assert list(heads) == [0.03, 0.3, 1.0]
@@ -83,7 +83,7 @@ def test_every_head_of_a_sweep_is_the_one_trained_alone(optimizer: str, decay: f
         assert not same(head, seeded_network(3), tolerance=1e-3)
 
 
-def test_all_heads_start_from_the_same_weights_which_the_seed_decides() -> None:
+def test_all_heads_start_from_the_same_seeded_weights() -> None:
     still = LRSearch([1e-30, 2e-30], epochs=1)  # too slow to move any weight
     first, second = still.train(network, batches, STEPS, 256, context(seed=5)).values()
     assert same(first, second)
@@ -91,7 +91,7 @@ def test_all_heads_start_from_the_same_weights_which_the_seed_decides() -> None:
     assert not same(first, seeded_network(6), tolerance=1e-3)
 
 
-def test_the_same_seed_gives_the_same_weights_and_global_state_neither_matters_nor_moves() -> None:
+def test_weights_depend_on_the_seed_and_not_on_global_state() -> None:
     lr_search = LRSearch([0.1], epochs=2)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_weights_and_global_state_neither_matters_n
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_head_that_diverges_disturbs_no_other_and_is_not_chosen(optimizer: str) -> None:
+def test_a_diverging_head_does_not_affect_others_and_is_not_selected(optimizer: str) -> None:
     wild = 1e30
     alone, beside = (
         LRSearch(lrs, optimizer, epochs=2).train(network, batches, STEPS, 256, context())
@@ -114,12 +114,12 @@ def test_a_head_that_diverges_disturbs_no_other_and_is_not_chosen(optimizer: str
     assert not all(part.isfinite().all() for part in beside[wild].parameters())
     assert all(same(alone[lr], beside[lr]) for lr in alone)
     assert choose({0.1: 0.3, 0.2: 0.4, wild: 0.9}, beside) == 0.2
-    assert choose({0.1: 0.4, 0.2: 0.4, wild: math.nan}, beside) == 0.1  # of equals the lowest
+    assert choose({0.1: 0.4, 0.2: 0.4, wild: math.nan}, beside) == 0.1  # the lowest of equal ones
     with pytest.raises(InputError, match="diverged at every learning rate"):
         choose({wild: 0.9}, {wild: beside[wild]})
 
 
-def test_the_learning_rate_is_for_256_items_a_step() -> None:
+def test_the_learning_rate_is_for_256_items_per_step() -> None:
     (large,) = LRSearch([0.1], epochs=2).train(network, batches, STEPS, 512, context()).values()
     (reference,) = LRSearch([0.2], epochs=2).train(network, batches, STEPS, 256, context()).values()
     (small,) = LRSearch([0.1], epochs=2).train(network, batches, STEPS, 256, context()).values()
@@ -127,7 +127,7 @@ def test_the_learning_rate_is_for_256_items_a_step() -> None:
     assert not same(large, small, tolerance=1e-3)
 
 
-def test_heads_learn_in_training_mode_and_are_handed_over_in_eval_mode() -> None:
+def test_heads_train_in_training_mode_and_are_returned_in_eval_mode() -> None:
     modes: list[tuple[bool, bool]] = []
 
     class Head(nn.Linear):
@@ -142,7 +142,7 @@ def test_heads_learn_in_training_mode_and_are_handed_over_in_eval_mode() -> None
 
 
 class Recording(torch.optim.SGD):
-    """SGD that remembers the learning rate of every step."""
+    """SGD that records the learning rate of every step."""
 
     def __init__(self, *args: object, **options: object) -> None:
         self.rates: list[list[float]] = []
@@ -153,7 +153,7 @@ class Recording(torch.optim.SGD):
         super().step(closure)
 
 
-def test_every_group_warms_up_linearly_and_falls_by_a_cosine_from_its_own_peak() -> None:
+def test_every_group_has_linear_warmup_and_cosine_from_its_own_peak() -> None:
     head = network()
     groups = [{"params": head[0].parameters(), "lr": 0.1}, {"params": head[2].parameters(), "lr": 0.4}]
     optimizer = Recording(groups, lr=1.0)
@@ -164,7 +164,7 @@ def test_every_group_warms_up_linearly_and_falls_by_a_cosine_from_its_own_peak()
     torch.testing.assert_close(torch.tensor(optimizer.rates), expected)
 
 
-def test_the_forward_pass_and_only_it_runs_in_the_given_precision() -> None:
+def test_only_the_forward_pass_uses_the_given_precision() -> None:
     seen: list[torch.dtype] = []
     head = network()
     head[2].register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
@@ -176,12 +176,12 @@ def test_the_forward_pass_and_only_it_runs_in_the_given_precision() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from([(), (3, 2)]), st.sampled_from([-100, 255]), st.integers(0, 2**31))
-def test_cross_entropy_is_torchs_mean_over_the_targets_that_count(place: tuple, ignore: int, seed: int) -> None:
+def test_cross_entropy_equals_torchs_without_ignored_targets(place: tuple, ignore: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, CLASSES, *place, generator=generator)
     targets = torch.randint(CLASSES, (6, *place), generator=generator)
     targets[torch.rand(targets.shape, generator=generator) < 0.3] = ignore
-    targets[0] = 0  # one at least counts
+    targets[0] = 0  # at least one is not ignored
     stored = targets.to(torch.uint8) if ignore == 255 else targets
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss, expected = cross_entropy(ours, stored, ignore), F.cross_entropy(theirs, targets, ignore_index=ignore)
@@ -191,7 +191,7 @@ def test_cross_entropy_is_torchs_mean_over_the_targets_that_count(place: tuple, 
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_cross_entropy_of_nothing_is_zero_and_so_is_its_gradient() -> None:
+def test_cross_entropy_without_targets_is_zero_with_zero_gradient() -> None:
     logits = torch.randn(2, CLASSES, 3, 3).requires_grad_()
     loss = cross_entropy(logits, torch.full((2, 3, 3), 255, dtype=torch.uint8), 255)
     loss.backward()

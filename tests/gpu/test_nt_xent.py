@@ -1,4 +1,4 @@
-"""NT-Xent's kernels against the definition in float64: on a GPU where there is one, else in Triton's interpreter.
+"""NT-Xent's kernels compared with the definition in float64: on a GPU if present, else in Triton's interpreter.
 
 The interpreter has to be chosen before Triton is imported, so a process of its own then runs these tests.
 """
@@ -25,7 +25,7 @@ on_gpu = pytest.mark.skipif(not CUDA, reason="no GPU")
 
 @pytest.mark.skipif(INTERPRETED or not fused.TRITON, reason="no compiler")
 @pytest.mark.parametrize("name", ["log_partition", "gradient"])
-def test_a_kernel_compiles_for_an_h100_that_need_not_be_there(name: str) -> None:
+def test_a_kernel_compiles_for_an_h100_without_one(name: str) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -46,7 +46,7 @@ def test_a_kernel_compiles_for_an_h100_that_need_not_be_there(name: str) -> None
 
 
 def projections(views: int, images: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Views that resemble each other."""
+    """Similar views."""
     z = torch.randn(views, images, width, generator=torch.Generator().manual_seed(seed))
     return (z[:1] + 1.5 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + 1))).to(DEVICE)
 
@@ -63,7 +63,7 @@ def losses(z: torch.Tensor, temperature: float, decoupled: bool) -> torch.Tensor
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Equal to so many parts of the greatest element."""
+    """Equal up to a fraction of the largest element."""
     torch.testing.assert_close(found.double(), expected, atol=tolerance * expected.abs().max().item(), rtol=0)
 
 
@@ -74,7 +74,7 @@ CASES = [
     (3, 45, 20, 0.2, True),
     (5, 13, 100, 0.1, False),
     (2, 33, 256, 0.1, True),
-    (2, 40, 16, 0.02, False),  # the ratio of two weights no longer fits float32
+    (2, 40, 16, 0.02, False),  # the ratio of two weights exceeds float32
     pytest.param(2, 512, 128, 0.1, False, marks=on_gpu),
     pytest.param(3, 1001, 65, 0.1, True, marks=on_gpu),
     pytest.param(2, 20_000, 128, 0.5, False, marks=on_gpu),
@@ -98,11 +98,11 @@ def test_loss_and_gradient(views: int, images: int, width: int, temperature: flo
 
 @computed
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_ranks_have_the_gradient_of_all_their_losses(monkeypatch: pytest.MonkeyPatch, decoupled: bool) -> None:
+def test_each_rank_has_the_gradient_of_all_losses(monkeypatch: pytest.MonkeyPatch, decoupled: bool) -> None:
     grads = (2.0, 0.0, -0.5)  # of the ranks' losses
     z = [projections(2, 23, 12, seed).requires_grad_() for seed in range(3)]
     rows = torch.cat([fused.normalised(each.detach(), 1.0)[0] for each in z])
-    known = [torch.zeros(46, device=DEVICE)] * 3  # log-sum-exps; of no rank at first, of every rank the second time
+    known = [torch.zeros(46, device=DEVICE)] * 3  # log-sum-exps: first of no rank, the second time of every rank
     found = []
     for rank in (0, 1, 2, 0, 1, 2):
 
@@ -129,14 +129,14 @@ def test_ranks_have_the_gradient_of_all_their_losses(monkeypatch: pytest.MonkeyP
 
 @computed
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_collapse_costs_the_logarithm_of_the_rows_it_cannot_tell_apart(decoupled: bool) -> None:
+def test_the_loss_of_a_collapse_is_the_logarithm_of_the_other_rows(decoupled: bool) -> None:
     z = torch.ones(3, 30, 7, device=DEVICE)
     assert fused.nt_xent(z, 0.1, decoupled).item() == pytest.approx(math.log(90 - (3 if decoupled else 1)), abs=1e-5)
     assert fused.contrastive_accuracy(z).item() == 0
 
 
 @computed
-def test_rows_of_no_length_and_of_any_length() -> None:
+def test_rows_of_zero_and_of_any_length() -> None:
     z = projections(2, 20, 9)
     z[0, 3], z[1, 4], z[0, 5] = 0, z[1, 4] * 1e-30, z[0, 5] * 1e30
     ours, page = z.clone().requires_grad_(), z.double().requires_grad_()
@@ -152,7 +152,7 @@ def test_rows_of_no_length_and_of_any_length() -> None:
 
 @computed
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_comes_in_and_goes_out_and_nothing_between_is(dtype: torch.dtype) -> None:
+def test_half_precision_inputs_and_outputs_are_computed_in_float32(dtype: torch.dtype) -> None:
     low = projections(2, 30, 16).to(dtype).requires_grad_()
     exact = low.detach().double().requires_grad_()
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -184,23 +184,23 @@ def test_contrastive_accuracy_is_that_of_the_whole_matrix(views: int) -> None:
     assert fused.contrastive_accuracy(z).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("shared", [101376, 166912, 232448])  # of Ada, A100 and H100
+@pytest.mark.parametrize("shared", [101376, 166912, 232448])  # Ada, A100 and H100
 @pytest.mark.parametrize("width", [16, 64, 128, 256])
-def test_a_tile_fits_the_chip(width: int, shared: int) -> None:
+def test_tiles_fit_into_shared_memory(width: int, shared: int) -> None:
     tall, wide, warps, stages = fused.tile(width, shared)
     assert (tall + stages * wide) * 4 * width + fused.SPARE <= shared
     assert warps == 8 or width <= 128
     assert tall == 64 or width > 128
 
 
-def test_a_cpu_and_float64_keep_the_page_in_torch() -> None:
+def test_cpus_and_float64_use_the_torch_implementation() -> None:
     z = torch.zeros(2, 4, 8)
     assert not fused.serves(z)
     assert not fused.serves(z.to(DEVICE).double())
 
 
 @on_gpu
-def test_on_a_gpu_the_loss_is_the_kernels_and_waits_for_nothing() -> None:
+def test_on_a_gpu_the_loss_uses_kernels_without_synchronisation() -> None:
     z = projections(2, 512, 128).requires_grad_()
     assert fused.serves(z)
     assert not fused.serves(torch.zeros(2, 4, 257, device="cuda"))

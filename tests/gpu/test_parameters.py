@@ -1,4 +1,4 @@
-"""What kernels draw is what torch's operations draw from the same numbers."""
+"""Kernels draw the same parameters as torch's operations from the same random numbers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ OPERATIONS: list[Operation] = [
 
 
 def drawn(numbers: torch.Tensor, image: torch.Tensor, crop: Crop, views: int) -> torch.Tensor:
-    """Rows of all views, on the CPU."""
+    """Parameter rows of all views, on the CPU."""
     from simmim_pl.gpu.parameters import draw_parameters
 
     begins, count = fused.numbering([OPERATIONS] * views)
@@ -36,7 +36,7 @@ def drawn(numbers: torch.Tensor, image: torch.Tensor, crop: Crop, views: int) ->
         (1, 1, (0.5, 1.0), (1.0, 1.0)),
     ],
 )
-def test_rows_are_torchs(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+def test_rows_equal_torchs(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     image, crop = torch.empty(IMAGES, 3, height, width), Crop(8, scale, ratio, 0.5)
     found = drawn(torch.rand(2 * 54 * IMAGES, generator=torch.Generator().manual_seed(0)), image, crop, views=2)
     generator = torch.Generator().manual_seed(0)
@@ -44,12 +44,12 @@ def test_rows_are_torchs(height: int, width: int, scale: tuple[float, float], ra
         plan = draw_plan(image, crop, OPERATIONS, generator)
         expected = fused.rows(plan, OPERATIONS, plan.drawn)
         box = (row[:, :4] == expected[:, :4]).all(dim=1)
-        assert box.double().mean() > 0.998  # a size within a millionth of two pixels' middle may be rounded either way
+        assert box.double().mean() > 0.998  # a size within a millionth of a half pixel may be rounded either way
         torch.testing.assert_close(row[:, 4:], expected[:, 4:], atol=1e-6, rtol=0)
     assert not torch.equal(found[0], found[1])
 
 
 @needs_kernels
-def test_numbers_that_are_equal_still_make_an_order() -> None:
+def test_equal_random_numbers_still_give_a_permutation() -> None:
     row = drawn(torch.full((3 * 54,), 0.5), torch.empty(3, 3, 8, 8), Crop(8, (0.5, 1.0), (1.0, 1.0), 0.5), views=1)
     assert row[0, :, 9:13].tolist() == [[0, 1, 2, 3]] * 3

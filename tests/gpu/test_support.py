@@ -1,4 +1,4 @@
-"""Where kernels run; their tests in Triton's interpreter, where there is no GPU."""
+"""Where kernels run; without a GPU their tests run in Triton's interpreter."""
 
 import os
 import re
@@ -19,7 +19,7 @@ TESTS = [*(f"tests/gpu/test_{name}.py" for name in ("nt_xent", "parameters", "vi
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 @pytest.mark.skipif(torch.cuda.is_available() or INTERPRETED, reason="they are run as they are")
-def test_kernels_in_the_interpreter() -> None:
+def test_kernels_run_in_tritons_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -27,7 +27,7 @@ def test_kernels_in_the_interpreter() -> None:
     assert int(re.findall(r"(\d+) passed", run.stdout)[-1]) > 20
 
 
-def test_a_processor_runs_none() -> None:
+def test_a_cpu_runs_no_kernels() -> None:
     assert not runs_kernels(torch.device("cpu"))
 
 
@@ -40,7 +40,7 @@ def test_a_processor_runs_none() -> None:
         (False, (9, 0), None, False),
     ],
 )
-def test_a_gpu_runs_them_with_triton(triton, capability, hip, runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_runs_kernels_with_triton(triton, capability, hip, runs, monkeypatch: pytest.MonkeyPatch) -> None:
     runs_kernels.cache_clear()
     monkeypatch.setattr("simmim_pl.gpu.support.find_spec", lambda name: object() if triton else None)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
@@ -51,7 +51,7 @@ def test_a_gpu_runs_them_with_triton(triton, capability, hip, runs, monkeypatch:
 
 @pytest.mark.skipif(INTERPRETED or find_spec("triton") is None, reason="no compiler")
 @pytest.mark.parametrize("name", ["one_view", "draw_rows"])
-def test_a_kernel_compiles_for_an_h100_that_need_not_be_there(name: str) -> None:
+def test_a_kernel_compiles_for_an_h100_without_one(name: str) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -64,4 +64,4 @@ def test_a_kernel_compiles_for_an_h100_that_need_not_be_there(name: str) -> None
     signature = {each: types.get(each, "i32") for each in kernel.arg_names}
     source = triton.compiler.ASTSource(kernel, signature, {each: sizes[each] for each in sizes if each in signature})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-    assert compiled.metadata.shared <= 1024  # of a program, so that many are at once on a processor
+    assert compiled.metadata.shared <= 1024  # per program, so that many run at once on a multiprocessor

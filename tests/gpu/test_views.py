@@ -1,4 +1,4 @@
-"""The kernel's views are those of torch's operations for the same parameters."""
+"""The kernel's views equal torch's for the same parameters."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ STRONG = [ColorJitter(0.8, 0.8, 0.8, 0.8, 0.5), Grayscale(0.3), GaussianBlur(0.6
 
 
 def drawn(batch: int, height: int, width: int, size: int, seed: int) -> tuple[torch.Tensor, Plan, list[Operation]]:
-    """Images, and what is done to them; views of less than 20 pixels are not blurred."""
+    """Images and a plan; views of less than 20 pixels are not blurred."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
     operations = [operation for operation in STRONG if operation.smallest <= size]
@@ -23,7 +23,7 @@ def drawn(batch: int, height: int, width: int, size: int, seed: int) -> tuple[to
 
 
 def packed(plan: Plan, operations: list[Operation]) -> torch.Tensor:
-    """A plan as the kernel reads it."""
+    """A plan in the kernel's format."""
     from simmim_pl.views.fused import rows
 
     return rows(plan, operations, plan.drawn).to(DEVICE)
@@ -37,8 +37,8 @@ def check(batch: int, height: int, width: int, size: int, seed: int) -> None:
     kernel = kernel_size(size) if size >= 20 else 1
     (view,) = make_views(image.to(DEVICE), parameters, size, kernel)
     expected = make_view(image / 255, plan, size, operations)
-    # Coordinates are float32: beyond 256 pixels their last digit is 3e-5 of one. A GPU rounds otherwise, and colours
-    # that are almost grey keep little of their hue: there a tenth of a step of eight bits is the limit.
+    # Coordinates are float32: beyond 256 pixels their last digit is 3e-5. A GPU rounds differently, and colours
+    # that are almost grey have an imprecise hue: there the limit is a tenth of an 8-bit step.
     usual = 1e-5 if max(height, width) <= 256 else 1e-4
     torch.testing.assert_close(view.cpu(), expected, atol=0.1 / 255 if DEVICE.type == "cuda" else usual, rtol=0)
     if DEVICE.type == "cuda":
@@ -48,7 +48,7 @@ def check(batch: int, height: int, width: int, size: int, seed: int) -> None:
 
 @settings(max_examples=8)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 7, 16, 20, 27]), st.integers(0, 2**31))
-def test_views_are_those_of_torch(height: int, width: int, size: int, seed: int) -> None:
+def test_views_equal_torchs(height: int, width: int, size: int, seed: int) -> None:
     check(2, height, width, size, seed)
 
 
@@ -62,7 +62,7 @@ def test_more_than_one_tile_and_strong_reduction(height: int, width: int, size: 
     ("batch", "height", "width", "size"),
     [(512, 32, 32, 32), (64, 224, 224, 224), (32, 375, 500, 224), (32, 96, 96, 96), (16, 1000, 700, 64)],
 )
-def test_views_are_those_of_torch_at_the_sizes_of_trainings(batch: int, height: int, width: int, size: int) -> None:
+def test_views_equal_torchs_at_training_sizes(batch: int, height: int, width: int, size: int) -> None:
     check(batch, height, width, size, seed=1)
 
 
@@ -93,7 +93,7 @@ def test_operations_without_a_crop_are_done_in_place() -> None:
     assert not torch.equal(expected, before)
 
 
-def test_what_draws_nothing_changes_nothing() -> None:
+def test_idle_operations_change_nothing() -> None:
     from simmim_pl.gpu.views import change_views
 
     image, plan, _ = drawn(3, 24, 24, 24, seed=5)

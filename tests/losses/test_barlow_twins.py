@@ -1,4 +1,4 @@
-"""Barlow Twins against a published implementation, the paper's equation in NumPy, and limits."""
+"""Barlow Twins compared with a published implementation, the paper's equation in NumPy, and limits."""
 
 import numpy as np
 import pytest
@@ -28,20 +28,20 @@ def test_two_views_are_equation_1_of_numpys_correlations() -> None:
     assert barlow_twins(torch.stack([one, other]), 0.3).item() == pytest.approx(expected, rel=1e-4)  # its epsilon
 
 
-def test_scale_and_place_of_a_coordinate_do_not_matter_nor_does_the_order_of_coordinates() -> None:
+def test_scale_offset_and_order_of_coordinates_do_not_matter() -> None:
     z = 10 * projections(2, 8, 5)
     moved = z[..., torch.randperm(5)] * torch.tensor([2.0, 3.0, 4.0, 5.0, 6.0]) + 7
     assert barlow_twins(moved).item() == pytest.approx(barlow_twins(z).item(), rel=1e-5)
 
 
-def test_its_limits_are_zero_and_the_width() -> None:
+def test_the_loss_is_between_zero_and_the_width() -> None:
     independent = torch.linalg.qr(projections(1, 64, 8)[0] - projections(1, 64, 8)[0].mean(0)).Q
     assert barlow_twins(100 * independent.expand(2, 64, 8)).item() == pytest.approx(0, abs=1e-6)
     assert barlow_twins(torch.ones(2, 64, 8)).item() == pytest.approx(8)  # nothing correlates
-    assert BarlowTwins().at_chance(2, 64) is None  # it does not know the width
+    assert BarlowTwins().at_chance(2, 64) is None  # it does not depend on the width
 
 
-def test_the_module_is_the_function_and_refuses_weights_that_mean_nothing() -> None:
+def test_the_module_equals_the_function_and_refuses_invalid_weights() -> None:
     z = projections(2, 5, 3)
     assert BarlowTwins(0.2, scale=0.1)(z).item() == pytest.approx(0.1 * barlow_twins(z, 0.2).item())
     for wrong in ({"redundancy": -1.0}, {"scale": 0.0}):

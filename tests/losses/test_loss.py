@@ -1,4 +1,4 @@
-"""What the losses that take statistics of a batch have in common: identities, gradients, precision, and refusals."""
+"""Common tests of losses with batch statistics: identities, gradients, precision, and errors."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -32,7 +32,7 @@ def test_gradients_equal_finite_differences(loss: Function) -> None:
 
 
 @every
-def test_the_order_of_images_and_views_does_not_matter_and_which_views_belong_together_does(loss: Function) -> None:
+def test_only_the_pairing_of_views_matters_and_not_their_order(loss: Function) -> None:
     z = projections(3, 6, 5)
     order = torch.randperm(6)
     assert loss(z[:, order]).item() == pytest.approx(loss(z).item(), rel=1e-12)
@@ -41,7 +41,7 @@ def test_the_order_of_images_and_views_does_not_matter_and_which_views_belong_to
 
 
 @pytest.mark.parametrize("loss", [vicreg, barlow_twins])
-def test_more_views_cost_what_their_pairs_cost_on_average(loss: Function) -> None:
+def test_the_loss_of_more_views_is_the_mean_over_pairs(loss: Function) -> None:
     z = projections(4, 6, 5)
     pairs = torch.stack([loss(z[list(pair)]) for pair in combinations(range(4), 2)])
     assert loss(z).item() == pytest.approx(pairs.mean().item(), rel=1e-12)
@@ -76,14 +76,14 @@ def test_a_collapsed_batch_costs_more_than_a_spread_one_and_has_a_finite_gradien
 
 
 @pytest.mark.parametrize("loss", [VICReg(), BarlowTwins(), SIGReg(slices=4)])
-def test_a_device_is_asked_for_no_value(loss: Loss) -> None:
-    with FakeTensorMode():  # whose tensors have none
+def test_no_value_is_read_from_the_device(loss: Loss) -> None:
+    with FakeTensorMode():  # whose tensors have no values
         z = torch.randn(2, 4, 5, requires_grad=True)
         loss(z).backward()
     assert z.grad is not None
     assert z.grad.shape == z.shape
 
 
-def test_the_whole_batch_of_one_rank_is_its_own() -> None:
+def test_on_one_rank_the_whole_batch_is_the_ranks_batch() -> None:
     z = projections(2, 3, 4)
     assert whole_batch(z).equal(z)

@@ -1,4 +1,4 @@
-"""NT-Xent against two published implementations, the paper's algorithm in NumPy, identities and limits."""
+"""NT-Xent compared with two published implementations, the paper's algorithm in NumPy, identities and limits."""
 
 import math
 from importlib import import_module
@@ -59,7 +59,7 @@ def test_two_views_equal_algorithm_1_and_two_published_implementations(
 
 
 @pytest.mark.parametrize("views", [2, 3, 5])
-def test_any_number_of_views_equals_supcon_with_one_class_an_image(views: int) -> None:
+def test_any_number_of_views_equals_supcon_with_one_class_per_image(views: int) -> None:
     z = projections(views, 6, 8)
     image = torch.arange(6).repeat(views)
     assert nt_xent(z, 0.3).item() == pytest.approx(SupConLoss(0.3)(z.flatten(0, 1), image).item(), abs=1e-6)
@@ -92,7 +92,7 @@ def plain(z: torch.Tensor, temperature: float, decoupled: bool = False) -> torch
     decoupled=st.booleans(),
     seed=st.integers(0, 10**6),
 )
-def test_blocks_of_any_size_give_the_loss_gradient_and_accuracy_of_the_whole(
+def test_blocks_do_not_change_loss_gradient_or_accuracy(
     views: int, batch: int, temperature: float, block: int, decoupled: bool, seed: int
 ) -> None:
     ours, theirs = (projections(views, batch, 5, seed).requires_grad_() for _ in range(2))
@@ -107,7 +107,7 @@ def test_blocks_of_any_size_give_the_loss_gradient_and_accuracy_of_the_whole(
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the most elements that any tensor had which was made under it."""
+    """Records the largest number of elements of any tensor created in this mode."""
 
     elements = 0
 
@@ -119,16 +119,16 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_grows_with_the_square_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_linear_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "BLOCK", 2**12)
     z = projections(2, 1024, 8, dtype=torch.float32).requires_grad_()
     with Largest() as largest:
         nt_xent(z).backward()
         contrastive_accuracy(z)
-    assert largest.elements <= 2 * 1024 * 8  # as many as the projections themselves have; the square has 4 million
+    assert largest.elements <= 2 * 1024 * 8  # as many as the projections; the square has 4 million
     with Largest() as square:
         plain(z, 0.5).backward()
-    assert square.elements >= 2048**2  # it does see one
+    assert square.elements >= 2048**2  # the mode does detect it
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.01])
@@ -163,7 +163,7 @@ def test_length_order_of_views_and_order_of_images_do_not_matter(
     torch.testing.assert_close(nt_xent(shuffled), nt_xent(z), atol=1e-9, rtol=1e-9)
 
 
-def test_collapse_costs_the_logarithm_of_the_rows_it_cannot_tell_apart() -> None:
+def test_the_loss_of_a_collapse_is_the_logarithm_of_the_other_rows() -> None:
     assert nt_xent(torch.ones(2, 8, 4)).item() == pytest.approx(math.log(2 * 8 - 1), abs=1e-6)
 
 
@@ -189,7 +189,7 @@ def test_contrastive_accuracy_counts_anchors_whose_nearest_row_is_a_positive() -
 
 
 def test_contrastive_accuracy_equals_numpy_also_under_autocast() -> None:
-    z = 3 + 0.1 * projections(2, 64, 16, dtype=torch.float32)  # as alike as rows are near collapse
+    z = 3 + 0.1 * projections(2, 64, 16, dtype=torch.float32)  # as similar as rows near collapse
     z[1] += 0.5 * (z[0] - z[1])
     rows = z.double().flatten(0, 1).numpy()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -209,7 +209,7 @@ def test_contrastive_accuracy_equals_numpy_also_under_autocast() -> None:
         (torch.ones(2, 4, 2), 0.0, "temperature"),
     ],
 )
-def test_input_that_means_nothing_is_refused(z: torch.Tensor, temperature: float, says: str) -> None:
+def test_invalid_input_is_refused(z: torch.Tensor, temperature: float, says: str) -> None:
     with pytest.raises(InputError, match=says):
         nt_xent(z, temperature)
 

@@ -1,4 +1,4 @@
-"""SIGReg against the paper's algorithm in NumPy, SciPy's integral, the closed form of the statistic, and limits."""
+"""SIGReg compared with the paper's algorithm in NumPy, SciPy's integral, the closed form, and limits."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.losses.test_nt_xent import projections
 
 
 def algorithm(x: np.ndarray) -> float:
-    """The statistic as the paper's listing has it, with complex numbers, over [-3, 3] in steps of the authors' code."""
+    """The statistic of the paper's listing, with complex numbers, over [-3, 3] in the steps of the authors' code."""
     t = np.linspace(-3, 3, 33)
     normal = np.exp(-0.5 * t**2)
     empirical = np.exp(1j * np.outer(x, t)).mean(0)
@@ -36,7 +36,7 @@ def closed(x: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.3, 0.0), (0.0, 0.5), (2.0, -1.0)])
-def test_the_statistic_is_the_papers_scipys_and_but_for_its_tails_the_closed_form(scale: float, shift: float) -> None:
+def test_the_statistic_equals_the_paper_scipy_and_the_closed_form(scale: float, shift: float) -> None:
     x = scale * projections(1, 20, 1)[0] + shift
     ours = epps_pulley(x).item()
     assert ours == pytest.approx(algorithm(x[:, 0].numpy()), rel=1e-12)
@@ -45,7 +45,7 @@ def test_the_statistic_is_the_papers_scipys_and_but_for_its_tails_the_closed_for
 
 
 @pytest.mark.parametrize(("views", "global_views"), [(2, None), (4, None), (4, 2)])
-def test_the_loss_is_the_papers(views: int, global_views: int | None) -> None:
+def test_the_loss_equals_the_papers(views: int, global_views: int | None) -> None:
     z, directions = projections(views, 9, 3), projections(1, 3, 5, seed=1)[0]
     directions /= directions.norm(dim=0)
     centre = z[: global_views or views].numpy().mean(0)
@@ -61,7 +61,7 @@ def test_the_order_of_coordinates_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("images", [128, 1024])
-def test_gaussian_projections_score_their_expectation_whatever_their_number(images: int) -> None:
+def test_gaussian_projections_have_the_expected_loss(images: int) -> None:
     expected = quad(lambda t: (1 - np.exp(-t * t)) * np.exp(-t * t / 2), -3, 3)[0]
     z = projections(32, images, 16)
     assert SIGReg(weight=1.0, slices=16)(z, torch.Generator().manual_seed(0)).item() == pytest.approx(
@@ -71,14 +71,14 @@ def test_gaussian_projections_score_their_expectation_whatever_their_number(imag
 
 
 @pytest.mark.parametrize(("views", "global_views"), [(2, None), (4, 2)])
-def test_noise_of_no_width_costs_less_than_chance_and_collapse_costs_most(views: int, global_views: int | None) -> None:
+def test_no_noise_is_below_chance_and_collapse_is_worst(views: int, global_views: int | None) -> None:
     loss, noise = SIGReg(0.02, 64, global_views), projections(views, 256, 32)
     values = [loss(std * noise, torch.Generator().manual_seed(0)).item() for std in np.linspace(0, 1, 21)]
     assert loss.at_chance(views, 256) == pytest.approx(min(values), rel=0.05)
     assert max(values) == values[0] > 2 * min(values)
 
 
-def test_directions_are_unit_vectors_that_the_generator_draws() -> None:
+def test_directions_are_unit_vectors_from_the_generator() -> None:
     z, loss = 2 * projections(2, 64, 6), SIGReg()
     first, again, other = (loss(z, torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1))
     assert first == again != other
@@ -87,7 +87,7 @@ def test_directions_are_unit_vectors_that_the_generator_draws() -> None:
     assert loss(z).item() != loss(z).item()  # of torch's own generator
 
 
-def test_settings_that_mean_nothing_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(InputError, match=r"global_views is 3, and there are 2 views of an image"):
         SIGReg(global_views=3)(projections(2, 4, 3))
     for wrong in ({"weight": 1.5}, {"slices": 0}, {"global_views": 0}):

@@ -1,4 +1,4 @@
-"""VICReg against a published implementation, the paper's equations in NumPy, and what it is by chance."""
+"""VICReg compared with a published implementation, the paper's equations in NumPy, and its value at chance."""
 
 import numpy as np
 import pytest
@@ -32,19 +32,19 @@ def test_each_term_is_its_equation() -> None:
     assert vicreg(z, 1, 0, 1).item() == pytest.approx(distance + squares)
 
 
-def test_a_shift_of_all_projections_and_the_order_of_coordinates_do_not_matter() -> None:
+def test_shifts_and_order_of_coordinates_do_not_matter() -> None:
     z = projections(2, 8, 5)
     assert vicreg(z[..., torch.randperm(5)] + 3).item() == pytest.approx(vicreg(z).item(), rel=1e-10)
 
 
 @pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 25.0, 0.0)])
-def test_noise_of_no_width_costs_less_than_chance(weights: tuple[float, float, float]) -> None:
+def test_no_noise_is_below_chance(weights: tuple[float, float, float]) -> None:
     loss, noise = VICReg(*weights), projections(2, 4096, 4)
     least = min(loss(std * noise).item() for std in torch.linspace(0, 1.2, 25))
     assert loss.at_chance(2, 4096) == pytest.approx(least, rel=0.05)
 
 
-def test_the_module_is_the_function_and_refuses_weights_that_mean_nothing() -> None:
+def test_the_module_equals_the_function_and_refuses_invalid_weights() -> None:
     z = projections(2, 5, 3)
     assert VICReg(2.0, 3.0, 4.0)(z).item() == vicreg(z, 2.0, 3.0, 4.0).item()
     for wrong in ({"invariance": 0.0}, {"variance": -1.0}, {"covariance": -1.0}):

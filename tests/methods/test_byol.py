@@ -1,4 +1,4 @@
-"""BYOL's loss is the published one, and a network that has collapsed under it is found out."""
+"""BYOL's loss equals the published one, and a collapsed network is detected."""
 
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from simmim_pl.metrics import verdict
 from tests.methods.test_self_distillation import fit
 
 
-def test_the_loss_is_lightlys_in_value_and_gradient() -> None:
+def test_the_loss_equals_lightly_in_value_and_gradient() -> None:
     q = torch.randn(2, 7, 5, dtype=torch.float64, requires_grad=True)
     k = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     lightly = NegativeCosineSimilarity()
@@ -32,7 +32,7 @@ def test_the_loss_is_lightlys_in_value_and_gradient() -> None:
     assert k.grad is None
 
 
-def test_the_loss_is_0_where_all_agree_and_does_not_see_lengths() -> None:
+def test_the_loss_is_0_for_equal_directions() -> None:
     q = torch.randn(1, 4, 3, dtype=torch.float64)
     assert prediction_error(q, 5 * q[0]).item() == pytest.approx(0, abs=1e-12)
     assert prediction_error(-q, q[0]).item() == pytest.approx(4)
@@ -49,7 +49,7 @@ class Collapsed(FastCNN):
         return found._replace(pooled=0 * found.pooled + 1)
 
 
-def test_a_loss_of_0_on_collapsed_features_is_called_a_collapse(tmp_path: Path) -> None:
+def test_a_collapse_with_loss_0_is_detected(tmp_path: Path) -> None:
     one = partial(ProjectionHead, num_layers=1, output_dim=8)
     module = BYOL(Collapsed(2), one, one, optimizer=partial(torch.optim.SGD, lr=0.0))
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_a_loss_of_0_on_collapsed_features_is_called_a_collapse(tmp_path: Path) 
     monitor: Any = CollapseMonitor()
     fit(tmp_path, module, [OnlineProbe(), Representation(), monitor], validated=True, max_epochs=2)
     last = monitor.validations[-1]
-    assert last["train/loss"] < 1e-4  # as good as can be
+    assert last["train/loss"] < 1e-4  # the minimum
     assert "train/loss_at_chance" not in last
     found = verdict([metrics | {"step": 6000} for metrics in monitor.validations])
     assert found.state == "complete collapse"

@@ -1,4 +1,4 @@
-"""CUDA graphs where a step allows them, one sentence where it does not; every size of a view by itself."""
+"""CUDA graphs where a step allows them, a message where it does not; view sizes are compiled separately."""
 
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("device", "asked", "ranks", "options", "why"), SETTINGS)
-def test_graphs_are_for_steps_that_need_nothing_of_the_one_before(
+def test_cuda_graphs_are_used_only_for_independent_steps(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     device: str,
@@ -58,7 +58,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        assert not any(isinstance(each, torch.SymInt) for each in inputs)  # no size is left open
+        assert not any(isinstance(each, torch.SymInt) for each in inputs)  # no dynamic shapes
         graphs.append([tuple(each.shape) for each in inputs])
         return graph.forward
 
@@ -67,7 +67,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
         data = ImageDataModule(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
         return torch.stack([step["outputs"]["loss"].detach() for step in fit(tmp_path, data, network, max_steps=2)])
 
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shape checks would be compiled too
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     compiled = method(compile=True)
     found = losses(compiled)
@@ -79,7 +79,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     assert caplog.text.count("later runs take it from torch's cache") == 1  # of two steps the first compiled
 
 
-def test_a_teachers_parts_are_compiled_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_teacher_is_compiled_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:

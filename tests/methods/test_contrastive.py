@@ -1,4 +1,4 @@
-"""The contrastive step: the loss by hand, what it returns, that it learns, and that it may be made faster."""
+"""The contrastive step: loss, outputs, learning, and optimisations."""
 
 import copy
 from functools import partial
@@ -19,7 +19,7 @@ from simmim_pl.views import ContrastiveViews
 
 
 class Journal(Callback):
-    """What went into and came out of every training step."""
+    """Records the inputs and outputs of every training step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ def train(root: Path, module: Contrastive, steps: int, views: int = 2, batch: in
 
 
 @pytest.mark.parametrize("views", [2, 3])
-def test_the_loss_is_nt_xent_of_the_projected_views(tmp_path: Path, views: int) -> None:
+def test_the_loss_equals_nt_xent_of_the_projections(tmp_path: Path, views: int) -> None:
     (step,) = train(tmp_path, method(), steps=1, views=views).steps
     encoder, head = (module.train() for module in step["modules"])
     rows = torch.cat([step["batch"]["views"][v] for v in range(views)])  # all views of a step share BatchNorm's
@@ -70,7 +70,7 @@ def test_the_loss_is_nt_xent_of_the_projected_views(tmp_path: Path, views: int) 
 
 
 @pytest.mark.parametrize("views", [2, 3])
-def test_features_are_detached_and_view_by_view_like_the_labels_repeated(tmp_path: Path, views: int) -> None:
+def test_features_are_detached_and_ordered_by_view(tmp_path: Path, views: int) -> None:
     (step,) = train(tmp_path, method(), steps=1, views=views).steps
     encoder, outputs, batch = step["modules"][0].train(), step["outputs"], step["batch"]
     assert set(outputs) == {"loss", "features", "label"}
@@ -101,7 +101,7 @@ def losses(root: Path, **options: Any) -> torch.Tensor:
     return train(root, method(**options), steps=2).losses
 
 
-def test_channels_last_changes_the_layout_and_not_the_loss(tmp_path: Path) -> None:
+def test_channels_last_changes_only_the_layout(tmp_path: Path) -> None:
     weight = method(channels_last=True).encoder.net[0][0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(losses(tmp_path, channels_last=True), losses(tmp_path), rtol=1e-4, atol=1e-4)
@@ -136,14 +136,14 @@ def fit(folder: Path, images: ImageDataModule, module: Contrastive, **options: A
         (0.01, {"max_steps": 5}, "8 8 8 8 8"),
     ],
 )
-def test_the_last_batches_have_final_views(tmp_path: Path, share: float, options: dict[str, Any], sizes: str) -> None:
+def test_the_last_batches_use_final_views(tmp_path: Path, share: float, options: dict[str, Any], sizes: str) -> None:
     views = {"views": ContrastiveViews(size=8), "final_views": ContrastiveViews(size=16), "final_share": share}
     images = ImageDataModule(Shapes(train=74, test=10, size=16), 16, validation=10, **views)
     steps = fit(tmp_path, images, method(), **options)
     assert [step["batch"]["views"].shape[-1] for step in steps] == [int(size) for size in sizes.split()]
 
 
-def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
+def test_local_views_are_positives_of_their_image(tmp_path: Path) -> None:
     source, local = Shapes(train=74, test=10, size=16), ContrastiveViews(size=8, views=3, scale=(0.1, 0.3))
     images = ImageDataModule(source, 16, ContrastiveViews(size=16), local, validation=10)
     (step,) = fit(tmp_path, images, method(), max_steps=1)
@@ -154,6 +154,6 @@ def test_local_views_join_the_loss_of_their_image(tmp_path: Path) -> None:
         for views in (batch["views"], batch["local"])
     ]
     torch.testing.assert_close(step["logged"]["train/loss"], nt_xent(torch.cat(z), 0.3).detach())
-    assert step["outputs"]["features"].shape[0] == 2 * 16  # of the views, which are as large as what is evaluated
+    assert step["outputs"]["features"].shape[0] == 2 * 16  # the views, as large as evaluated images
     small = torch.stack([view.flatten(1).std(1) for view in batch["local"].flatten(0, 1)])
     assert (small[:16] - small[16:32]).abs().max() > 1e-3  # each local view is a region of its own

@@ -1,4 +1,4 @@
-"""The step of the first loss that is not finite is named, however late losses are read."""
+"""The step of the first non-finite loss is named, although losses are read later."""
 
 import math
 from pathlib import Path
@@ -24,12 +24,12 @@ def losses(*values: float) -> FiniteLoss:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_the_first_loss_that_is_not_finite_is_named(bad: float) -> None:
+def test_the_step_of_the_first_non_finite_loss_is_named(bad: float) -> None:
     with pytest.raises(InputError, match=f"became {bad} at step 2;"):
         losses(1.0, 2.0, bad, 3.0, math.nan).read()
 
 
-def test_the_last_loss_stays_until_there_is_another() -> None:
+def test_the_last_loss_is_kept() -> None:
     read = losses(1.0, 2.0)
     assert [read.read().item(), read.read().item()] == [2.0, 2.0]
     assert not read.read().requires_grad
@@ -37,7 +37,7 @@ def test_the_last_loss_stays_until_there_is_another() -> None:
     assert read.read().item() == 5.0
 
 
-def test_it_is_the_mean_over_ranks_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_averaged_over_ranks_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
     monkeypatch.setattr(distributed, "all_reduce_mean", lambda mine: sent.append(mine) or (mine + 10) / 2)
     assert losses(1.0, 2.0).read().item() == 6.0
@@ -45,7 +45,7 @@ def test_it_is_the_mean_over_ranks_in_one_message(monkeypatch: pytest.MonkeyPatc
 
 
 class Jumps(Smallest):
-    """Its second loss is infinite; gradients and weights stay as they would be."""
+    """Its second logged loss is infinite; gradients and weights stay finite."""
 
     def finish(self, loss: torch.Tensor, *rest: Any) -> Output:
         return super().finish(loss + (math.inf if self.global_step == 1 else 0), *rest)
@@ -62,7 +62,9 @@ class Jumps(Smallest):
     ],
     ids=["log", "validation", "checkpoint", "last batch", "last step"],
 )
-def test_losses_are_read_before_anything_is_made_of_them(tmp_path: Path, reader: dict[str, Any], step: int) -> None:
+def test_losses_are_checked_before_validation_and_checkpoints(
+    tmp_path: Path, reader: dict[str, Any], step: int
+) -> None:
     module = Jumps(FastCNN(2), optimizer=sgd)
     with pytest.raises(InputError, match="became inf at step 1;"):
         fit(tmp_path, module, **reader)

@@ -1,4 +1,4 @@
-"""A batch encoded in chunks gives the step of the whole batch; BatchNorm and dropout do what is documented."""
+"""A batch encoded in chunks gives the step of the whole batch; BatchNorm and dropout behave as documented."""
 
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.runtime.test_distributed import on_ranks
 
 
 class Net(Encoder):
-    """A small network: of GroupNorm, or with one of the layers that see more than one image."""
+    """A small network with GroupNorm, or with a layer that depends on other images."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
         super().__init__(8, (0.5,) * 3, (0.25,) * 3, stride=4)
@@ -71,7 +71,7 @@ def trained(
         {"loss": SIGReg(0.5)},
     ],
 )
-def test_steps_in_chunks_are_the_steps_of_the_whole(tmp_path: Path, chunks: int, options: dict[str, Any]) -> None:
+def test_chunked_steps_equal_whole_steps(tmp_path: Path, chunks: int, options: dict[str, Any]) -> None:
     whole, split = (trained(tmp_path, number, **options) for number in (1, chunks))
     fresh = method().state_dict()
     tolerance = 1e-12 if options.get("precision") == "64-true" else 1e-6
@@ -86,8 +86,8 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("chunks", [2, 40])
-def test_in_bfloat16_chunks_differ_from_the_whole_by_rounding(tmp_path: Path, chunks: int) -> None:
-    # How far rounding alone takes three steps depends on the processor's kernels, so float32 measures it here.
+def test_in_bfloat16_chunks_differ_only_by_rounding(tmp_path: Path, chunks: int) -> None:
+    # The effect of rounding on three steps depends on the processor's kernels, so it is measured with float32.
     exact = trained(tmp_path, 1)
     whole, split = (trained(tmp_path, number, precision="bf16-mixed") for number in (1, chunks))
     rounding = distance(whole, exact)
@@ -100,7 +100,7 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
 
 @given(chunks=st.integers(1, 9), views=st.integers(2, 4), batch=st.integers(2, 8), seed=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=20)
-def test_outputs_keep_their_places_and_their_gradient(chunks: int, views: int, batch: int, seed: int) -> None:
+def test_outputs_keep_their_order_and_gradient(chunks: int, views: int, batch: int, seed: int) -> None:
     images = torch.rand(views, batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     whole, split = (method().double() for _ in range(2))
     expected, found = whole.project(images), chunked_forward(split.project, images, chunks, split)
@@ -112,7 +112,7 @@ def test_outputs_keep_their_places_and_their_gradient(chunks: int, views: int, b
         torch.testing.assert_close(gradients(split)[name], value)
 
 
-def test_batchnorm_sees_a_piece_and_remembers_each_once() -> None:
+def test_batchnorm_uses_chunks_and_updates_running_statistics_once_per_chunk() -> None:
     images = torch.rand(2, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     split, by_hand = (method(nn.BatchNorm2d(8)).double() for _ in range(2))
     nt_xent(chunked_forward(split.project, images, 2, split)[1]).backward()
@@ -126,7 +126,7 @@ def test_batchnorm_sees_a_piece_and_remembers_each_once() -> None:
     assert split.encoder.net[1].momentum == 0.1
 
 
-def test_dropout_draws_the_same_when_a_piece_is_encoded_again() -> None:
+def test_dropout_is_the_same_in_the_second_encoding() -> None:
     images = torch.rand(2, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     split, by_hand = (method(nn.Dropout(0.5)).double() for _ in range(2))
     torch.manual_seed(1)
@@ -139,7 +139,7 @@ def test_dropout_draws_the_same_when_a_piece_is_encoded_again() -> None:
 
 
 class Saved:
-    """The most bytes that autograd kept at a time for the backward pass."""
+    """Records the peak bytes that autograd stores for the backward pass."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -150,7 +150,7 @@ class Saved:
         return tensor
 
 
-def test_activations_are_dropped() -> None:
+def test_activations_are_freed() -> None:
     images = torch.rand(2, 64, 3, 16, 16)
     kept = {}
     for chunks in (1, 8):
@@ -158,7 +158,7 @@ def test_activations_are_dropped() -> None:
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             chunked_forward(module.project, images, chunks, module) if chunks > 1 else module.project(images)
         kept[chunks] = saved.most
-    assert kept[8] == images.nbytes  # while the batch is encoded nothing is kept but its input
+    assert kept[8] == images.nbytes  # while the batch is encoded only its input is stored
     assert kept[1] > 3 * images.nbytes
 
 
@@ -192,11 +192,11 @@ def counted(rank: int, ranks: int) -> list[int]:
     return found
 
 
-def test_gradients_are_sent_once_a_step() -> None:
+def test_ddp_sends_gradients_once_per_step() -> None:
     for one, three in on_ranks(2, counted):
         assert one == three == 1
 
 
-def test_a_batch_in_no_chunks_is_refused() -> None:
+def test_zero_chunks_are_refused() -> None:
     with pytest.raises(InputError, match="gradient_cache has to be 1 or more, and is 0"):
         method(chunks=0)

@@ -1,4 +1,4 @@
-"""A run starts from another's weights, a state dict or a safetensors file, and goes on without them."""
+"""A run starts from a checkpoint, a state dict or a safetensors file, and resumes without it."""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Cli = Callable[[list[Any]], Path]
 
 
 class First(Callback):
-    """Keeps the encoder that each run has ahead of its first batch."""
+    """Records the encoder before the first batch of each run."""
 
     seen: ClassVar[list[dict[str, Tensor]]] = []
 
@@ -43,7 +43,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_starts_from_a_checkpoint_of_another_loss_and_head_and_goes_on_without_it(
+def test_a_run_starts_from_another_checkpoint_and_resumes_without_it(
     cli: Cli, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "start.ckpt"
@@ -59,7 +59,7 @@ def test_a_run_starts_from_a_checkpoint_of_another_loss_and_head_and_goes_on_wit
     assert not same(trained, First.seen[0])
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["weights"] == str(file)
     before, theirs = (load_run(path).last("val/knn_untrained") for path in (run, pretrained.parents[1]))
-    assert before != theirs  # measured of the weights that the run starts from
+    assert before != theirs  # measured with the initial weights
     file.unlink()
     assert same(load_encoder(last).state_dict(), trained)
     assert same(Contrastive.load_from_checkpoint(last).encoder.state_dict(), trained)
@@ -71,7 +71,7 @@ def test_a_run_starts_from_a_checkpoint_of_another_loss_and_head_and_goes_on_wit
 
 
 def start(encoder: FastCNN, path: Any, resumed: str | None = None) -> torch.nn.Module:
-    """A method of this encoder and a teacher, after a run of it began."""
+    """A method with this encoder and a teacher, after the start of its run."""
     method = torch.nn.Module()
     method.encoder, method.teacher = encoder, copy.deepcopy(encoder)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -80,7 +80,7 @@ def start(encoder: FastCNN, path: Any, resumed: str | None = None) -> torch.nn.M
     return method
 
 
-def test_state_dicts_and_safetensors_give_encoder_and_teacher_their_weights(tmp_path: Path) -> None:
+def test_state_dicts_and_safetensors_initialise_encoder_and_teacher(tmp_path: Path) -> None:
     source = FastCNN(2)
     state = {f"backbone.{name}": tensor for name, tensor in source.state_dict().items()} | {"fc.bias": torch.ones(3)}
     torch.save(state, tmp_path / "plain.pt")
@@ -96,16 +96,16 @@ def test_state_dicts_and_safetensors_give_encoder_and_teacher_their_weights(tmp_
     assert same(start(fresh, tmp_path / "nowhere", resumed="last.ckpt").encoder.state_dict(), before)
 
 
-def test_a_method_loads_them_once() -> None:
+def test_weights_are_loaded_once() -> None:
     method = Contrastive(FastCNN(2), ProjectionHead, NTXent(), optimizer=torch.optim.SGD, weights="file.pt")
     (found,) = method.configure_callbacks()
     assert isinstance(found, InitialWeights)
     assert found.path == "file.pt"
-    method.initial_weights = None  # as it does when it has loaded them
+    method.initial_weights = None  # as after loading them
     assert method.configure_callbacks() == []
 
 
-def test_what_cannot_be_a_start_is_refused_before_a_run_begins(
+def test_invalid_initial_weights_are_refused_before_the_run(
     cli: Cli, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"no")

@@ -1,4 +1,4 @@
-"""Masks are exact, loss and gradients are Hugging Face's, nothing of what is masked is seen, and a run goes through."""
+"""Masks are exact, loss and gradients equal Hugging Face's, masked pixels are not seen, and a run works."""
 
 import csv
 import math
@@ -55,7 +55,7 @@ def seeded(network: MaskedImage, seed: int) -> MaskedImage:
     percent=st.integers(1, 100),
     seed=st.integers(0, 2**32),
 )
-def test_masks_are_whole_units_and_of_every_image_as_many(
+def test_masks_have_the_same_number_of_whole_units_in_every_image(
     unit: int, height: int, width: int, percent: int, seed: int
 ) -> None:
     network = seeded(method(FastCNN(2), mask_unit=unit, mask_ratio=percent / 100), seed)
@@ -65,14 +65,14 @@ def test_masks_are_whole_units_and_of_every_image_as_many(
     assert (cells.all(-1).sum((1, 2)) == math.ceil(Fraction(percent, 100) * height * width)).all()
 
 
-def test_masks_are_uniform_and_those_of_images_differ() -> None:
+def test_masks_are_uniform_and_independent_between_images() -> None:
     mask = seeded(method(FastCNN(2), mask_unit=4, mask_ratio=0.5), 0).mask(torch.zeros(4000, 3, 8, 8))
     corners = mask[:, 0, ::4, ::4].flatten(1)
     assert len(corners.unique(dim=0)) == math.comb(4, 2)
     torch.testing.assert_close(corners.double().mean(0), torch.full((4,), 0.5).double(), atol=0.04, rtol=0)
 
 
-def test_the_loss_is_the_mean_error_of_masked_pixels_only() -> None:
+def test_the_loss_is_the_mean_error_of_masked_pixels() -> None:
     network = seeded(method(FastCNN(2), mask_ratio=0.3), 0)
     predicted, target = torch.randn(2, 3, 3, 16, 8, generator=torch.Generator().manual_seed(0))
     mask = network.mask(target)
@@ -107,12 +107,12 @@ def swins() -> tuple[nn.Module, Encoder, Callable[[dict[str, Tensor]], dict[str,
 
 
 @pytest.mark.parametrize("pair", [vits, swins])
-def test_loss_and_gradients_are_hugging_faces_with_equal_weights(pair: Callable[[], Any]) -> None:
+def test_loss_and_gradients_equal_hugging_face(pair: Callable[[], Any]) -> None:
     torch.manual_seed(0)
     theirs, encoder, translate = pair()
     ours, trunk = seeded(method(encoder), 0), theirs.base_model_prefix
     for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.5)  # large enough that no gradient is as good as zero
+        nn.init.normal_(parameter, std=0.5)  # large enough that no gradient is almost zero
     if pair is vits:
         theirs.vit.embeddings.position_embeddings.data[:, 0] = 0  # ours is part of the class token
     names = {"encoder": lambda named: translate(part(named, trunk)), "decoder": lambda named: part(named, "decoder")}
@@ -153,7 +153,7 @@ def part(named: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         FastCNN,
     ],
 )
-def test_nothing_of_what_is_masked_is_seen_and_all_else_is(encoder: Callable[[], Encoder]) -> None:
+def test_only_unmasked_pixels_reach_the_encoder(encoder: Callable[[], Encoder]) -> None:
     torch.manual_seed(0)
     network = seeded(method(encoder(), mask_unit=4).eval(), 0)
     image, other = torch.rand(2, 2, 3, 16, 16)
@@ -166,14 +166,14 @@ def test_nothing_of_what_is_masked_is_seen_and_all_else_is(encoder: Callable[[],
 
 
 class Last(Callback):
-    """The last batch, and what its step returned."""
+    """Records the last batch and its step's output."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch, self.outputs = batch, outputs
 
 
 @pytest.mark.parametrize("encoder", [lambda: ViT(image_size=16, **SMALL), lambda: FastCNN(2)])
-def test_a_step_predicts_every_view_under_a_mask_of_its_own(encoder: Callable[[], Encoder]) -> None:
+def test_every_view_has_its_own_mask(encoder: Callable[[], Encoder]) -> None:
     torch.manual_seed(0)
     network, last = method(encoder()), Last()
 
@@ -220,7 +220,7 @@ def test_a_run_learns_and_shows_its_reconstructions(run: Path) -> None:
     assert (image != completed).any()
 
 
-def test_pictures_of_images_that_units_do_not_divide_leave_the_rest_out() -> None:
+def test_pictures_crop_images_not_divisible_by_units() -> None:
     network = seeded(method(FastCNN(2), mask_unit=4).eval(), 0)
     with torch.no_grad():
         (shown,) = network.pictures({"image": torch.randint(256, (2, 3, 18, 23), dtype=torch.uint8)}).values()
@@ -230,12 +230,12 @@ def test_pictures_of_images_that_units_do_not_divide_leave_the_rest_out() -> Non
     assert network.pictures({"image": torch.zeros(2, 3, 18, 7, dtype=torch.uint8)}) == {}
 
 
-def test_a_unit_that_cuts_patches_is_refused() -> None:
+def test_a_mask_unit_that_splits_patches_is_refused() -> None:
     with pytest.raises(InputError, match="mask_unit has to be a multiple of the encoder's patch_size 4, and is 6"):
         method(ViT(image_size=16, **SMALL), mask_unit=6)
 
 
-def test_an_encoder_that_loses_the_border_is_refused() -> None:
+def test_an_encoder_without_padding_is_refused() -> None:
     network = seeded(method(Torchvision("alexnet"), mask_unit=16), 0)
     with pytest.raises(InputError, match="Torchvision has no feature map of one position for every 32×32 pixels"):
         network.reconstruct(torch.rand(1, 3, 224, 224), torch.ones(1, 1, 224, 224).bool())
@@ -251,11 +251,11 @@ def test_a_ratio_out_of_range_is_refused(mask_ratio: float) -> None:
     ("options", "says"),
     [
         ({}, r"set --data\.views simmim_pl\.views\.CropFlip"),
-        ({"views": CropFlip(16), "local_views": CropFlip(8)}, "no use for local views"),
+        ({"views": CropFlip(16), "local_views": CropFlip(8)}, "does not use local views"),
         ({"views": CropFlip(12)}, "Views of 12×12 pixels cannot be masked: .* a multiple of 8"),
     ],
 )
-def test_data_that_cannot_be_masked_are_refused(options: dict[str, Any], says: str) -> None:
+def test_views_that_cannot_be_masked_are_refused(options: dict[str, Any], says: str) -> None:
     data = ImageDataModule(Shapes(train=30, test=10, size=16), 8, validation=10, **options)
     with pytest.raises(InputError, match=says):
         Trainer(**QUIET, max_steps=1).fit(method(FastCNN(2)), datamodule=data)
@@ -267,7 +267,7 @@ def test_a_loader_without_views_is_refused() -> None:
         Trainer(**QUIET, max_steps=1).fit(method(FastCNN(2)), loader)
 
 
-def test_compiling_makes_a_graph_each_of_encoder_and_decoder_and_changes_no_loss(
+def test_compilation_makes_one_graph_each_of_encoder_and_decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graphs = []
@@ -283,7 +283,7 @@ def test_compiling_makes_a_graph_each_of_encoder_and_decoder_and_changes_no_loss
         Trainer(**QUIET, max_steps=2, callbacks=[last]).fit(network, datamodule=data)
         return float(last.outputs["loss"])
 
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of shapes would be compiled too
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shape checks would be compiled too
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     assert loss(compile=True) == pytest.approx(loss(compile=False), abs=1e-6)
     assert len(graphs) == (1 if torch.__version__.startswith("2.6") else 2)  # 2.6 leaves an nn.Sequential as it is

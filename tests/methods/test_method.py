@@ -1,4 +1,4 @@
-"""What every method shares: schedule, parameter groups, the scaled learning rate, and the end of a run of NaN."""
+"""Features of every method: schedule, parameter groups, the scaled learning rate, and NaN losses."""
 
 import hashlib
 import math
@@ -30,7 +30,7 @@ from tests.conftest import CONFIGS, EVALUATION, TINY
 
 
 class Smallest(Method):
-    """The mean feature as a loss; ``breaks`` is the step at which it is not a number."""
+    """The mean feature as the loss, which is NaN at step ``breaks``."""
 
     breaks = -1
 
@@ -41,7 +41,7 @@ class Smallest(Method):
 
 
 class Rates(Callback):
-    """The learning rate of every optimizer step."""
+    """Records the learning rate of every optimizer step."""
 
     def __init__(self) -> None:
         self.used: list[float] = []
@@ -60,7 +60,7 @@ def method(**options: Any) -> Smallest:
 
 
 def fit(root: Path, module: Method, **options: Any) -> Trainer:
-    """40 images in batches of 8: five batches an epoch."""
+    """40 images in batches of 8: five batches per epoch."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"enable_checkpointing": False, "limit_val_batches": 0, "max_epochs": 2, **quiet, **options}
     trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, **options)
@@ -70,10 +70,10 @@ def fit(root: Path, module: Method, **options: Any) -> Trainer:
 
 @settings(deadline=None, max_examples=30)
 @given(steps=st.integers(2, 60), warmup=st.integers(1, 59))
-def test_the_schedule_is_torchs_linear_and_cosine_in_sequence(steps: int, warmup: int) -> None:
+def test_the_schedule_equals_torchs_linear_then_cosine(steps: int, warmup: int) -> None:
     warmup = min(warmup, steps - 1)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-    # Ours is 1 at step warmup - 1 already, torch's linear part at step warmup: its part is one step shorter.
+    # Ours is 1 at step warmup - 1, torch's linear part at step warmup, so torch's part is one step shorter.
     parts = [CosineAnnealingLR(optimizer, T_max=steps - warmup)]
     if warmup > 1:
         parts.insert(0, LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1))
@@ -99,7 +99,7 @@ def test_the_schedule_starts_above_zero_peaks_after_the_warmup_and_ends_at_zero(
         assert warmup_cosine(step, warmup, steps) == pytest.approx((step + 1) / warmup)
 
 
-def test_a_run_that_is_all_warmup_never_divides_by_zero() -> None:
+def test_a_run_of_only_warmup_does_not_divide_by_zero() -> None:
     assert [warmup_cosine(step, 4, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert warmup_cosine(0, 0, 0) == 1
 
@@ -110,7 +110,7 @@ def names(module: nn.Module, group: dict[str, Any]) -> set[str]:
 
 
 class Wrapped(nn.Module):
-    """A network within another, as an encoder's."""
+    """A network within another, like an encoder's."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def mixed() -> nn.Module:
     return nn.ModuleDict(layers)
 
 
-def test_weight_decay_spares_biases_and_norms_and_nothing_else() -> None:
+def test_only_biases_and_norms_have_no_weight_decay() -> None:
     module = mixed()
     decayed, spared = parameter_groups(module, decay_norm_and_bias=False)
     assert names(module, decayed) == {"conv.weight", "linear.weight"}
@@ -141,7 +141,7 @@ def test_weight_decay_spares_biases_and_norms_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("decay", [False, True])
-def test_every_trainable_parameter_is_in_one_group_once(decay: bool) -> None:
+def test_every_trainable_parameter_is_in_exactly_one_group(decay: bool) -> None:
     module = mixed()
     module["linear"].requires_grad_(False)
     listed = [id(p) for group in parameter_groups(module, decay) for p in group["params"]]
@@ -155,7 +155,7 @@ def test_decay_norm_and_bias_decays_everything() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])
-def test_weight_decay_spares_what_a_timm_network_names(name: str) -> None:
+def test_parameters_in_timms_no_weight_decay_are_not_decayed(name: str) -> None:
     with torch.device("meta"):
         encoder = Wrapped(timm.create_model(name))
     theirs = param_groups_weight_decay(encoder.net, 0.05, no_weight_decay_list=encoder.net.no_weight_decay())
@@ -165,7 +165,7 @@ def test_weight_decay_spares_what_a_timm_network_names(name: str) -> None:
     assert names(encoder, decayed) == expected[0.05]
 
 
-def test_weight_decay_spares_tokens_and_positions() -> None:
+def test_tokens_and_positions_are_not_decayed() -> None:
     named = {"ViT": ViT(pool="class", width=8, depth=1, num_heads=1), "Swin": Swin(2, 8, (1,), (1,))}
     with torch.device("meta"):
         named |= {name: Torchvision(name) for name in ("vit_b_16", "swin_t")}
@@ -180,7 +180,7 @@ def test_weight_decay_spares_tokens_and_positions() -> None:
         assert all(name.endswith("weight") for name in rest)
 
 
-def test_the_optimizer_of_a_run_decays_only_what_it_should(tmp_path: Path) -> None:
+def test_the_optimizer_of_a_run_has_the_right_weight_decay(tmp_path: Path) -> None:
     module = method()
     (optimizer,) = fit(tmp_path, module, max_epochs=1).optimizers
     for group in optimizer.param_groups:
@@ -200,9 +200,7 @@ def test_the_rate_is_scaled_to_the_effective_batch_and_decays_to_zero(tmp_path: 
 
 
 @pytest.mark.parametrize(("epochs", "warmup_steps"), [(0.4, 2), (1.0, 5)])
-def test_the_warmup_is_counted_in_steps_of_a_fraction_of_epochs(
-    tmp_path: Path, epochs: float, warmup_steps: int
-) -> None:
+def test_warmup_may_be_a_fraction_of_epochs(tmp_path: Path, epochs: float, warmup_steps: int) -> None:
     rates = Rates()
     fit(tmp_path, method(warmup_epochs=epochs), callbacks=[rates])
     peak = 0.1 * 8 / 256
@@ -213,7 +211,7 @@ def test_the_warmup_is_counted_in_steps_of_a_fraction_of_epochs(
 
 
 @pytest.mark.parametrize(("batch", "devices", "accumulation"), [(256, 1, 1), (64, 8, 1), (32, 2, 4)])
-def test_the_effective_batch_counts_accumulation_and_not_devices(batch: int, devices: int, accumulation: int) -> None:
+def test_the_effective_batch_includes_accumulation_but_not_devices(batch: int, devices: int, accumulation: int) -> None:
     module = method()
     module.trainer = trainer = SimpleNamespace(
         world_size=devices,
@@ -230,7 +228,7 @@ def test_the_effective_batch_counts_accumulation_and_not_devices(batch: int, dev
 
 
 class Fingerprint(Callback):
-    """The checkpoint as it lay there when each epoch began."""
+    """Records the existing checkpoint at the start of each epoch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -241,10 +239,10 @@ class Fingerprint(Callback):
             self.seen.append(hashlib.md5(self.path.read_bytes()).hexdigest())
 
 
-def test_a_loss_of_nan_names_its_step_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_nan_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints/last.ckpt"
     before, module = Fingerprint(path), method()
-    module.breaks = 7  # the third step of the second epoch, which has no line of the log
+    module.breaks = 7  # the third step of the second epoch, which is not logged
     with pytest.raises(InputError, match=r"became nan at step 7\b.*--ckpt_path"):
         fit(tmp_path, module, enable_checkpointing=True, callbacks=[before, Checkpoint()])
     assert [hashlib.md5(path.read_bytes()).hexdigest()] == before.seen
@@ -276,7 +274,7 @@ def test_a_step_without_labels_returns_none(tmp_path: Path) -> None:
 
 
 class MeanPixel(Method):
-    """A method without projections: a linear layer on features finds an image's mean colour."""
+    """A method without projections: a linear layer on features predicts an image's mean colour."""
 
     def __init__(self, encoder: Encoder, **kwargs: Any) -> None:
         super().__init__(encoder, **kwargs)
@@ -288,7 +286,7 @@ class MeanPixel(Method):
         return self.finish(loss, pooled, batch)
 
 
-def test_a_method_without_projections_trains_goes_on_and_is_evaluated(
+def test_a_method_without_projections_trains_resumes_and_is_evaluated(
     cli: Callable[[list[Any]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     without = [arg for arg in TINY if "model.head" not in arg and "model.encoder" not in arg]
@@ -306,7 +304,7 @@ def test_a_method_without_projections_trains_goes_on_and_is_evaluated(
 
 
 class Masking(Smallest):
-    """Draws a number for each of its images, for two purposes, and in validation."""
+    """Draws a random number for each image, for two purposes, also in validation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -322,7 +320,7 @@ class Masking(Smallest):
         return super().validation_step(batch, batch_idx)
 
 
-def test_what_a_method_draws_is_a_function_of_seed_step_purpose_and_the_images_place(tmp_path: Path) -> None:
+def test_a_methods_random_numbers_depend_on_seed_step_purpose_and_position(tmp_path: Path) -> None:
     module, again = (Masking(FastCNN(2), optimizer=sgd) for _ in range(2))
     fit(tmp_path, module, limit_val_batches=1)
     steps = module.drawn["mask"]
@@ -338,7 +336,7 @@ def test_what_a_method_draws_is_a_function_of_seed_step_purpose_and_the_images_p
     assert all(torch.equal(*pair) for pair in zip(steps, again.drawn["mask"], strict=True))
 
 
-def test_a_method_without_a_training_step_is_refused_when_it_is_made() -> None:
+def test_a_method_without_training_step_cannot_be_instantiated() -> None:
     class Nothing(Method):
         pass
 

@@ -1,4 +1,4 @@
-"""MoCo v3's loss is that of the paper's pseudo-code, on any number of ranks, and at chance what it says."""
+"""MoCo v3's loss equals the paper's pseudo-code on any number of ranks, and has the logged value at chance."""
 
 import math
 
@@ -33,7 +33,7 @@ def gradient(loss: Tensor, q: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.2, 1.0])
-def test_the_loss_is_the_papers_in_value_and_gradient(tau: float) -> None:
+def test_the_loss_equals_the_papers_in_value_and_gradient(tau: float) -> None:
     q, k = batch()
     expected = torch.stack([ctr(each, k.detach(), tau) for each in q]).mean()
     found = key_loss(q, k, tau)
@@ -55,7 +55,7 @@ def test_keys_of_all_ranks_are_negatives(monkeypatch: pytest.MonkeyPatch) -> Non
     expected, keys = key_loss(q, k), F.normalize(k.detach(), dim=1)
     monkeypatch.setattr(distributed, "all_gather", lambda mine: keys)
     losses = []
-    for rank in range(2):  # tests/test_parity.py does the same by processes
+    for rank in range(2):  # tests/test_parity.py tests the same with processes
         mine = slice(3 * rank, 3 * rank + 3)
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         losses.append(key_loss(q[:, mine], k[mine]))
@@ -64,13 +64,13 @@ def test_keys_of_all_ranks_are_negatives(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(gradient(found, q), gradient(expected, q))
 
 
-def test_chance_is_the_loss_of_projections_that_are_all_the_same() -> None:
+def test_chance_is_the_loss_of_identical_projections() -> None:
     module, z = method("MoCoV3", temperature=0.3), torch.ones(1, 6, 5)
     assert module.compare(z, z[0]).item() == pytest.approx(module.at_chance(6), abs=1e-6)
     assert module.at_chance(6) == pytest.approx(4 * 0.3 * math.log(6))
 
 
-def test_one_image_has_nothing_to_be_told_from() -> None:
+def test_a_batch_of_one_image_is_refused() -> None:
     with pytest.raises(InputError, match="set batch_size to 2 or more"):
         key_loss(torch.ones(1, 1, 4), torch.ones(1, 4))
 

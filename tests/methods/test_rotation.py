@@ -1,4 +1,4 @@
-"""Rotation prediction: the turns are torchvision's, the loss scikit-learn's, and a run at chance is called that."""
+"""Rotation prediction: rotations equal torchvision's, the loss scikit-learn's, and a run at chance is detected."""
 
 import json
 import math
@@ -45,14 +45,14 @@ def views(number: int = 1, images: int = 5, side: int = 16, channels: int = 3) -
 
 
 @pytest.mark.parametrize("side", [8, 7])
-def test_images_are_turned_as_torchvision_turns_them(side: int) -> None:
+def test_rotations_equal_torchvision(side: int) -> None:
     images = views(side=side)[0]
     expected = [rotate(images, angle) for angle in (0, 90, 180, 270)]
     assert torch.equal(rotations(images), torch.cat(expected))
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_step_is_scikit_learns_cross_entropy_and_accuracy_over_all_turned_views(number: int) -> None:
+def test_loss_and_accuracy_equal_scikit_learn(number: int) -> None:
     module, logged, batch = method(), {}, {"views": views(number), "label": torch.arange(5)}
     module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
     module.finish = lambda loss, pooled, batch: {"loss": loss, "features": pooled}  # type: ignore[method-assign]
@@ -62,7 +62,7 @@ def test_a_step_is_scikit_learns_cross_entropy_and_accuracy_over_all_turned_view
     chances = module.classifier(encoded).softmax(1).detach().double().numpy()
     angle = np.arange(4).repeat(5 * number)
     assert loss.item() == pytest.approx(log_loss(angle, chances / chances.sum(1, keepdims=True)), rel=1e-5)
-    found = logged["train/rotation_accuracy"]  # asked only where it is written
+    found = logged["train/rotation_accuracy"]  # computed only if written
     assert found().item() == pytest.approx(accuracy_score(angle, chances.argmax(1)))
     assert logged["train/loss_at_chance"] == math.log(4)
     torch.testing.assert_close(pooled, encoded[: 5 * number])  # upright ones
@@ -76,22 +76,22 @@ def test_a_step_is_scikit_learns_cross_entropy_and_accuracy_over_all_turned_view
         ({"image": torch.rand(2, 3, 8, 8)}, 'a mapping with "views"'),
     ],
 )
-def test_views_that_cannot_be_turned_are_refused(batch: Any, says: str) -> None:
+def test_views_that_are_not_square_are_refused(batch: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         method().training_step(batch, 0)
 
 
 @pytest.mark.parametrize(
-    ("data", "says"), [({"views": None}, "set --data.views"), ({"local_views": 1}, "leave --data.local_views out")]
+    ("data", "says"), [({"views": None}, "set --data.views"), ({"local_views": 1}, "remove --data.local_views")]
 )
-def test_data_that_it_has_no_use_for_is_refused_before_the_first_step(data: dict[str, Any], says: str) -> None:
+def test_unsupported_data_are_refused_before_the_first_step(data: dict[str, Any], says: str) -> None:
     module = method()
     module._trainer = SimpleNamespace(datamodule=SimpleNamespace(**{"views": 1, "local_views": None, **data}))
     with pytest.raises(InputError, match=says):
         module.on_fit_start()
 
 
-def test_what_it_shows_is_the_image_at_every_angle() -> None:
+def test_pictures_show_the_image_at_every_angle() -> None:
     image = (views(side=12)[0] * 255).to(torch.uint8)[..., 2:10]  # of which the middle is square
     ((name, shown),) = method().pictures({"image": image}).items()
     assert name == "image turned by 0, 90, 180, 270 degrees"
@@ -100,7 +100,7 @@ def test_what_it_shows_is_the_image_at_every_angle() -> None:
         assert torch.equal(shown[:, column], rotate(image[:, :, 2:10], angle) / 255)
 
 
-def test_a_run_at_chance_is_called_that() -> None:
+def test_a_run_at_chance_is_detected() -> None:
     at_chance = FEATURES | {"train/loss": 1.38, "train/loss_at_chance": math.log(4)}
     assert verdict([FEATURES] * 2).state == "learning"
     found = verdict([at_chance] * 2)
@@ -121,7 +121,7 @@ class Digits(Source):
         return InMemory(image.contiguous(), torch.from_numpy(digits.target[rows]))
 
 
-def test_it_learns_which_way_up_digits_are(tmp_path: Path) -> None:
+def test_it_learns_the_rotation_of_digits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Rotation(NIN(3, 12), optimizer=partial(torch.optim.SGD, lr=0.4, momentum=0.9))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
@@ -134,13 +134,13 @@ def test_it_learns_which_way_up_digits_are(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The run directory of a tiny pretraining, in whose folder the tests below evaluate it."""
+    """The run directory of a tiny pretraining, for the evaluations below."""
     with pytest.MonkeyPatch.context() as patch:
         isolate(patch, tmp_path_factory.mktemp("rotation"))
         yield newest_run([*FIT, *[arg for arg in NO_PICTURES if "pictures" not in arg and "report" not in arg]])
 
 
-def test_a_run_logs_the_task_and_shows_its_pictures(trained: Path) -> None:
+def test_a_run_logs_rotation_accuracy_and_pictures(trained: Path) -> None:
     run = load_run(trained)
     np.testing.assert_allclose(run.history["train/loss_at_chance"][1], math.log(4), rtol=1e-6)
     assert ((run.history["train/rotation_accuracy"][1] > 0) & (run.history["train/rotation_accuracy"][1] < 1)).all()
@@ -157,9 +157,7 @@ def evaluated(run: Path, name: str, *more: str) -> dict[str, Any]:
     return card
 
 
-def test_its_layers_are_evaluated_all_at_once_and_one_by_name(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_layers_are_evaluated_together_or_by_name(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every = evaluated(trained, "depth")
     names = [f"net.block{number}" for number in (1, 2, 3, 4)]
     assert [(result["encoder"], result["depth"], result["variant"]) for result in every["results"]] == [

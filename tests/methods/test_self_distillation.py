@@ -1,4 +1,4 @@
-"""A step of BYOL and MoCo v3 by hand; when the teacher moves, in the trainer and from the command line."""
+"""A step of BYOL and MoCo v3 by hand; the teacher's updates, in the trainer and from the command line."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def method(name: str = "BYOL", lr: float = 1.0, **options: Any) -> Any:
 
 
 class Journal(Callback):
-    """Copies of the networks before every batch; the batches and their losses."""
+    """Records copies of the networks before every batch, the batches and their losses."""
 
     def __init__(self) -> None:
         self.before: list[Any] = []
@@ -54,7 +54,7 @@ class Journal(Callback):
 def fit(
     root: Path, module: Any, callbacks: Sequence[Callback], local: int = 0, validated: bool = False, **options: Any
 ) -> Trainer:
-    """64 images in batches of 16: four batches an epoch."""
+    """64 images in batches of 16: four batches per epoch."""
     smaller = ContrastiveViews(size=8, views=local, scale=(0.1, 0.3)) if local else None
     data = ImageDataModule(Shapes(train=74, test=10, size=16), 16, ContrastiveViews(size=16), smaller, validation=10)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -67,7 +67,7 @@ def fit(
 
 @BOTH
 @pytest.mark.parametrize("local", [0, 3])
-def test_every_view_predicts_what_the_teacher_says_of_all_others(tmp_path: Path, name: str, local: int) -> None:
+def test_every_view_predicts_the_teachers_output_of_all_other_views(tmp_path: Path, name: str, local: int) -> None:
     module, journal = method(name), Journal()
     fit(tmp_path, module, [journal], local=local, max_steps=2)
     for parts, batch, found in zip(journal.before, journal.batches, journal.losses, strict=True):
@@ -89,7 +89,7 @@ def test_every_view_predicts_what_the_teacher_says_of_all_others(tmp_path: Path,
 
 
 @BOTH
-def test_after_every_optimizer_step_the_teacher_moves_once_and_by_its_momentum_alone(tmp_path: Path, name: str) -> None:
+def test_the_teacher_is_updated_once_after_every_optimizer_step(tmp_path: Path, name: str) -> None:
     module, journal = method(name, momentum=0.5), Journal()
     trainer = fit(tmp_path, module, [journal], max_epochs=2, accumulate_grad_batches=3)
     assert trainer.global_step == 4  # of three batches and of one, twice
@@ -100,7 +100,7 @@ def test_after_every_optimizer_step_the_teacher_moves_once_and_by_its_momentum_a
     states = [*journal.before, {"encoder": module.encoder, "head": module.head, "teacher": module.teacher}]
     step = 0
     for batch, (old, new) in enumerate(pairwise(states)):
-        steps = batch % 4 in (2, 3)  # the batches after which the optimizer takes its step
+        steps = batch % 4 in (2, 3)  # the batches after which the optimizer steps
         trained = (*new["encoder"].parameters(), *new["head"].parameters())
         momentum = cosine_momentum(step, 4, 0.5) if steps else 1.0
         for before, after, weight in zip(
@@ -115,9 +115,9 @@ def test_after_every_optimizer_step_the_teacher_moves_once_and_by_its_momentum_a
 
 
 @BOTH
-def test_encoding_in_chunks_is_the_step_of_the_whole(tmp_path: Path, name: str) -> None:
+def test_chunked_encoding_equals_the_whole_step(tmp_path: Path, name: str) -> None:
     whole, chunked = (method(name, gradient_cache=chunks).double() for chunks in (1, 3))
-    for module in (whole, chunked):  # BatchNorm's statistics would be a chunk's
+    for module in (whole, chunked):  # BatchNorm's statistics would be those of a chunk
         for part in (module.encoder, module.head, module.predictor, module.teacher):
             part.eval()
             part.train = lambda mode=True: None  # type: ignore[method-assign]
@@ -126,7 +126,7 @@ def test_encoding_in_chunks_is_the_step_of_the_whole(tmp_path: Path, name: str) 
         torch.testing.assert_close(chunked.state_dict()[key], value, msg=key)
 
 
-def test_the_command_line_moves_the_teacher_once_for_two_batches_and_leaves_both_networks(
+def test_the_command_line_updates_the_teacher_and_saves_both_networks(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     momenta, update = [], Teacher.update
@@ -146,10 +146,10 @@ def test_the_command_line_moves_the_teacher_once_for_two_batches_and_leaves_both
         assert all(torch.equal(tensor, saved["state_dict"][prefix + name]) for name, tensor in encoder.items())
     opened = methods.BYOL.load_from_checkpoint(path)
     assert all(torch.equal(tensor, opened.state_dict()[name]) for name, tensor in saved["state_dict"].items())
-    with pytest.raises(InputError, match="its weights are of that predictor"):
+    with pytest.raises(InputError, match="its weights belong to that predictor"):
         require_allowed_changes([("model.predictor.hidden_dim", 8, 9)])
 
 
 def test_a_predictor_of_another_width_is_refused() -> None:
-    with pytest.raises(InputError, match=r"The predictor's output_dim is 5, and .* is of 4: set both to the same"):
+    with pytest.raises(InputError, match=r"The predictor's output_dim is 5 and .* is 4, .*: set both to the same"):
         methods.BYOL(FastCNN(2), HEAD, partial(HEAD, output_dim=5), optimizer=torch.optim.SGD)

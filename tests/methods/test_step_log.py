@@ -1,4 +1,4 @@
-"""What is logged is what Lightning would have logged, and is asked for only where a line is written."""
+"""Logged values equal Lightning's, and are computed only when they are written."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ from simmim_pl.methods.step_log import StepLog
 
 
 class Logs:
-    """Logs numbers and tensors from all over a batch, some of them seldom."""
+    """Logs numbers and tensors from several hooks, some of them rarely."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ def history(root: Path, module: LightningModule, stop: int = 0, **options: Any) 
         {"log_every_n_steps": 3, "limit_train_batches": 7},
     ],
 )
-def test_the_history_is_lightnings(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_the_history_equals_lightnings(tmp_path: Path, options: dict[str, Any]) -> None:
     kept = history(tmp_path / "kept", Kept(), **options)
     assert kept == history(tmp_path / "lightnings", Lightnings(), **options)
     assert {"loss", "number", "third", "seldom", "gradient", "twice", "validated", "mean"} <= set().union(*kept)
 
 
-def test_a_function_is_called_for_what_is_written_and_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+def test_lazy_metrics_are_computed_only_when_written(tmp_path: Path) -> None:
     calls: list[int] = []
 
     class Counts(Kept):

@@ -1,4 +1,4 @@
-"""The teacher is the moving average of the network that is trained, by a momentum that rises to 1."""
+"""The teacher is the moving average of the trained network, with a momentum that rises to 1."""
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def network() -> tuple[FastCNN, ProjectionHead, Teacher]:
 
 
 @given(steps=st.integers(1, 50), base=st.floats(0, 1))
-def test_the_momentum_is_lightlys_schedule(steps: int, base: float) -> None:
-    for step in range(steps + 1):  # lightly's ends at the last step, ours after it
+def test_the_momentum_equals_lightlys_schedule(steps: int, base: float) -> None:
+    for step in range(steps + 1):  # lightly's schedule ends at the last step, ours after it
         expected = cosine_schedule(step, steps + 1, base, 1.0)
         assert cosine_momentum(step, steps, base) == pytest.approx(expected, abs=1e-12)
 
 
-def test_three_updates_are_those_of_a_loop_by_hand() -> None:
+def test_three_updates_equal_a_plain_loop() -> None:
     encoder, head, teacher = network()
     expected = [parameter.clone() for parameter in (*encoder.parameters(), *head.parameters())]
     for momentum in (0.9, 0.996, 0.0):
@@ -42,7 +42,7 @@ def test_three_updates_are_those_of_a_loop_by_hand() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, teacher.parameters(), strict=True))
 
 
-def test_it_begins_as_a_copy_that_takes_no_gradient_and_has_batch_statistics_of_its_own() -> None:
+def test_the_teacher_is_a_copy_without_gradient_and_with_its_own_batch_statistics() -> None:
     encoder, head, teacher = network()
     views = torch.rand(2, 5, 3, 16, 16, dtype=torch.float64)
     features, z = teacher.project(views)

@@ -1,4 +1,4 @@
-"""Alignment is a mean of squared distances, and knows its limits."""
+"""Alignment is the mean squared distance, with its limits."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Contrastive accuracy is scikit-learn's nearest neighbour, in blocks and on ranks too."""
+"""Contrastive accuracy equals scikit-learn's nearest neighbour, also in blocks and on ranks."""
 
 import sys
 
@@ -14,7 +14,7 @@ from tests.metrics.test_alignment import normal
 
 
 def projections(views: int, images: int, noise: float, seed: int = 0) -> torch.Tensor:
-    """Views of images that agree but for noise, in float64."""
+    """Views of images that are equal except for noise, in float64."""
     torch.manual_seed(seed)
     return torch.randn(images, 6, dtype=torch.float64) + noise * torch.randn(views, images, 6, dtype=torch.float64)
 
@@ -33,7 +33,9 @@ def expected(z: torch.Tensor) -> float:
     block=st.integers(1, 500),
     seed=st.integers(0, 1000),
 )
-def test_it_is_scikit_learns_nearest_neighbour(views: int, images: int, noise: float, block: int, seed: int) -> None:
+def test_it_equals_scikit_learns_nearest_neighbour(
+    views: int, images: int, noise: float, block: int, seed: int
+) -> None:
     z = projections(views, images, noise, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[contrastive_accuracy.__module__], "BLOCK_PAIRS", block)
@@ -55,7 +57,7 @@ def test_the_metric_compares_images_of_all_updates() -> None:
     assert metric.compute() < within  # among more images the task is harder
 
 
-def test_bfloat16_does_not_make_ties() -> None:
+def test_bfloat16_does_not_create_ties() -> None:
     z = (3 + 0.1 * projections(2, 64, 0.5)).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert contrastive_accuracy(z).item() == pytest.approx(expected(z.double()), abs=0.01)

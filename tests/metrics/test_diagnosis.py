@@ -1,4 +1,4 @@
-"""Each kind of failure is told from the others and from learning, and green is said only where it was proved."""
+"""Each failure is distinguished from the others and from learning, and "learning" needs evidence."""
 
 import math
 from itertools import combinations
@@ -22,7 +22,7 @@ BEGUN = {"train/progress": 0.1, "step": 14}
         ({}, set()),
         ({"representation/std": 0.01, "representation/directions": 1.1}, {"complete collapse"}),
         ({"representation/directions": 1.2}, {"dimensional collapse"}),
-        ({"representation/directions": 1.5}, {"dimensional collapse"}),  # of huge temperatures
+        ({"representation/directions": 1.5}, {"dimensional collapse"}),  # with a huge temperature
         ({"information/infonce": math.log(512), "information/ceiling": math.log(512)}, {"saturation"}),
         ({"information/infonce": math.log(20), "information/ceiling": math.log(20)}, set()),
         ({"representation/rankme": math.nan}, {"not finite"}),
@@ -33,13 +33,13 @@ BEGUN = {"train/progress": 0.1, "step": 14}
         ),
     ],
 )
-def test_each_kind_is_told_apart(change: dict[str, float], found: set[str]) -> None:
+def test_each_failure_is_distinguished(change: dict[str, float], found: set[str]) -> None:
     assert set(diagnose(HEALTHY | change)) == found
     assert diagnose({}) == {}
     said = verdict([HEALTHY | change] * 2)
     assert said.state in (found or {"learning", "cannot tell"})
     assert said.alarming == bool(found)
-    assert all(name in f"{said.state} {said}" for name in found)  # the second one is told too
+    assert all(name in f"{said.state} {said}" for name in found)  # the second problem is reported too
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_each_kind_is_told_apart(change: dict[str, float], found: set[str]) -> N
         ([LEARNED, NOTHING], "cannot tell"),
         ([NOTHING], "too early to tell"),
         ([NOTHING, NOTHING], "not learning"),
-        ([NOTHING | {"representation/contrastive_accuracy": 0.004}] * 2, "not learning"),  # surely more than chance
+        ([NOTHING | {"representation/contrastive_accuracy": 0.004}] * 2, "not learning"),  # significantly above chance
         ([NOTHING | BEGUN, NOTHING], "too early to tell"),  # only one that is not early
         ([NOTHING | BEGUN | {"step": 5000}, NOTHING], "not learning"),
-        ([LEARNED | BEGUN, LEARNED | BEGUN], "learning"),  # what is proved need not wait
+        ([LEARNED | BEGUN, LEARNED | BEGUN], "learning"),  # sufficient evidence need not wait
         ([HEALTHY | {"val/knn": 0.17}] * 2, "shortcut"),
         ([HEALTHY | {"val/knn": 0.08}] * 2, "shortcut"),
         ([HEALTHY | {"val/knn": 0.08} | BEGUN] * 2, "too early to tell"),
         ([HEALTHY | {"val/knn": 0.17}, HEALTHY], "cannot tell"),
-        ([HEALTHY | {"val/knn": 0.2}] * 2, "learning"),  # within its noise, but nothing is against it
+        ([HEALTHY | {"val/knn": 0.2}] * 2, "learning"),  # within its noise, but no evidence is against it
         ([HEALTHY | {"train/loss": 6.2}] * 2, "cannot tell"),
         ([HEALTHY | {"representation/std": 0.1}] * 2, "cannot tell"),
         ([HEALTHY | {"representation/std": 0.0}, HEALTHY], "cannot tell"),
@@ -70,7 +70,7 @@ def test_each_kind_is_told_apart(change: dict[str, float], found: set[str]) -> N
         ([{"train/progress": 0.5}] * 2, "cannot tell"),
     ],
 )
-def test_the_state(validations: list[dict[str, float]], state: str) -> None:
+def test_the_verdict_of_two_validations(validations: list[dict[str, float]], state: str) -> None:
     assert verdict(validations).state == state
 
 
@@ -82,23 +82,21 @@ def without(*names: str) -> dict[str, float]:
     ("metrics", "state", "named"),
     [
         (without("val/"), "learning", "kNN accuracy (needs labels"),
-        (without("train/loss"), "learning", "does not say what chance gives"),
+        (without("train/loss"), "learning", "does not define its value at chance"),
         (without("val/", "train/loss"), "learning", "kNN accuracy"),
         (without("representation/", "information/"), "cannot tell", "add the callback Representation"),
         (without("val/", "information/"), "cannot tell", "information that two views share"),
         (without("val/", "representation/", "information/"), "cannot tell", "spread of projections"),
     ],
 )
-def test_what_is_missing_is_named_and_never_taken_for_healthy(
-    metrics: dict[str, float], state: str, named: str
-) -> None:
+def test_missing_metrics_are_named_and_not_taken_for_healthy(metrics: dict[str, float], state: str, named: str) -> None:
     found = verdict([metrics] * 2)
     assert found.state == state
     assert any(named in words for words in found.missing)
     assert f"Not known: {found.missing[0]}" in str(found)
 
 
-def test_green_needs_three_pieces_one_of_them_on_held_out_images() -> None:
+def test_learning_needs_three_pieces_of_evidence_one_on_held_out_images() -> None:
     of = {"loss": "train/loss", "spread": "representation/std", "neighbours": "val/knn"}
     more = {"information": "information/infonce", "matching": "representation/contrastive_accuracy"}
     names = of | more
@@ -121,7 +119,7 @@ SOME = st.fixed_dictionaries(
 
 
 @given(st.lists(SOME, max_size=3))
-def test_green_is_never_said_with_anything_against_it(found: list[dict[str, float]]) -> None:
+def test_learning_needs_no_evidence_against_it(found: list[dict[str, float]]) -> None:
     validations = [{"information/ceiling": math.log(500), "val/images": 1000.0} | metrics for metrics in found]
     said = verdict(validations)
     if said.state == "learning":
@@ -142,18 +140,21 @@ STD = "representation/feature_std"
     [
         (FEATURES, "learning"),
         (FEATURES | {"val/knn": 0.17}, "not learning"),
-        (FEATURES | {"val/knn": 0.2}, "learning"),  # the rank says so
+        (FEATURES | {"val/knn": 0.2}, "learning"),  # by RankMe
         (FEATURES | {"val/knn": 0.2, "representation/rankme": 4.0}, "cannot tell"),
         (FEATURES | {"representation/rankme": 1.0}, "cannot tell"),  # contradicts the rest
         (FEATURES | {STD: 0.01}, "complete collapse"),
-        (FEATURES | {STD: 0.01, f"{STD}_untrained": 0.015}, "learning"),  # which it was before: no collapse
+        (FEATURES | {STD: 0.01, f"{STD}_untrained": 0.015}, "learning"),  # as before training: no collapse
         (FEATURES | {STD: math.nan}, "not finite"),
         (UNLABELLED, "cannot tell"),  # two pieces
         (UNLABELLED | {"train/loss_at_chance": 0.5}, "learning"),
-        (UNLABELLED | {"representation/rankme": 1.9}, "cannot tell"),  # before BatchNorm has settled it may
+        (
+            UNLABELLED | {"representation/rankme": 1.9},
+            "cannot tell",
+        ),  # possible before BatchNorm's statistics have converged
         (UNLABELLED | {STD: 0.001}, "complete collapse"),
     ],
 )
-def test_the_state_of_a_method_without_projections(metrics: dict[str, float], state: str) -> None:
+def test_the_verdict_of_a_method_without_projections(metrics: dict[str, float], state: str) -> None:
     assert verdict([metrics] * 2).state == state
     assert verdict([metrics | BEGUN]).state == "too early to tell"

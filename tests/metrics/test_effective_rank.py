@@ -1,4 +1,4 @@
-"""Singular values, RankMe and standard deviations are NumPy's and SciPy's, and know their limits."""
+"""Singular values, RankMe and standard deviations equal NumPy's and SciPy's, with their limits."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.metrics.test_alignment import normal
 
 @settings(deadline=None)
 @given(st.integers(2, 40), st.integers(2, 8), st.integers(1, 5), st.integers(0, 2**31))
-def test_spectrum_is_that_of_the_matrix(number, width, parts, seed):
+def test_the_spectrum_equals_numpys(number, width, parts, seed):
     z = normal(number, width, seed=seed) + 0.5
     metric = EffectiveRank(width)
     for part in z.chunk(parts):
@@ -36,7 +36,7 @@ def test_rankme_knows_its_limits():
     assert 1 < rank.compute()["rankme"].item() <= 3.001
 
 
-def test_a_row_that_is_not_finite_makes_it_nan_and_a_collapsed_one_does_not_stop_it():
+def test_a_non_finite_row_gives_nan_and_a_collapsed_row_is_handled():
     metric = EffectiveRank(4)
     metric.update(torch.tensor([[1.0, torch.inf, 0.0, 0.0]]))
     assert metric.compute()["rankme"].isnan()

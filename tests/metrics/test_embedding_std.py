@@ -1,4 +1,4 @@
-"""Spread is NumPy's standard deviation of normalised rows, and knows its limits."""
+"""The embedding std equals NumPy's standard deviation of normalised rows, with its limits."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_it_is_the_standard_deviation_of_normalised_rows(number, width, parts, s
 def test_it_knows_its_limits():
     assert embedding_std(normal(5000, 64)).mean().item() == pytest.approx(1, abs=0.01)
     assert embedding_std(torch.ones(10, 4)).max().item() == pytest.approx(0, abs=1e-6)
-    assert embedding_std(torch.zeros(10, 4)).max() == 0  # a network that is dead
+    assert embedding_std(torch.zeros(10, 4)).max() == 0  # a dead network
     flat = normal(1000, 4)
     flat[:, 2] = 0
     assert embedding_std(flat)[2] == 0

@@ -1,4 +1,4 @@
-"""Every piece of evidence holds when a run has learned, not when it has not, and is missing when nobody measured it."""
+"""Evidence holds if a run has learned, does not if it has not, and is missing if it was not measured."""
 
 import math
 
@@ -29,7 +29,7 @@ LEARNED = {
     "val/knn_untrained": 0.17,
     "val/images": 1000.0,
     "step": 140,
-}  # of the quickstart's first four epochs
+}  # from the quickstart's first four epochs
 # The same with a learning rate of 1e-9.
 UNCHANGED = {
     "train/loss": 6.221,
@@ -65,22 +65,22 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
         (
             {"information/infonce": 0.05, "information/ceiling": math.log(1e6)},
             {"information": False},
-        ),  # sure, and little
+        ),  # significant, but small
         ({"information/infonce_untrained": 0.8}, {"information": None}),
-        ({"information/infonce_untrained": 1.0}, {"information": False}),  # a random network keeps as much
+        ({"information/infonce_untrained": 1.0}, {"information": False}),  # an untrained network has as much
         ({"information/infonce_untrained": -3.0}, {}),
         ({"information/ceiling": math.log(10)}, {"information": None, "matching": None}),  # of ten pairs: ± 1.3 nats
         (
             {"information/ceiling": math.log(10), "information/infonce": -0.05},
             {"information": None, "matching": None},
-        ),  # no exact nothing
+        ),  # not exactly zero
         ({"representation/contrastive_accuracy": 0.0}, {"matching": None}),
         ({"representation/contrastive_accuracy": 0.001}, {"matching": None}),
         ({"representation/contrastive_accuracy_untrained": 0.0124}, {"matching": False}),
         ({"representation/std": 0.15}, {"spread": False}),
         ({"val/knn": 0.17}, {"neighbours": False}),
-        ({"val/knn": 0.2}, {"neighbours": None}),  # by chance, of 1000
-        ({"val/knn": 0.2, "val/images": 1e5}, {}),  # and of many more
+        ({"val/knn": 0.2}, {"neighbours": None}),  # chance, of 1000
+        ({"val/knn": 0.2, "val/images": 1e5}, {}),  # and of many more images
         ({"val/knn": 0.1}, {"neighbours": False}),
         ({"val/images": 40.0}, {"neighbours": None}),
         (knn(0.98, 0.96, 100), {"neighbours": None}),
@@ -89,7 +89,7 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
         (knn(0.99, 0.96, 1e4), {}),
         (knn(1.0, 1.0, 5000), {"neighbours": None}),
         (knn(0.998, 1.0, 5000), {"neighbours": None}),
-        (knn(0.9, 1.0, 5000), {"neighbours": False}),  # a loss can be told where a gain cannot
+        (knn(0.9, 1.0, 5000), {"neighbours": False}),  # a decrease is detectable where a gain is not
         (knn(0.033, 0.02, 1000), {"neighbours": None}),
         (knn(0.02, 0.02, 1e4), {"neighbours": False}),
         (knn(0.04, 0.02, 1e4), {}),
@@ -100,7 +100,7 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
         (UNCHANGED, {"loss": False, "information": False, "matching": None, "neighbours": False}),
     ],
 )
-def test_it_speaks_against_what_may_be_chance_or_was_so_before(
+def test_no_evidence_if_at_chance_or_not_above_the_untrained_network(
     change: dict[str, float], expected: dict[str, bool | None]
 ) -> None:
     assert holds(LEARNED | change) == dict.fromkeys(holds(LEARNED), True) | expected
@@ -109,7 +109,7 @@ def test_it_speaks_against_what_may_be_chance_or_was_so_before(
 @pytest.mark.parametrize(
     ("absent", "kinds"),
     [
-        ("train/loss_at_chance", {"loss"}),  # of a loss that knows none
+        ("train/loss_at_chance", {"loss"}),  # of a loss without a chance value
         ("val/", {"neighbours"}),  # no labels
         ("val/knn_untrained", {"neighbours"}),
         ("information/infonce_untrained", {"information"}),
@@ -119,13 +119,13 @@ def test_it_speaks_against_what_may_be_chance_or_was_so_before(
         ("", {"loss", "information", "matching", "spread", "neighbours"}),
     ],
 )
-def test_what_was_not_measured_speaks_neither_way_and_is_named(absent: str, kinds: set[str]) -> None:
+def test_missing_metrics_are_no_evidence_and_are_named(absent: str, kinds: set[str]) -> None:
     metrics = {name: value for name, value in LEARNED.items() if not name.startswith(absent)}
     assert holds(metrics) == {kind: None if kind in kinds else True for kind in holds(LEARNED)}
     assert all(piece.words for piece in evidence(metrics))
 
 
-def test_the_words_hold_the_numbers() -> None:
+def test_the_words_contain_the_numbers() -> None:
     words = {piece.kind: piece.words for piece in evidence(LEARNED)}
     assert words == {
         "loss": "loss 5.54, by chance 6.24",
@@ -134,11 +134,11 @@ def test_the_words_hold_the_numbers() -> None:
         "spread": "projections spread by 0.74, where 1 is even",
         "neighbours": "kNN accuracy 27.3 % [23.3–31.7], untrained 17.0 %",
     }
-    assert evidence(knn(1.0, 1.0, 5000))[-1].words.endswith("untrained 100.0 %, which leaves no room to tell")
+    assert evidence(knn(1.0, 1.0, 5000))[-1].words.endswith("untrained 100.0 %, which is too near the maximum to tell")
 
 
 @given(hits=st.integers(0, 60), misses=st.integers(0, 60).filter(bool))
-def test_the_interval_is_wilsons(hits: int, misses: int) -> None:
+def test_the_interval_equals_wilsons(hits: int, misses: int) -> None:
     trials = hits + misses
     expected = binomtest(hits, trials).proportion_ci(2 * norm.cdf(Z) - 1, method="wilson")
     assert interval(hits / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
@@ -146,7 +146,7 @@ def test_the_interval_is_wilsons(hits: int, misses: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("pairs", [30, 500])
-def test_views_that_are_independent_are_no_evidence(seed: int, pairs: int) -> None:
+def test_independent_views_are_no_evidence(seed: int, pairs: int) -> None:
     torch.manual_seed(seed)
     z = torch.randn(2, 2 * pairs, 32)
     measure = MutualInformation()
@@ -156,8 +156,8 @@ def test_views_that_are_independent_are_no_evidence(seed: int, pairs: int) -> No
     assert holds(found)["information"] in ((None, False) if pairs < 100 else (False,))
 
 
-def test_the_noise_of_a_small_information_is_about_what_is_said() -> None:
-    """Of Gaussian pairs with the optimal critic, whose log-ratio the bound averages."""
+def test_the_noise_of_a_small_information_is_estimated_correctly() -> None:
+    """For Gaussian pairs with the optimal critic, whose log-ratio the bound averages."""
     rng, correlation, pairs = np.random.default_rng(0), 0.4, 400
     x, noise = rng.normal(size=(2, 2000, pairs))
     y = correlation * x + math.sqrt(1 - correlation**2) * noise
@@ -169,7 +169,7 @@ def test_the_noise_of_a_small_information_is_about_what_is_said() -> None:
 
 @pytest.mark.parametrize(("views", "images", "decoupled"), [(2, 8, False), (3, 5, False), (2, 8, True), (4, 3, True)])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_chance_is_the_loss_of_projections_that_are_all_the_same(
+def test_chance_is_the_loss_of_identical_projections(
     views: int, images: int, decoupled: bool, temperature: float
 ) -> None:
     loss = NTXent(temperature, decoupled)
@@ -206,10 +206,10 @@ FEATURES = {
         ({"val/probe": 0.1, "val/knn": 0.17}, {"probe": False, "neighbours": False}),
         ({"val/probe": 0.12}, {"probe": None}),
         ({"val/knn": 0.17}, {"neighbours": False}),
-        ({"val/chance": 0.3}, {"neighbours": False, "probe": False}),  # of a set of which most are of one class
+        ({"val/chance": 0.3}, {"neighbours": False, "probe": False}),  # of a data set with one frequent class
     ],
 )
-def test_of_a_method_without_projections_its_features_speak(
+def test_without_projections_features_are_the_evidence(
     change: dict[str, float], expected: dict[str, bool | None]
 ) -> None:
     kinds = dict.fromkeys(("feature spread", "rank", "neighbours", "probe"), True)
@@ -224,6 +224,6 @@ def test_of_a_method_without_projections_its_features_speak(
     ("names", "absent"),
     [(["val/"], {"neighbours", "probe"}), (["_untrained"], {"neighbours", "rank"}), (["val/chance"], {"probe"})],
 )
-def test_what_nobody_measured_of_features_is_missing(names: list[str], absent: set[str]) -> None:
+def test_missing_feature_metrics_are_named(names: list[str], absent: set[str]) -> None:
     known = {name: value for name, value in FEATURES.items() if not any(part in name for part in names)}
     assert {kind for kind, held in holds(known).items() if held is None} == {"loss", "projections"} | absent

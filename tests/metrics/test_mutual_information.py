@@ -21,7 +21,7 @@ def gaussians(number: int, information: float, dimensions: int, seed: int) -> tu
 
 
 def optimal(x: torch.Tensor, y: torch.Tensor, rho: float) -> torch.Tensor:
-    """The logarithm of the density ratio p(x, y) / p(x) p(y) of every pair."""
+    """The log density ratio p(x, y) / p(x) p(y) of every pair."""
     squares = rho**2 * (x.square().sum(1)[:, None] + y.square().sum(1)) - 2 * rho * x @ y.T
     return -0.5 * x.shape[1] * math.log(1 - rho**2) - squares / (2 * (1 - rho**2))
 
@@ -44,7 +44,7 @@ def test_nwj_is_unbiased_with_the_optimal_critic(information):
 
 
 @pytest.mark.parametrize("information", [0.5, 1.0, 2.0])
-def test_infonce_lies_below_the_truth_and_nears_it_with_more_pairs(information):
+def test_infonce_is_below_the_truth_and_approaches_it_with_more_pairs(information):
     few, error = draws(lambda scores: infonce([scores]), information, 8)
     many, small = draws(lambda scores: infonce([scores]), information, 512, times=50)
     assert few + 2 * error < many
@@ -75,7 +75,7 @@ def test_smile_trades_bias_for_variance():
 
 @settings(deadline=None)
 @given(st.integers(2, 12), st.integers(1, 12), st.floats(0.5, 10), st.integers(0, 2**31))
-def test_they_are_their_formulas_in_any_blocks(number, height, scale, seed):
+def test_bounds_equal_their_formulas_for_any_block_size(number, height, scale, seed):
     scores = scale * torch.randn(number, number, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     blocks = scores.split(height)
     numbers = scores.numpy()
@@ -89,7 +89,7 @@ def test_they_are_their_formulas_in_any_blocks(number, height, scale, seed):
     assert smile(blocks, math.inf).item() >= nwj(blocks).item() - 1e-9  # log u ≤ u / e: Donsker–Varadhan is the tighter
 
 
-def test_the_blocks_do_not_change_the_metric(monkeypatch):
+def test_blocks_do_not_change_the_metric(monkeypatch):
     z = torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(0))
     z[1] = z[0] + 0.3 * z[1]
     found = []
@@ -105,7 +105,7 @@ def test_the_blocks_do_not_change_the_metric(monkeypatch):
     assert found[0]["ceiling"].item() == pytest.approx(math.log(25))
 
 
-def test_every_other_image_is_evaluated_by_the_critic_of_those_between():
+def test_the_critic_is_fitted_on_half_of_the_images_and_evaluated_on_the_other():
     x, y = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
     y = x + y / 2
     metric = MutualInformation()
@@ -122,7 +122,7 @@ def test_every_other_image_is_evaluated_by_the_critic_of_those_between():
     torch.testing.assert_close(found["infonce"], math.log(20) - evaluated)
 
 
-def test_nothing_shared_is_nothing_found():
+def test_independent_views_have_no_information():
     metric = MutualInformation()
     metric.update(torch.randn(2, 4000, 16, generator=torch.Generator().manual_seed(0)))
     found = metric.compute()
@@ -130,18 +130,18 @@ def test_nothing_shared_is_nothing_found():
         assert abs(found[name].item()) < 0.05, name
 
 
-def test_what_is_found_in_gaussians_lies_below_what_they_share():
+def test_estimates_of_gaussians_are_below_the_truth():
     for seed in range(5):
         x, y, _ = gaussians(2000, 2.0, 16, seed)
         metric = MutualInformation()
         metric.update(torch.stack([x, y]))
         found = metric.compute()
         for name in ("infonce", "nwj", "smile"):
-            assert 1.0 < found[name].item() < 2.1, name  # a cosine does not see the length of a vector
+            assert 1.0 < found[name].item() < 2.1, name  # a cosine ignores the norm of a vector
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
-def test_a_clip_that_is_none_is_refused(clip):
+def test_an_invalid_clip_is_refused(clip):
     with pytest.raises(InputError, match="clip is a positive number of nats"):
         smile([torch.eye(3)], clip)
 

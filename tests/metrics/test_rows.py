@@ -1,4 +1,4 @@
-"""Every metric finds the same on several ranks as on one, and forgets when it is reset."""
+"""Metrics are equal on several ranks and on one, and ``reset`` clears them."""
 
 import torch
 
@@ -40,7 +40,7 @@ def on_a_rank(rank: int, ranks: int) -> dict[str, torch.Tensor]:
     return everything(PAIRS[:, :9] if rank == 0 else PAIRS[:, 9:])
 
 
-def test_ranks_find_what_one_process_finds():
+def test_ranks_give_the_results_of_one_process():
     one = everything(PAIRS)
     for found in on_ranks(2, on_a_rank):
         assert found.keys() == one.keys()
@@ -48,7 +48,7 @@ def test_ranks_find_what_one_process_finds():
             torch.testing.assert_close(found[name], value, msg=name)
 
 
-def test_a_metric_forgets_when_it_is_reset():
+def test_reset_clears_a_metric():
     for metric, batch in (
         (Alignment(), PAIRS),
         (Uniformity(), PAIRS[0]),

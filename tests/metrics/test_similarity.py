@@ -1,4 +1,4 @@
-"""Histograms are NumPy's, and every pair is counted once."""
+"""Histograms equal NumPy's, and every pair is counted once."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from tests.metrics.test_alignment import normal
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50), st.sampled_from([1, 2, 8, 64]))
-def test_histogram_is_numpys(values, bins):
+def test_the_histogram_equals_numpys(values, bins):
     expected, _ = np.histogram(np.array(values, dtype=np.float32), bins=bins, range=(-1, 1))
     assert histogram(torch.tensor(values), bins).tolist() == expected.tolist()
 
 
-def test_what_is_not_a_number_is_not_counted():
+def test_nan_is_not_counted():
     assert histogram(torch.tensor([torch.nan, 0.5, torch.nan]), bins=2).tolist() == [0, 1]
 
 

@@ -1,4 +1,4 @@
-"""Uniformity is a mean over all pairs, in any blocks, and knows its limits."""
+"""Uniformity is a mean over all pairs, for any block size, with its limits."""
 
 import sys
 
@@ -13,7 +13,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.metrics import uniformity
 from tests.metrics.test_alignment import normal, unit
 
-module = sys.modules["simmim_pl.metrics.uniformity"]  # its name in the package is the function's
+module = sys.modules["simmim_pl.metrics.uniformity"]  # in the package the name is the function's
 
 
 @settings(deadline=None)

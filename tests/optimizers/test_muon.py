@@ -1,4 +1,4 @@
-"""Muon against timm's, and what its iteration is for: singular values near one."""
+"""Muon compared with timm's; its iteration brings singular values near one."""
 
 import copy
 from collections.abc import Callable
@@ -43,7 +43,7 @@ SETTINGS = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "betas": (0.8, 0.9
 
 
 @pytest.mark.parametrize("changed", [{}, SETTINGS, {"lr": 0.05, "weight_decay": 1.0}])
-def test_it_is_timms_but_for_the_type_of_the_iteration(
+def test_muon_equals_timms_except_for_the_iterations_dtype(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
     theirs_exactly = timm.optim.muon.zeropower_via_newtonschulz
@@ -60,20 +60,20 @@ def test_it_is_timms_but_for_the_type_of_the_iteration(
 
 
 @pytest.mark.parametrize("hardware", [True, False])
-def test_the_iteration_is_in_bfloat16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch, hardware: bool) -> None:
+def test_the_iteration_uses_bfloat16_where_it_is_fast(monkeypatch: pytest.MonkeyPatch, hardware: bool) -> None:
     monkeypatch.setattr(page, "bfloat16_in_hardware", lambda kind: hardware)
     assert orthogonalise([torch.randn(8, 20)]).dtype == (torch.bfloat16 if hardware else torch.float32)
     assert orthogonalise([torch.randn(8, 20, dtype=torch.float64)]).dtype == torch.float64
 
 
 @given(st.integers(1, 3), st.integers(4, 24), st.integers(4, 24), st.integers(0, 1000))
-def test_directions_stay_and_singular_values_come_near_one(count: int, rows: int, columns: int, seed: int) -> None:
+def test_singular_vectors_stay_and_singular_values_approach_one(count: int, rows: int, columns: int, seed: int) -> None:
     left, values, right = torch.linalg.svd(
         torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64),
         full_matrices=False,
     )
-    values = values.clamp(min=0.05 * values[:, :1])  # what is next to nothing takes more iterations
-    values *= 10.0 ** torch.arange(count)[:, None]  # of matrices in one batch, each has a length of its own
+    values = values.clamp(min=0.05 * values[:, :1])  # tiny values need more iterations
+    values *= 10.0 ** torch.arange(count)[:, None]  # matrices in one batch have different norms
     found = left.mT @ orthogonalise(list(left @ values.diag_embed() @ right)) @ right.mT
     kept = found.diagonal(dim1=1, dim2=2)
     assert (found - kept.diag_embed()).abs().max() < 1e-10
@@ -84,7 +84,7 @@ def test_directions_stay_and_singular_values_come_near_one(count: int, rows: int
     "shape",
     [(64, 128), (96, 3, 4, 4), (4, 512), (4, 2048), (64,), (1, 8, 8), (8, 1, 3, 3), (3, 64), (5, 3, 2), (64, 3)],
 )
-def test_timm_takes_the_same_for_matrices(shape: tuple[int, ...]) -> None:
+def test_the_same_parameters_as_in_timm_are_matrices(shape: tuple[int, ...]) -> None:
     assert is_matrix(torch.empty(shape)) == timm.optim.muon._is_suitable_for_muon(torch.empty(shape))
 
 
@@ -92,10 +92,10 @@ def test_timm_takes_the_same_for_matrices(shape: tuple[int, ...]) -> None:
     "layout",
     [
         lambda kernel: kernel.contiguous(memory_format=torch.channels_last),
-        lambda kernel: kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),  # no matrix in memory
+        lambda kernel: kernel.permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2),  # not a matrix in memory
     ],
 )
-def test_how_a_kernel_lies_in_memory_changes_nothing(layout: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_memory_layout_does_not_matter(layout: Callable[[torch.Tensor], torch.Tensor]) -> None:
     torch.manual_seed(0)
     plain = [torch.randn(40, 6, 3, 3, dtype=torch.float64), torch.randn(8, 40, 1, 1, dtype=torch.float64)]
     pairs = [(kernel.clone(), layout(kernel.clone())) for kernel in plain]
@@ -111,7 +111,7 @@ def test_how_a_kernel_lies_in_memory_changes_nothing(layout: Callable[[torch.Ten
 
 
 class Operations(TorchDispatchMode):
-    """Counts what would be launched on a GPU: operations that are no views."""
+    """Counts operations that would launch a GPU kernel, that is, all except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("make", [lambda: nn.Conv2d(16, 16, 3, bias=False), lambda: nn.BatchNorm2d(16)])
-def test_more_layers_of_the_same_shape_take_no_more_operations(make: Callable[[], nn.Module]) -> None:
+def test_layers_of_one_shape_are_batched(make: Callable[[], nn.Module]) -> None:
     found = []
     for layers in (1, 6):
         parameters = [parameter for _ in range(layers) for parameter in make().parameters()]
@@ -140,7 +140,7 @@ def test_more_layers_of_the_same_shape_take_no_more_operations(make: Callable[[]
     assert 0 < found[0] == found[1]
 
 
-def test_a_copy_that_loads_its_state_goes_on_the_same() -> None:
+def test_a_restored_optimizer_continues_identically() -> None:
     net = network().float()
     optimizer = Muon(net.parameters())
     for _ in range(2):
@@ -158,12 +158,12 @@ def test_a_copy_that_loads_its_state_goes_on_the_same() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"weight_decay": -1.0}, {"momentum": 2.0}])
-def test_settings_outside_their_range_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Muon(network().parameters(), **wrong)
 
 
-def test_a_run_trains_with_it(cli: Callable[[list[Any]], Path]) -> None:
+def test_a_run_trains_with_muon(cli: Callable[[list[Any]], Path]) -> None:
     run = cli([*TINY, "--model.optimizer=simmim_pl.optimizers.Muon", "--model.optimizer.lr=0.004"])
     (state,) = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
     assert any("momentum_buffer" in each for each in state["state"].values())

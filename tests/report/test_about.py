@@ -1,4 +1,4 @@
-"""How far and how long, as the run's own files say."""
+"""Progress and times of a run, from its files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ START = {
     "code": "abc",
     "versions": {"x": "1"},
 }
-# Four steps an epoch, two seconds a step, logged at every second step and, by a validation, at an epoch's end.
+# Four steps per epoch, two seconds per step, logged at every second step and at the end of each epoch.
 METRICS = "epoch,step,train/loss,train/seconds,val/knn\n" + "".join(
     f"{step // 4},{step},1.0,{2 * (step + 1)},\n" + (f"{step // 4},{step},,,0.5\n" if step % 4 == 3 else "")
     for step in range(1, 12, 2)
@@ -30,7 +30,7 @@ def made(folder: Path, *starts: object, metrics: str = METRICS) -> Run:
     return load_run(folder)
 
 
-def test_a_run_that_goes_on_says_how_far_and_how_long(tmp_path: Path) -> None:
+def test_a_running_run_shows_progress_and_remaining_time(tmp_path: Path) -> None:
     found = run_facts([made(tmp_path / "a/1", START)])
     assert found == {
         **{"Progress": ["step 12 of 40, epoch 3"], "Time": ["24 s taken, about 56 s left"], "Began": ["then"]},
@@ -38,22 +38,22 @@ def test_a_run_that_goes_on_says_how_far_and_how_long(tmp_path: Path) -> None:
     }
 
 
-def test_a_run_that_ended_has_no_time_left(tmp_path: Path) -> None:
+def test_a_finished_run_shows_no_remaining_time(tmp_path: Path) -> None:
     found = run_facts([made(tmp_path / "a/1", START | {"ended": 13})])
     assert (found["Progress"], found["Time"]) == (["step 13 of 40, epoch 3.25"], ["24 s taken"])
 
 
-def test_what_changed_when_a_run_went_on_is_told_in_order(tmp_path: Path) -> None:
+def test_changes_on_resume_are_listed_in_order(tmp_path: Path) -> None:
     found = run_facts([made(tmp_path / "a/1", START, START | {"code": "def", "steps": None})])
     assert (found["Code"], found["Device"], found["Time"]) == (["abc → def"], ["cpu × 1"], ["24 s taken"])
 
 
-def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_unknown_values_are_left_out(tmp_path: Path) -> None:
     assert run_facts([made(tmp_path / "a/1", metrics="step\n")]) == {}
     assert run_facts([made(tmp_path / "b/1", metrics="epoch,step,train/loss\n0,3,1.0\n")]) == {"Progress": ["step 4"]}
 
 
-def test_several_runs_are_told_by_what_differs(tmp_path: Path) -> None:
+def test_several_runs_show_their_differences(tmp_path: Path) -> None:
     runs = [made(tmp_path / f"a/{n}", START | {"code": f"c{n}", "versions": {"x": "1", "y": n}}) for n in (1, 2)]
     for run, rate in zip(runs, (0.1, 0.2), strict=True):
         run.config = {"name": "a", "model": {"lr": rate}, "ckpt_path": rate}
@@ -72,5 +72,5 @@ def test_several_runs_are_told_by_what_differs(tmp_path: Path) -> None:
         (90000, "1 d 1 h"),
     ],
 )
-def test_times_are_told_in_two_units(seconds: float, said: str) -> None:
+def test_durations_have_two_units(seconds: float, said: str) -> None:
     assert format_duration(seconds) == said

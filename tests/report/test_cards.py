@@ -1,4 +1,4 @@
-"""Confusion matrices are named and whole, in any script."""
+"""Confusion matrices are named and complete, in any script."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def evaluated(folder: Path, names: list[str] = NAMES, counts: Any = COUNTS, **mo
     return run
 
 
-def test_a_matrix_says_whose_it_is_and_has_every_share_and_count(tmp_path: Path) -> None:
+def test_a_confusion_matrix_has_a_title_and_every_share_and_count(tmp_path: Path) -> None:
     html = confusion(evaluated(tmp_path / "some/1"))
     assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["KNN, k=5 on Pets, encoder: pretrained"]
     rows = rows_of(html)
@@ -46,7 +46,7 @@ def test_a_matrix_says_whose_it_is_and_has_every_share_and_count(tmp_path: Path)
     assert rows[-1][1:] == ["1", "1", "1", "997"]
 
 
-def test_of_many_classes_a_pixel_a_pair_and_the_worst_by_name(tmp_path: Path) -> None:
+def test_many_classes_have_a_pixel_per_pair_and_a_list_of_the_worst(tmp_path: Path) -> None:
     counts = 50 * np.eye(40, dtype=int)
     counts[3, 7], counts[9, 2] = 50, 1
     html = confusion(evaluated(tmp_path / "some/1", [f"c{n}" for n in range(40)], counts.tolist()))
@@ -57,18 +57,18 @@ def test_of_many_classes_a_pixel_a_pair_and_the_worst_by_name(tmp_path: Path) ->
     assert rows_of(html) == [["true class", "taken for", "times"], ["c3", "c7", "50"], ["c9", "c2", "1"]]
 
 
-def test_of_many_classes_that_are_never_mistaken_there_is_no_list(tmp_path: Path) -> None:
+def test_many_classes_without_confusion_have_no_list(tmp_path: Path) -> None:
     html = confusion(evaluated(tmp_path / "some/1", [f"c{n}" for n in range(40)], np.eye(40).tolist()))
     assert "base64" in html
     assert rows_of(html) == []
 
 
 @pytest.mark.parametrize("more", [{"confusion": None}, {"confusion": []}])
-def test_a_result_without_one_shows_none(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_a_result_without_a_confusion_matrix_shows_none(tmp_path: Path, more: dict[str, Any]) -> None:
     assert confusion(evaluated(tmp_path / "some/1", **more)) == ""
 
 
-def test_a_card_is_as_wide_as_the_page(tmp_path: Path) -> None:
+def test_a_card_has_the_width_of_the_page(tmp_path: Path) -> None:
     html = results(evaluated(tmp_path / "some/1"))
     assert 'class="card"' in html
     assert rows_of(html)[1] == ["Pets", "KNN, k=5", "accuracy", "50.0 [0.0–100.0]", "50.0 [0.0–100.0]"]

@@ -1,4 +1,4 @@
-"""Charts draw what they are given, and cut nothing off."""
+"""Charts show the given data, and cut nothing off."""
 
 import io
 import re
@@ -34,7 +34,7 @@ def lines(figure: Figure) -> dict[str, np.ndarray]:
     return {str(line.get_label()): line.get_xydata() for line in figure.axes[0].lines}
 
 
-def test_curves_are_the_points_that_were_given() -> None:
+def test_curves_have_the_given_points() -> None:
     found = lines(FIGURES["curves"]())
     np.testing.assert_array_equal(found["a"], [[0, 0], [1, 1], [2, 4], [3, 9], [4, 16]])
     np.testing.assert_array_equal(found["b"], [[0, 1], [1, 1]])
@@ -49,14 +49,14 @@ def test_a_long_curve_keeps_its_range_and_its_length_is_bounded(values: list[flo
         assert thin.tolist() == values
 
 
-def test_histograms_are_shares() -> None:
+def test_histograms_show_shares() -> None:
     figure = FIGURES["similarities"]()
     positive = next(part for part in figure.axes[0].patches if part.get_label() == "one image")
     assert positive.get_data().values.tolist() == [0, 1 / 15, 5 / 15, 9 / 15]
     assert positive.get_data().edges.tolist() == [-1, -0.5, 0, 0.5, 1]
 
 
-def test_a_metric_by_depth_has_its_interval_about_it() -> None:
+def test_a_metric_by_depth_has_its_interval() -> None:
     (axes,) = FIGURES["by depth"]().axes
     for line, band, shift in zip(axes.lines, axes.collections, (0, 9), strict=True):
         np.testing.assert_array_equal(line.get_xydata(), [[1, 50 - shift], [2, 70 - shift], [3, 60 - shift]])
@@ -65,12 +65,12 @@ def test_a_metric_by_depth_has_its_interval_about_it() -> None:
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
-def test_the_spectrum_is_relative_to_the_greatest() -> None:
+def test_the_spectrum_is_relative_to_its_maximum() -> None:
     (data,) = lines(FIGURES["spectrum"]()).values()
     np.testing.assert_allclose(data, [[1, 1], [2, 0.5], [3, 1e-8]])
 
 
-def test_every_class_of_the_map_has_its_colour_mark_and_name() -> None:
+def test_every_class_of_the_map_has_a_colour_marker_and_name() -> None:
     figure = FIGURES["scatter"]()
     parts = figure.axes[0].collections
     assert [part.get_label() for part in parts] == ["x", "y", "z"]
@@ -89,7 +89,7 @@ def test_a_map_without_labels_has_no_legend_and_one_with_many_classes_is_drawn()
 
 
 def drawn(figure: Figure) -> list[tuple[str, Any]]:
-    """Every text that can be seen, and its box in pixels."""
+    """Every visible text and its box in pixels."""
     FigureCanvasAgg(figure).draw()
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     ends = [(axis, *sorted(axis.get_view_interval())) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
@@ -104,7 +104,7 @@ def drawn(figure: Figure) -> list[tuple[str, Any]]:
 
 
 def cut_off(figure: Figure) -> list[str]:
-    """Texts that reach over the figure's edge by more than half a pixel."""
+    """Texts that exceed the figure's edge by more than half a pixel."""
     found = drawn(figure)
     assert len(found) > 3
     edge = figure.bbox.padded(0.5)
@@ -122,12 +122,12 @@ def test_no_number_of_curves_is_cut_off(low: float, high: float, label: str) -> 
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.integers(1, 10**8))
-def test_whatever_the_range_no_number_is_cut_off(low: float, high: float, steps: int) -> None:
+def test_no_axis_number_is_cut_off_for_any_range(low: float, high: float, steps: int) -> None:
     assert cut_off(charts.curves([("a", np.array([0.0, steps]), np.array([low, high]))], "a")) == []
 
 
 @pytest.mark.parametrize("least", [0.9, 0.2, 0.02, 1e-5, 0.0])
-def test_no_number_of_a_spectrum_is_cut_off_and_there_are_some(least: float) -> None:
+def test_no_number_of_a_spectrum_is_cut_off(least: float) -> None:
     figure = charts.spectrum(np.array([3.0, 3 * (1 + least) / 2, 3 * least]))
     assert cut_off(figure) == []
     assert len([text for text, _ in drawn(figure) if re.fullmatch(r"[\d.e−-]+", text)]) > 3
@@ -139,7 +139,7 @@ def test_no_label_of_another_chart_is_cut_off(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [r"$\frac$", "_hidden", "a & <b>", "قطة", "κατ"])
-def test_any_name_is_shown_as_it_is(name: str) -> None:
+def test_any_name_is_shown_literally(name: str) -> None:
     for figure in (
         charts.curves([(name, np.arange(3.0), np.arange(3.0)), ("b", np.arange(3.0), np.arange(3.0))]),
         charts.scatter(PLACE, np.zeros(40, dtype=int), [name], [0.5, 0.2]),
@@ -150,16 +150,16 @@ def test_any_name_is_shown_as_it_is(name: str) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["\ue000猫", "a\nb"])
-def test_a_name_that_no_font_can_write_is_a_number_and_no_boxes(name: str) -> None:
+def test_a_name_without_a_font_is_replaced_by_a_number(name: str) -> None:
     figure = charts.scatter(PLACE, np.arange(40) % 2, ["cat", name], [0.5, 0.2])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "class 1"]
-    charts.png(figure)  # of a missing glyph matplotlib would warn
+    charts.png(figure)  # matplotlib would warn of a missing glyph
     series = [(name, np.arange(3.0), np.arange(3.0)), ("b", np.arange(3.0), np.arange(3.0))]
     charts.png(charts.curves(series))
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_name_without_end_is_shortened_and_leaves_room_for_the_map() -> None:
+def test_a_long_name_is_shortened() -> None:
     figure = charts.scatter(PLACE, np.arange(40) % 2, ["cat", "dog" * 100], [0.5, 0.2])
     assert cut_off(figure) == []
     assert figure.axes[0].get_position().width > 0.3

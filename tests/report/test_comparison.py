@@ -1,4 +1,4 @@
-"""Evaluations of several runs side by side."""
+"""Comparison of the evaluations of several runs."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def evaluated(folder: Path, *cards: list[dict[str, Any]]) -> Run:
     return run
 
 
-def test_a_task_is_protocol_variant_metric_and_set_of_the_encoder_that_is_evaluated(tmp_path: Path) -> None:
+def test_a_task_is_protocol_variant_metric_and_data_set(tmp_path: Path) -> None:
     iou = {"mean IoU": {"value": 0.3, "interval": [0.2, 0.4]}}
     run = evaluated(
         tmp_path / "some/1",
@@ -45,7 +45,7 @@ def test_a_task_is_protocol_variant_metric_and_set_of_the_encoder_that_is_evalua
     assert tasks([found, {"Other on Pets": {}}]) == [*found, "Other on Pets"]
 
 
-def test_runs_are_rows_and_each_task_has_a_chart_the_best_on_top(tmp_path: Path) -> None:
+def test_runs_are_rows_and_each_task_has_a_sorted_chart(tmp_path: Path) -> None:
     runs = [
         evaluated(tmp_path / "a<b>/1", [result("KNN", 0.5), result("FineTune", 0.4)]),
         evaluated(tmp_path / "c/1", [result("KNN", 0.8)]),

@@ -1,4 +1,4 @@
-"""A panel of curves says what was logged, in its legend, its table and to the page's script."""
+"""A panel of curves shows the logged values in its legend, its table and the page's script."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def data(markup: str) -> dict[str, Any]:
     return found
 
 
-def test_one_runs_curves_share_a_chart_and_those_of_two_have_one_for_each_metric(tmp_path: Path) -> None:
+def test_one_run_has_one_chart_and_several_runs_one_chart_per_metric(tmp_path: Path) -> None:
     runs = [load_run(directory(tmp_path / "some" / name)) for name in "12"]
     (alone,) = curves.curve_panel(runs[:1], ["val/knn", "train/loss", "none"], "title")
     assert [each["name"] for each in data(alone)["series"]] == ["val/knn", "train/loss"]
@@ -31,7 +31,7 @@ def test_one_runs_curves_share_a_chart_and_those_of_two_have_one_for_each_metric
     assert curves.curve_panel(runs, ["none"], "title") == curves.curve_panel(runs[:1], ["none"], "title") == []
 
 
-def test_a_run_without_the_metric_keeps_the_others_colours(tmp_path: Path) -> None:
+def test_a_run_without_the_metric_does_not_change_colours(tmp_path: Path) -> None:
     runs = [load_run(directory(tmp_path / "some" / name)) for name in "12"]
     del runs[0].history["val/knn"]
     (markup,) = curves.curve_panel(runs, ["val/knn"], "title")
@@ -41,7 +41,7 @@ def test_a_run_without_the_metric_keeps_the_others_colours(tmp_path: Path) -> No
     assert "stroke: var(--series-0)" not in markup
 
 
-def test_the_legend_tells_last_and_best_and_where(tmp_path: Path) -> None:
+def test_the_legend_has_last_and_best_values_with_steps(tmp_path: Path) -> None:
     run = load_run(directory(tmp_path / "some/1"))
     steps = np.arange(5.0)
     run.history |= {
@@ -59,7 +59,7 @@ def test_the_legend_tells_last_and_best_and_where(tmp_path: Path) -> None:
     ]
 
 
-def test_chance_is_named_and_told_apart_where_there_are_several(tmp_path: Path) -> None:
+def test_chance_lines_are_named(tmp_path: Path) -> None:
     run = load_run(directory(tmp_path / "some/1"))
     run.observed["classes"] = np.array(list("abcd"))
     (markup,) = curves.curve_panel([run], ["val/knn"], "t")
@@ -71,7 +71,7 @@ def test_chance_is_named_and_told_apart_where_there_are_several(tmp_path: Path) 
     assert told == [["chance, some/1", "0.25"], ["chance, some/2", "0.5"]]
 
 
-def test_the_script_gets_every_point_or_a_thousand_means_and_no_nan(tmp_path: Path) -> None:
+def test_the_script_gets_at_most_a_thousand_points_without_nan(tmp_path: Path) -> None:
     run = load_run(directory(tmp_path / "some/1"))
     run.history["train/loss"] = (np.arange(3.0), np.array([1.23456789, np.nan, -1e-9]))
     (series,) = data(curves.curve_panel([run], ["train/loss"], "t")[0])["series"]

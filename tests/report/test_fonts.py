@@ -1,4 +1,4 @@
-"""A name gets the fonts that have its glyphs, as fontTools reads them."""
+"""A name gets fonts with its glyphs, according to fontTools."""
 
 import pytest
 from fontTools.ttLib import TTFont
@@ -13,13 +13,13 @@ def glyphs(family: str) -> set[int]:
     return set(TTFont(ENTRIES[family].fname).getBestCmap())
 
 
-def test_the_usual_font_is_enough_for_what_it_has() -> None:
+def test_the_default_font_is_used_where_it_suffices() -> None:
     for text in ("cat", "Größe Δ", "кот", "قطة", ""):
         assert fonts.font_families(text) == [fonts.DEFAULT_FONT]
         assert set(map(ord, text)) <= glyphs(fonts.DEFAULT_FONT)
 
 
-def test_another_font_helps_where_the_usual_one_lacks_a_glyph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_font_is_used_for_missing_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
     other = ENTRIES["STIXGeneral"]
     only = chr(min(glyphs("STIXGeneral") - glyphs(fonts.DEFAULT_FONT) - set(range(0xE000, 0xF900))))
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [ENTRIES[fonts.DEFAULT_FONT], other])
@@ -28,7 +28,7 @@ def test_another_font_helps_where_the_usual_one_lacks_a_glyph(monkeypatch: pytes
     assert fonts.font_families(f"cat {only}") is None
 
 
-def test_a_font_of_boxes_and_a_file_that_is_none_do_not_count(
+def test_last_resort_fonts_and_invalid_files_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     none = tmp_path_factory.mktemp("fonts") / "none.ttf"

@@ -1,4 +1,4 @@
-"""The page says what the run's files say, to those who see it and to those who do not, and needs nothing else."""
+"""The page shows the run's files accessibly, and needs nothing else."""
 
 import base64
 import errno
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.drawn
 
 
 class Nesting(HTMLParser):
-    """Refuses tags that do not close, and keeps what the page loads and its anchors."""
+    """Refuses unclosed tags, and records loaded resources and anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Nesting(HTMLParser):
 
 
 def observations(queries: int = 2) -> dict[str, Any]:
-    """What callbacks would have found."""
+    """Observations of callbacks."""
     rng = np.random.default_rng(0)
     return {
         "positive": np.array([0, 1, 9]),
@@ -80,7 +80,7 @@ def observations(queries: int = 2) -> dict[str, Any]:
 
 
 def whole(folder: Path, std: float = 0.9) -> Path:
-    """A run directory with every picture but of evaluations."""
+    """A run directory with every picture except those of evaluations."""
     directory(folder, std)
     keep(folder, observations())
     return folder
@@ -92,7 +92,7 @@ def text_of(html: str) -> str:
 
 
 def assert_only_ours_runs(html: str) -> None:
-    """One script, the package's own; the page forbids any other, and to load or send anything."""
+    """The page has one script, the package's; its policy forbids others, and loading or sending anything."""
     script = Path(pages.__file__).with_name("page.js").read_text()
     assert re.findall(r"<script.*?>(.*?)</script>", html, re.DOTALL) == [script]
     assert re.findall(r"https?://[^\"]*", script) == ["http://www.w3.org/2000/svg"] * script.count("http")
@@ -103,7 +103,7 @@ def assert_only_ours_runs(html: str) -> None:
     assert f"content=\"{policy}form-action 'none'; base-uri 'none'\"" in html
 
 
-def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
+def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     html = pages.render_page([load_run(whole(tmp_path / "some/1"))])
     found = Nesting(html)
     assert all(address.startswith("data:") for address in found.loaded)
@@ -114,9 +114,9 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert "<dog>" not in html
 
 
-def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
+def test_the_page_shows_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = text_of(pages.render_page([load_run(whole(tmp_path / "some/1"))]))
-    assert "Learning : 3 pieces of evidence say so" in text
+    assert "Learning : 3 pieces of evidence are for it" in text
     assert (
         "For learning: loss 2.50, by chance 6.20; two views share 1.20 ± 0.21 nats, untrained 0.10; projections spread"
         in text
@@ -129,7 +129,7 @@ def test_the_page_says_the_numbers_of_the_run(tmp_path: Path) -> None:
         assert row in text
 
 
-def test_a_collapsed_run_is_told_from_a_healthy_one(tmp_path: Path) -> None:
+def test_a_collapsed_run_is_distinguished_from_a_healthy_one(tmp_path: Path) -> None:
     folder = whole(tmp_path / "some/1", std=0.0)
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", "0.2,0.001,"))
@@ -148,7 +148,7 @@ def test_a_collapsed_run_is_told_from_a_healthy_one(tmp_path: Path) -> None:
         ((",6.2\n", ",0.7\n"), "open"),
     ],
 )
-def test_green_is_for_what_is_proved_only(tmp_path: Path, change: tuple[str, str], shown: str) -> None:
+def test_only_proven_learning_is_green(tmp_path: Path, change: tuple[str, str], shown: str) -> None:
     folder = whole(tmp_path / "some/1")
     table = folder / "metrics.csv"
     assert change == ("", "") or change[0] in table.read_text()
@@ -158,16 +158,16 @@ def test_green_is_for_what_is_proved_only(tmp_path: Path, change: tuple[str, str
     assert html.count('<div class="verdict ') == 1
 
 
-def test_a_run_that_learned_nothing_is_shown_so(tmp_path: Path) -> None:
+def test_a_run_that_learned_nothing_is_shown_as_such(tmp_path: Path) -> None:
     folder = whole(tmp_path / "some/1")
     table = folder / "metrics.csv"
     table.write_text(re.sub(r"1\.[02],6\.2\n", "0.01,6.2\n", table.read_text()))
     html = pages.render_page([load_run(folder)])
     assert '<div class="verdict ill">' in html
-    assert "<strong>Not learning</strong>: Held-out images show no more than before training." in html
+    assert "<strong>Not learning</strong>: Metrics of held-out images are no better than before training." in html
 
 
-def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
+def test_a_run_that_has_just_begun_has_an_early_verdict(tmp_path: Path) -> None:
     folder = tmp_path / "some/1"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("name: some\n")
@@ -179,7 +179,7 @@ def test_a_run_that_has_hardly_begun_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("std", "said"), [(0.9, False), (0.001, True)])
-def test_one_validation_is_no_verdict(tmp_path: Path, std: float, said: bool) -> None:
+def test_one_validation_is_not_enough_for_a_verdict(tmp_path: Path, std: float, said: bool) -> None:
     folder = whole(tmp_path / "some/1", std)
     table = folder / "metrics.csv"
     table.write_text("".join(line for line in table.open() if not line.startswith("0,9,")))
@@ -188,7 +188,7 @@ def test_one_validation_is_no_verdict(tmp_path: Path, std: float, said: bool) ->
     assert ("Against it: complete collapse: all images" in text) == said
 
 
-def test_runs_stand_side_by_side(tmp_path: Path) -> None:
+def test_several_runs_share_one_page(tmp_path: Path) -> None:
     runs = [whole(tmp_path / "some" / name, std) for name, std in (("1", 0.9), ("2", 0.8))]
     html = pages.render_page([load_run(run) for run in runs])
     Nesting(html)
@@ -199,29 +199,29 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert html.count("nearest neighbours, most similar first") == 2
     for picture in ("Similarity of views", "Map of validation images", "Singular values", "Nearest neighbours"):
         panel = html[html.index(f"<h3>{picture}") :].split("<h3>")[1]
-        assert re.findall("<h4>(.*?)</h4>", panel) == ["some/1", "some/2"]  # each picture names its run, for all to see
+        assert re.findall("<h4>(.*?)</h4>", panel) == ["some/1", "some/2"]  # each picture names its run visibly
     assert html.count("map of validation images") == html.count("singular values of the features")
 
 
-def test_what_differs_between_runs_comes_first(tmp_path: Path) -> None:
+def test_differences_between_runs_come_first(tmp_path: Path) -> None:
     runs = [whole(tmp_path / "some" / name) for name in "12"]
     (runs[1] / "config.yaml").write_text("name: some\nseed_everything: 4\nmore: <b>\n")
     html = pages.render_page([load_run(run) for run in runs])
     first = html[html.index("<h2") : html.index("</section>")]
-    assert 'id="apart">What differs' in first
+    assert 'id="apart">Differences' in first
     assert rows_of(first) == [["", "some/1", "some/2"], ["seed_everything", "3", "4"], ["more", "–", "<b>"]]
     same = text_of(pages.render_page([load_run(runs[0])] * 2))
-    assert "What differs Their configs, code, versions and devices are the same." in same
-    assert "What differs" not in pages.render_page([load_run(runs[0])])
+    assert "Differences Their configs, code, versions and devices are the same." in same
+    assert ">Differences<" not in pages.render_page([load_run(runs[0])])
 
 
-def test_runs_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_named_by_folder(tmp_path: Path) -> None:
     runs = [whole(tmp_path / place / "some/1") for place in ("here", "there")]
     heads = re.findall("<h4>(.*?)</h4>", pages.render_page([load_run(run) for run in runs]))
     assert set(heads) == set(map(str, runs))
 
 
-def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
+def test_the_page_shows_time_device_and_versions(cli: Cli) -> None:
     folder = cli([*TINY, "--trainer.log_every_n_steps=1"])
     told = dict(row for row in rows_of((folder / "report.html").read_text()) if len(row) == 2)
     assert told["Progress"] == "step 10 of 10, epoch 2"
@@ -233,7 +233,7 @@ def test_a_run_tells_time_place_and_versions(cli: Cli) -> None:
     assert {"val/knn", "chance"} <= {row[0] for row in rows_of((folder / "report.html").read_text()) if row}
 
 
-def test_a_run_that_goes_on_counts_its_time_on_and_keeps_both_starts(cli: Cli) -> None:
+def test_a_resumed_run_adds_up_its_time_and_shows_both_starts(cli: Cli) -> None:
     often = [*TINY, "--trainer.log_every_n_steps=1"]
     folder = cli([*often, "--trainer.callbacks+=tests.command.test_cli.StopAfterOne"])
     before = load_run(folder)
@@ -247,7 +247,7 @@ def test_a_run_that_goes_on_counts_its_time_on_and_keeps_both_starts(cli: Cli) -
     assert run.epoch == 5
 
 
-def test_every_panel_names_a_picture_or_metrics_that_a_run_logs(cli: Cli) -> None:
+def test_every_panel_has_a_picture_or_logged_metrics(cli: Cli) -> None:
     run = load_run(cli([*TINY, "--trainer.log_every_n_steps=1"]))
     spec = yaml.safe_load(Path(pages.__file__).with_name("panels.yaml").read_text())
     panels = [panel for section in spec for panel in section["panels"]]
@@ -268,7 +268,7 @@ def evaluated(cli: Cli) -> Path:
     return run
 
 
-def test_a_run_leaves_its_report_and_so_does_an_evaluation(evaluated: Path) -> None:
+def test_runs_and_evaluations_write_a_report(evaluated: Path) -> None:
     (evaluation,) = Path("runs/knn").iterdir()
     said = text_of((evaluation / "report.html").read_text())
     assert "Confusion" in said
@@ -288,13 +288,13 @@ def test_the_command_line_compares_runs(tmp_path: Path) -> None:
     failed = Program("simmim_pl.report", ["nowhere"], tmp_path, environment())
     _, error = failed.communicate(120)
     assert failed.returncode == 2
-    assert error.startswith("error: nowhere is no run directory")
+    assert error.startswith("error: nowhere is not a run directory")
     assert error.count("\n") == 1
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """``browser(path, **options)`` opens a page; what its console says makes the test fail."""
+    """``browser(path, **options)`` opens a page; any console message fails the test."""
     said: list[str] = []
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -313,7 +313,7 @@ def browser(tmp_path: Path) -> Iterator[Callable[..., Page]]:
 
 
 def contrast(page: Page, selector: str) -> float:
-    """WCAG's contrast of a text's colour and the page's ground."""
+    """WCAG contrast of a text colour and the page's background."""
     colours = page.eval_on_selector(
         selector, "e => [getComputedStyle(e).color, getComputedStyle(document.body).backgroundColor]"
     )
@@ -327,7 +327,7 @@ def contrast(page: Page, selector: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_a_full_disk_is_one_sentence(
+def test_a_full_disk_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(file: int) -> None:
@@ -342,13 +342,13 @@ def test_a_full_disk_is_one_sentence(
         with pytest.raises(SystemExit) as exit_:
             main([str(folder), *more])
         assert exit_.value.code == 2
-        said = f"error: {file} cannot be written (no space left on device): make room on the disk.\n"
+        said = f"error: {file} cannot be written (no space left on device): free disk space.\n"
         assert capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it_in_both_schemes(evaluated: Path, browser: Callable[..., Page], scheme: str) -> None:
+def test_the_page_works_in_light_and_dark_mode(evaluated: Path, browser: Callable[..., Page], scheme: str) -> None:
     main([str(evaluated)])
     page = browser(evaluated / "report.html", color_scheme=scheme, viewport={"width": 1200, "height": 800})
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -361,7 +361,7 @@ def test_a_browser_shows_it_in_both_schemes(evaluated: Path, browser: Callable[.
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-def test_it_is_read_by_keyboard_and_by_a_screen_reader(tmp_path: Path, browser: Callable[..., Page]) -> None:
+def test_the_page_is_accessible_by_keyboard_and_screen_reader(tmp_path: Path, browser: Callable[..., Page]) -> None:
     folder = whole(tmp_path / "some/1")
     main([str(folder)])
     page = browser(folder / "report.html", viewport={"width": 400, "height": 800})
@@ -378,12 +378,12 @@ def test_it_is_read_by_keyboard_and_by_a_screen_reader(tmp_path: Path, browser: 
     assert 'table "some/1: nearest neighbours' in tree
     assert page.locator("img:not([alt])").count() == 0
     widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]  # a telephone need not scroll sideways
+    assert widths[0] <= widths[1]  # no horizontal scrolling on a phone
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """The page of two runs of unlike scales and names."""
+    """The page of two runs with different scales and names."""
     folders = [tmp_path / name / "1" for name in ("short", "名前 " + "a-name-that-does-not-end-" * 4)]
     for folder, scale in zip(folders, (1.0, -1e6), strict=True):
         whole(folder)
@@ -415,9 +415,7 @@ def test_nothing_is_cut_off_at_any_width(two: Path, browser: Callable[..., Page]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-def test_curves_are_looked_at_over_epochs_or_time_on_a_logarithmic_scale_and_in_part(
-    two: Path, browser: Callable[..., Page]
-) -> None:
+def test_curves_support_axes_logarithmic_scale_and_zoom(two: Path, browser: Callable[..., Page]) -> None:
     page = browser(two, viewport={"width": 1400, "height": 800})
     figure = page.locator("figure", has=page.get_by_role("img", name="Loss: train/loss"))
     chart = figure.get_by_role("img")
@@ -468,7 +466,7 @@ def test_curves_are_looked_at_over_epochs_or_time_on_a_logarithmic_scale_and_in_
     assert figure.locator(".readout").inner_text().startswith("optimizer step 1 ·")
 
 
-def test_what_a_run_is_called_and_set_to_is_text(tmp_path: Path) -> None:
+def test_names_and_settings_are_escaped(tmp_path: Path) -> None:
     folder = whole(tmp_path / "<b>some" / "1")
     (folder / "config.yaml").write_text("name: <script>alert(1)</script>\n")
     html = pages.render_page([load_run(folder)])

@@ -1,4 +1,4 @@
-"""Accuracy against depth: a chart for each metric of results that are of layers, an encoder a line."""
+"""Accuracy against depth: a chart for each metric of layer results, with a line per encoder."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def result(encoder: str, place: int | None, value: float, task: str = "Depth") -
     return found if place is None else found | {"depth": place}
 
 
-def test_each_layer_is_a_point_and_a_row_and_other_results_are_not(tmp_path: Path) -> None:
+def test_only_results_of_layers_are_in_the_depth_chart(tmp_path: Path) -> None:
     run = load_run(directory(tmp_path / "some/1"))
     assert depth(run) == ""
     layers = [result("pretrained", 1, 0.5), result("pretrained", 2, 0.75), result("<untrained>", 1, 0.25)]

@@ -1,4 +1,4 @@
-"""What is read of a run directory is what was written there."""
+"""Run directories are read back correctly."""
 
 import io
 import json
@@ -57,14 +57,14 @@ def test_a_verdict_needs_two_validations(tmp_path: Path, first: float, last: flo
 
 
 @pytest.mark.parametrize("stds", [(0.5, 0.0), (0.0, 0.5)])
-def test_one_bad_validation_is_neither_collapse_nor_learning(tmp_path: Path, stds: tuple[float, float]) -> None:
+def test_one_bad_validation_is_neither_a_collapse_nor_learning(tmp_path: Path, stds: tuple[float, float]) -> None:
     folder = directory(tmp_path / "some/1", stds[1])
     table = folder / "metrics.csv"
     table.write_text(table.read_text().replace("0.2,0.5,", f"0.2,{stds[0]},"))
     assert load_run(folder).verdict().state == "cannot tell"
 
 
-def test_one_validation_is_a_suspicion(tmp_path: Path) -> None:
+def test_one_validation_gives_only_a_preliminary_state(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1", 0.0)
     table = folder / "metrics.csv"
     table.write_text("".join(line for line in table.open() if not line.startswith("0,9,")))
@@ -74,7 +74,7 @@ def test_one_validation_is_a_suspicion(tmp_path: Path) -> None:
     assert "complete collapse: all images are at nearly the same point" in verdict.against[0]
 
 
-def test_a_validation_has_what_was_logged_by_then(tmp_path: Path) -> None:
+def test_a_validation_has_the_metrics_logged_so_far(tmp_path: Path) -> None:
     first, last = load_run(directory(tmp_path / "some/1")).validations()
     assert (first["step"], first["train/loss"], first["val/knn"]) == (10, 3.5, 0.2)
     assert (last["step"], last["train/loss"], last["val/knn"]) == (20, 2.5, 0.4)
@@ -83,15 +83,13 @@ def test_a_validation_has_what_was_logged_by_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("steps", "shares"), [(40, [0.25, 0.5]), (None, [0.25, 0.75])])
-def test_the_share_of_the_run_is_of_the_steps_it_will_take_or_as_it_was_logged(
-    tmp_path: Path, steps: int | None, shares: list[float]
-) -> None:
+def test_progress_is_relative_to_all_steps_or_as_logged(tmp_path: Path, steps: int | None, shares: list[float]) -> None:
     folder = directory(tmp_path / "some/1")
     add_start(folder, {"steps": steps})
     assert [metrics["train/progress"] for metrics in load_run(folder).validations()] == shares
 
 
-def test_a_run_that_ended_before_a_step_was_logged_is_not_early(tmp_path: Path) -> None:
+def test_a_finished_run_without_logged_steps_is_not_early(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     (folder / "metrics.csv").write_text("step,representation/std\n9,0.5\n19,0.5\n")
     assert load_run(folder).verdict().state == "too early to tell"
@@ -99,25 +97,25 @@ def test_a_run_that_ended_before_a_step_was_logged_is_not_early(tmp_path: Path) 
     assert load_run(folder).verdict().state == "cannot tell"
 
 
-def test_a_line_that_is_being_written_is_no_error(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ignored(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     with (folder / "metrics.csv").open("a") as file:
         file.write("2,24,1.5")
     assert load_run(folder).last("train/loss") == 1.5
 
 
-def test_cards_are_the_runs_own_and_its_checkpoints(tmp_path: Path) -> None:
+def test_cards_of_the_run_and_of_its_checkpoints_are_read(tmp_path: Path) -> None:
     folder = directory(tmp_path / "some/1")
     (folder / "checkpoints").mkdir()
     for place, command in ((folder / "result.json", "own"), (folder / "checkpoints/last.x.result.json", "beside")):
         place.write_text(json.dumps({"command": command, "results": []}))
     for name in ("last.methods-20260101-090000-aaaa", "last.knn-20260301-080000-bbbb"):
         (folder / f"checkpoints/{name}.result.json").write_text(json.dumps({"command": name[5:8], "results": []}))
-    # The run's own, then the copies in the order in which they were made.
+    # The run's own card, then the copies in order of creation.
     assert [card["command"] for card in load_run(folder).cards] == ["own", "beside", "met", "knn"]
 
 
-def test_what_was_observed_comes_back(tmp_path: Path) -> None:
+def test_observations_are_read_back(tmp_path: Path) -> None:
     keep(tmp_path, {"positive": np.arange(4), "classes": ["a", "bé"], "step": 7})
     found = observed(tmp_path)
     assert found["positive"].tolist() == [0, 1, 2, 3]
@@ -136,11 +134,11 @@ def test_what_was_observed_comes_back(tmp_path: Path) -> None:
         ("metrics.csv", b"step,train/loss\n1,two\n", "cannot be read"),
         ("metrics.csv", b"step,train/loss\n1," + b"1" * 200_000, "field larger than field limit"),
         ("result.json", b"{", "cannot be read"),
-        ("result.json", b"{}", r"result\.json holds no result card"),
-        ("result.json", b"[]", r"result\.json holds no result card"),
+        ("result.json", b"{}", r"result\.json is not a result card"),
+        ("result.json", b"[]", r"result\.json is not a result card"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     folder = directory(tmp_path / "some/1")
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=said) as error:
@@ -149,6 +147,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
     assert "\n" not in str(error.value)
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run directory: name one like"):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run directory: give one like"):
         load_run(tmp_path)

@@ -1,4 +1,4 @@
-"""Configs are compared by the keys that set them."""
+"""Configs are compared by command-line keys."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.inte
 NESTED = st.recursive(PLAIN, lambda inner: st.dictionaries(st.text("ab", min_size=1), inner, min_size=1), max_leaves=8)
 
 
-def test_keys_are_those_of_the_command_line() -> None:
+def test_keys_equal_those_of_the_command_line() -> None:
     found = flatten(QUICKSTART)
     assert found["model"] == "simmim_pl.methods.Contrastive"
     assert found["model.loss.temperature"] == 0.2
@@ -34,22 +34,22 @@ def test_keys_are_those_of_the_command_line() -> None:
         ({"notes": "x"}, {"notes": ["–", "x"]}),
     ],
 )
-def test_only_what_differs_is_told(changed: dict[str, Any], expected: dict[str, list[str]] | None) -> None:
+def test_only_differences_are_shown(changed: dict[str, Any], expected: dict[str, list[str]] | None) -> None:
     found = differences([QUICKSTART, QUICKSTART | changed])
-    if expected is None:  # one more callback does not shift the others
+    if expected is None:  # an additional callback does not shift the others
         assert found["trainer.callbacks.OnlineProbe.k"] == ["–", "20"]
         assert not [key for key in found if "Report" in key]
     else:
         assert found == expected
 
 
-def test_two_of_a_class_are_told_apart() -> None:
+def test_two_callbacks_of_a_class_are_numbered() -> None:
     one, two = ([ONLINE, {**ONLINE, "init_args": {"k": k}}] for k in (1, 2))
     assert differences([{"calls": one}, {"calls": two}]) == {"calls.OnlineProbe 2.k": ["1", "2"]}
 
 
 @given(NESTED, NESTED)
-def test_configs_differ_exactly_when_something_is_told(one: Any, other: Any) -> None:
+def test_differences_are_shown_exactly_when_configs_differ(one: Any, other: Any) -> None:
     assert differences([one, one]) == {}
     told = differences([{"a": one}, {"a": other}])
     assert bool(told) == (str(sorted(flatten(one).items())) != str(sorted(flatten(other).items())))

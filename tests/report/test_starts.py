@@ -1,4 +1,4 @@
-"""A run says with what it was started, each time."""
+"""A run records every start."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.report.starts import FILE_NAME, add_start, load_starts, record_end
 
 
-def test_every_start_is_kept_and_the_last_one_ends(tmp_path: Path) -> None:
+def test_every_start_is_recorded_and_the_last_one_gets_its_end(tmp_path: Path) -> None:
     assert load_starts(tmp_path) == []
     record_end(tmp_path, 3)  # of none
     assert not (tmp_path / FILE_NAME).exists()
@@ -20,7 +20,7 @@ def test_every_start_is_kept_and_the_last_one_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]", json.dumps("a")])
-def test_a_file_of_something_else_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE_NAME).write_text(text)
     with pytest.raises(InputError, match=r"run.json cannot be read \(.*delete it") as error:
         load_starts(tmp_path)

@@ -1,4 +1,4 @@
-"""A figure within a page has the page's colours, and shares nothing with another."""
+"""A figure in a page has the page's colours, and shares no ids with another."""
 
 import xml.etree.ElementTree as ET
 
@@ -18,12 +18,12 @@ def parsed(text: str) -> ET.Element:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_chart_is_one_picture_in_the_pages_colours(name: str) -> None:
+def test_a_chart_is_one_svg_in_the_pages_colours(name: str) -> None:
     text = to_svg(FIGURES[name](), 'what "it" < says')
     root = parsed(text)
     assert root.get("role") == "img"
     assert root.get("aria-label") == 'what "it" < says'
-    assert root.get("width") is None  # as wide as its place
+    assert root.get("width") is None  # as wide as its container
     assert "currentColor" in text
     left = {colour for colour in [charts.INK, *charts.COLOURS] if colour in text}
     assert not left
@@ -34,11 +34,11 @@ def test_a_chart_is_one_picture_in_the_pages_colours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_chart_is_drawn_the_same_every_time(name: str) -> None:
+def test_charts_are_deterministic(name: str) -> None:
     assert to_svg(FIGURES[name](), "a") == to_svg(FIGURES[name](), "a")
 
 
-def test_two_charts_of_a_page_share_no_names() -> None:
+def test_two_charts_of_a_page_have_different_ids() -> None:
     found = []
     for name in ("one", "two"):
         found.append({node.get("id") for node in parsed(to_svg(FIGURES["curves"](), name)).iter(f"{SVG}clipPath")})
@@ -46,7 +46,7 @@ def test_two_charts_of_a_page_share_no_names() -> None:
     assert not found[0] & found[1]
 
 
-def test_a_sample_of_a_legend_is_drawn_as_the_curve_is() -> None:
+def test_a_legend_sample_has_the_style_of_its_curve() -> None:
     series = [(str(number), np.arange(20.0), np.arange(20.0)) for number in range(5)]
     drawn = charts.curves(series).axes[0].lines
     for number, curve in enumerate(drawn):
@@ -58,7 +58,7 @@ def test_a_sample_of_a_legend_is_drawn_as_the_curve_is() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(charts.MARKERS)))
-def test_a_mark_of_a_legend_is_within_its_picture_and_of_its_class(number: int) -> None:
+def test_a_legend_marker_is_within_its_picture_and_of_its_class(number: int) -> None:
     (shape,) = parsed(marker_sample(number))
     points = np.array([point.split(",") for point in shape.get("points", "").split()], dtype=float)
     assert 0 <= points.min() < points.max() <= 8

@@ -1,4 +1,4 @@
-"""Tables say what they are given, as text."""
+"""Tables show their values as text."""
 
 import re
 from html import unescape
@@ -9,12 +9,12 @@ from simmim_pl.report.tables import collapsed_table, html_table
 
 
 def rows_of(markup: str) -> list[list[str]]:
-    """The cells of every table in some HTML, without what is drawn in them."""
+    """The cells of every table in HTML, without graphics."""
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", markup)]
     return [[unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
 
 
-def test_cells_are_text_unless_they_are_markup() -> None:
+def test_cells_are_escaped_unless_markup() -> None:
     found = html_table([["<a>", "b"], ["c & d", Markup("<i>e</i>")]], "<caption>", "kind")
     assert rows_of(found) == [["<a>", "b"], ["c & d", "e"]]
     assert "<i>e</i>" in found

@@ -1,7 +1,7 @@
-"""A disk that fills at any write ends a run in one sentence; from the checkpoint that is kept it goes on to the bit.
+"""A disk that fills at any write ends a run with a one-line error; the run resumes bit-identically afterwards.
 
-The disk is a fake one, of which a test knows every write, and a tmpfs where this process may mount one. A limit on the
-size of files, which any process may set for itself, is in ``test_failures.py``.
+The disk is a mock that counts every write, and a tmpfs where this process may mount one. A limit on the
+size of files, which any process may set for itself, is tested in ``test_failures.py``.
 """
 
 import builtins
@@ -32,10 +32,10 @@ Cli = Callable[[list[Any]], Path]
 
 
 class Disk:
-    """A folder that takes a number of writes, and then no more until :attr:`left` is set anew.
+    """A folder that allows a number of writes, and then none until :attr:`left` is set again.
 
-    A write is one of Python's to the operating system, or the opening of a file, a new folder, a renaming, an fsync.
-    Of the first that finds no room half the bytes are written.
+    A write is a write call, or opening a file, creating a folder, renaming, or an fsync.
+    Half of the bytes of the first failing write are written.
     """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ class Disk:
             patch.setattr(os, name, self.charging(getattr(os, name)))
 
     def charge(self, path: Any) -> None:
-        """Count a write; the path stays unknown to the error, as it does when a file is open."""
+        """Count a write; the error has no path, as for an open file."""
         self.written.append(str(path))
         if len(self.written) > self.left:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -66,7 +66,7 @@ class Disk:
         return called
 
     def synced(self, file: int) -> None:
-        if stat.S_ISREG(os.fstat(file).st_mode):  # a folder's is best effort
+        if stat.S_ISREG(os.fstat(file).st_mode):  # that of a folder is best effort
             self.charge("fsync")
         self.fsync(file)
 
@@ -96,14 +96,14 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(tmp_path / "runs", monkeypatch)
 
 
-# Ten steps; a checkpoint after every second one, what was observed at the end.
+# Ten steps; a checkpoint after every second one, observations at the end.
 FIT = [arg for arg in lines(2) if arg not in NO_PICTURES]
 FILES = ("config.yaml", "views.png", "metrics.csv", "last.ckpt", "observed.npz")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
-    """How the run ends that finds room for everything, and the files that its writes are of."""
+    """The result of a run with enough space, and the file of each of its writes."""
     with pytest.MonkeyPatch.context() as patch:
         isolate(patch, tmp_path_factory.mktemp("whole"))
         disk = Disk(Path.cwd() / "runs", patch)
@@ -112,7 +112,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
 
 
 def fills(cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, writes: int, args: list[Any]) -> str:
-    """The one sentence of a run on a disk with room for some writes more."""
+    """The one-line error of a run on a disk with space for some more writes."""
     disk.left = len(disk.written) + writes
     with pytest.raises(SystemExit) as exit_:
         cli(args)
@@ -125,17 +125,17 @@ def sentence(printed: str) -> str:
     assert "Traceback" not in printed
     assert ".cc" not in printed
     (said,) = (line for line in printed.splitlines() if line.startswith("error: "))
-    assert "cannot be written (no space left on device): make room on the disk." in said
+    assert "cannot be written (no space left on device): free disk space." in said
     return said
 
 
 def kept(said: str) -> bool:
-    """Whether there is a checkpoint; it is whole, and the sentence names it."""
+    """Whether there is a checkpoint; it is complete, and the error names it."""
     for path in Path("runs").rglob("last.ckpt"):
         assert said.endswith(f"The last good checkpoint is kept: --ckpt_path {path}.")
         assert torch.load(path, weights_only=True)["global_step"] > 0
         return True
-    assert said.endswith("make room on the disk.")
+    assert said.endswith("free disk space.")
     return False
 
 
@@ -145,7 +145,7 @@ def kept(said: str) -> bool:
     if LONG
     else [*((file, 0.6) for file in FILES), ("metrics.csv", 0.0), ("last.ckpt", 0.1)],
 )
-def test_a_run_whose_disk_fills_at_any_write_goes_on_to_the_same_end(
+def test_a_run_resumes_identically_after_a_full_disk_at_any_write(
     cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, whole: tuple[dict[str, Any], list[str]], file: str, place: float
 ) -> None:
     end, writes = whole
@@ -158,27 +158,27 @@ def test_a_run_whose_disk_fills_at_any_write_goes_on_to_the_same_end(
     assert_same(end, ending(only_run("runs")))
 
 
-def test_a_disk_may_fill_again_and_again(
+def test_a_run_resumes_after_repeated_full_disks(
     cli: Cli, disk: Disk, capfd: pytest.CaptureFixture, whole: tuple[dict[str, Any], list[str]]
 ) -> None:
     end, writes = whole
     fills(cli, disk, capfd, len(writes) - 1 - writes[::-1].index("metrics.csv"), FIT)
-    for more in range(0, 14, 1 if LONG else 4):  # the history is put back, the config is written, the run goes on
+    for more in range(0, 14, 1 if LONG else 4):  # the history is restored, the config is written, the run resumes
         assert kept(fills(cli, disk, capfd, more, [*FIT, "--ckpt_path=last"]))
     cli([*FIT, "--ckpt_path=last"])
     assert_same(end, ending(only_run("runs")))
 
 
 def mount(folder: Path, options: str) -> bool:
-    """Whether a disk in memory could be mounted, or changed, there: root may, in most containers it may not."""
+    """Whether a tmpfs could be mounted or changed there; in most containers even root may not."""
     called = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return bool(shutil.which("mount")) and subprocess.run(called, capture_output=True).returncode == 0
 
 
-def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple[dict[str, Any], list[str]]) -> None:
+def test_a_real_full_disk_with_wandb(tmp_path: Path, whole: tuple[dict[str, Any], list[str]]) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
-    if not mount(runs, "size=280k"):  # room for one checkpoint, and not for a second beside it
+    if not mount(runs, "size=280k"):  # space for one checkpoint, but not for two
         pytest.skip("this process may not mount a tmpfs")
     try:
         args = [*FIT, f"--runs={runs}", "--ckpt_path=last"]
@@ -197,7 +197,7 @@ def test_on_a_real_full_disk_where_wandb_writes_too(tmp_path: Path, whole: tuple
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
-def test_a_checkpoint_for_a_bucket_goes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_can_be_written_to_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     atomic.DurableIO().save_checkpoint({"state_dict": {}, "epoch": np.int64(3)}, "memory://bucket/a/x.ckpt")
     with fsspec.open("memory://bucket/a/x.ckpt") as file:
@@ -205,7 +205,7 @@ def test_a_checkpoint_for_a_bucket_goes_there(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_the_drive_has_a_cache_of_its_own_it_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drive_cache_is_flushed_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr("fcntl.F_FULLFSYNC", 51, raising=False)  # as on macOS
     monkeypatch.setattr("fcntl.fcntl", lambda file, command: asked.append(command))
@@ -214,7 +214,7 @@ def test_where_the_drive_has_a_cache_of_its_own_it_is_flushed(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
-def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: int) -> None:
+def test_failed_writes_are_explained(tmp_path: Path, code: int) -> None:
     def fails(file: Any) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -230,7 +230,7 @@ def test_why_a_disk_takes_no_more_is_said_in_plain_words(tmp_path: Path, code: i
     assert said.endswith(f": {atomic.WRITE_ADVICE[code]}.")
 
 
-def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
+def test_other_errors_are_not_explained(tmp_path: Path) -> None:
     missing, device = FileNotFoundError(errno.ENOENT, "No such file", "image.png"), RuntimeError("CUDA error")
     device.__context__ = missing
     for error in (missing, device, KeyError(1)):
@@ -240,8 +240,8 @@ def test_what_is_no_disks_is_left_alone(tmp_path: Path) -> None:
         raise device
 
 
-def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
-    """torch.save to a name says only that a position was unexpected."""
+def test_errors_of_torchs_writer_are_explained(tmp_path: Path) -> None:
+    """torch.save to a path reports only an unexpected position."""
     script = (
         "import resource, torch; from simmim_pl.runtime import atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
@@ -249,11 +249,11 @@ def test_torchs_own_writer_is_understood(tmp_path: Path) -> None:
         "except RuntimeError as error: print(atomic.explain(error))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "A file cannot be written (no space left on device): make room on the disk.\n", done.stderr
+    assert done.stdout == "A file cannot be written (no space left on device): free disk space.\n", done.stderr
 
 
-def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
-    """Its own process writes, and goes on when it cannot."""
+def test_a_full_disk_in_wandbs_process_is_detected(tmp_path: Path) -> None:
+    """W&B's own process writes, and continues when it cannot."""
     script = """
         import resource, time, wandb
         from simmim_pl.runtime import atomic
@@ -277,7 +277,7 @@ def test_a_disk_that_wandb_finds_full_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(dedent(script))
     out, error = Program("script", [], tmp_path, environment()).communicate(120)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert out.startswith(f"{file} cannot be written (file too large): make room on the disk"), error
+    assert out.startswith(f"{file} cannot be written (file too large): free disk space"), error
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device of Linux that is always full")
@@ -297,5 +297,5 @@ def test_output_to_a_full_disk() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert "\n" not in done.stderr.strip()
-    assert done.stderr.endswith(" cannot be written (no space left on device): make room on the disk.\n")
-    assert done.returncode == 1  # and not 120, which Python gives when it fails at its end
+    assert done.stderr.endswith(" cannot be written (no space left on device): free disk space.\n")
+    assert done.returncode == 1  # and not 120, Python's code for a failure at exit

@@ -1,4 +1,4 @@
-"""A checkpoint is data: whatever it holds, reading it runs nothing, and what is wrong with it is one sentence."""
+"""A checkpoint is data: reading it never runs code, and an invalid one is a one-line error."""
 
 import pickle
 import sys
@@ -36,7 +36,7 @@ class Trap:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[Any], str]:
-    """A checkpoint whose config describes this encoder, and which holds no weights."""
+    """Write a checkpoint whose config describes this encoder, without weights."""
 
     def write(encoder: Any) -> str:
         path = tmp_path / "any.ckpt"
@@ -48,7 +48,7 @@ def write(tmp_path: Path) -> Callable[[Any], str]:
 
 @pytest.fixture
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that exists once somebody has imported the module ``evil``."""
+    """The file that importing the module ``evil`` creates."""
     touched = tmp_path / "touched"
     (tmp_path / "evil.py").write_text(
         f"open({str(touched)!r}, 'w')\n"
@@ -65,13 +65,13 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.modules.pop("evil", None)
 
 
-def test_the_trap_works(tmp_path: Path) -> None:
+def test_the_malicious_pickle_works(tmp_path: Path) -> None:
     torch.save(Trap(tmp_path / "touched"), tmp_path / "trap")
     torch.load(tmp_path / "trap", weights_only=False).close()
     assert (tmp_path / "touched").exists()
 
 
-def test_the_module_works(evil: Path) -> None:
+def test_the_malicious_module_works(evil: Path) -> None:
     __import__("evil")
     assert evil.exists()
 
@@ -87,7 +87,7 @@ def test_reading_gives_the_weights_and_the_config_of_a_run(pretrained: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["nowhere.ckpt", "."])
-def test_a_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="There is no checkpoint") as error:
         load_checkpoint(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
@@ -109,14 +109,14 @@ def test_the_first_bytes_of_a_file_are_refused(tmp_path: Path, pretrained: Path,
         load_checkpoint(tmp_path / "short.ckpt")
 
 
-def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
+def test_a_pickle_with_code_does_not_run_it(tmp_path: Path) -> None:
     trap, path = Trap(tmp_path / "touched"), tmp_path / "trap.ckpt"
     good = {"state_dict": {}, "config": {}}
     for content in (trap, {**good, "extra": trap}, {**good, "state_dict": {"encoder.mean": trap}}):
         torch.save(content, path)
         with pytest.raises(InputError, match="more than tensors and plain values"):
             load_checkpoint(path)
-        path.write_bytes(pickle.dumps(content))  # torch's format of old
+        path.write_bytes(pickle.dumps(content))  # torch's old format
         with pytest.raises(InputError, match="more than tensors and plain values"):
             load_checkpoint(path)
     assert not (tmp_path / "touched").exists()
@@ -126,7 +126,7 @@ def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
     "content",
     [
         {"layer.weight": torch.zeros(2)},  # a bare state dict
-        {"state_dict": {"layer.weight": torch.zeros(2)}, "epoch": 3},  # Lightning's without our config
+        {"state_dict": {"layer.weight": torch.zeros(2)}, "epoch": 3},  # Lightning's without simmim_pl's config
         {"model": {}, "config": {}},
         {"state_dict": None, "config": {}},
         {"state_dict": {}, "config": "model: x"},
@@ -152,17 +152,15 @@ def test_the_first_tensor_that_differs_is_named_with_both_shapes() -> None:
         require_same_architecture({**own, "d": torch.zeros(7)}, own, "x.ckpt")
 
 
-def test_the_encoder_that_is_loaded_is_the_one_that_was_trained(pretrained: Path) -> None:
+def test_the_trained_encoder_is_loaded(pretrained: Path) -> None:
     state = torch.load(pretrained, weights_only=True)["state_dict"]
     loaded = load_encoder(str(pretrained), trained=True).state_dict()
     assert {f"encoder.{name}" for name in loaded} == {name for name in state if name.startswith("encoder.")}
     assert all(torch.equal(tensor, state[f"encoder.{name}"]) for name, tensor in loaded.items())
 
 
-def test_the_encoder_of_the_teacher_is_loaded_where_there_is_one(pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"has no teacher, only the online network: leave --model\.network teacher out"
-    ):
+def test_the_teachers_encoder_is_loaded_if_present(pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no teacher, only the online network: remove --model\.network teacher"):
         load_encoder(pretrained, network="teacher")
     saved = torch.load(pretrained, weights_only=True)
     saved["state_dict"] |= {f"teacher.{k}": v + 1 for k, v in saved["state_dict"].items() if k.startswith("encoder.")}
@@ -174,7 +172,7 @@ def test_the_encoder_of_the_teacher_is_loaded_where_there_is_one(pretrained: Pat
         assert torch.equal(tensor + 1, teacher.state_dict()[name])
 
 
-def test_the_untrained_encoder_has_the_architecture_and_none_of_the_training(pretrained: Path) -> None:
+def test_the_untrained_encoder_has_the_architecture_and_random_weights(pretrained: Path) -> None:
     trained, fresh = (load_encoder(str(pretrained), trained) for trained in (True, False))
     require_same_architecture(trained.state_dict(), fresh.state_dict(), pretrained)
     assert all(not torch.equal(p, q) for p, q in zip(trained.parameters(), fresh.parameters(), strict=True))
@@ -193,7 +191,7 @@ def test_weights_that_the_config_does_not_describe_are_refused(pretrained: Path,
     assert load_encoder(str(tmp_path / "odd.ckpt"), trained=False).embed_dim == 24
 
 
-def test_a_network_that_asks_for_its_version_is_read_back(tmp_path: Path) -> None:
+def test_module_versions_are_restored(tmp_path: Path) -> None:
     path, net = tmp_path / "x.ckpt", Torchvision("mnasnet0_5")
     spec = {"class_path": "simmim_pl.encoders.Torchvision", "init_args": {"name": "mnasnet0_5"}}
     state = nn.ModuleDict({"encoder": net}).state_dict()
@@ -207,10 +205,8 @@ def test_a_network_that_asks_for_its_version_is_read_back(tmp_path: Path) -> Non
         assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in net.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("trained", "says"), [(True, "is of another architecture"), (False, "far larger than the fil")]
-)
-def test_an_encoder_that_the_file_cannot_hold_takes_no_memory(
+@pytest.mark.parametrize(("trained", "says"), [(True, "has another architecture"), (False, "far larger than the fil")])
+def test_an_encoder_larger_than_the_file_is_not_built(
     write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch, trained: bool, says: str
 ) -> None:
     made: list[Tensor] = []
@@ -236,17 +232,17 @@ def test_an_encoder_that_the_file_cannot_hold_takes_no_memory(
 def test_a_class_outside_the_package_is_refused_at_any_depth_and_not_imported(
     write: Callable[[Any], str], evil: Path, encoder: Any, trained: bool
 ) -> None:
-    with pytest.raises(InputError, match=r"asks to import (simmim_pl_)?evil.Encoder, which is none of|cannot build"):
+    with pytest.raises(InputError, match=r"asks to import (simmim_pl_)?evil.Encoder, which is not an|cannot build"):
         load_encoder(write(encoder), trained)
     assert not evil.exists()
     assert "evil" not in sys.modules
 
 
 @pytest.mark.parametrize("encoder", ["evil.Encoder", ["evil.Encoder"], {"init_args": {"width": 2}}, 3, None, {}])
-def test_what_is_no_description_of_a_class_is_refused_and_not_imported(
+def test_invalid_class_specs_are_refused_and_not_imported(
     write: Callable[[Any], str], evil: Path, encoder: Any
 ) -> None:
-    with pytest.raises(InputError, match="holds no encoder"):
+    with pytest.raises(InputError, match="contains no encoder"):
         load_encoder(write(encoder), trained=False)
     assert not evil.exists()
 
@@ -254,7 +250,7 @@ def test_what_is_no_description_of_a_class_is_refused_and_not_imported(
 @pytest.mark.parametrize("config", [{}, {"model": None}, {"model": "x"}, {"model": {"init_args": None}}])
 def test_a_config_without_an_encoder_is_refused(tmp_path: Path, config: Any) -> None:
     torch.save({"state_dict": {}, "config": config}, tmp_path / "odd.ckpt")
-    with pytest.raises(InputError, match="holds no encoder: give a checkpoint that pretraining wrote"):
+    with pytest.raises(InputError, match="contains no encoder: give a checkpoint that pretraining wrote"):
         load_encoder(str(tmp_path / "odd.ckpt"), trained=True)
 
 
@@ -271,7 +267,7 @@ def test_a_config_without_an_encoder_is_refused(tmp_path: Path, config: Any) -> 
         ({"class_path": "simmim_pl.encoders.ResNet", "init_args": {"depth": 7}}, "7"),
     ],
 )
-def test_an_encoder_that_cannot_be_built_is_refused_in_one_sentence(
+def test_an_encoder_that_cannot_be_built_is_a_one_line_error(
     write: Callable[[Any], str], encoder: Any, says: str
 ) -> None:
     path = write(encoder)
@@ -286,12 +282,12 @@ OURS = {"class_path": FASTCNN, "init_args": {"width": 2}}
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_a_config_nested_beyond_reason_is_refused_in_one_sentence(write: Callable[[Any], str], text: bool) -> None:
+def test_a_deeply_nested_config_is_a_one_line_error(write: Callable[[Any], str], text: bool) -> None:
     nested: Any = "[" * 5000 if text else "evil.Encoder"
     for _ in range(0 if text else 5000):
         nested = [nested]
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)  # to write what is to be read under the usual limit
+    sys.setrecursionlimit(100_000)  # to write a file that is read under the usual limit
     try:
         path = write({**OURS, "init_args": {"width": nested}})
     finally:
@@ -317,7 +313,7 @@ def test_a_config_nested_beyond_reason_is_refused_in_one_sentence(write: Callabl
     ],
 )
 @pytest.mark.parametrize("allow", [(), ["json.JSONDecoder"]])
-def test_what_could_be_taken_for_a_class_path_is_refused_and_not_imported(
+def test_strings_like_class_paths_are_refused_and_not_imported(
     write: Callable[[Any], str], evil: Path, encoder: Any, allow: Any
 ) -> None:
     with pytest.raises(
@@ -337,8 +333,8 @@ def test_a_class_that_this_version_no_longer_has_names_the_version_that_has_it(t
 
 
 @pytest.mark.parametrize("allow", [["evil"], ["evil.Encoder.x"], ["evil.Gone"], ["gone.Encoder"], "evil.Encoder"])
-def test_what_is_allowed_is_a_class_that_can_be_imported(write: Callable[[Any], str], evil: Path, allow: Any) -> None:
-    with pytest.raises(InputError, match=r"--model.allow names \S+, which is no class that can be imported"):
+def test_allow_accepts_only_importable_classes(write: Callable[[Any], str], evil: Path, allow: Any) -> None:
+    with pytest.raises(InputError, match=r"--model.allow names \S+, which cannot be imported as a class"):
         load_encoder(write({"class_path": "evil.Encoder"}), trained=False, allow=allow)
 
 
@@ -355,7 +351,7 @@ def test_a_string_is_not_imported_where_a_class_is_expected(write: Callable[[Any
 @pytest.mark.parametrize(
     "name", ["resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k", "", "a.b c", "/tmp/evil.pth"]
 )
-def test_a_string_that_names_nothing_importable_passes(write: Callable[[Any], str], evil: Path, name: str) -> None:
+def test_other_strings_pass(write: Callable[[Any], str], evil: Path, name: str) -> None:
     spec = {"class_path": "simmim_pl.encoders.Timm", "init_args": {"name": name}}
     if "resnet18" in name:
         pytest.importorskip("timm")
@@ -386,7 +382,7 @@ def test_a_string_that_names_nothing_importable_passes(write: Callable[[Any], st
     ],
 )
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_path_that_begins_like_ours_must_lead_to_a_class_of_ours(
+def test_a_path_below_simmim_pl_must_lead_to_a_class_of_simmim_pl(
     write: Callable[[Any], str], evil: Path, name: str, nested: bool
 ) -> None:
     before = {module.partition(".")[0] for module in sys.modules}
@@ -398,12 +394,12 @@ def test_a_path_that_begins_like_ours_must_lead_to_a_class_of_ours(
     assert {module.partition(".")[0] for module in sys.modules} == before
 
 
-def test_an_allowed_class_is_imported_and_built_with_what_is_ours_inside(
+def test_an_allowed_class_is_imported_and_built_with_parts_of_simmim_pl(
     write: Callable[[Any], str], evil: Path
 ) -> None:
     spec = {"class_path": "evil.Around", "init_args": {"inner": OURS, "width": 3}}
     path = write(spec)
-    with pytest.raises(InputError, match=r"evil.Around, which is none of simmim_pl's .*--model.allow \[evil.Around\]"):
+    with pytest.raises(InputError, match=r"evil.Around, which is not an encoder, .*--model.allow \[evil.Around\]"):
         load_encoder(path, trained=False)
     assert not evil.exists()
     encoder = load_encoder(path, trained=False, allow=["evil.Around"])
@@ -413,9 +409,7 @@ def test_an_allowed_class_is_imported_and_built_with_what_is_ours_inside(
     assert isinstance(encoder.inner, FastCNN)
 
 
-def test_an_allowed_class_does_not_bring_others_with_it(
-    write: Callable[[Any], str], evil: Path, tmp_path: Path
-) -> None:
+def test_an_allowed_class_does_not_allow_others(write: Callable[[Any], str], evil: Path, tmp_path: Path) -> None:
     (tmp_path / "inner.yaml").write_text("class_path: evil.Encoder\n")
     for inner in ({"class_path": "evil.Encoder"}, "evil.Encoder", "{class_path: evil.Encoder}", ["evil.Encoder"]):
         with pytest.raises(InputError, match=r"asks to import evil.Encoder|cannot build"):
@@ -424,7 +418,7 @@ def test_an_allowed_class_does_not_bring_others_with_it(
                 trained=False,
                 allow=["evil.Around"],
             )
-    # A string is never the name of a file to read a config from.
+    # A string is never read as the name of a config file.
     spec = {"class_path": "evil.Around", "init_args": {"inner": str(tmp_path / "inner.yaml")}}
     with pytest.raises(InputError, match="cannot build"):
         load_encoder(write(spec), trained=False, allow=["evil.Around"])
@@ -442,9 +436,7 @@ def test_an_allowed_encoder_is_loaded_with_its_weights(evil: Path, tmp_path: Pat
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
 
 
-def test_an_encoder_of_ours_downloads_nothing_when_it_is_loaded(
-    write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loading_an_encoder_downloads_nothing(write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("download")
 
@@ -477,7 +469,7 @@ HIDDEN = [
 
 @pytest.mark.parametrize("around", [False, True])
 @pytest.mark.parametrize("spec", HIDDEN)
-def test_no_way_of_writing_it_makes_a_config_start_a_download(
+def test_no_config_can_start_a_download(
     write: Callable[[Any], str], evil: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], around: bool
 ) -> None:
     asked: list[Any] = []
@@ -490,7 +482,7 @@ def test_no_way_of_writing_it_makes_a_config_start_a_download(
     assert asked == []
 
 
-def test_a_weights_only_checkpoint_of_lightnings_is_named(cli: Callable[[list[Any]], Path], tmp_path: Path) -> None:
+def test_a_weights_only_checkpoint_of_lightning_is_reported(cli: Callable[[list[Any]], Path], tmp_path: Path) -> None:
     keeps = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
     cli(
         [
@@ -523,7 +515,7 @@ def named(theirs: dict[str, Tensor], prefix: str, head: str = "fc") -> dict[str,
     return {**body, f"{head}.weight": torch.ones(2, 512), f"{head}.bias": torch.ones(2)}
 
 
-# What a file may hold, made of the state dict of a ResNet-18; and the names that are left over.
+# Possible contents of a file, made from the state dict of a ResNet-18; and the names that remain unused.
 WRAPS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], list[str]]] = {
     "plain": (lambda sd: sd, ["fc.weight", "fc.bias"]),
     "DataParallel": (
@@ -550,7 +542,9 @@ WRAPS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", WRAPS)
-def test_a_strangers_weights_are_found_under_their_names(theirs: dict[str, Tensor], tmp_path: Path, case: str) -> None:
+def test_weights_of_another_tool_are_found_under_their_names(
+    theirs: dict[str, Tensor], tmp_path: Path, case: str
+) -> None:
     wrap, expected = WRAPS[case]
     torch.save(wrap(theirs), tmp_path / "x.pth")
     encoder = Torchvision("resnet18", mean=(0.1, 0.2, 0.3))
@@ -562,7 +556,7 @@ def test_a_strangers_weights_are_found_under_their_names(theirs: dict[str, Tenso
     assert encoder.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_of_two_networks_in_a_file_the_first_is_taken(theirs: dict[str, Tensor], tmp_path: Path) -> None:
+def test_the_first_of_two_networks_in_a_file_is_used(theirs: dict[str, Tensor], tmp_path: Path) -> None:
     online, momentum = named(theirs, "encoder_q."), {f"encoder_k.{n}": torch.zeros_like(t) for n, t in theirs.items()}
     torch.save({**online, **momentum}, tmp_path / "x.pth")
     encoder = Torchvision("resnet18")
@@ -571,20 +565,20 @@ def test_of_two_networks_in_a_file_the_first_is_taken(theirs: dict[str, Tensor],
     assert left == ["fc.weight", "fc.bias", *momentum]
 
 
-def test_mean_and_std_are_loaded_when_the_file_has_them(tmp_path: Path) -> None:
+def test_mean_and_std_are_loaded_from_the_file(tmp_path: Path) -> None:
     source, encoder = FastCNN(2, mean=(0.1, 0.2, 0.3)), FastCNN(2)
     state = {f"encoder.{name}": tensor for name, tensor in source.state_dict().items()}
     torch.save({"state_dict": {**state, "head.weight": torch.ones(1)}}, tmp_path / "x.ckpt")
     assert load_weights(encoder, tmp_path / "x.ckpt") == ["head.weight"]
     assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in source.state_dict().items())
-    state["encoder.mean"] = torch.ones(5)  # somebody else's
+    state["encoder.mean"] = torch.ones(5)  # from another tool
     torch.save(state, tmp_path / "x.ckpt")
     encoder = FastCNN(2)
     assert load_weights(encoder, tmp_path / "x.ckpt") == ["encoder.mean"]
     assert torch.equal(encoder.mean, FastCNN(2).mean)
 
 
-def test_a_checkpoint_of_ours_gives_its_encoder(pretrained: Path) -> None:
+def test_a_checkpoint_of_simmim_pl_gives_its_encoder(pretrained: Path) -> None:
     encoder = FastCNN(2)
     left = load_weights(encoder, pretrained)
     expected = load_encoder(str(pretrained), trained=True).state_dict()
@@ -616,8 +610,8 @@ def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path, content:
         load_weights(ResNet(), tmp_path / "x.pth")
 
 
-def test_a_file_that_shares_its_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds a level, all of them would take hours to walk."""
+def test_a_file_with_exponentially_shared_tables_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds per level: visiting all would take hours."""
     monkeypatch.setattr("simmim_pl.runtime.weights.MAX_VALUES_IN_FILE", 10_000)
     content: Any = {"x": torch.ones(1)}
     for _ in range(4):
@@ -627,9 +621,7 @@ def test_a_file_that_shares_its_tables_is_refused(tmp_path: Path, monkeypatch: p
         load_weights(FastCNN(2), tmp_path / "x.pth")
 
 
-def test_a_file_of_weights_that_cannot_be_read_is_refused_and_runs_nothing(
-    theirs: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_an_unreadable_weight_file_is_refused_without_running_code(theirs: dict[str, Tensor], tmp_path: Path) -> None:
     encoder, path = Torchvision("resnet18"), tmp_path / "x.pth"
     with pytest.raises(InputError, match=r"There is no checkpoint .*x.pth"):
         load_weights(encoder, path)

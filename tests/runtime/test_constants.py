@@ -1,4 +1,4 @@
-"""Constants are made once for each device and type."""
+"""Constants are created once per device and dtype."""
 
 import torch
 
@@ -13,12 +13,12 @@ def test_a_constant_is_made_once() -> None:
     assert first.tolist() == [1.0, 2.0]
 
 
-def test_numbers_of_another_type_are_another_constant() -> None:
+def test_constants_are_separate_by_dtype() -> None:
     assert constant((1.0, 2.0), CPU).dtype == torch.float32
     assert constant((1, 2), CPU, torch.int64).dtype == torch.int64
 
 
-def test_a_constant_made_in_inference_may_be_trained_with() -> None:
+def test_a_constant_made_in_inference_mode_can_be_used_in_training() -> None:
     with torch.inference_mode():
         made = constant((3.0, 5.0), CPU)
     weight = torch.ones(2, requires_grad=True)

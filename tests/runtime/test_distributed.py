@@ -1,4 +1,4 @@
-"""The mathematics is the same on one process and on several: gloo ranks on the CPU."""
+"""Results are the same on one process and on several gloo ranks on the CPU."""
 
 import os
 import socket
@@ -32,7 +32,7 @@ def run(rank: int, ranks: int, port: int, work: Callable[[int, int], Any], resul
 
 
 def on_ranks(ranks: int, work: Callable[[int, int], Any]) -> list[Any]:
-    """What ``work(rank, ranks)`` returns on each of several processes."""
+    """The results of ``work(rank, ranks)`` on each of several processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +44,7 @@ def on_ranks(ranks: int, work: Callable[[int, int], Any]) -> list[Any]:
 
 
 def step(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss, coupled and not, and gradient of a shared weight, for views made from the inputs by a linear map each."""
+    """Loss, coupled or decoupled, and gradient of a shared weight, for views by linear maps of the inputs."""
     weight = WEIGHT.clone().requires_grad_()
     z = torch.einsum("bi,vio->vbo", inputs, weight)
     loss = nt_xent(z, temperature=0.2) + 2 * nt_xent(z, temperature=0.2, decoupled=True)
@@ -59,7 +59,7 @@ def parallel_step(rank: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def detached_step(rank: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The common mistake: the gather lets no gradient through to the other ranks' rows."""
+    """The common mistake: a gather without gradient to the rows of other ranks."""
     original = distributed.all_gather
 
     def without_gradient(local: torch.Tensor) -> torch.Tensor:
@@ -76,8 +76,8 @@ def uneven(rank: int, ranks: int) -> torch.Tensor:
 
 
 def agreed(rank: int, ranks: int) -> tuple[torch.Tensor, bool, list[bool]]:
-    """The mean of a gradient that differs from rank to rank, whether a parameter without one stays without, and what
-    is thought of a flag that holds on all ranks, on the first only, on all but the first, and on none.
+    """The mean of a gradient that differs between ranks, whether a parameter without gradient stays without, and
+    the agreement on flags that hold on all ranks, on the first only, on all but the first, and on none.
     """
     used, unused = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
     (used * torch.tensor([1.0, rank, 3 * rank])).sum().backward()
@@ -87,7 +87,7 @@ def agreed(rank: int, ranks: int) -> tuple[torch.Tensor, bool, list[bool]]:
 
 
 class Patches(Encoder):
-    """An encoder without batch statistics: what it learns from a batch is the mean over its images."""
+    """An encoder without batch statistics: its gradient is a mean over images."""
 
     def __init__(self) -> None:
         super().__init__(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=4)
@@ -100,21 +100,21 @@ class Patches(Encoder):
 
 def context(encoder: Encoder, ranks: int) -> "EvaluationContext":
     """Batches of 16 over all ranks."""
-    from simmim_pl.data import (  # here, or the ranks of every other test would wait for Lightning
+    from simmim_pl.data import (  # imported here, so that ranks of other tests do not wait for Lightning
         ImageDataModule,
         Shapes,
     )
     from simmim_pl.evaluation.context import EvaluationContext
 
     data = ImageDataModule(Shapes(train=60, test=21, size=16, copies=1), batch_size=16, validation=12)
-    data.rank_and_world_size = lambda: (distributed.rank(), ranks)  # as its trainer would say
+    data.rank_and_world_size = lambda: (distributed.rank(), ranks)  # as with a trainer
     data.setup("fit")
     data.setup("test")
     return EvaluationContext(encoder.requires_grad_(False).eval(), data, "given", torch.device("cpu"), nullcontext)
 
 
 def evaluated(rank: int, ranks: int) -> dict[str, Any]:
-    """What protocols that train find, with views that do nothing, and a network that random views tuned."""
+    """Results of training protocols with identity views, and a network fine-tuned on random views."""
     from simmim_pl.encoders import FastCNN
     from simmim_pl.evaluation import AugmentedProbe, DenseProbe, FineTune
     from simmim_pl.evaluation.protocols.finetune import predict
@@ -145,10 +145,10 @@ def test_loss_and_gradient_equal_one_process(ranks: int) -> None:
         torch.testing.assert_close(their_grad, grad, atol=1e-12, rtol=1e-12)
 
 
-def test_the_gradient_through_the_gather_is_what_makes_it_equal() -> None:
+def test_parity_needs_the_gradient_through_the_gather() -> None:
     loss, grad = step(INPUT)
     for their_loss, their_grad in on_ranks(2, detached_step):
-        torch.testing.assert_close(their_loss, loss)  # the loss alone does not show the mistake
+        torch.testing.assert_close(their_loss, loss)  # the loss does not show the mistake
         assert (their_grad - grad).norm() > 0.01 * grad.norm()
 
 
@@ -157,27 +157,27 @@ def test_ranks_may_hold_different_numbers_of_rows() -> None:
         assert rows.tolist() == [[1, 1], [2, 2], [2, 2]]
 
 
-def test_one_process_is_the_identity() -> None:
+def test_collectives_are_the_identity_on_one_process() -> None:
     x = torch.rand(3)
     assert distributed.all_gather(x) is distributed.all_gather_uneven(x) is distributed.all_reduce_mean(x) is x
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
 
 
-def test_ranks_share_their_mean_gradient_and_agree_on_what_holds_on_all_of_them() -> None:
+def test_ranks_average_gradients_and_agree_on_flags() -> None:
     for grad, unused, flags in on_ranks(2, agreed):
         assert grad.tolist() == [1, 0.5, 1.5]
         assert unused
         assert flags == [True, False, False, False]
 
 
-def test_one_process_keeps_its_gradients_and_agrees_with_itself() -> None:
+def test_one_process_keeps_its_gradients_and_flags() -> None:
     grad, unused, flags = agreed(rank=2, ranks=1)
     assert grad.tolist() == [1, 2, 6]
     assert unused
     assert flags == [True, False, True, False]
 
 
-def test_protocols_that_train_find_on_two_ranks_what_they_find_on_one() -> None:
+def test_training_protocols_give_the_same_results_on_two_ranks() -> None:
     one, (first, second) = evaluated(0, 1), on_ranks(2, evaluated)
     for name in ("tuned", "random"):  # the ranks end with the same weights and running statistics
         assert all(torch.equal(value, second[name][key]) for key, value in first[name].items())

@@ -1,4 +1,4 @@
-"""FLOP of a step: what a real step does, counted while it is done, and a formula by hand."""
+"""FLOP of a step compared with a real step and with a formula."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ CASES: dict[str, Any] = {
 
 
 class Counted(Callback):
-    """Counts what torch does in the first batch, but for its views, and its optimizer step."""
+    """Counts torch's FLOP in the first batch and its optimizer step, without views."""
 
     def __init__(self) -> None:
         self.counter, self.math = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
@@ -77,11 +77,11 @@ class Counted(Callback):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("local", [False, True])
-def test_it_is_what_a_real_step_does(name: str, local: bool) -> None:
+def test_flop_equal_those_of_a_real_step(name: str, local: bool) -> None:
     torch.manual_seed(0)
     method, views = CASES[name]()
     if local and views == 1:
-        pytest.skip("this method has no use for local views")
+        pytest.skip("this method does not use local views")
     maker = ContrastiveViews(size=16, views=views) if views > 1 else CropFlip(16)
     more = {"local_views": ContrastiveViews(size=8, views=2)} if local else {}
     data = ImageDataModule(Shapes(train=40, test=10, size=16, copies=1), BATCH, views=maker, validation=10, **more)
@@ -110,10 +110,10 @@ class Flat(Encoder):
         return Features(pooled, pooled[..., None, None])
 
 
-def test_it_is_the_formula_of_two_matrices() -> None:
+def test_flop_of_two_matrices_equal_the_formula() -> None:
     method = Rotation(Flat(), optimizer=adamw)
     images = 4 * BATCH
-    # Of the first matrix its output and its weights' gradient; of the second also its input's.
+    # Output and weight gradient of both matrices, input gradient only of the second.
     passes = 2 * images * (2 * 48 * 5 + 3 * 5 * 4)
     batch = {"views": [1, BATCH, 3, 4, 4]}
     assert step_flop(method, [(1.0, batch)]) == passes
@@ -122,7 +122,7 @@ def test_it_is_the_formula_of_two_matrices() -> None:
     assert step_flop(method, [(0.75, batch), (0.25, larger)]) == 1.25 * passes
 
 
-def test_nothing_of_the_method_changes() -> None:
+def test_counting_does_not_change_the_method() -> None:
     method, _ = CASES["BYOL"]()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     state = torch.get_rng_state()
@@ -133,7 +133,7 @@ def test_nothing_of_the_method_changes() -> None:
     assert all(parameter.grad is None for parameter in method.parameters())
 
 
-def test_alone_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_uses_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
     assert distributed.world_size() == 3

@@ -1,4 +1,4 @@
-"""A config that a file brings is walked in a time that its writer cannot choose."""
+"""Configs from files are processed in bounded time."""
 
 from itertools import pairwise
 from typing import Any
@@ -47,7 +47,7 @@ LARGE: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", LARGE)
 def test_a_config_that_is_exponentially_large_is_refused_in_linear_time(case: str) -> None:
-    with pytest.raises(InputError, match=r"x.ckpt holds .*do not use it"):  # walked to the end, some take years
+    with pytest.raises(InputError, match=r"x.ckpt holds .*do not use it"):  # some would take years without a limit
         require_config_size({"class_path": FASTCNN, "init_args": {"width": LARGE[case]}}, "x.ckpt")
 
 

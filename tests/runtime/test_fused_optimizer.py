@@ -1,4 +1,4 @@
-"""A fused step is the step; who asked for another kind keeps it; Adam's counts follow."""
+"""Fused steps equal unfused ones; explicit settings are kept; Adam's step counts are moved."""
 
 import copy
 from typing import Any
@@ -36,14 +36,14 @@ def train(net: nn.Module, optimizer: Optimizer, steps: int = 3) -> list[torch.Te
 def test_a_fused_step_is_the_same_step(kind: Any, options: dict[str, Any]) -> None:
     plain, fused = network(), network()
     optimizers = [kind(net.parameters(), lr=0.01, **options) for net in (plain, fused)]
-    fuse(optimizers[1], CUDA)  # what it sets, a CPU has too
+    fuse(optimizers[1], CUDA)  # a CPU supports it too
     assert [optimizer.param_groups[0]["fused"] for optimizer in optimizers] == [None, True]
     for one, other in zip(train(plain, optimizers[0]), train(fused, optimizers[1]), strict=True):
         torch.testing.assert_close(one, other)
 
 
 class Mine(SGD):
-    """Whose step may be anything."""
+    """An optimizer with an unknown step."""
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ class Mine(SGD):
         (Muon, CUDA),
     ],
 )
-def test_what_is_asked_for_or_unknown_is_left(make: Any, device: torch.device) -> None:
+def test_explicit_and_unknown_optimizers_are_not_changed(make: Any, device: torch.device) -> None:
     optimizer = make(network().parameters())
     before = hyperparameters(optimizer)
     fuse(optimizer, device)
@@ -66,7 +66,7 @@ def test_what_is_asked_for_or_unknown_is_left(make: Any, device: torch.device) -
 
 
 @pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (None, "cpu"), (False, "cpu")])
-def test_counts_of_steps_lie_where_the_step_wants_them(fused: bool | None, place: str) -> None:
+def test_step_counts_are_on_the_required_device(fused: bool | None, place: str) -> None:
     weight = nn.Parameter(torch.zeros(2, device="meta"))
     optimizer = Adam([weight])
     optimizer.param_groups[0]["fused"] = fused
@@ -75,7 +75,7 @@ def test_counts_of_steps_lie_where_the_step_wants_them(fused: bool | None, place
     assert optimizer.state[weight]["step"].device.type == place
 
 
-def test_a_run_goes_on_fused_as_it_would_have_gone_on() -> None:
+def test_a_run_resumes_with_a_fused_optimizer() -> None:
     net = network()
     optimizer = Adam(net.parameters(), lr=0.01)
     configured = hyperparameters(optimizer)
@@ -86,7 +86,7 @@ def test_a_run_goes_on_fused_as_it_would_have_gone_on() -> None:
     now = hyperparameters(again)
     schedule = LambdaLR(again, lambda step: 1.0)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert not again.param_groups[0]["fused"]  # as the checkpoint has it
+    assert not again.param_groups[0]["fused"]  # as in the checkpoint
     apply_changed_hyperparameters(again, schedule, configured, now)
     assert again.param_groups[0]["fused"]
     for one, two in zip(train(net, optimizer), train(other, again), strict=True):

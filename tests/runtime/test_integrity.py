@@ -1,4 +1,4 @@
-"""A checkpoint that is not what ``fit`` wrote ends in one sentence, or in a run that goes on exactly."""
+"""A checkpoint that ``fit`` did not write is a one-line error, or the run resumes exactly."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def saved(pretrained: Path) -> dict[str, Any]:
 
 
 def places(value: Any, where: Place = ()) -> Iterator[Place]:
-    """Every place in a nested value, containers too."""
+    """Every path in a nested value, including containers."""
     if where:
         yield where
     if isinstance(value, dict):
@@ -39,7 +39,7 @@ def places(value: Any, where: Place = ()) -> Iterator[Place]:
 
 
 def changed(saved: dict[str, Any], where: Place, how: str, junk: Any = None) -> dict[str, Any]:
-    """The checkpoint with one place changed: deleted, of another type, or of another value."""
+    """The checkpoint with one entry deleted, or changed in type or value."""
     result = copy.deepcopy(saved)
     holder: Any = result
     for key in where[:-1]:
@@ -54,7 +54,7 @@ def changed(saved: dict[str, Any], where: Place, how: str, junk: Any = None) -> 
 
 
 def other(value: Any) -> Any:
-    """Another value of the same type."""
+    """A different value of the same type."""
     if isinstance(value, Tensor):
         return value + 1
     if isinstance(value, bool):
@@ -66,21 +66,23 @@ def other(value: Any) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_change_anywhere_is_found_before_anything_is_built(saved: dict[str, Any], data: st.DataObject) -> None:
+def test_any_change_is_found_before_anything_is_built(saved: dict[str, Any], data: st.DataObject) -> None:
     where = data.draw(st.sampled_from([place for place in places(saved) if place[0] != DIGESTS]))
     how = data.draw(st.sampled_from(["delete", "junk", "value"]))
     mutant = changed(saved, where, how, data.draw(st.sampled_from(JUNK)))
-    if digest(mutant) == digest(saved):  # an empty mapping for an empty mapping
+    if digest(mutant) == digest(saved):  # an empty mapping replaced by an empty mapping
         require_resumable(mutant, "x.ckpt")
         return
     with pytest.raises(InputError, match=r"x.ckpt (is damaged or was changed after fit wrote it, at |was written by)"):
         require_resumable(mutant, "x.ckpt")
 
 
-def test_what_was_not_changed_passes(saved: dict[str, Any]) -> None:
+def test_an_unchanged_checkpoint_passes(saved: dict[str, Any]) -> None:
     require_resumable(saved, "x.ckpt")
     require_resumable(copy.deepcopy(saved), "x.ckpt")
-    require_resumable({name: value for name, value in saved.items() if name != DIGESTS}, "x.ckpt")  # another tool's way
+    require_resumable(
+        {name: value for name, value in saved.items() if name != DIGESTS}, "x.ckpt"
+    )  # as another tool does
 
 
 @pytest.mark.parametrize(
@@ -99,15 +101,13 @@ def test_what_was_not_changed_passes(saved: dict[str, Any]) -> None:
         (("epoch",), True),
     ],
 )
-def test_wrong_types_are_found_in_a_file_whose_digests_say_that_they_are_right(
-    saved: dict[str, Any], where: Place, junk: Any
-) -> None:
+def test_wrong_types_are_found_even_with_matching_digests(saved: dict[str, Any], where: Place, junk: Any) -> None:
     with pytest.raises(InputError, match=r"at " + ".".join(map(str, where[: len(where) - 1 or 1]))):
         require_resumable(with_digests(changed(saved, where, "junk", junk)), "x.ckpt")
 
 
 @pytest.mark.parametrize("name", ["lr_schedulers", "optimizer_states"])
-def test_an_empty_list_passes_where_the_digests_say_that_it_was_saved(saved: dict[str, Any], name: str) -> None:
+def test_an_empty_list_with_matching_digests_passes(saved: dict[str, Any], name: str) -> None:
     none = changed(saved, (name,), "junk", [])
     require_resumable(with_digests(none), "x.ckpt")
     for seals in ({}, saved[DIGESTS]):
@@ -115,7 +115,7 @@ def test_an_empty_list_passes_where_the_digests_say_that_it_was_saved(saved: dic
             require_resumable({**none, DIGESTS: seals}, "x.ckpt")
 
 
-def test_checkpoints_are_told_from_each_other_by_what_they_hold(saved: dict[str, Any]) -> None:
+def test_different_checkpoints_have_different_digests(saved: dict[str, Any]) -> None:
     other = with_digests(changed(saved, ("state_dict", "head.mlp.0.weight"), "value"))
     without = {name: value for name, value in saved.items() if name != DIGESTS}
     assert checkpoint_id(saved).startswith("step 10 (")
@@ -128,13 +128,13 @@ def test_checkpoints_are_told_from_each_other_by_what_they_hold(saved: dict[str,
         st.none() | st.integers() | st.floats() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
     )
 )
-def test_the_digest_is_of_what_is_read_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+def test_the_digest_is_of_the_values_read_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "x.pt"
     torch.save(value, path)
     assert digest(torch.load(path, weights_only=True)) == digest(value)
 
 
-def test_the_digest_sees_types_shapes_and_order() -> None:
+def test_the_digest_depends_on_types_shapes_and_order() -> None:
     row = torch.arange(4.0)
     values = [
         row,
@@ -167,7 +167,7 @@ def test_the_digest_sees_types_shapes_and_order() -> None:
     assert digest(row[::2]) == digest(row[::2].clone())
 
 
-# What passes by its types and digests, and Lightning, an optimizer or a callback cannot restore.
+# Values with valid types and digests that Lightning, an optimizer or a callback cannot restore.
 FORGED = {
     "optimizer, fewer parameters": (("optimizer_states", 0, "param_groups", 0, "params"), [0]),
     "optimizer, one group": (("optimizer_states", 0, "param_groups"), [{"params": [0]}]),
@@ -180,7 +180,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_what_cannot_be_restored_ends_in_a_sentence(
+def test_an_unrestorable_checkpoint_is_a_one_line_error(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     saved: dict[str, Any],
     tmp_path: Path,
@@ -215,7 +215,7 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("verb", "section", "junk"), JUDGED)
-def test_judging_a_malformed_checkpoint_ends_in_a_sentence_or_in_its_numbers(
+def test_evaluating_a_malformed_checkpoint_works_or_is_a_one_line_error(
     cli: Callable[[list[Any]], Path],
     capfd: pytest.CaptureFixture,
     saved: dict[str, Any],

@@ -1,4 +1,4 @@
-"""Metrics are due where Lightning's loggers are called, and at the end of an epoch."""
+"""Metrics are written where Lightning's loggers are called, and at the end of an epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from simmim_pl.runtime.log_steps import due
 
 
 class Asks(Callback):
-    """Whether metrics are due, as it is said when a batch begins and when it ends."""
+    """Records whether metrics are due at the start and at the end of a batch."""
 
     def __init__(self) -> None:
         self.said: list[tuple[bool, bool]] = []

@@ -1,4 +1,4 @@
-"""A rank that is killed is named by the others, with the signal where one can know it; all leave soon, with code 2."""
+"""A killed rank is named by the others, with the signal if known; all exit soon with code 2."""
 
 import os
 import signal
@@ -18,10 +18,10 @@ from tests.forked import Program, environment
 from tests.ranks import free_port, start
 from tests.runtime.test_resume import LONG
 
-AGAIN = "Start all ranks again; with --ckpt_path last they go on."
-# As long as it takes; a checkpoint after the first epoch says that it trains.
+AGAIN = "Start all ranks again; --ckpt_path last resumes the run."
+# A long training; a checkpoint after the first epoch shows that it runs.
 FOREVER = [*TINY, "--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000", "--data.batch_size=30"]
-# A rank that writes down its exit code.
+# A rank that records its exit code.
 RANK = """
 import os, pathlib, sys
 from simmim_pl.command.cli import main
@@ -34,7 +34,7 @@ except SystemExit as end:
 
 
 def trains(folder: Path, process: Program) -> None:
-    """Wait until a run has left a checkpoint."""
+    """Wait until a run has saved a checkpoint."""
     until = time.monotonic() + 180
     while not list(folder.rglob("last.ckpt")):
         assert process.poll() is None
@@ -43,13 +43,13 @@ def trains(folder: Path, process: Program) -> None:
 
 
 def children(process: Program) -> list[int]:
-    """Of a process those that run Python, the oldest first."""
+    """The Python child processes of a process, the oldest first."""
     found = subprocess.run(["pgrep", "-P", str(process.pid), "python"], capture_output=True, text=True).stdout
     return sorted(map(int, found.split()))
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, or only waits to be asked for its exit code."""
+    """Whether a process has ended or is a zombie."""
     try:
         if not Path("/proc").is_dir():
             os.kill(pid, 0)
@@ -65,7 +65,7 @@ def sentences(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("victim", [1, 0])
-def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
+def test_a_lost_rank_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
     args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
     first = Program("simmim_pl", args, tmp_path, environment())
     try:
@@ -81,13 +81,13 @@ def test_under_lightnings_launcher(tmp_path: Path, victim: int) -> None:
         first.kill()
     said = {
         1: f"error: Rank 1 was killed by SIGKILL, and rank 0 stops with it. {AGAIN}",
-        0: f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. {AGAIN}",
+        0: f"error: Rank 0 is lost (killed, or its own message says why), and rank 1 stops with it. {AGAIN}",
     }
     assert sentences(first.said()[1]) == [said[victim]]
 
 
 @pytest.mark.parametrize("victim", [1, 0] if LONG else [1])
-def test_under_torchrun(tmp_path: Path, victim: int) -> None:
+def test_a_lost_rank_under_torchrun(tmp_path: Path, victim: int) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     agent = ["--nproc-per-node=2", f"--master-port={free_port()}", "--redirects=3", f"--log-dir={tmp_path}/logs"]
     args = [*FOREVER, "--trainer.strategy=ddp", "--trainer.devices=2", f"--runs={tmp_path}/runs"]
@@ -100,7 +100,7 @@ def test_under_torchrun(tmp_path: Path, victim: int) -> None:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
     (log,) = tmp_path.glob(f"logs/*/*/{1 - victim}/stderr.log")
-    how = "killed without a word, as by SIGKILL when memory runs out"
+    how = "killed, for example by SIGKILL when memory runs out"
     assert sentences(log.read_text()) == [
         f"error: Rank {victim} is lost ({how}), and rank {1 - victim} stops with it. {AGAIN}"
     ]
@@ -108,7 +108,7 @@ def test_under_torchrun(tmp_path: Path, victim: int) -> None:
 
 
 @pytest.mark.skipif(not LONG, reason="three processes: make test-long")
-def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
+def test_all_remaining_ranks_name_the_same_lost_rank(tmp_path: Path) -> None:
     ranks = start(3, [FOREVER], tmp_path)
     trains(tmp_path, ranks[0])
     ranks[1].kill()
@@ -120,7 +120,7 @@ def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
     assert [process.returncode for process in ranks] == [2, -signal.SIGKILL, 2]
     for mine in (0, 2):
         (sentence,) = sentences(said[mine])
-        assert sentence.startswith("error: Rank 1 is lost (killed without a word")
+        assert sentence.startswith("error: Rank 1 is lost (killed, for example by")
         assert sentence.endswith(f"and rank {mine} stops with it. {AGAIN}")
 
 
@@ -128,15 +128,20 @@ def test_all_that_are_left_name_the_same_rank(tmp_path: Path) -> None:
     ("ranks", "mine", "notes", "says"),
     [
         (2, 0, {1: "was killed by SIGSEGV"}, "Rank 1 was killed by SIGSEGV, and rank 0 stops with it. "),
-        (2, 1, {0: "stopped"}, "Rank 0 has stopped, and rank 1 with it: what rank 0 has said tells why."),
-        (3, 1, {0: "noticed", 2: "stopped"}, "Rank 2 has stopped, and rank 1 with it: what rank 2 has said tells why."),
-        (3, 2, {0: "noticed"}, "Rank 1 is lost (killed without a word"),
+        (2, 1, {0: "stopped"}, "Rank 0 has stopped, and rank 1 with it: the messages of rank 0 give the reason."),
+        (
+            3,
+            1,
+            {0: "noticed", 2: "stopped"},
+            "Rank 2 has stopped, and rank 1 with it: the messages of rank 2 give the reason.",
+        ),
+        (3, 2, {0: "noticed"}, "Rank 1 is lost (killed, for example by"),
         (3, 2, {1: "was killed by SIGBUS"}, "Rank 1 was killed by SIGBUS, and rank 2 stops with it. "),
-        (3, 2, {}, "Rank 0 and rank 1 are lost (killed without a word"),
-        (2, 1, None, "Rank 0 is lost (killed, or it said why it stopped), and rank 1 stops with it. "),
+        (3, 2, {}, "Rank 0 and rank 1 are lost (killed, for example by"),
+        (2, 1, None, "Rank 0 is lost (killed, or its own message says why), and rank 1 stops with it. "),
     ],
 )
-def test_what_a_rank_says_of_the_notes_of_the_others(
+def test_messages_from_the_records_of_other_ranks(
     monkeypatch: pytest.MonkeyPatch, ranks: int, mine: int, notes: dict[int, str] | None, says: str
 ) -> None:
     store = None if notes is None else dist.HashStore()
@@ -153,7 +158,7 @@ def test_what_a_rank_says_of_the_notes_of_the_others(
         assert store.get(f"left/{mine}") == b"noticed"  # which stays
 
 
-def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_zero_stays_until_all_ranks_have_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.HashStore()
     store.set("left/1", "was killed by SIGKILL")
     monkeypatch.setattr("simmim_pl.runtime.distributed.rank", lambda: 0)
@@ -168,10 +173,10 @@ def test_rank_zero_which_may_hold_the_notes_stays_until_all_have_noticed(monkeyp
 
 
 @pytest.mark.parametrize(("local_rank", "watched"), [("1", True), ("0", False), (None, False)])
-def test_only_a_rank_watches_the_process_that_started_it(
+def test_only_ranks_watch_their_parent_process(
     monkeypatch: pytest.MonkeyPatch, local_rank: str | None, watched: bool
 ) -> None:
-    """Another process may have that name in its environment too: what a run has started to outlive it."""
+    """Other processes may have that variable too: those that a run has started to outlive it."""
     threads: list[Any] = []
     monkeypatch.setattr(lost_ranks, "start_daemon_thread", lambda work, *args: threads.append((work, args)))
     monkeypatch.setenv(lost_ranks.PARENT_VARIABLE, str(os.getppid()))
@@ -184,8 +189,8 @@ def test_only_a_rank_watches_the_process_that_started_it(
     assert threads == ([(lost_ranks.watch_parent, (os.getppid(),))] if watched else [])
 
 
-def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> None:
-    """As one does whose GPU waits for a rank that is gone: neither raises anything."""
+def test_a_blocked_process_is_ended_with_its_children() -> None:
+    """Like a process whose GPU waits for a lost rank: nothing is raised."""
     script = """if True:
         import os, signal, subprocess, sys, time
         from simmim_pl.runtime import lost_ranks
@@ -214,6 +219,6 @@ def test_a_process_that_waits_elsewhere_is_ended_with_those_it_has_started() -> 
     )
     assert done.returncode == 2
     assert sorted(done.stderr.splitlines()) == [
-        f"error: Rank 0 is lost (killed, or it said why it stopped), and rank 0 stops with it. {AGAIN}",  # the child
+        f"error: Rank 0 is lost (killed, or its own message says why), and rank 0 stops with it. {AGAIN}",  # the child
         f"error: Rank 2 was killed by SIGSEGV, and rank 0 stops with it. {AGAIN}",
     ]

@@ -1,4 +1,4 @@
-"""A second derivative is refused by everything that has none of its own, and first ones are left alone."""
+"""Custom backward functions refuse second derivatives; first derivatives are not affected."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.runtime.test_distributed import on_ranks
 
 
 def refused(value: torch.Tensor, of: torch.Tensor) -> str:
-    """The gradient can be taken, and what is said when it is to be differentiated."""
+    """Check that the gradient exists, and return the error of its derivative."""
     (gradient,) = torch.autograd.grad(value, of, retain_graph=True)
     assert gradient.abs().max() > 0
     with pytest.raises((InputError, RuntimeError)) as error:
@@ -25,12 +25,12 @@ def twice(value: torch.Tensor, of: torch.Tensor) -> None:
     torch.autograd.grad(first.square().sum(), of)
 
 
-def test_nt_xent_has_no_second_derivative():
+def test_nt_xent_refuses_a_second_derivative():
     z = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert "LogPartition has a first derivative only" in refused(nt_xent(z), z)
 
 
-def test_a_convolution_on_a_small_grid_has_none():
+def test_a_small_grid_convolution_refuses_a_second_derivative():
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     weight = torch.randn(5, 3, 3, 3, requires_grad=True)
     assert "no autograd formula" in refused(convolution(x, weight, (1, 1), (1, 1)).square().sum(), x)
@@ -46,7 +46,7 @@ def on_a_rank(rank: int, ranks: int) -> list[str]:
     return [refused(distributed.all_gather(x).pow(3).sum(), x), refused(layer(x).pow(3).sum(), x)]
 
 
-def test_neither_gathering_nor_batch_norm_over_ranks_has_one():
+def test_gather_and_sync_batchnorm_refuse_a_second_derivative():
     for gathering, norm in on_ranks(2, on_a_rank):
         assert "Gather has a first derivative only" in gathering
         assert "Normalize has a first derivative only" in norm

@@ -1,4 +1,4 @@
-"""Lower precision learns the same curve within what another seed changes; compiling is done once or twice."""
+"""Lower precision has the same learning curve within seed noise; compilation happens once or twice."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ Cli = Callable[[list[Any]], Path]
 LONG = os.environ.get("LONG") == "1"
 UNSAID = [arg for arg in TINY if "precision" not in arg]
 
-# The quickstart's own training on fewer images, for three epochs of 28 steps.
+# The quickstart on fewer images, for three epochs of 28 steps.
 FIT = ["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *QUIET, "--trainer.max_epochs=3"]
 FIT += ["--data.source.train=4000", "--data.batch_size=128"]
 FIT += ["--trainer.limit_val_batches=0", "--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1"]
@@ -44,7 +44,7 @@ def distance(one: list[float], other: list[float]) -> float:
 
 
 def curves(cli: Callable[[list[Any]], Path], precision: str, *more: str) -> list[list[float]]:
-    """Of three seeds."""
+    """Curves of three seeds."""
     line = [*FIT, f"--trainer.precision={precision}", *more]
     return [curve(cli([*line, f"--seed_everything={seed}"])) for seed in range(3)]
 
@@ -67,7 +67,7 @@ def test_float16_learns_the_curve_of_float32_within_seed_noise(cli: Callable[[li
     assert_same_within_seed_noise(curves(cli, "32-true", gpu), curves(cli, "16-mixed", gpu))
 
 
-def test_float16_on_a_cpu_is_bfloat16_and_says_so(cli: Callable[[list[Any]], Path]) -> None:
+def test_float16_on_a_cpu_becomes_bfloat16_with_a_warning(cli: Callable[[list[Any]], Path]) -> None:
     with pytest.warns(UserWarning, match="AMP with fp16 is not supported on CPU. Using `precision='bf16-mixed'`"):
         run = cli([*TINY, "--trainer.precision=16-mixed"])
     assert (run / "checkpoints/last.ckpt").is_file()
@@ -76,13 +76,13 @@ def test_float16_on_a_cpu_is_bfloat16_and_says_so(cli: Callable[[list[Any]], Pat
 CHOICES = [
     ({"avx512_bf16": True}, True, "bf16-mixed", "this cpu computes bfloat16 in hardware"),
     ({"amx_bf16": True}, True, "bf16-mixed", "this cpu computes bfloat16 in hardware"),
-    ({"avx512_bf16": True}, False, "32-true", "this cpu does not compute bfloat16 in hardware"),  # held to AVX2
+    ({"avx512_bf16": True}, False, "32-true", "this cpu does not compute bfloat16 in hardware"),  # limited to AVX2
     ({}, True, "32-true", "this cpu does not compute bfloat16 in hardware"),  # AVX-512 without it, and AVX2
 ]
 
 
 @pytest.mark.parametrize(("has", "kernels", "chosen", "said"), CHOICES)
-def test_pretraining_takes_the_precision_of_the_processor_and_says_so(
+def test_pretraining_uses_the_best_precision_of_the_processor(
     cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -102,7 +102,7 @@ def test_pretraining_takes_the_precision_of_the_processor_and_says_so(
 @pytest.mark.parametrize(
     ("asked", "emulated"), [("32-true", False), ("bf16-mixed", True), ("bf16", True), ("64-true", False)]
 )
-def test_the_precision_that_a_user_sets_is_taken_and_its_emulation_told(
+def test_a_users_precision_is_used_with_a_warning_if_emulated(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str, emulated: bool
 ) -> None:
     monkeypatch.setattr(precision, "capabilities", dict)
@@ -121,7 +121,7 @@ ON_A_GPU = [
 
 
 @pytest.mark.parametrize(("asked", "has", "chosen", "said"), ON_A_GPU)
-def test_a_gpu_takes_bfloat16_where_it_has_it(
+def test_a_gpu_uses_bfloat16_if_supported(
     monkeypatch: pytest.MonkeyPatch, asked: str | None, has: bool, chosen: str, said: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -149,17 +149,17 @@ def test_evaluations_and_predictions_stay_in_float32(cli: Cli, pretrained: Path)
         assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
 
 
-def test_what_torch_tells_of_this_processor_is_understood() -> None:
+def test_bfloat16_support_of_this_processor_is_detected() -> None:
     for kind in ("cpu", "cuda"):
         assert isinstance(precision.bfloat16_in_hardware(kind), bool)
     assert not precision.bfloat16_in_hardware("mps")
     assert precision.choose(16, "mps") == (16, "")
     assert precision.choose(None, "mps") == (
         "32-true",
-        "Precision 32-true: bf16-mixed was never tried on mps (--trainer.precision bf16-mixed does).",
+        "Precision 32-true: bf16-mixed is untested on mps (--trainer.precision bf16-mixed does).",
     )
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    if "flags" in flags:  # Linux on x86 tells it too
+    if "flags" in flags:  # Linux on x86 reports it too
         assert any(precision.capabilities().values()) == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
@@ -177,8 +177,8 @@ atexit.register(lambda: print(dict(torch._dynamo.utils.counters["stats"]), flush
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("more", [["--model.gradient_cache=2"], []])
-def test_a_compiled_run_compiles_no_more_than_twice_again(tmp_path: Path, more: list[str], backend: str) -> None:
-    # In a process of its own: the checks of shapes in these tests would be compiled too.
+def test_a_compiled_run_recompiles_at_most_twice(tmp_path: Path, more: list[str], backend: str) -> None:
+    # In a separate process: the shape checks of these tests would be compiled too.
     line = [*TINY, "--model.compile=true", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1", *more]
     own = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"), TORCHINDUCTOR_COMPILE_THREADS="1")
     process = Program("simmim_pl", line, tmp_path, own, partial(exec, TOLD.format(backend), {}))

@@ -1,4 +1,4 @@
-"""Numbers with a range: the type in a signature is what the command line and Python callers are held to."""
+"""Numbers with a range: the command line and Python callers are checked by the type in the signature."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from simmim_pl.runtime.ranges import NonNegativeInt, PositiveFloat, PositiveInt,
 
 
 class Part:
-    """Takes numbers of every form."""
+    """Has numbers of every kind."""
 
     @ranged
     def __init__(
@@ -29,7 +29,7 @@ class Part:
 
 
 class Whole(Part):
-    """Passes on what it does not know; its own count is another thing."""
+    """Passes unknown arguments to its base class; its own ``count`` has another meaning."""
 
     @ranged
     def __init__(self, chance: Probability = 0.5, count: float = -1.0, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class Whole(Part):
     ],
 )
 @pytest.mark.parametrize("kind", [Part, Whole])
-def test_a_constructor_refuses_what_is_outside(kind: type, wrong: dict[str, Any], says: str | None) -> None:
+def test_constructors_refuse_values_out_of_range(kind: type, wrong: dict[str, Any], says: str | None) -> None:
     if kind is Whole:
         wrong = {name: value for name, value in wrong.items() if name != "count"}
     if says is None or not wrong:
@@ -64,20 +64,20 @@ def test_a_constructor_refuses_what_is_outside(kind: type, wrong: dict[str, Any]
     assert str(refused.value) == says
 
 
-def test_a_class_knows_its_ranges_and_those_that_it_passes_on() -> None:
+def test_a_class_has_its_own_and_its_base_classes_ranges() -> None:
     assert set(ranges.argument_ranges(Part)) == {"count", "held", "span", "rates", "features"}
     assert set(ranges.argument_ranges(Whole)) == {"chance", "held", "span", "rates", "features"}
     assert ranges.argument_ranges(int) == {}
 
 
 @given(st.floats(), st.sampled_from("[("), st.floats(-9, 9), st.floats(-9, 9), st.sampled_from("])"))
-def test_an_interval_holds_what_it_says(number: float, start: str, low: float, high: float, end: str) -> None:
+def test_intervals_contain_their_values(number: float, start: str, low: float, high: float, end: str) -> None:
     above = low <= number if start == "[" else low < number
     below = number <= high if end == "]" else number < high
     assert (number in Range(f"{start}{low}, {high}{end}")) == (above and below)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_no_range_holds_what_is_not_finite(number: float) -> None:
+def test_no_range_contains_non_finite_values(number: float) -> None:
     for kind in (PositiveInt, NonNegativeInt, PositiveFloat, ranges.NonNegativeFloat, Probability, Share, ranges.Seed):
         assert ranges.range_error(kind, number) is not None

@@ -1,7 +1,7 @@
-"""A run that is stopped anywhere and goes on from its last checkpoint ends like the run that was never stopped.
+"""A run that is stopped anywhere and resumes from its last checkpoint ends like an uninterrupted run.
 
-To the bit: weights, optimizer, schedule, online probe, and the history in metrics.csv but for images per second. Most
-stops here are copies of what lies on the disk, or raised within the process, which is quick; the last tests kill real
+Bit-identical are weights, optimizer, schedule, online probe, and metrics.csv except images per second. Most
+stops here are copies of the files, or exceptions within the process, which is quick; the last tests kill real
 runs with SIGKILL and other signals.
 ``LONG=1`` (`make test-long`) stops at every batch, and kills twenty times.
 """
@@ -28,9 +28,9 @@ from tests.forked import Program, environment
 from tests.ranks import Killed, run, start
 from tests.test_parity import BYOL, LOCAL, MASKED
 
-MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # what another run need not repeat
+MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # metrics that are not reproducible
 LONG = os.environ.get("LONG") == "1"
-# Two epochs of five steps, validated after each, and logged at every step.
+# Two epochs of five steps, a validation after each epoch, logging at every step.
 BASE = [
     *TINY,
     "--trainer.log_every_n_steps=1",
@@ -40,7 +40,7 @@ BASE = [
 
 
 class Dropping(FastCNN):
-    """An encoder that draws from global randomness."""
+    """An encoder that uses global random numbers."""
 
     def __init__(self, width: int = 2) -> None:
         super().__init__(width)
@@ -87,7 +87,7 @@ CASES: dict[str, list[str]] = {
 
 
 def ending(run: Path) -> dict[str, Any]:
-    """What has to be the same."""
+    """The values that have to be identical."""
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     kept = {key: saved[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step")}
     with (run / "metrics.csv").open(newline="") as file:
@@ -100,7 +100,7 @@ def ending(run: Path) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equality to the bit of nested values."""
+    """Bit-identity of nested values."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
@@ -117,13 +117,13 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def only_run(folder: str) -> Path:
-    """The run that has a checkpoint: one that died before its first is not gone on with, but begun again."""
+    """The run with a checkpoint: a run killed before its first checkpoint is started again, not resumed."""
     (found,) = Path(folder, "quickstart").glob("*/checkpoints/last.ckpt")
     return found.parents[1]
 
 
 @pytest.mark.parametrize("case", [*CASES, "files"])
-def test_a_run_that_died_after_any_batch_ends_like_one_that_did_not(
+def test_a_run_killed_after_any_batch_resumes_identically(
     cli: Callable[[list[Any]], Path], tmp_path: Path, case: str
 ) -> None:
     more = folder_of_images(tmp_path / "images") if case == "files" else CASES[case]
@@ -139,7 +139,7 @@ def test_a_run_that_died_after_any_batch_ends_like_one_that_did_not(
 
 
 def stopped_and_resumed(cli: Callable[[list[Any]], Path], args: list[str], batch: int, runs: str) -> dict[str, Any]:
-    """The ending of a run that ended after a batch, and went on."""
+    """The final state of a run that was killed after a batch, and resumed."""
     dies = ["--trainer.callbacks+=tests.ranks.Dies", f"--trainer.callbacks.batch={batch}"]
     with pytest.raises(Killed):
         cli([*args, f"--runs={runs}", *dies])
@@ -147,7 +147,7 @@ def stopped_and_resumed(cli: Callable[[list[Any]], Path], args: list[str], batch
     return ending(only_run(runs))
 
 
-def test_a_run_may_die_again_and_again(cli: Callable[[list[Any]], Path]) -> None:
+def test_a_run_resumes_identically_after_several_kills(cli: Callable[[list[Any]], Path]) -> None:
     args = lines(1)
     cli([*args, "--runs=whole"])
     for batch in range(1, 10) if LONG else (3, 8):
@@ -159,7 +159,7 @@ def test_a_run_may_die_again_and_again(cli: Callable[[list[Any]], Path]) -> None
 
 
 def begin(ranks: int, args: list[str], runs: Path) -> list[Program]:
-    """Start ``--ckpt_path last`` on ranks, and wait until it has written a checkpoint of its own."""
+    """Start ``--ckpt_path last`` on ranks, and wait until it has written a checkpoint."""
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("last.ckpt")}
     processes = start(ranks, [[*args, f"--runs={runs}", "--ckpt_path=last"]], runs.parent)
     while all(path.stat().st_mtime_ns == before.get(path) for path in runs.rglob("last.ckpt")):
@@ -170,7 +170,7 @@ def begin(ranks: int, args: list[str], runs: Path) -> list[Program]:
 
 
 def kill(processes: list[Program]) -> bool:
-    """Kill all at once; whether they were still at work."""
+    """Kill all at once; return whether they were still running."""
     working = processes[0].poll() is None
     for process in processes:
         process.kill()
@@ -180,7 +180,7 @@ def kill(processes: list[Program]) -> bool:
 
 
 def while_writing(runs: Path, processes: list[Program]) -> bool:
-    """Wait until a checkpoint is half written; whether there was one before the run ended."""
+    """Wait until a checkpoint is partly written; return whether this happened before the run ended."""
     while processes[0].poll() is None:
         for part in runs.rglob("*.part"):
             return part.exists()
@@ -198,9 +198,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return ending(only_run(str(folder / "runs")))
 
 
-def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
-    uninterrupted: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_run_killed_at_random_moments_resumes_identically(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     chance, runs = random.Random(0), tmp_path / "runs"
     killed = writing = 0
     while killed < (20 if LONG else 3):
@@ -213,7 +211,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
             time.sleep(chance.uniform(0, 0.5))
             killed += kill(processes)
         assert torch.load(only_run(str(runs)) / "checkpoints/last.ckpt", weights_only=True)  # whole
-        if processes[0].returncode == 0:  # it came to its end first: once more from the beginning
+        if processes[0].returncode == 0:  # it finished first: start again
             only_run(str(runs)).rename(tmp_path / f"done{killed}{time.time()}")
     run(1, [[*LONGER, f"--runs={runs}", "--ckpt_path=last"]], tmp_path)
     assert writing == 2
@@ -222,7 +220,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_ends_a_run_with_a_checkpoint_of_that_very_step(
+def test_a_signal_ends_a_run_with_a_checkpoint_of_that_step(
     uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     scontrol, runs = tmp_path / "bin/scontrol", tmp_path / "runs"
@@ -237,7 +235,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_of_that_very_step(
     assert process.returncode == 128 + number
     assert "Traceback" not in said
     stopped = torch.load(only_run(str(runs)) / "checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert f"Stopped by {number.name} after step {stopped}. To go on: --ckpt_path" in said
+    assert f"Stopped by {number.name} after step {stopped}. To resume: --ckpt_path" in said
     assert (tmp_path / "requeued").exists() == (number == signal.SIGUSR1)
     if number == signal.SIGUSR1:
         assert (tmp_path / "requeued").read_text() == "requeue 123\n"
@@ -249,7 +247,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_of_that_very_step(
 DOUBLE = [*lines(3, "--trainer.max_epochs=12"), "--trainer.check_val_every_n_epoch=6", "--trainer.precision=64-true"]
 
 
-def test_two_ranks_that_are_killed_go_on_exactly_and_one_goes_on_for_them(tmp_path: Path) -> None:
+def test_two_killed_ranks_resume_identically_or_as_one_process(tmp_path: Path) -> None:
     run(2, [[*DOUBLE, "--runs=whole"]], tmp_path)
     whole = ending(only_run(str(tmp_path / "whole")))
     processes = begin(2, DOUBLE, tmp_path / "part")
@@ -259,7 +257,7 @@ def test_two_ranks_that_are_killed_go_on_exactly_and_one_goes_on_for_them(tmp_pa
     shutil.copytree(tmp_path / "part", tmp_path / "other/runs")
     run(2, [[*DOUBLE, "--runs=part", "--ckpt_path=last"]], tmp_path)
     assert_same(whole, ending(only_run(str(tmp_path / "part"))))
-    # Another number of devices goes on with the same images and views; sums are taken in another order, no more.
+    # On another number of devices images and views are the same; only the order of sums differs.
     run(1, [[*DOUBLE, "--runs=runs", "--ckpt_path=last"]], tmp_path / "other")
     alone = ending(only_run(str(tmp_path / "other/runs")))
     for name, value in whole["state_dict"].items():
@@ -272,7 +270,7 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
     second.send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=60)[1] for process in (first, second)]
     assert "Stopped by SIGTERM after step" in said[0]
-    assert [first.returncode, second.returncode] == [128 + signal.SIGTERM] * 2  # whoever started them has to know
+    assert [first.returncode, second.returncode] == [128 + signal.SIGTERM] * 2  # the exit code tells the launcher
     assert torch.load(only_run(str(tmp_path / "runs")) / "checkpoints/last.ckpt", weights_only=True)["global_step"]
 
 
@@ -280,11 +278,11 @@ def test_sigterm_to_one_rank_ends_all_of_them_after_the_same_step(tmp_path: Path
     ("change", "says"),
     [
         ("--data.batch_size=30", "data.batch_size is 32 in the checkpoint and 30 now, and a run can only resume with"),
-        ("--data.source.train=300", "of a run whose number of training images was 180, and now it is 270"),
+        ("--data.source.train=300", "number of training images was 180 in the checkpoint and is 270 now"),
         ("--seed_everything=1", "seed_everything is 0 in the checkpoint and 1 now"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_batches(
+def test_resuming_with_other_batches_is_refused(
     cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture, pretrained: Path, change: str, says: str
 ) -> None:
     run = pretrained.parents[1]
@@ -295,7 +293,7 @@ def test_a_run_does_not_go_on_with_other_batches(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_checkpoint_of_another_version_is_refused_for_going_on_only(
+def test_a_checkpoint_of_another_version_is_refused_only_for_resuming(
     cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture, pretrained: Path, tmp_path: Path
 ) -> None:
     saved = torch.load(pretrained, weights_only=True)
@@ -307,7 +305,7 @@ def test_a_checkpoint_of_another_version_is_refused_for_going_on_only(
     cli(["validate", *TINY[1:], f"--ckpt_path={tmp_path / 'older.ckpt'}"])  # it can still be evaluated
 
 
-def test_last_is_the_newest_checkpoint_of_the_name_and_only_fit_does_without(
+def test_last_is_the_newest_checkpoint_of_the_name(
     cli: Callable[[list[Any]], Path], capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -318,15 +316,15 @@ def test_last_is_the_newest_checkpoint_of_the_name_and_only_fit_does_without(
     third = cli(TINY)
     assert len({first, second, third}) == 3
     assert cli([*TINY, "--ckpt_path=last", "--trainer.max_epochs=3"]) == third
-    # Under another name, a checkpoint starts a run of its own and leaves the one it came from as it is.
+    # Under another name, a checkpoint starts a new run and does not change the original one.
     kept = (first / "checkpoints/last.ckpt").read_bytes()
     branch = cli([*TINY, f"--ckpt_path={first / 'checkpoints/last.ckpt'}", "--name=branch", "--trainer.max_epochs=3"])
     assert branch.parent.name == "branch"
     assert (first / "checkpoints/last.ckpt").read_bytes() == kept
-    assert len(ending(branch)["history"]) > len(ending(first)["history"])  # which goes with it
+    assert len(ending(branch)["history"]) > len(ending(first)["history"])  # which is part of the run
 
 
-def test_the_wandb_run_goes_on_as_the_same_run(
+def test_a_resumed_run_continues_the_same_wandb_run(
     cli: Callable[[list[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -337,9 +335,7 @@ def test_the_wandb_run_goes_on_as_the_same_run(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_to_all_processes_of_a_run_leaves_its_data_workers_at_work(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_to_all_processes_does_not_stop_data_workers(tmp_path: Path, number: signal.Signals) -> None:
     args = [*lines(3, *folder_of_images(tmp_path / "images")), "--trainer.max_epochs=2000", "--runs=runs"]
     args += ["--trainer.check_val_every_n_epoch=2000"]
     process = Program("simmim_pl", args, tmp_path, environment())

@@ -1,4 +1,4 @@
-"""Whatever callbacks put into a checkpoint, it can be read back; what could not be is refused when it is saved."""
+"""Callback state in a checkpoint can be read back; unreadable state is refused when it is saved."""
 
 import warnings
 from collections import Counter, OrderedDict, deque
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 class Keeps(Callback):
-    """A user's callback, whose state is not plain; of a kind that can be stored, or not."""
+    """A user's callback with a state that is not plain, storable or not."""
 
     def __init__(self, stored: bool = True) -> None:
         self.stored = stored
@@ -57,12 +57,12 @@ def read_back(value: Any) -> Any:
 
 def quantised() -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch will do away with it
+        warnings.simplefilter("ignore")  # deprecated in torch
         return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
 
 
 def noted(tensor: torch.Tensor) -> torch.Tensor:
-    """With an attribute of Python's, as users leave them."""
+    """A tensor with an additional Python attribute."""
     tensor.note = object()
     return tensor
 
@@ -93,7 +93,7 @@ def noted(tensor: torch.Tensor) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_it_is_read_back_as_its_plain_equal(value: Any, plain: Any) -> None:
+def test_values_are_read_back_as_plain_equals(value: Any, plain: Any) -> None:
     found = read_back(storable(value, "a state"))
     if isinstance(plain, torch.Tensor):
         assert found.dtype == plain.dtype
@@ -110,11 +110,11 @@ nested = st.recursive(
 
 
 @given(nested)
-def test_what_is_plain_stays_as_it_is(value: Any) -> None:
+def test_plain_values_are_unchanged(value: Any) -> None:
     assert storable(value, "a state") == value == read_back(storable(value, "a state"))
 
 
-def test_of_which_version_the_modules_were_is_kept() -> None:
+def test_module_versions_are_kept() -> None:
     state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
     found = read_back(storable({"probe": state}, "a state"))["probe"]
     assert type(found) is OrderedDict
@@ -138,12 +138,12 @@ def test_of_which_version_the_modules_were_is_kept() -> None:
     ],
     ids=type,
 )
-def test_what_could_not_be_read_back_is_refused(value: Any) -> None:
+def test_values_that_cannot_be_read_back_are_refused(value: Any) -> None:
     with pytest.raises(InputError, match=r"The state of X.* which could not be read back from a checkpoint"):
         storable(value, "the state of X")
 
 
-def test_a_run_with_any_such_callback_goes_on(cli: Cli) -> None:
+def test_a_run_with_storable_callbacks_resumes(cli: Cli) -> None:
     keeps = "--trainer.callbacks+=tests.runtime.test_storable.Keeps"
     run = cli([*TINY, "--trainer.max_steps=1", keeps])
     state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["Keeps"]
@@ -152,7 +152,7 @@ def test_a_run_with_any_such_callback_goes_on(cli: Cli) -> None:
     assert cli([*TINY, "--trainer.max_steps=2", keeps, "--ckpt_path=last"]) == run
 
 
-def test_one_that_could_not_go_on_is_refused_before_it_trains(
+def test_an_unstorable_callback_is_refused_before_training(
     cli: Cli, capfd: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     keeps = ["--trainer.callbacks+=tests.runtime.test_storable.Keeps", "--trainer.callbacks.stored=false"]
@@ -163,10 +163,10 @@ def test_one_that_could_not_go_on_is_refused_before_it_trains(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_trusted_may_hold_anything(cli: Cli, capfd: pytest.CaptureFixture) -> None:
+def test_a_trusted_file_may_hold_anything(cli: Cli, capfd: pytest.CaptureFixture) -> None:
     path = cli([*TINY, "--trainer.max_steps=1"]) / "checkpoints/last.ckpt"
     saved = torch.load(path, weights_only=True)
-    torch.save(with_digests(saved | {"extra": Path("a")}), path)  # as an earlier version may have left it
+    torch.save(with_digests(saved | {"extra": Path("a")}), path)  # as an earlier version may have written it
     line = [*TINY, "--trainer.max_steps=2", f"--ckpt_path={path}"]
     with pytest.raises(SystemExit):
         cli(line)

@@ -1,4 +1,4 @@
-"""BatchNorm over ranks equals torch's BatchNorm on the whole batch: output, gradients and running statistics."""
+"""BatchNorm over ranks equals torch's on the whole batch: output, gradients and running statistics."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def passes(rank: int, ranks: int, dtype: torch.dtype = torch.float64) -> dict[str, list[Tensor]]:
-    """Two steps and a pass in eval mode of each layer on this rank's share; gradients of its parameters averaged."""
+    """Two steps and an eval pass of each layer on this rank's share, with averaged parameter gradients."""
     found = {}
     for name, layer in norms().items():
         layer = layer.to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -60,7 +60,7 @@ def passes(rank: int, ranks: int, dtype: torch.dtype = torch.float64) -> dict[st
             parts += [y.detach(), x.grad]
         parameters = [distributed.all_reduce_mean(parameter.grad) * ranks for parameter in layer.parameters()]
         kept = [value.double() for value in layer.state_dict().values()]
-        # Without running statistics a pass in eval mode takes this rank's own, as torch's SyncBatchNorm does too.
+        # Without running statistics eval mode uses this rank's statistics, like torch's SyncBatchNorm.
         parts.append(holder.train(not layer.track_running_stats)(share[0]).detach())
         found[name] = [*parts, *parameters, *kept]
     return found
@@ -71,16 +71,16 @@ def lowered(rank: int, ranks: int) -> dict[str, list[Tensor]]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_normalise_as_one_process_does_on_the_whole_batch(ranks: int) -> None:
+def test_ranks_normalise_like_one_process_on_the_whole_batch(ranks: int) -> None:
     one, many = passes(0, 1), on_ranks(ranks, passes)
     for name, expected in one.items():
         for number, value in enumerate(expected):
-            of_items = number < 5  # what belongs to items is dealt to the ranks, the rest they share
+            of_items = number < 5  # per-item tensors are divided among ranks, others are shared
             for rank, theirs in enumerate(many):
                 torch.testing.assert_close(theirs[name][number], value[rank::ranks] if of_items else value, msg=name)
 
 
-def test_bfloat16_is_normalised_by_statistics_in_float32() -> None:
+def test_bfloat16_uses_statistics_in_float32() -> None:
     one, many = passes(0, 1, torch.bfloat16), on_ranks(2, lowered)
     for name, expected in one.items():
         for rank, theirs in enumerate(many):
@@ -97,24 +97,24 @@ def test_on_one_rank_nothing_changes() -> None:
     assert type(layer[0]) is nn.BatchNorm2d
 
 
-def test_on_a_device_with_torchs_own_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_sync_batchnorm_is_used_where_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     layer = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm1d(2)))
     convert_sync_batchnorm(layer, torch.device("cuda"))
     assert [type(part) for part in (layer[0], layer[1][0])] == [nn.SyncBatchNorm] * 2
-    convert_sync_batchnorm(layer, CPU)  # and left alone from then on
+    convert_sync_batchnorm(layer, CPU)  # and not converted again
     assert type(layer[0]) is nn.SyncBatchNorm
 
 
 class Activated(nn.BatchNorm2d):
-    """As timm's: normalises, then rectifies."""
+    """Like timm's: normalisation, then ReLU."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).relu()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_layer_that_does_more_is_refused_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_a_layer_that_does_more_is_refused_and_unchanged(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     layer = nn.Sequential(nn.BatchNorm2d(3), Activated(3))
     with pytest.raises(InputError, match="Activated does more than normalise, and cannot be synchronised"):

@@ -1,4 +1,4 @@
-"""Rows on the sphere: those of a reference in more digits, at any length, and none of a row of zeros."""
+"""Normalised rows equal a reference in higher precision, for any norm; zero rows stay zero."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @given(st.integers(-126, 125), st.integers(0, 100), st.integers(1, 300))
-def test_rows_of_any_length_are_those_of_numpy_in_more_digits(power, seed, width):
+def test_rows_of_any_norm_equal_numpy_in_higher_precision(power, seed, width):
     z = normal(3, width, seed=seed) * 2.0**power
     z = z.clamp(-3e38, 3e38)
     wide = z.double().numpy()
@@ -30,7 +30,7 @@ def test_rows_of_any_length_are_those_of_numpy_in_more_digits(power, seed, width
     np.testing.assert_allclose(unit(z), expected, atol=1e-5 if power < -115 else 3e-7)
 
 
-def test_usual_rows_are_torchs_to_the_last_bit_with_their_gradient():
+def test_usual_rows_and_gradients_are_bit_identical_to_torch():
     z = normal(50, 16).requires_grad_()
     other = z.detach().clone().requires_grad_()
     weight = normal(50, 16, seed=1)
@@ -40,7 +40,7 @@ def test_usual_rows_are_torchs_to_the_last_bit_with_their_gradient():
     assert torch.equal(z.grad, other.grad)
 
 
-def test_a_row_of_zeros_stays_and_has_no_gradient():
+def test_a_zero_row_stays_zero_without_gradient():
     z = torch.cat([torch.zeros(1, 4), normal(2, 4)]).requires_grad_()
     (unit(z) * normal(3, 4, seed=1)).sum().backward()
     assert unit(z)[0].tolist() == [0, 0, 0, 0]
@@ -48,12 +48,12 @@ def test_a_row_of_zeros_stays_and_has_no_gradient():
     assert z.grad[1:].abs().min() > 0
 
 
-def test_what_is_not_a_number_stays_none():
+def test_nan_stays_nan():
     assert unit(torch.tensor([[1.0, float("nan")], [float("inf"), 1.0]])).isnan().any(1).all()
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
-def test_nothing_that_compares_directions_knows_their_length(scale):
+def test_functions_of_directions_ignore_norms(scale):
     z, labels = normal(2, 6, 5), torch.arange(6) % 2
     far, one = (z * scale).requires_grad_(), z.clone().requires_grad_()
     nt_xent(far).backward()
@@ -74,12 +74,12 @@ def test_nothing_that_compares_directions_knows_their_length(scale):
         torch.testing.assert_close(*found)
 
 
-def test_zeros_are_the_middle_of_the_sphere():
+def test_zero_rows_are_at_the_centre_of_the_sphere():
     nothing, z = torch.zeros(1, 6, 5), normal(1, 6, 5)
     torch.testing.assert_close(alignment(torch.cat([nothing, z])), torch.ones(6))
     assert alignment(torch.cat([nothing, nothing])).tolist() == [0] * 6
     torch.testing.assert_close(alignment(torch.cat([nothing, z, z])), torch.full((6,), 2 / 3))
-    # A network that gives nothing has collapsed, not spread.
+    # A network with zero output has collapsed, not spread.
     assert uniformity(nothing[0]).item() == 0
     assert uniformity(torch.cat([nothing[0, :1], z[0, :1]])).item() == pytest.approx(-2)
     mixed = torch.cat([nothing[0, :2], z[0]])
@@ -88,16 +88,16 @@ def test_zeros_are_the_middle_of_the_sphere():
     assert uniformity(mixed).item() == pytest.approx(distance.mul(-2).exp().mean().log().item(), abs=1e-6)
 
 
-def test_zeros_are_like_nothing_in_the_loss_and_stay_where_they_are():
+def test_zero_rows_have_similarity_zero_and_no_gradient():
     z = torch.zeros(2, 3, 4).requires_grad_()
     loss = nt_xent(z)
     loss.backward()
-    assert loss.item() == pytest.approx(np.log(5), abs=1e-6)  # of five rows none is nearer
+    assert loss.item() == pytest.approx(np.log(5), abs=1e-6)  # none of five rows is nearer
     assert z.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize("temperature", NO_NUMBER)
-def test_a_temperature_that_is_no_positive_number_is_refused_wherever_it_is_taken(temperature):
+def test_a_temperature_that_is_not_positive_is_refused_everywhere(temperature):
     z = normal(2, 4, 3)
     for attempt in (
         lambda: NTXent(temperature),
@@ -109,6 +109,6 @@ def test_a_temperature_that_is_no_positive_number_is_refused_wherever_it_is_take
             attempt()
     with pytest.raises(InputError, match="t must be a positive number"):
         uniformity(z[0], temperature)
-    if not temperature > 0:  # an infinite clip is no clip
+    if not temperature > 0:  # an infinite clip means no clipping
         with pytest.raises(InputError, match="clip is a positive number"):
             smile([z[0] @ z[1].T], temperature)

@@ -1,4 +1,4 @@
-"""A file can ask for more memory than it has bytes. It is refused before anything is made of it."""
+"""Files that require more memory than their size are refused before anything is loaded."""
 
 import io
 import pickle
@@ -31,7 +31,7 @@ GOOD: dict[str, Any] = {
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether values are equal, tensors within them too."""
+    """Whether values with nested tensors are equal."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b) and a.dtype == b.dtype
     if isinstance(a, dict):
@@ -43,7 +43,7 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("case", GOOD)
 @pytest.mark.parametrize("archive", [True, False])
-def test_what_is_written_is_read(tmp_path: Path, case: str, archive: bool) -> None:
+def test_written_values_are_read_back(tmp_path: Path, case: str, archive: bool) -> None:
     torch.save(GOOD[case], tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
     assert same(unpickle(tmp_path / "x.pt"), GOOD[case])
 
@@ -60,7 +60,7 @@ def test_a_network_and_the_state_of_its_optimizer_are_read(tmp_path: Path, archi
 
 
 def repack(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    """Write an archive anew, entry by entry."""
+    """Rewrite an archive, entry by entry."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -69,52 +69,52 @@ def repack(path: Path, change: Callable[[str, bytes], bytes], compression: int =
 
 
 def archive(path: Path, instructions: bytes) -> None:
-    """An archive of torch's with these instructions between a pickle's beginning and its end."""
+    """A torch archive with these instructions between the start and the end of its pickle."""
     torch.save(ROW, path)
     repack(path, lambda name, content: b"\x80\x02" + instructions + b"." if name.endswith("data.pkl") else content)
 
 
-def test_an_archive_that_is_compressed_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_compressed_archive_is_refused_before_unpacking(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"state_dict": {"x": torch.zeros(5_000_000)}}, path)
     repack(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
-    assert torch.load(path, weights_only=True)["state_dict"]["x"].shape == (5_000_000,)  # torch itself would unpack it
-    with pytest.raises(InputError, match=r"x.pt is not read, since it is compressed, .* may unpack to any size"):
+    assert torch.load(path, weights_only=True)["state_dict"]["x"].shape == (5_000_000,)  # torch would unpack it
+    with pytest.raises(InputError, match=r"x.pt was not read, because it is compressed, .* may unpack to any size"):
         unpickle(path)
 
 
-def test_entries_that_share_bytes_are_counted_each(tmp_path: Path) -> None:
+def test_entries_that_share_bytes_are_counted_separately(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({str(i): torch.zeros(1000) for i in range(2)}, path)
     content = path.read_bytes()
     with zipfile.ZipFile(path) as whole:
         offsets = [entry.header_offset for entry in whole.infolist() if entry.filename.endswith(("data/0", "data/1"))]
         grown = len(content) + 1
-    # The second entry's place is that of the first, and both are said to be as large as the file.
+    # Both entries have the same offset, and each declares the size of the file.
     content = content.replace(struct.pack("<I", offsets[1]), struct.pack("<I", offsets[0]))
     content = content.replace(struct.pack("<II", 4000, 4000), struct.pack("<II", grown, grown))
     path.write_bytes(content)
-    with pytest.raises(InputError, match="not read, since what it holds is larger than the file"):
+    with pytest.raises(InputError, match="not read, because its contents are larger than the file"):
         unpickle(path)
 
 
 def zeros(path: Path, numbers: int, archive: bool = True) -> bytes:
-    """What torch writes of so many."""
+    """The file that torch writes for this many zeros."""
     torch.save({"x": torch.zeros(numbers)}, path, _use_new_zipfile_serialization=archive)
     return path.read_bytes()
 
 
 def the_old_format_and_an_archive_behind(path: Path) -> bytes:
-    """torch looks at the beginning, zipfile at the end."""
+    """torch reads the start of the file, zipfile the end."""
     harmful = zeros(path, 10, archive=False).replace(b"K\nNt", INT + b"Nt")
     return harmful + zeros(path, 1)
 
 
 def a_list_in_the_comment(path: Path) -> bytes:
-    """The records say that the list is there, and torch takes them at their word.
+    """The records place the directory there, and torch trusts them.
 
-    zipfile takes the whole for shifted, as by a stub before it, reads what ends at the records, and shifts its entries.
+    zipfile assumes a prefix before the archive, reads the directory that ends at the records, and shifts its entries.
     """
     content = zeros(path, 1)[:-98]
     place = content.index(b"PK\x01\x02")
@@ -137,7 +137,7 @@ def a_record_that_only_torch_reads(path: Path) -> bytes:
 
 
 def a_comment(path: Path) -> bytes:
-    """Which could hold another list."""
+    """A comment, which could contain another directory."""
     return zeros(path, 1)[:-2] + b"\x04\x00text"
 
 
@@ -150,12 +150,12 @@ DOUBLE = {
 
 
 @pytest.mark.parametrize("make", DOUBLE)
-def test_a_file_that_torch_and_zipfile_could_read_differently_is_refused(
+def test_a_file_that_torch_and_zipfile_read_differently_is_refused(
     tmp_path: Path, make: Callable[[Path], bytes]
 ) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(make(path))
-    with zipfile.ZipFile(path) as whole:  # to which all of it looks well
+    with zipfile.ZipFile(path) as whole:  # which accepts all of them
         assert whole.testzip() is None
     with pytest.raises(InputError, match=DOUBLE[make]):
         unpickle(path)
@@ -167,13 +167,13 @@ DOUBLED = b"K\x01\x85q\x00" + b"".join(bytes([104, i, 104, i, 0x86, 113, i + 1])
 
 
 def copies(name: bytes, of: bytes) -> bytes:
-    """A hundred pairs in a dict or list, given to one call after the other: each time anew, or what the last gave."""
+    """A hundred pairs in a dict or list, passed to successive calls: the original each time, or the last result."""
     pairs = b"".join(bytes([75, i, 75, i]) for i in range(100))
     numbers = b"}(" + pairs + b"u" if b"collections" in name else b"](" + pairs + b"e"
     return numbers + b"q\x00c" + name + b"\nq\x01h\x00\x85Rq\x02" + (b"h\x01" + of + b"\x85Rq\x02") * 3
 
 
-COPIED = "it copies .* values: it was made to do harm"
+COPIED = "it copies .* values: it may be malicious"
 CONTAINERS = [b"builtins\nset", b"torch\nSize", b"collections\nCounter", b"collections\nOrderedDict"]
 BOMBS = {
     "memory by a number": (b"cbuiltins\nbytearray\n" + INT + b"\x85R", "more than tensors and plain values"),
@@ -184,11 +184,11 @@ BOMBS = {
         b"c_codecs\nencode\nq\x00" + TEXT + b"".join(b"h\x00h\x01h\x02\x86R" for _ in range(100)),
         "asks for .* bytes of memory",
     ),
-    "a key of 2 to the 60 values": (b"}" + DOUBLED + b"K\x01s", "a key in it is of tuples within tuples"),
-    "a key of many values": (b"}(" + b"K\x01" * 5000 + b"tK\x01s", "a key in it is of tuples within tuples"),
+    "a key of 2 to the 60 values": (b"}" + DOUBLED + b"K\x01s", "a key in it consists of too many nested tuples"),
+    "a key of many values": (b"}(" + b"K\x01" * 5000 + b"tK\x01s", "a key in it consists of too many nested tuples"),
     "pairs with such": (
         DOUBLED + b"ccollections\nOrderedDict\n]](h<K\x01ea\x85R",
-        "a key in it is of tuples within tuples",
+        "a key in it consists of too many nested tuples",
     ),
     **{f"{name.decode()} again": (copies(name, b"h\x00"), COPIED) for name in CONTAINERS},
     **{f"{name.decode()} of the last": (copies(name, b"h\x02"), COPIED) for name in CONTAINERS},
@@ -198,28 +198,28 @@ BOMBS = {
         b"ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb",
         "more than tensors and plain values",
     ),
-    "a set of such": (DOUBLED + b"cbuiltins\nset\n]h<a\x85R", "a key in it is of tuples within tuples"),
+    "a set of such": (DOUBLED + b"cbuiltins\nset\n]h<a\x85R", "a key in it consists of too many nested tuples"),
 }
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_an_instruction_that_takes_memory_or_time_without_end_is_not_followed(tmp_path: Path, case: str) -> None:
+def test_instructions_with_unbounded_memory_or_time_are_refused(tmp_path: Path, case: str) -> None:
     instructions, says = BOMBS[case]
     archive(tmp_path / "x.pt", instructions)
     with pytest.raises(InputError, match=says):
         unpickle(tmp_path / "x.pt")
 
 
-def test_the_old_formats_storages_are_no_larger_than_the_file(tmp_path: Path) -> None:
+def test_storages_of_the_old_format_are_not_larger_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"x": torch.zeros(10)}, path, _use_new_zipfile_serialization=False)
-    path.write_bytes(path.read_bytes().replace(b"K\nNt", INT + b"Nt"))  # how many numbers the storage holds
-    with pytest.raises(InputError, match="asks for 8000000000 bytes of memory and has"):
+    path.write_bytes(path.read_bytes().replace(b"K\nNt", INT + b"Nt"))  # the number of elements of the storage
+    with pytest.raises(InputError, match="asks for 8000000000 bytes of memory"):
         unpickle(path)
 
 
-def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
-    """What a call gives could be any; torch would grow a storage of the old format to it."""
+def test_a_shape_must_be_a_literal_tuple(tmp_path: Path) -> None:
+    """The result of a call could be anything; torch would enlarge a storage of the old format to it."""
     path = tmp_path / "x.pt"
     content = zeros(path, 10, archive=False)
     for written, called in ((b"K\n\x85", b"M\x00\x80\x85"), (b"K\x01\x85", b"K\x01\x85")):
@@ -228,18 +228,18 @@ def test_a_shape_stands_in_the_file(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RuntimeError, match=r"storage has wrong byte size.*131072"):  # it did
         torch.load(path, weights_only=True)
-    with pytest.raises(ValueError, match="given no tuple"):
+    with pytest.raises(ValueError, match="arguments of a call are not a tuple"):
         require_bounded_memory(path)
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_few_numbers_repeated_to_many_are_refused(tmp_path: Path, archive: bool) -> None:
+def test_expanded_tensors_larger_than_the_file_are_refused(tmp_path: Path, archive: bool) -> None:
     torch.save({"x": ROW[:1].expand(10**9)}, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
-    with pytest.raises(InputError, match="repeats few numbers to more bytes than the file has"):
+    with pytest.raises(InputError, match="expands few numbers to more bytes than the file has"):
         unpickle(tmp_path / "x.pt")
 
 
-def test_a_tensor_reaches_no_further_than_its_storage(tmp_path: Path) -> None:
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save(torch.zeros(10), path)
     repack(path, lambda name, content: content.replace(b"K\n\x85", b"K\x0b\x85"))  # its shape
@@ -248,13 +248,13 @@ def test_a_tensor_reaches_no_further_than_its_storage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"[" * 1000, pickle.dumps({}, 2), b"\x80\x02X\xff\xff\xff\xffx", b"PK"])
-def test_what_torch_did_not_write_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_pickles_not_written_by_torch_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
         unpickle(tmp_path / "x.pt")
 
 
-def test_another_archive_is_refused(tmp_path: Path) -> None:
+def test_other_archives_are_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as whole:
         whole.writestr("readme.txt", "hello")

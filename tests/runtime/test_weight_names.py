@@ -1,4 +1,4 @@
-"""Files of other tools: an encoder that took their weights computes what their network computes, or is refused."""
+"""Files of other tools: an encoder with their weights computes the same as their network, or they are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ SMALL = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def trained(net: nn.Module) -> nn.Module:
-    """With statistics and scales of BatchNorm that tell layers apart."""
+    """A network with different BatchNorm statistics and scales in every layer."""
     torch.manual_seed(1)
     for tensor in net.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
@@ -30,18 +30,18 @@ def trained(net: nn.Module) -> nn.Module:
 
 
 def children(net: nn.Module) -> nn.Sequential:
-    """As lightly's examples and many others make a backbone."""
+    """A backbone as in lightly's examples and many others."""
     return nn.Sequential(*list(net.children())[:-1])
 
 
 def cifar(net: nn.Module) -> nn.Module:
-    """torchvision's ResNet as it is trained on small images."""
+    """torchvision's ResNet with the usual stem for small images."""
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return net
 
 
 def pooled(net: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network's vectors before its classifier."""
+    """The network's pooled features, before its classifier."""
 
     def run(image: Tensor) -> Tensor:
         if isinstance(net, nn.Sequential):
@@ -53,7 +53,7 @@ def pooled(net: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 IMAGENET = {"stem": "imagenet", **PLAIN}
-# The network, what is saved of it, and the encoder that is to be the same.
+# The network, its saved state, and the encoder that should be equal.
 SOURCES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Encoder]]] = {
     "torchvision's names in ours": (lambda: resnet18(), lambda: ResNet(18, **IMAGENET)),
     "the same of 50 layers": (lambda: resnet50(), lambda: ResNet(50, **IMAGENET)),
@@ -73,7 +73,7 @@ SOURCES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Encoder]]] = {
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 @pytest.mark.parametrize("case", SOURCES)
-def test_the_encoder_computes_what_the_network_did(tmp_path: Path, case: str, prefix: str) -> None:
+def test_the_encoder_computes_the_same_as_the_network(tmp_path: Path, case: str, prefix: str) -> None:
     make, encode = SOURCES[case]
     net = trained(make())
     state = {f"{prefix}{name}": tensor for name, tensor in net.state_dict().items()}
@@ -109,7 +109,7 @@ def test_the_encoder_computes_what_the_network_did(tmp_path: Path, case: str, pr
         ),
     ],
 )
-def test_another_network_is_refused_however_many_of_its_tensors_have_the_right_name_and_shape(
+def test_another_network_with_similar_names_and_shapes_is_refused(
     tmp_path: Path, make: Callable[[], nn.Module], encode: Callable[[], Encoder], says: str
 ) -> None:
     torch.save(make().state_dict(), tmp_path / "x.pth")
@@ -122,17 +122,17 @@ def test_another_network_is_refused_however_many_of_its_tensors_have_the_right_n
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_a_sequence_that_lost_the_relu_between_its_layers_is_another_network(tmp_path: Path) -> None:
+def test_a_sequence_without_its_relu_is_refused(tmp_path: Path) -> None:
     backbone = nn.Sequential(*list(ResNetGenerator("resnet-18").children())[:-1], nn.AdaptiveAvgPool2d(1))
-    torch.save(backbone.state_dict(), tmp_path / "x.pth")  # lightly's network calls the ReLU as a function
+    torch.save(backbone.state_dict(), tmp_path / "x.pth")  # lightly's network uses a functional ReLU
     with pytest.raises(InputError, match="does not fit the encoder"):
         load_weights(ResNet(18), tmp_path / "x.pth")
 
 
-def test_no_tensor_is_taken_for_another_of_its_shape(tmp_path: Path) -> None:
+def test_tensors_of_equal_shape_are_not_swapped(tmp_path: Path) -> None:
     state = FastCNN(2).state_dict()
     names = list(state)
-    swapped = {**state, "net.3.branch.0.0.weight": state["net.3.branch.1.weight"]}  # as good as any, by the name
+    swapped = {**state, "net.3.branch.0.0.weight": state["net.3.branch.1.weight"]}  # by the name, any would fit
     shifted = {name.replace("net.", "net.1"): state[name] for name in names}
     for other in (shifted, {f"{i}": state[name] for i, name in enumerate(names)}):
         torch.save(other, tmp_path / "x.pth")
@@ -143,7 +143,7 @@ def test_no_tensor_is_taken_for_another_of_its_shape(tmp_path: Path) -> None:
 
 
 def networks() -> dict[str, Any]:
-    """As DINO and its like save: two networks of one architecture."""
+    """Two networks of one architecture, as saved by DINO and others."""
     student, teacher = (trained(FastCNN(2)).state_dict(), {n: t + 1 for n, t in FastCNN(2).state_dict().items()})
     return {
         "student": {f"module.backbone.{name}": tensor for name, tensor in student.items()},
@@ -153,7 +153,7 @@ def networks() -> dict[str, Any]:
     }
 
 
-def test_of_several_networks_under_their_keys_one_is_chosen(tmp_path: Path) -> None:
+def test_one_of_several_networks_is_selected_by_its_key(tmp_path: Path) -> None:
     path, content = tmp_path / "x.pth", networks()
     torch.save(content, path)
     with pytest.raises(
@@ -174,7 +174,7 @@ def test_of_several_networks_under_their_keys_one_is_chosen(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("key", ["teacher", "net", "a.b", "model", "state_dict"])
-def test_the_only_one_that_fits_is_taken_wherever_it_lies(tmp_path: Path, key: str) -> None:
+def test_the_only_fitting_network_is_used_wherever_it_is(tmp_path: Path, key: str) -> None:
     source, content = FastCNN(2), {"other": {"weight": torch.ones(3)}}
     outer, _, inner = key.partition(".")
     content[outer] = {inner: source.state_dict()} if inner else source.state_dict()
@@ -184,13 +184,13 @@ def test_the_only_one_that_fits_is_taken_wherever_it_lies(tmp_path: Path, key: s
     assert torch.equal(encoder.net[0][0].weight, source.net[0][0].weight)
 
 
-def test_the_sentence_names_the_keys_that_there_are(tmp_path: Path) -> None:
+def test_the_error_names_the_available_keys(tmp_path: Path) -> None:
     torch.save(networks(), tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"with tensors are student, teacher; the encoder needs net.0.weight"):
         load_weights(ResNet(18), tmp_path / "x.pth")
 
 
-def test_tables_are_found_by_their_keys() -> None:
+def test_state_dicts_are_found_by_their_keys() -> None:
     row = torch.zeros(1)
     content = {"a": row, "b": {"c": row, "d": {"e": row, 3: row}}, "f": [row], 4: {"x": row}}
     assert {key: list(table) for key, table in find_state_dicts(content).items()} == {

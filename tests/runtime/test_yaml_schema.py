@@ -1,4 +1,4 @@
-"""YAML whose aliases make much of little is refused before it is built, wherever it comes from."""
+"""YAML with exponential aliases is refused before it is built, wherever it is from."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LAUGHS = "a: &a [x, x, x, x]\n" + "".join(
 assert len(LAUGHS) < 400
 
 
-def test_a_short_text_of_many_values_is_refused() -> None:
+def test_a_short_yaml_with_many_values_is_refused() -> None:
     with pytest.raises(InputError, match="more than 10000 values once its aliases are written out"):
         parse(LAUGHS)
     with pytest.raises(InputError, match="levels"):
@@ -34,14 +34,14 @@ def test_a_short_text_of_many_values_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["2024-02-30", "!!bool foo", "!!timestamp x", "!!int ''"])
-def test_a_value_that_is_not_of_its_type_is_no_yaml(tmp_path: Path, text: str) -> None:
+def test_a_value_of_a_wrong_type_is_not_yaml(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(f"a: {text}")
     with pytest.raises(InputError, match=r"x.yaml is not YAML \(.+\): correct it"):
         load(tmp_path / "x.yaml")
     require_config_size({"class_path": "simmim_pl.encoders.FastCNN", "init_args": {"width": text}}, "x.ckpt")
 
 
-def test_aliases_that_people_write_are_fine() -> None:
+def test_ordinary_aliases_are_accepted() -> None:
     text = "common: &common {lr: 0.1, betas: [0.9, 0.99]}\n" + "".join(f"run{i}: {{<<: *common}}\n" for i in range(99))
     assert parse(text) == yaml.safe_load(text)
 
@@ -49,13 +49,13 @@ def test_aliases_that_people_write_are_fine() -> None:
 @given(
     st.recursive(st.integers() | st.text("ab"), lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner))
 )
-def test_yaml_without_aliases_is_read_as_ever(value: Any) -> None:
+def test_yaml_without_aliases_is_read(value: Any) -> None:
     text = yaml.safe_dump({"padding": "x" * 100, "value": value})
     assert parse(text)["value"] == value
 
 
 @given(st.integers(1, 30), st.integers(1, 6))
-def test_values_are_counted_as_often_as_they_stand_there(width: int, levels: int) -> None:
+def test_values_are_counted_with_repetition(width: int, levels: int) -> None:
     text = f"- &a0 [{', '.join('x' * width)}]\n"
     text += "".join(f"- &a{i + 1} [{', '.join([f'*a{i}'] * width)}]\n" for i in range(levels)) + " " * 100
     sizes = [1 + width]
@@ -69,7 +69,7 @@ def test_values_are_counted_as_often_as_they_stand_there(width: int, levels: int
 
 
 @pytest.mark.parametrize("how", ["config", "part", "value"])
-def test_the_command_line_refuses_it_in_a_sentence(
+def test_the_command_line_refuses_such_yaml(
     refusal: Callable[[list[Any]], str],  # noqa: F811
     tmp_path: Path,
     how: str,
@@ -80,14 +80,14 @@ def test_the_command_line_refuses_it_in_a_sentence(
     assert "more than 10000 values" in refusal([*TINY, more])
 
 
-def test_so_do_the_sweep_and_the_report(tmp_path: Path) -> None:
+def test_the_sweep_and_the_report_refuse_such_yaml(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(LAUGHS)
     for reader in (load, lambda path: load_run(Path(path).parent)):
         with pytest.raises(InputError, match="more than 10000 values"):
             reader(str(tmp_path / "config.yaml"))
 
 
-def test_a_card_nested_without_end_and_arrays_that_unpack_are_refused(tmp_path: Path) -> None:
+def test_deeply_nested_cards_and_compressed_arrays_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: 1")
     (tmp_path / "result.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Colour operations equal torchvision's for the same parameters, drawn from torchvision's distribution."""
+"""Colour operations equal torchvision's for the same parameters, with torchvision's distribution."""
 
 import itertools
 from collections import Counter
@@ -39,7 +39,7 @@ orders = st.permutations(range(4))
 
 
 def images(batch: int, height: int, width: int, seed: int) -> torch.Tensor:
-    """Random images, a quarter of whose pixels are grey, black, white or of two equal channels."""
+    """Random images in which a quarter of the pixels are grey, black, white or have two equal channels."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(batch, 3, height, width, generator=generator)
     level = torch.rand(batch, 3, height, width, generator=generator).mul(3).round() / 3
@@ -48,7 +48,7 @@ def images(batch: int, height: int, width: int, seed: int) -> torch.Tensor:
 
 
 def one_by_one(image: torch.Tensor, factor: list, order: list) -> torch.Tensor:
-    """What torchvision makes of one image."""
+    """torchvision's result for each image."""
     for operation in order:
         image = THEIRS[operation](image, factor[operation])
     return image
@@ -81,7 +81,7 @@ def test_idle_factors_change_nothing():
     assert torch.equal(jitter(image, idle), image)
 
 
-def test_jitter_leaves_its_input_alone():
+def test_jitter_does_not_change_its_input():
     image = images(4, 8, 8, seed=0)
     before = image.clone()
     jitter(image, sample_jitter(4, 1.0, STRENGTH, torch.Generator().manual_seed(0), CPU))

@@ -1,4 +1,4 @@
-"""Views as a whole: seeded, each image its own, in range, distributed as torchvision's transforms."""
+"""Complete views: seeded, independent between images, in range, distributed like torchvision's transforms."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def picture(height: int, width: int) -> torch.Tensor:
-    """An image without symmetry: a gradient in each channel under a coloured noise of large grains."""
+    """An image without symmetry: a gradient in each channel with coarse coloured noise."""
     coarse = torch.rand(1, 3, 4, 4, generator=seeded(7))
     grains = torch.nn.functional.interpolate(coarse, size=(height, width), mode="nearest")[0]
     slope = torch.linspace(0, 1, width) * torch.tensor([1.0, 0.5, 0.2])[:, None, None]
@@ -45,7 +45,7 @@ def test_shape_and_range(batch, views, size):
     assert 0 <= result.min() < result.max() <= 1
 
 
-def test_seed_decides_and_global_state_does_not(batch):
+def test_views_depend_on_the_seed_and_not_on_global_state(batch):
     views = ContrastiveViews()
     torch.manual_seed(0)
     first = views(batch, seeded(1))
@@ -62,7 +62,7 @@ def test_generator_advances(batch):
     assert not torch.equal(views(batch, generator), views(batch, generator))
 
 
-def test_input_is_left_alone(batch):
+def test_the_input_is_not_changed(batch):
     before = batch.clone()
     ContrastiveViews()(batch, seeded(0))
     assert torch.equal(batch, before)
@@ -90,7 +90,7 @@ def test_flip_and_greyscale_have_their_probabilities():
     assert flipped.double().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
-def test_distribution_is_that_of_torchvision():
+def test_the_distribution_equals_torchvisions():
     count, image = 3000, picture(24, 32)
     reference = v2.Compose(
         [
@@ -106,10 +106,10 @@ def test_distribution_is_that_of_torchvision():
         theirs = torch.stack([reference(image) for _ in range(count)])
     ours = ContrastiveViews(size=16)(image.expand(count // 2, -1, -1, -1), seeded(0)).flatten(0, 1)
     for statistic in (
-        lambda x: x,  # each pixel's mean over the draws: where crops lie
+        lambda x: x,  # each pixel's mean over draws: the position of crops
         lambda x: x.square(),
-        lambda x: x.std(dim=(2, 3)),  # how much a crop shows, how much contrast is left
-        lambda x: x.amax(dim=1) - x.amin(dim=1),  # how much colour is left
+        lambda x: x.std(dim=(2, 3)),  # the size of crops, the contrast
+        lambda x: x.amax(dim=1) - x.amin(dim=1),  # the saturation
     ):
         one, two = statistic(ours).flatten(1), statistic(theirs).flatten(1)
         error = ((one.var(dim=0) + two.var(dim=0)) / count).sqrt()
@@ -143,15 +143,15 @@ def test_an_argument_out_of_range_is_named(name, value):
         ContrastiveViews(**{name: value})
 
 
-def test_the_blocks_that_a_cache_holds_change_nothing(batch, monkeypatch):
+def test_blocks_do_not_change_views(batch, monkeypatch):
     views = ContrastiveViews(size=20, blur=0.5, solarize=0.5)
     whole = views(batch, seeded(0))
     monkeypatch.setattr(contrastive, "BLOCK", 5 * batch[0].numel())
     torch.testing.assert_close(views(batch, seeded(0)), whole, atol=1e-6, rtol=0)
 
 
-def test_a_seed_draws_what_it_always_drew(batch):
-    """Crops and flips of the first views ever made here: a change would make every earlier number another."""
+def test_a_seed_gives_the_same_views_as_in_earlier_versions(batch):
+    """Crops and flips of the first views of a seed: a change would invalidate all earlier results."""
     views = ContrastiveViews()
     plan = draw_plan(batch, Crop(32, views.scale, views.ratio, views.flip), views.operations[0], seeded(0))
     assert plan.box[:3].tolist() == [[1, 2, 23, 22], [0, 7, 17, 22], [5, 13, 19, 23]]
@@ -160,7 +160,7 @@ def test_a_seed_draws_what_it_always_drew(batch):
 
 
 class Dim(Operation):
-    """An operation of somebody's own: each image as much darker as a number that it draws."""
+    """A user's operation: darkens each image by a random factor."""
 
     def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
         return uniform(generator, batch, along=0).to(device)
@@ -169,14 +169,14 @@ class Dim(Operation):
         return view * parameters[:, None, None, None]
 
 
-def test_operations_are_what_the_settings_were(batch):
+def test_default_operations_equal_the_settings(batch):
     asked = [ColorJitter(0.7, 0.3, 0.3, 0.2, 0.1), Grayscale(0.3), GaussianBlur(0.4), Solarize(0.2)]
     settings = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.2, "grayscale": 0.3, "blur": 0.4, "solarize": 0.2}
     given = ContrastiveViews(size=20, operations=asked)(batch, seeded(1))
     assert torch.equal(given, ContrastiveViews(size=20, jitter=0.7, **settings)(batch, seeded(1)))
 
 
-def test_an_own_operation_is_done_in_its_place(batch):
+def test_a_custom_operation_runs_in_its_order(batch):
     plain, first, last = (
         ContrastiveViews(size=20, operations=order)(batch, seeded(0))[0]
         for order in ([Dim()], [Dim(), Solarize(1.0)], [Solarize(1.0), Dim()])
@@ -196,22 +196,22 @@ def test_views_of_one_image_may_differ_in_their_operations(batch):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"operations": [Grayscale()], "hue": 0.2, "blur": 0.1}, "operations takes the place of hue, blur"),
+        ({"operations": [Grayscale()], "hue": 0.2, "blur": 0.1}, "operations replaces hue, blur"),
         ({"operations": [[Grayscale()]]}, "operations has 1 lists for 2 views"),
         ({"operations": [[], [GaussianBlur()]], "size": 16}, "16 pixels is too small for GaussianBlur"),
     ],
 )
-def test_operations_that_contradict_other_settings_are_refused(settings, says):
+def test_operations_with_conflicting_settings_are_refused(settings, says):
     with pytest.raises(InputError, match=says):
         ContrastiveViews(**settings)
 
 
-def test_an_operation_that_is_incomplete_is_refused_when_it_is_made():
+def test_an_incomplete_operation_cannot_be_instantiated():
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (Operation,), {"sample": Dim.sample})()
 
 
-def test_operations_come_from_yaml(cli, tmp_path):
+def test_operations_can_be_set_in_yaml(cli, tmp_path):
     places = [[{"class_path": "simmim_pl.views.ColorJitter"}, {"class_path": f"{__name__}.Dim"}]] * 2
     places[1] = [*places[1], {"class_path": "simmim_pl.views.Solarize", "init_args": {"probability": 0.2}}]
     unset = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
@@ -222,7 +222,7 @@ def test_operations_come_from_yaml(cli, tmp_path):
     assert [len(part) for part in saved] == [2, 3]
 
 
-def test_views_of_an_image_alone_are_those_it_has_among_others_to_the_bit() -> None:
+def test_views_do_not_depend_on_other_images() -> None:
     image = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     views, cpu = ContrastiveViews(size=8, jitter=1.0, grayscale=0.5), torch.device("cpu")
     together = views(image, make_generator(0, 1, cpu))

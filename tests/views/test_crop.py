@@ -1,4 +1,4 @@
-"""Crops equal torchvision's for the same box, and boxes are distributed as torchvision's."""
+"""Crops equal torchvision's for the same box, and boxes have torchvision's distribution."""
 
 import math
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @st.composite
 def crops(draw):
-    """Image height and width, three boxes within it, and the side of the result: larger and smaller."""
+    """Image height and width, three boxes within it, and larger and smaller output sizes."""
     height, width = draw(st.integers(2, 48)), draw(st.integers(2, 48))
     boxes = []
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_one_pixel_fills_the_view():
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
-def test_weights_average_the_box_and_nothing_else(length, size, mirror):
+def test_weights_average_only_the_box(length, size, mirror):
     weight = resampling(torch.tensor([3]), torch.tensor([length]), torch.tensor([mirror]), size, 50)
     torch.testing.assert_close(weight.sum(-1), torch.ones(1, size))
     assert weight.min() >= 0
@@ -87,7 +87,7 @@ def test_boxes_follow_torchvision(height, width, scale, ratio):
 
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31))
-def test_boxes_lie_within_the_image(height, width, seed):
+def test_boxes_are_within_the_image(height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     top, left, h, w = sample_crop(64, height, width, (0.08, 1.0), (0.75, 4 / 3), generator, CPU).unbind(1)
     assert (torch.stack((top, left, h - 1, w - 1)) >= 0).all()
@@ -97,7 +97,7 @@ def test_boxes_lie_within_the_image(height, width, seed):
 
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (31, 97)])
 def test_central_crop_when_nothing_fits(height, width):
-    # The whole area at a ratio far from the image's own: no attempt can fit.
+    # The whole area at a very different aspect ratio: no attempt can fit.
     box = sample_crop(5, height, width, (1.0, 1.0), (0.9, 1.1), torch.Generator().manual_seed(0), CPU)
     expected = RandomResizedCrop.get_params(torch.empty(3, height, width), [1.0, 1.0], [0.9, 1.1])
     assert box.tolist() == [list(expected)] * 5 == [list(central_crop(height, width, (0.9, 1.1)))] * 5

@@ -1,4 +1,4 @@
-"""Crop and flip: torchvision's for the same parameters, each image its own, nothing else changed."""
+"""Crop and flip equal torchvision's for the same parameters, independent between images."""
 
 import pytest
 import torch
@@ -38,14 +38,14 @@ def test_equals_torchvision_for_the_same_parameters(height: int, width: int, siz
 
 
 @pytest.mark.parametrize(("size", "side"), [(None, 24), (9, 9), (50, 50)])
-def test_a_view_has_the_size_asked_for_or_the_height_of_the_image(size: int | None, side: int) -> None:
+def test_a_view_has_the_given_size_or_the_height_of_the_image(size: int | None, side: int) -> None:
     result = CropFlip(size)(noise(5, 24, 40), seeded(0))
     assert result.shape == (1, 5, 3, side, side)
     assert result.dtype == torch.float32
     assert 0 <= result.min() < result.max() <= 1
 
 
-def test_seed_decides_and_global_state_does_not() -> None:
+def test_views_depend_on_the_seed_and_not_on_global_state() -> None:
     image, views = noise(8, 16, 16), CropFlip()
     torch.manual_seed(0)
     first = views(image, seeded(1))
@@ -57,7 +57,7 @@ def test_seed_decides_and_global_state_does_not() -> None:
     assert not torch.equal(first, other)
 
 
-def test_the_generator_advances_and_the_input_is_left_alone() -> None:
+def test_the_generator_advances_and_the_input_is_not_changed() -> None:
     image, views, generator = noise(8, 16, 16), CropFlip(), seeded(0)
     before = image.clone()
     assert not torch.equal(views(image, generator), views(image, generator))

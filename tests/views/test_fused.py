@@ -1,4 +1,4 @@
-"""Views by kernels: those of torch for the same numbers, whatever operations stand in the list."""
+"""Views by kernels equal torch's for the same random numbers, for any list of operations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def images(batch: int = 3 if DEVICE.type == "cpu" else 64, height: int = 24, wid
 
 @needs_kernels
 @pytest.mark.parametrize("name", KNOWN | MIXED)
-def test_views_are_torchs_for_the_same_numbers(name: str) -> None:
+def test_kernel_views_equal_torchs_for_the_same_random_numbers(name: str) -> None:
     image, operations = images(), (KNOWN | MIXED)[name]
     views, generator = fused.fused_views(image.to(DEVICE), CROP, operations, seeded(2)), seeded(2)
     plans = [draw_plan(image, CROP, each, generator) for each in operations]
@@ -63,7 +63,7 @@ def test_views_are_torchs_for_the_same_numbers(name: str) -> None:
 
 
 @needs_kernels
-def test_a_rank_has_its_images_of_the_whole_batch() -> None:
+def test_a_rank_gets_its_part_of_the_whole_batch() -> None:
     image = images(4)
     whole = fused.fused_views(image.to(DEVICE), CROP, KNOWN["SimCLR"], seeded(3))
     for rank in (0, 1):
@@ -87,7 +87,7 @@ def test_a_device_with_kernels_uses_them(views: Views, monkeypatch: pytest.Monke
 
 
 class Watch(TorchDispatchMode):
-    """Counts what is launched; what waits for the device is refused by tensors that hold nothing, copies to it here."""
+    """Counts kernel launches; fake tensors refuse synchronisation, and this class refuses copies to the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,14 +102,14 @@ class Watch(TorchDispatchMode):
         return result
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        """As a kernel is launched."""
+        """Mock a kernel launch."""
         assert min(grid) > 0
         return lambda *given, **constants: self.launched.append("kernel")
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 @pytest.mark.parametrize(("name", "most"), [("SimCLR", 3), ("BYOL", 3), ("own between", 111), ("another order", 116)])
-def test_nothing_is_asked_of_the_device(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_are_made_without_synchronisation(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.__version__.startswith("2.6") and most > 3:
         pytest.skip("torch 2.6 slices tensors of a GPU only where there is one, even tensors without contents")
     rand, watch, operations = torch.rand, Watch(), (KNOWN | MIXED)[name]
@@ -120,7 +120,7 @@ def test_nothing_is_asked_of_the_device(name: str, most: int, monkeypatch: pytes
     constant.cache_clear()
     with FakeTensorMode():
         image = torch.empty(6, 3, 24, 30, dtype=torch.uint8, device="cuda")
-        fused.fused_views(image, CROP, operations, seeded(0))  # from here constants lie on the device
+        fused.fused_views(image, CROP, operations, seeded(0))  # from here on constants are on the device
         watch.launched.clear()
         with watch:
             views = fused.fused_views(image, CROP, operations, seeded(0))

@@ -1,4 +1,4 @@
-"""Gaussian blur equals torchvision's for the same width, and its limits."""
+"""Gaussian blur equals torchvision's for the same width, with its limits."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_blur_equals_torchvision(sigmas, kernel, height, width, seed):
         torch.testing.assert_close(blurred, tv.gaussian_blur(one, [kernel, kernel], [sigma, sigma]), atol=1e-6, rtol=0)
 
 
-def test_a_wide_kernel_is_scipys_gaussian():
+def test_a_wide_kernel_equals_scipys_gaussian():
     line = torch.rand(40, generator=seeded(0))
     theirs = gaussian_filter1d(line.double().numpy(), sigma=2.0, mode="mirror", radius=15)
     ours = gaussian_blur(line.expand(1, 3, 40, 40), torch.tensor([2.0]), 31)
@@ -39,7 +39,7 @@ def test_a_wide_kernel_is_scipys_gaussian():
 
 
 @given(st.floats(0.125, 5, width=32), st.sampled_from([1, 3, 7, 11]))
-def test_weights_sum_to_one_and_see_left_as_right(sigma, kernel):
+def test_weights_sum_to_one_and_are_symmetric(sigma, kernel):
     weight = gaussian(torch.tensor([sigma]), kernel)
     torch.testing.assert_close(weight.sum(1), torch.ones(1))
     torch.testing.assert_close(weight, weight.flip(1))
@@ -52,14 +52,14 @@ def test_views_blur_and_solarise_with_their_probabilities():
     blurred = ContrastiveViews(**still, blur=0.3, sigma=(0.5, 1.0))(noise, seeded(1)).flatten(0, 1)
     changed = (blurred - clean).abs().flatten(1).amax(1) > 1e-5
     assert changed.double().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert len(blurred[changed].flatten(1).unique(dim=0)) == changed.sum()  # each by a width of its own
+    assert len(blurred[changed].flatten(1).unique(dim=0)) == changed.sum()  # each with its own width
     solarised = ContrastiveViews(**still, solarize=0.2)(noise, seeded(2)).flatten(0, 1)
     changed = (solarised - clean).abs().flatten(1).amax(1) > 1e-5
     assert changed.double().mean().item() == pytest.approx(0.2, abs=0.03)
     torch.testing.assert_close(solarised[changed], tv.solarize(clean, 0.5).expand(int(changed.sum()), -1, -1, -1))
 
 
-def test_without_them_views_are_what_they_were():
+def test_zero_probabilities_do_not_change_views():
     image = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=seeded(0))
     plain, never = ContrastiveViews(), ContrastiveViews(blur=1e-9)
     assert torch.equal(plain(image, seeded(3))[0], never(image, seeded(3))[0])
@@ -75,10 +75,10 @@ def test_without_them_views_are_what_they_were():
         ({"blur": 0.5, "size": 16}, "too small for GaussianBlur"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(arguments, sentence):
+def test_invalid_settings_are_refused(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         ContrastiveViews(**arguments)
 
 
-def test_kernel_reaches_over_a_tenth_of_the_view():
+def test_the_kernel_is_a_tenth_of_the_view():
     assert all(kernel_size(size) % 2 == 1 and abs(kernel_size(size) - size / 10) <= 1.4 for size in range(20, 300))

@@ -50,7 +50,9 @@ def load_or_decode(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "
             return cached
         images = decode_all(files, size)
         if file_stats(files) != before:
-            raise InputError(f"Images changed while they were decoded ({files[0]}, …): start again when all are there.")
+            raise InputError(
+                f"Images changed while they were decoded ({files[0]}, …): start again when all files are there."
+            )
         written = try_to_write(path, lambda file: file.write(images.numpy().data) and file.write(checksum(images)))
         cached = read_cached(path, len(files), size) if written else None
     return images if cached is None else cached
@@ -120,7 +122,7 @@ def try_to_write(path: Path, content: atomic.Writer) -> bool:
     except OSError as error:
         if atomic.is_disk_full(error):
             raise
-        rank_zero_warn(f"Decoded images are not kept in {path.parent} ({error}): the next run decodes them again.")
+        rank_zero_warn(f"Decoded images cannot be cached in {path.parent} ({error}): the next run decodes them again.")
         return False
     return True
 

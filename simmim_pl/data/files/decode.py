@@ -99,7 +99,7 @@ def decode(file: str, size: int) -> Image.Image:
             image.draft(None, (2 * size, 2 * size))
             return resize_and_crop(to_rgb(image), size)
     except Exception as error:  # Pillow's decoders raise many types: OSError, SyntaxError, struct.error, …
-        unknown = f"its format is none of {', '.join(supported_formats())}"
+        unknown = f"its format is not one of {', '.join(supported_formats())}"
         reason = unknown if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{file} cannot be read as an image ({reason}): replace it or remove it.") from error
 

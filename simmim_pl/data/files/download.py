@@ -65,8 +65,8 @@ def ensure_extracted(
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}), where {archive.name} is to be stored: "
-            f"make it a writable folder with {space} free, or set SIMMIM_DATA_DIR to another."
+            f"{folder} cannot be written ({error.strerror or error}), and {archive.name} is stored there: make it a "
+            f"writable folder with {space} free, or set SIMMIM_DATA_DIR to another."
         ) from error
     for leftover in folder.glob(f"{archive.name}*.part"):  # scratch folders of killed runs
         if leftover.is_dir():
@@ -94,7 +94,7 @@ def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout
         if check_integrity(archive, md5):
             return
         archive.unlink(missing_ok=True)
-        failures.append(f"the file found there had another md5 than {md5} and was removed")
+        failures.append(f"the file found there did not have the md5 {md5} and was removed")
     for url in mirrors:
         try:
             fetch(url, part, timeout)
@@ -106,9 +106,9 @@ def download(archive: Path, md5: str, mirrors: list[str], scratch: Path, timeout
         if check_integrity(part, md5):
             os.replace(part, archive)
             return
-        failures.append(f"{url}: sent a file with another md5 than {md5}")
+        failures.append(f"{url}: sent a file whose md5 is not {md5}")
     raise InputError(
-        f"{archive.name} is wanted in {archive.parent.resolve()} and could not be downloaded "
+        f"{archive.name} is required in {archive.parent.resolve()} and could not be downloaded "
         f"({'; '.join(failures) or 'no mirrors given'}): put the file there by hand, or use an image "
         "folder, --data configs/data/folder.yaml, or the procedural set, --data configs/data/shapes.yaml."
     )
@@ -136,5 +136,5 @@ def describe_error(error: Exception, timeout: float) -> str:
     """Why a mirror failed, in a few words."""
     cause = error.reason if type(error) is URLError else error  # urllib wraps errors while connecting
     if isinstance(cause, TimeoutError):
-        return f"no byte for {timeout:g} s"
+        return f"no data for {timeout:g} s"
     return str(cause) or type(cause).__name__

@@ -37,7 +37,7 @@ def class_names(root: Path, kind: ItemKind) -> list[str]:
         raise InputError(f"{train} holds no {kind.noun}: {kind.expected_layout}")
     if len(names) == 1:
         raise InputError(
-            f"{train} holds a single class, {names[0]}, which is nothing to tell apart: {kind.expected_layout}"
+            f"{train} holds only one class, {names[0]}, so there is nothing to classify: {kind.expected_layout}"
         )
     return names
 
@@ -64,10 +64,10 @@ def list_labelled(
         raise InputError(f"{root} has no {split} split, a folder named {split}: {kind.expected_layout}")
     odd = [name for name in subfolders(folder) if name not in classes]
     if odd:
-        raise InputError(f"{folder / odd[0]} is no class of {root / 'train'}: rename it, or remove it.")
+        raise InputError(f"{folder / odd[0]} is not a class of {root / 'train'}: rename it, or remove it.")
     loose = kind.list_loose(folder)
     if loose:
-        raise InputError(f"{loose[0]} lies beside the class folders, so it has no label: {kind.expected_layout}")
+        raise InputError(f"{loose[0]} is not in a class folder, so it has no label: {kind.expected_layout}")
     found = [kind.list_items(folder / name) for name in classes]
     if split == "train" and not all(found):
         empty = classes[[len(items) for items in found].index(0)]
@@ -81,7 +81,7 @@ def list_labelled(
 def require_folder(root: Path, kind: ItemKind) -> None:
     """Raise :class:`InputError` unless ``root`` is a folder."""
     if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the source's root the folder of your {kind.noun}.")
+        raise InputError(f"{root} is not a folder: set the source's root to the folder of your {kind.noun}.")
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -137,7 +137,7 @@ def train_layout(root: Path) -> tuple[list[str], list[str]]:
     loose, names = list_images(folder, deep=False), subfolders(folder)
     nested = [name for name in names if list_images(folder / name)]
     if loose and nested:
-        raise InputError(f"{folder} holds images beside a folder of images, {nested[0]}: {LAYOUTS}")
+        raise InputError(f"{folder} holds both images and a folder of images, {nested[0]}: {LAYOUTS}")
     if loose:
         return loose, []
     if not nested:

@@ -105,7 +105,7 @@ def frame_files(clip: Path, frames: int) -> list[str]:
     files = sorted(list_images(clip, deep=False), key=natural_sort_key)
     if len(files) < frames:
         raise InputError(
-            f"{clip} holds {len(files)} frames, and {frames} are wanted of every clip: lower frames, or remove it."
+            f"{clip} holds {len(files)} frames, and every clip needs {frames}: lower frames, or remove it."
         )
     return [files[i] for i in evenly_spaced(len(files), frames)]
 
@@ -126,10 +126,10 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 
 
 def clip_folders(folder: Path) -> list[str]:
-    """Folders of the clips of a class. Raises :class:`InputError` if frames lie beside them."""
+    """Folders of the clips of a class. Raises :class:`InputError` if frames lie next to them."""
     loose = list_images(folder, deep=False)
     if loose:
-        raise InputError(f"{loose[0]} lies in no clip's folder: {LAYOUT}")
+        raise InputError(f"{loose[0]} is not in a clip's folder: {LAYOUT}")
     return [str(folder / name) for name in subfolders(folder)]
 
 

@@ -42,7 +42,7 @@ class HeldOut(Source):
         self.classes, self.mask_classes = self.source.classes, self.source.mask_classes
         if not 0 < round(self.share * len(images)) < len(images):
             raise InputError(
-                f"HeldOut: a share of {self.share:g} of {len(images)} images leaves one part empty: change it."
+                f"HeldOut: a share of {self.share:g} of {len(images)} images leaves one part empty: change the share."
             )
         kept, held = train_val_split(len(images), images.labels, self.share, self.seed)
         return Part(images, kept if split == "train" else held)

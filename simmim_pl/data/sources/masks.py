@@ -1,4 +1,4 @@
-"""Images with segmentation masks: a folder of images beside a folder of masks of the same names."""
+"""Images with segmentation masks: a folder of images and a folder of masks of the same names."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ class MaskFolder(Source):
     def __init__(self, root: str, classes: list[str], size: PositiveInt = 32) -> None:
         if not 2 <= len(set(classes)) == len(classes) <= IGNORE_INDEX:
             raise InputError(
-                f"MaskFolder's classes are {len(classes)}: name from 2 to {IGNORE_INDEX}, one for each id, no name "
-                "twice."
+                f"MaskFolder has {len(classes)} classes: give 2 to {IGNORE_INDEX} different names, one for each id."
             )
         self.root = Path(root).expanduser()
         self.size = size
@@ -98,7 +97,7 @@ def files_by_stem(folder: Path) -> dict[str, str]:
     for file in list_images(folder, deep=False):
         other = found.setdefault(Path(file).stem, file)
         if other != file:
-            raise InputError(f"{file} and {other} have the same name, so their pair is unclear: rename one.")
+            raise InputError(f"{file} and {other} have the same name, so pairs are ambiguous: rename one.")
     return found
 
 

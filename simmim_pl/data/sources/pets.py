@@ -71,8 +71,8 @@ class OxfordPets(Source):
     def incomplete_error(self) -> InputError:
         """The error for a folder with missing files."""
         return InputError(
-            f"{self.folder} is missing or incomplete: remove its folders images and annotations, and prepare() makes "
-            "them anew."
+            f"{self.folder} is missing or incomplete: remove its folders images and annotations, and call prepare() "
+            "again."
         )
 
 

@@ -111,8 +111,8 @@ def decode_video(file: str, frames: int, size: int) -> UInt8[Tensor, "T 3 S S"]:
     except Exception as error:  # decoders raise many types
         if "libtorchcodec" in str(error):
             raise InputError(
-                "torchcodec is installed but cannot be loaded: install FFmpeg's shared libraries, as by apt install "
-                "ffmpeg or conda install ffmpeg, and the torchcodec made for your version of torch."
+                "torchcodec is installed but cannot be loaded: install FFmpeg's shared libraries, for example with "
+                "apt install ffmpeg or conda install ffmpeg, and the torchcodec made for your version of torch."
             ) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{file} cannot be read as a video ({reason}): replace it or remove it.") from error
@@ -143,7 +143,5 @@ def read_frames_by_torchvision(file: str, frames: int) -> UInt8[Tensor, "T 3 H W
 def frame_positions(file: str, total: int, frames: int) -> list[int]:
     """Positions of the frames to decode. Raises :class:`InputError` if the video has fewer."""
     if total < frames:
-        raise InputError(
-            f"{file} holds {total} frames, and {frames} are wanted of every clip: lower frames, or remove it."
-        )
+        raise InputError(f"{file} holds {total} frames, and every clip needs {frames}: lower frames, or remove it.")
     return evenly_spaced(total, frames)

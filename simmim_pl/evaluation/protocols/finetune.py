@@ -37,12 +37,12 @@ class FineTune(Protocol):
 
     The learning rate falls from layer to layer towards the image (Clark et al. 2020, arXiv 2003.10555, section 3.1; for
     images Bao et al. 2021, arXiv 2106.08254). AdamW, linear warm-up, then cosine; the last epoch counts. With several
-    ``lr``, validation chooses, after the last epoch of each. The untrained encoder beside it is the same network
+    ``lr``, validation chooses, after the last epoch of each. The untrained encoder in its table is the same network
     trained from scratch on the same labels.
 
     Args:
         views: makes one view of each training image, such as :class:`simmim_pl.views.CropFlip`.
-        lr: learning rates of the classifier, for 256 images a step; candidates.
+        lr: learning rates of the classifier, for 256 images per step; candidates.
         layer_decay: factor on the learning rate from one layer of :meth:`simmim_pl.contracts.Encoder.layers` to the
             one before; 1 for the same of all. SimMIM's authors use 0.65 to 0.9.
         weight_decay: of AdamW; biases, normalisation, tokens and positions are spared.

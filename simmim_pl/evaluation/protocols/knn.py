@@ -103,7 +103,7 @@ def nearest(
     """Similarity and label of each query's k nearest rows of the bank, nearest first: every row is compared.
 
     - ``metric``: ``cosine`` similarity, or minus the ``euclidean`` distance.
-    - ``block``: queries and rows compared at once; beside what is given and returned, memory is a few ``block²`` and
+    - ``block``: queries and rows compared at once; besides input and result, memory is a few ``block²`` and
       ``block · D`` numbers, whatever N and Q are.
 
     Raises:

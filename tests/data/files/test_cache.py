@@ -1,4 +1,4 @@
-"""Decoded once: what is kept, for whom, and what becomes of it when files, disk or version change."""
+"""The cache of decoded images, and what happens when files, disk or version change."""
 
 import errno
 import multiprocessing
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every file that is decoded from here on."""
+    """Records every decoded file."""
     files: list[str] = []
     real = decode.decode
 
@@ -53,7 +53,7 @@ def pixels(source: Folder) -> torch.Tensor:
     return images.read(torch.arange(len(images)))
 
 
-def test_a_second_run_decodes_nothing_and_reads_the_same(folder: Path, opened: list[str]) -> None:
+def test_a_second_run_reads_the_cache(folder: Path, opened: list[str]) -> None:
     source = Folder(str(folder), size=16)
     source.prepare()
     assert opened == []
@@ -65,7 +65,7 @@ def test_a_second_run_decodes_nothing_and_reads_the_same(folder: Path, opened: l
     assert len(kept()) == 1
 
 
-def test_what_is_kept_is_mapped_and_safe_from_whoever_writes_to_the_tensor(folder: Path) -> None:
+def test_the_cache_is_memory_mapped_and_safe_from_writes_to_the_tensor(folder: Path) -> None:
     images = Folder(str(folder), size=16).load("train").images
     before = images.clone()
     images.zero_()
@@ -76,7 +76,7 @@ def test_what_is_kept_is_mapped_and_safe_from_whoever_writes_to_the_tensor(folde
 
 
 @pytest.mark.parametrize("change", ["pixels", "name", "another", "size"])
-def test_files_that_changed_are_decoded_again(folder: Path, opened: list[str], change: str) -> None:
+def test_changed_files_are_decoded_again(folder: Path, opened: list[str], change: str) -> None:
     pixels(Folder(str(folder), size=16))
     file = folder / "train/class0/0.png"
     if change == "pixels":
@@ -91,8 +91,8 @@ def test_files_that_changed_are_decoded_again(folder: Path, opened: list[str], c
     assert torch.equal(again, pixels(Folder(str(folder), size=size, cache=False)))
 
 
-def test_other_pixels_of_the_same_size_with_their_old_time_are_decoded(folder: Path, opened: list[str]) -> None:
-    file = folder / "train/class0/0.bmp"  # whose bytes are as many, whatever it shows
+def test_a_replaced_file_with_the_old_size_and_time_is_decoded_again(folder: Path, opened: list[str]) -> None:
+    file = folder / "train/class0/0.bmp"  # whose size is the same for any content
     Image.new("RGB", (20, 24), (1, 2, 3)).save(file)
     pixels(Folder(str(folder), size=16))
     before = file.stat()
@@ -103,7 +103,7 @@ def test_other_pixels_of_the_same_size_with_their_old_time_are_decoded(folder: P
     assert again[0, :, 8, 8].tolist() == [200, 100, 50]
 
 
-def test_a_list_of_unreadable_images_that_is_not_what_was_written_is_made_anew(folder: Path) -> None:
+def test_a_damaged_list_of_unreadable_images_is_rebuilt(folder: Path) -> None:
     (folder / "train/class0/0.png").write_text("no image")
     source = Folder(str(folder), size=16, skip_corrupt=True)
     with pytest.warns(UserWarning, match="1 of 12 images cannot be read"):
@@ -118,7 +118,7 @@ def test_a_list_of_unreadable_images_that_is_not_what_was_written_is_made_anew(f
 
 
 @pytest.mark.parametrize("damage", ["truncated", "too long", "empty", "other pixels", "zeros"])
-def test_a_damaged_file_is_decoded_again_and_mended(folder: Path, opened: list[str], damage: str) -> None:
+def test_a_damaged_cache_file_is_rebuilt(folder: Path, opened: list[str], damage: str) -> None:
     good = pixels(Folder(str(folder), size=16))
     (path,) = kept()
     if damage == "truncated":
@@ -139,14 +139,16 @@ def test_a_damaged_file_is_decoded_again_and_mended(folder: Path, opened: list[s
     assert len(opened) == 24
 
 
-def test_another_version_finds_nothing_kept(folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_does_not_use_the_cache(
+    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels(Folder(str(folder), size=16))
     monkeypatch.setattr(cache, "VERSION", "another")
     pixels(Folder(str(folder), size=16))
     assert (len(opened), len(kept())) == (24, 2)
 
 
-def test_a_kill_while_writing_leaves_nothing_that_is_read(folder: Path, tmp_path: Path) -> None:
+def test_a_kill_while_writing_leaves_no_readable_cache(folder: Path, tmp_path: Path) -> None:
     script = (
         "import os, signal\nfrom simmim_pl.data import Folder\n"
         "os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -173,7 +175,7 @@ def test_a_full_disk_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize("reason", ["read-only", "a file in the folder's place"])
-def test_a_disk_that_cannot_be_written_costs_time_only(
+def test_an_unwritable_cache_costs_only_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reason: str
 ) -> None:
     if reason == "read-only":
@@ -185,14 +187,16 @@ def test_a_disk_that_cannot_be_written_costs_time_only(
     else:
         (tmp_path / "file").touch()
         monkeypatch.setenv("SIMMIM_DATA_DIR", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"not kept in .*\.decoded \(.*\): the next run decodes them again"):
+    with pytest.warns(UserWarning, match=r"cannot be cached in .*\.decoded \(.*\): the next run decodes them again"):
         images = pixels(Folder(str(folder), size=16))
     assert torch.equal(images, pixels(Folder(str(folder), size=16, cache=False)))
     assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("change", ["written", "removed"])
-def test_a_folder_that_changes_meanwhile_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_a_folder_that_changes_during_decoding_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     real, file = decode.decode_all, folder / "train/class0/0.png"
 
     def meanwhile(files: list[str], size: int) -> torch.Tensor:
@@ -206,15 +210,15 @@ def test_a_folder_that_changes_meanwhile_is_refused(folder: Path, monkeypatch: p
     assert kept() == []
 
 
-def test_a_link_to_nothing_is_named_or_left_out(folder: Path) -> None:
+def test_a_dangling_link_is_named_or_left_out(folder: Path) -> None:
     (folder / "train/class0/99.png").symlink_to(folder / "nothing.png")
     with pytest.raises(InputError, match=r"99\.png cannot be read as an image"):
         Folder(str(folder), size=16).load("train")
     with pytest.raises(InputError, match=r"99\.png cannot be read as an image .*No such file"):
-        Folder(str(folder), size=16, skip_corrupt=True).load("train")  # not corrupt: not there, perhaps for a while
+        Folder(str(folder), size=16, skip_corrupt=True).load("train")  # not corrupt: missing, perhaps temporarily
 
 
-def test_two_writers_at_a_time_do_not_mix(tmp_path: Path) -> None:
+def test_two_simultaneous_writers_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "file"
 
     def slow(file: IO[bytes]) -> None:
@@ -240,7 +244,7 @@ def slowly(root: str, opened: "multiprocessing.Queue[str]") -> None:
     Folder(root, size=16).load("train")
 
 
-def test_of_several_processes_one_decodes(folder: Path) -> None:
+def test_only_one_of_several_processes_decodes(folder: Path) -> None:
     context = multiprocessing.get_context("fork")
     opened: multiprocessing.Queue[str] = context.Queue()
     processes = [context.Process(target=slowly, args=(str(folder), opened)) for _ in range(3)]
@@ -278,7 +282,7 @@ def test_corrupt_images_are_left_out_and_counted(
         assert len(opened) == tried
 
 
-def test_where_no_image_can_be_read_there_is_nothing_to_train_on(folder: Path) -> None:
+def test_a_folder_without_readable_images_is_refused(folder: Path) -> None:
     for file in folder.rglob("*.png"):
         file.write_text("not an image")
     with pytest.raises(InputError, match=r"None of the 12 images can be read"):

@@ -1,4 +1,4 @@
-"""Every mode in which an image can be stored, every kind of damage, and the resizing."""
+"""Every mode of stored images, every kind of damage, and resizing."""
 
 from contextlib import suppress
 
@@ -35,7 +35,7 @@ def with_alpha(mode, colour):
     return Image.new(mode, (32, 32), colour)
 
 
-# What is written, under which ending, the mode in which Pillow opens it, and the RGB that is expected:
+# The written image, its extension, the mode in which Pillow opens it, and the expected RGB:
 # over white, a colour c of opacity a is 255 + (c - 255) a / 255.
 MODES = {
     "1": (Image.new("1", (32, 32), 1), "png", "1", (255, 255, 255)),
@@ -96,7 +96,7 @@ def test_images_of_the_right_size_are_left_untouched(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (64, 192), (192, 64), (8, 24), (1, 300)])
-def test_the_centre_of_an_oblong_image_is_taken(tmp_path, shape):
+def test_an_oblong_image_is_centre_cropped(tmp_path, shape):
     height, width = shape
     pixels = np.zeros((height, width, 3), dtype=np.uint8)  # black ends, a white square between them
     short, long = min(shape), max(shape)
@@ -112,13 +112,13 @@ def test_the_centre_of_an_oblong_image_is_taken(tmp_path, shape):
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_shrinking_is_antialiased(tmp_path, ending):
-    x = np.indices((512, 512)).sum(0) % 2 * 255  # a chequerboard has no mean but grey
+    x = np.indices((512, 512)).sum(0) % 2 * 255  # the mean of a chequerboard is grey
     Image.fromarray(x.astype(np.uint8)).save(tmp_path / f"board.{ending}")
     read = np.asarray(decode(str(tmp_path / f"board.{ending}"), 32)).astype(int)
     assert np.abs(read - 127).max() <= 3
 
 
-def test_a_large_jpeg_agrees_with_an_independent_area_mean(tmp_path):
+def test_a_large_jpeg_equals_an_independent_area_mean(tmp_path):
     y, x = np.mgrid[:512, :512] / 512
     pixels = np.stack([255 * x, 255 * y, 127 + 100 * np.sin(9 * x * y)], -1).round().astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "smooth.jpg", quality=95)
@@ -127,7 +127,7 @@ def test_a_large_jpeg_agrees_with_an_independent_area_mean(tmp_path):
     assert np.abs(read - mean)[1:-1, 1:-1].max() < 4
 
 
-def test_more_images_than_a_thread_takes_at_once_stay_in_order(tmp_path, monkeypatch):
+def test_many_images_stay_in_order_over_threads(tmp_path, monkeypatch):
     monkeypatch.setattr("simmim_pl.data.files.decode.CHUNK", 3)
     files = [str(tmp_path / f"{i:02}.png") for i in range(20)]
     for i, file in enumerate(files):
@@ -167,38 +167,40 @@ def test_greyscale_of_unknown_range_is_named(tmp_path, value):
 
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
-    """A program of that name, found first, and the mark that it leaves when it is started."""
+    """A program of that name, first in PATH, and the file that it creates when it is started."""
     (tmp_path / "bin").mkdir()
     program, mark = tmp_path / "bin/gs", tmp_path / "started"
     program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once a process
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # searched once per process
     return mark
 
 
 def started(ghostscript, path):
-    """Whether Pillow, left to itself, starts it."""
+    """Whether Pillow starts it by default."""
     with Image.open(path) as image, suppress(OSError):
         image.load()
     return ghostscript.exists()
 
 
 @pytest.mark.parametrize("ending", ["eps", "png", "jpg"])
-def test_no_program_is_started_whatever_the_name_says(tmp_path, ghostscript, ending):
+def test_no_external_program_is_started_whatever_the_file_name(tmp_path, ghostscript, ending):
     path, good = tmp_path / f"image.{ending}", tmp_path / "good.png"
     Image.new("RGB", (8, 8)).save(path, "EPS")
     Image.new("L", (8, 8)).save(good)
-    with pytest.raises(InputError, match=rf"image\.{ending} cannot be read as an image \(its format is none of JPEG,"):
+    with pytest.raises(
+        InputError, match=rf"image\.{ending} cannot be read as an image \(its format is not one of JPEG,"
+    ):
         decode(str(path), 8)
     for mask, image in ((path, good), (good, path)):
         with pytest.raises(InputError, match="cannot be read as the mask"):
             decode_mask(str(mask), str(image), 8, 2)
     assert not ghostscript.exists()
-    assert started(ghostscript, path)  # so the mark would have been there
+    assert started(ghostscript, path)  # so the file would have been created
 
 
-def test_files_are_looked_for_by_the_endings_of_what_is_read():
+def test_files_are_found_by_the_extensions_of_supported_formats():
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".bmp"} <= image_extensions()
     assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".fpx", ".mpg", ".hdf", ".grib"} & image_extensions()
     assert set(supported_formats()) <= set(FORMATS)
@@ -206,7 +208,7 @@ def test_files_are_looked_for_by_the_endings_of_what_is_read():
 
 
 @pytest.mark.parametrize("name", [name for name in supported_formats() if name in Image.SAVE])
-def test_each_of_the_formats_is_read_under_a_name_of_another(tmp_path, name):
+def test_formats_are_recognised_whatever_the_extension(tmp_path, name):
     path = tmp_path / "image.png"
     Image.new("RGB", (32, 32), RGB).save(path, name)
     read = np.asarray(decode(str(path), 32)).astype(int)

@@ -1,4 +1,4 @@
-"""A digest tells sets apart and is the same in every process."""
+"""Different data sets have different digests, equal in every process."""
 
 import os
 import subprocess
@@ -20,29 +20,29 @@ tensors = st.tuples(
 
 
 @given(one=st.lists(values, max_size=3), other=st.lists(values, max_size=3))
-def test_values_are_told_apart(one: list, other: list) -> None:
+def test_different_values_have_different_digests(one: list, other: list) -> None:
     assert (digest(*one) == digest(*other)) == (one == other)
 
 
 @given(one=tensors, other=tensors)
-def test_tensors_are_told_apart_by_type_shape_and_elements(one: tuple, other: tuple) -> None:
+def test_tensor_digests_depend_on_type_shape_and_elements(one: tuple, other: tuple) -> None:
     made = [torch.tensor(elements, dtype=kind).view(shape) for elements, shape, kind in (one, other)]
     assert (digest(made[0]) == digest(made[1])) == (one == other)
 
 
-def test_parts_do_not_run_into_each_other() -> None:
+def test_digests_separate_their_parts() -> None:
     one, two = torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)
     assert len({digest(one, two), digest(two, one), digest(torch.cat([one, two])), digest(one), digest(one, None)}) == 5
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc")}) == 3
 
 
-def test_layout_in_memory_does_not_count_and_emptiness_is_no_error() -> None:
+def test_digests_ignore_memory_layout_and_accept_empty_tensors() -> None:
     image = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
     assert digest(image.transpose(0, 2)) == digest(image.transpose(0, 2).contiguous()) != digest(image)
     assert len({digest(torch.empty(0)), digest(torch.empty(0, 3)), digest(torch.tensor(1.0))}) == 3
 
 
-def test_another_process_agrees() -> None:
+def test_digests_are_equal_in_another_process() -> None:
     code = "import torch; from simmim_pl.data.files.digest import digest; print(digest('a', torch.arange(5), None))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert said == digest("a", torch.arange(5), None)
@@ -50,7 +50,7 @@ def test_another_process_agrees() -> None:
 
 
 @pytest.mark.parametrize("change", ["size", "time", "name", "folder", "content"])
-def test_files_are_told_apart_without_reading_them(tmp_path, monkeypatch, change) -> None:
+def test_file_digests_do_not_read_the_files(tmp_path, monkeypatch, change) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x").write_text("one")

@@ -1,4 +1,4 @@
-"""A file from a local server that is fine, slow, silent, cut off, lying, missing or not there at all."""
+"""Downloads from a local server that works, is slow or silent, truncates, sends wrong data, or is unreachable."""
 
 import hashlib
 
@@ -30,7 +30,7 @@ def get(archive, *mirrors):
 
 
 @pytest.mark.parametrize("way", ["fine", "slow", "unsized"])
-def test_the_first_mirror_that_delivers_is_the_last_asked(server, archive, way):
+def test_the_first_working_mirror_is_used(server, archive, way):
     get(archive, server.address(way), server.address("fine"))
     assert server.asked == [way]
     assert archive.read_bytes() == BODY
@@ -38,16 +38,16 @@ def test_the_first_mirror_that_delivers_is_the_last_asked(server, archive, way):
 
 
 FAILURES = {
-    "stalls": "no byte for 0.4 s",
+    "stalls": "no data for 0.4 s",
     "cut": "cut off after 10000 of 20000 bytes",
-    "lies": f"sent a file with another md5 than {MD5}",
+    "lies": f"sent a file whose md5 is not {MD5}",
     "missing": "404",
     "refuses": "refused",
 }
 
 
 @pytest.mark.parametrize("way", FAILURES)
-def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, archive, way):
+def test_a_failing_mirror_leaves_no_files_and_the_next_is_used(server, archive, way):
     with pytest.raises(InputError, match=FAILURES[way]) as caught:
         get(archive, server.address(way))
     assert list(archive.parent.iterdir()) == []
@@ -57,7 +57,7 @@ def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, archiv
     assert archive.read_bytes() == BODY
 
 
-def test_every_mirror_is_named_with_its_reason(server, archive):
+def test_every_failed_mirror_is_named_with_its_reason(server, archive):
     mirrors = [*map(server.address, ("cut", "missing", "refuses")), "not an address"]
     with pytest.raises(InputError) as caught:
         get(archive, *mirrors)
@@ -67,12 +67,12 @@ def test_every_mirror_is_named_with_its_reason(server, archive):
         assert reason in part
 
 
-def test_no_mirrors_is_said(archive):
+def test_missing_mirrors_are_reported(archive):
     with pytest.raises(InputError, match="no mirrors given"):
         get(archive)
 
 
-def test_a_whole_file_is_not_asked_for(server, archive):
+def test_a_complete_file_is_not_downloaded_again(server, archive):
     archive.write_bytes(BODY)
     get(archive, server.address("fine"))
     assert server.asked == []
@@ -80,7 +80,7 @@ def test_a_whole_file_is_not_asked_for(server, archive):
 
 def test_a_file_with_another_checksum_is_replaced(server, archive):
     archive.write_bytes(BODY[:1000])
-    with pytest.raises(InputError, match="found there had another md5"):
+    with pytest.raises(InputError, match="found there did not have the md5"):
         get(archive, server.address("missing"))
     assert not archive.exists()
     archive.write_bytes(BODY[:1000])

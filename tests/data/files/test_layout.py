@@ -1,4 +1,4 @@
-"""Class folders of anything: here of text files."""
+"""Class folders, here of text files."""
 
 from pathlib import Path
 
@@ -45,10 +45,10 @@ def test_hidden_files_and_other_endings_are_left_out(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "is not a folder: give the source's root the folder of your texts": lambda root: root.rmdir(),
+    "is not a folder: set the source's root to the folder of your texts": lambda root: root.rmdir(),
     "has no folder named train: sort the texts": lambda root: None,
     "train holds no texts: sort the texts": lambda root: (root / "train").mkdir(),
-    "a single class, a": lambda root: write(root / "train/a/x.txt"),
+    "only one class, a": lambda root: write(root / "train/a/x.txt"),
 }
 
 
@@ -61,9 +61,9 @@ def test_a_root_without_classes_is_refused(tmp_path: Path, says: str) -> None:
 
 ODD = {
     "train/c is a class without texts: put texts there": ("train", lambda root: (root / "train/c").mkdir()),
-    "x.txt lies beside the class folders": ("train", lambda root: write(root / "train/x.txt")),
+    "x.txt is not in a class folder": ("train", lambda root: write(root / "train/x.txt")),
     "has no test split": ("test", lambda root: None),
-    "test/c is no class of": ("test", lambda root: write(root / "test/c/x.txt")),
+    "test/c is not a class of": ("test", lambda root: write(root / "test/c/x.txt")),
     "test holds no texts": ("test", lambda root: (root / "test").mkdir()),
 }
 
@@ -78,7 +78,7 @@ def test_a_split_of_another_layout_is_refused(tmp_path: Path, says: str) -> None
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../b", "deep"])
-def test_a_link_to_a_folder_adds_no_file_twice(tmp_path: Path, target: str) -> None:
+def test_a_link_to_a_folder_does_not_duplicate_files(tmp_path: Path, target: str) -> None:
     write(tmp_path / "train/a/x.txt", tmp_path / "train/a/deep/y.txt", tmp_path / "train/b/z.txt")
     (tmp_path / "train/a/again").symlink_to(target, target_is_directory=True)
     found = [Path(file).resolve() for file in list_files(tmp_path / "train/a", {".txt"}, deep=True)]
@@ -87,14 +87,14 @@ def test_a_link_to_a_folder_adds_no_file_twice(tmp_path: Path, target: str) -> N
     assert {file.name for file in found} == below
 
 
-def test_links_that_lead_around_in_a_circle_end(tmp_path: Path) -> None:
+def test_circular_links_are_handled(tmp_path: Path) -> None:
     write(tmp_path / "a/x.txt", tmp_path / "b/y.txt")
     (tmp_path / "a/to b").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "b/to a").symlink_to(tmp_path / "a", target_is_directory=True)
     assert [Path(file).name for file in list_files(tmp_path / "a", {".txt"}, deep=True)] == ["y.txt", "x.txt"]
 
 
-def test_a_link_to_a_folder_around_it_is_no_class(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_folder_is_not_a_class(tmp_path: Path) -> None:
     write(tmp_path / "train/a/x.txt", tmp_path / "train/b/y.txt", tmp_path / "elsewhere/z.txt")
     for name, target in {"itself": "train", "root": ".", "c": "elsewhere"}.items():
         (tmp_path / "train" / name).symlink_to(tmp_path / target, target_is_directory=True)

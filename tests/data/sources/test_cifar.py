@@ -1,4 +1,4 @@
-"""CIFAR in miniature from a local server: what is extracted, what is trusted, what is said when it cannot be."""
+"""A small CIFAR from a local server: download, extraction, verification and errors."""
 
 import hashlib
 import pickle
@@ -20,7 +20,7 @@ def md5(path):
 
 
 def miniature(folder, kind, monkeypatch):
-    """Build an archive in the real format and tell torchvision's class its checksums."""
+    """Build an archive in the real format and set its checksums in torchvision's class."""
     inside = folder / kind.base_folder
     inside.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def source(server, root, *ways, timeout=0.4):
     return CIFAR10(str(root), mirrors=[server.address(way) for way in ways], timeout=timeout)
 
 
-def test_images_and_labels_are_those_of_the_archive(server, mini, tmp_path):
+def test_images_and_labels_equal_the_archive(server, mini, tmp_path):
     cifar10 = source(server, tmp_path / "data", "fine")
     cifar10.prepare()
     train, test = cifar10.load("train"), cifar10.load("test")
@@ -80,7 +80,7 @@ def test_cifar100_has_its_own_names(tmp_path, monkeypatch):
     assert torch.equal(cifar100.load("test").images, torch.from_numpy(images["test"].reshape(4, 3, 32, 32)))
 
 
-def test_the_archive_and_its_files_are_all_that_is_left(server, tmp_path):
+def test_only_the_archive_and_its_files_remain(server, tmp_path):
     source(server, tmp_path / "data", "fine").prepare()
     assert server.asked == ["fine"]
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
@@ -89,7 +89,7 @@ def test_the_archive_and_its_files_are_all_that_is_left(server, tmp_path):
     ]
 
 
-def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, tmp_path):
+def test_a_failing_mirror_leaves_no_files_and_the_next_is_used(server, tmp_path):
     root = tmp_path / "data"
     with pytest.raises(InputError, match="cut off after"):
         source(server, root, "cut").prepare()
@@ -98,7 +98,7 @@ def test_a_mirror_that_fails_leaves_nothing_and_the_next_is_taken(server, tmp_pa
     assert len(source(server, root).load("train")) == 20
 
 
-def test_whole_files_are_used_without_network_or_archive(server, tmp_path):
+def test_complete_files_are_used_without_network_or_archive(server, tmp_path):
     source(server, tmp_path / "data", "fine").prepare()
     (tmp_path / "data" / datasets.CIFAR10.filename).unlink()
     server.asked.clear()
@@ -134,7 +134,7 @@ def test_leftovers_of_a_killed_run_are_never_trusted(server, mini, tmp_path):
     (root / f"{name}.abc.part").mkdir(parents=True)
     for leftover in (name, f"{name}.part", f"{name}.abc.part/{name}"):
         (root / leftover).write_bytes(half)
-    with pytest.raises(InputError, match="found there had another md5"):
+    with pytest.raises(InputError, match="found there did not have the md5"):
         source(server, root, "missing").prepare()
     assert not (root / name).exists()
     source(server, root, "fine").prepare()
@@ -150,7 +150,7 @@ def test_two_nodes_may_share_the_folder(server, tmp_path):
         try:
             node.prepare()
             assert len(node.load("train")) == 20
-        except Exception as error:  # a thread's exception would be lost
+        except Exception as error:  # otherwise a thread's exception would be lost
             failures.append(error)
 
     threads = [threading.Thread(target=run, args=(node,)) for node in both]
@@ -161,7 +161,7 @@ def test_two_nodes_may_share_the_folder(server, tmp_path):
     assert failures == []
 
 
-def test_a_slower_node_accepts_the_work_of_a_faster_one(server, mini, tmp_path, monkeypatch):
+def test_a_slower_node_uses_the_files_of_a_faster_one(server, mini, tmp_path, monkeypatch):
     root = tmp_path / "data"
 
     def overtaken(archive, scratch):
@@ -210,6 +210,6 @@ def test_defaults(monkeypatch, tmp_path):
     assert CIFAR100().files.root == tmp_path
     assert "zenodo" in CIFAR10().files.mirrors[0]
     assert "toronto" in CIFAR10().files.mirrors[-1]
-    # The archives' published checksums, which the tests above replace.
+    # The published checksums of the archives, which the tests above replace.
     assert datasets.CIFAR10.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
     assert datasets.CIFAR100.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"

@@ -1,4 +1,4 @@
-"""Procedural clips: every frame is a rendering of its own, and only frames in order tell the motion."""
+"""Procedural clips: every frame is rendered, and only the order of frames shows the motion."""
 
 from dataclasses import replace
 
@@ -24,12 +24,12 @@ def small(train: int = 40, test: int = 40, size: int = 16, frames: int = 4, **op
 
 
 def accuracy(model: object, features: Tensor, labels: Tensor) -> float:
-    """On the second half of the rows, of a model fitted on the first."""
+    """Accuracy on the second half of the rows of a model fitted on the first half."""
     x, y, half = features.flatten(1).numpy(), labels.numpy(), len(labels) // 2
     return model.fit(x[:half], y[:half]).score(x[half:], y[half:])
 
 
-def test_a_batch_has_clips_in_place_of_images() -> None:
+def test_a_batch_has_clips_instead_of_images() -> None:
     train = small().load("train")
     batch = train.__getitems__([7, 3, 30])
     assert set(batch) == {"clip", "label", "index"}
@@ -50,11 +50,11 @@ def test_frame_t_is_the_image_with_every_copy_turned_by_t_times_the_spin(
     for t in range(frames):
         turned = [angle + t * ROTATIONS[spin] for angle, spin in zip(scene.angle, scene.rotation.tolist(), strict=True)]
         apart = (clips[:, t].int() - render(replace(scene, angle=torch.stack(turned)), 16)[0].int()).abs()
-        assert apart.max() <= 1  # an angle's last digit may turn a rounding
+        assert apart.max() <= 1  # an angle's last digit may change the rounding
         assert apart.float().mean() < 1e-3
 
 
-def test_clips_start_at_the_images_of_shapes_and_the_seed_alone_decides() -> None:
+def test_clips_start_with_the_images_of_shapes_and_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     train, every = small().load("train"), torch.arange(40)
     torch.manual_seed(2)
@@ -69,7 +69,7 @@ def test_right_is_clockwise_on_the_screen_and_fast_is_faster() -> None:
     scene = source.load("train").scene
     scene = replace(scene, angle=torch.zeros_like(scene.angle), centre=torch.zeros_like(scene.centre))[scene.label == 6]
     after = replace(scene, angle=torch.tensor(ROTATIONS)[scene.rotation][:, None])
-    # The half disc hangs below its middle; turned clockwise, what hangs below moves to the left.
+    # The half disc is below its centre; rotated clockwise, it moves to the left.
     left = [(render(each, 64)[1] > 0).float().mean(1) @ (31.5 - torch.arange(64.0)) for each in (scene, after)]
     for name, moved in zip([source.classes[spin] for spin in scene.rotation.tolist()], left[1] - left[0], strict=True):
         assert ("right" in name) == (moved > 0)
@@ -77,18 +77,18 @@ def test_right_is_clockwise_on_the_screen_and_fast_is_faster() -> None:
     assert ["fast" in name for name in source.classes] == (distance > distance.median()).tolist()
 
 
-def test_two_frames_tell_the_motion() -> None:
+def test_two_frames_predict_the_motion() -> None:
     train = small(100, size=32, frames=2, noise=0.0).load("train")
     scene, clips = train.scene, train.read(torch.arange(100))
     turned = [render(replace(scene, angle=scene.angle + speed), 32)[0].float() for speed in ROTATIONS]
     distance = torch.stack([(clips[:, 1] - guess).square().mean((1, 2, 3)) for guess in turned])
-    turns = ~torch.isin(scene.label, torch.tensor([0, 1]))  # discs and rings hardly change when they turn
+    turns = ~torch.isin(scene.label, torch.tensor([0, 1]))  # discs and rings hardly change under rotation
     assert (distance.argmin(0) == train.labels)[turns].all()
 
 
 @pytest.mark.parametrize("model", [LogisticRegression(max_iter=200, tol=1e-3), KNeighborsClassifier(5)])
 @pytest.mark.parametrize("frame", [0, 3])
-def test_one_frame_does_not_tell_the_motion(frame: int, model: object) -> None:
+def test_one_frame_does_not_predict_the_motion(frame: int, model: object) -> None:
     train = small(800).load("train")
     pixels = train.read(torch.arange(800))[:, frame].float() / 255
     assert accuracy(model, pixels, train.labels) < CHANCE + 0.08  # 3.7 standard deviations
@@ -102,14 +102,14 @@ def test_motions_are_equally_frequent_and_independent_of_the_outline() -> None:
     assert np.abs(table.sum(0) - 1000).max() < 100  # 3.6 standard deviations
 
 
-def test_a_digest_is_of_all_that_decides_the_clips() -> None:
+def test_the_digest_depends_on_all_arguments() -> None:
     others = [{"seed": 1}, {"frames": 3}, {"size": 17}, {"noise": 0.1}, {"deform": 0.1}, {"copies": 1}, {"train": 41}]
     digests = [small(**other).load("train").digest() for other in others] + [small().load("test").digest()]
     assert small().load("train").digest() == small(test=50).load("train").digest() not in digests
     assert len(set(digests)) == len(digests)
 
 
-def test_every_loader_of_the_data_module_serves_clips() -> None:
+def test_every_loader_of_the_datamodule_gives_clips() -> None:
     images = ImageDataModule(small(), batch_size=8, validation=0.2, workers=1)
     images.setup("fit")
     images.setup("test")
@@ -123,6 +123,6 @@ def test_every_loader_of_the_data_module_serves_clips() -> None:
 @pytest.mark.parametrize(
     ("options", "says"), [({"frames": 1}, "frames is 1: a turn shows in 2"), ({"size": 8}, "8 pixels a copy")]
 )
-def test_what_shows_no_motion_is_refused(options: dict[str, int], says: str) -> None:
+def test_settings_without_visible_motion_are_refused(options: dict[str, int], says: str) -> None:
     with pytest.raises(InputError, match=says):
         ShapesClips(**options)

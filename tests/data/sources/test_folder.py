@@ -1,4 +1,4 @@
-"""Image folders: every layout, and what is said about each that cannot be used."""
+"""Image folders: every layout, and errors for unusable ones."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def write(path, colour=RGB, size=(32, 32)):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Three train images of two classes and two test images; the red channel tells them apart."""
+    """Three train images of two classes and two test images, identified by their red channel."""
     write(tmp_path / "train/cat/b.png", (2, 0, 0))
     write(tmp_path / "train/cat/deep/down/c.PNG", (3, 0, 0))
     write(tmp_path / "train/cat/a.bmp", (1, 0, 0))
@@ -38,7 +38,7 @@ def reds(images):
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
-def test_labelled_layout_in_fixed_order(labelled, memory_gb):
+def test_a_labelled_layout_is_read_in_fixed_order(labelled, memory_gb):
     folder = Folder(str(labelled), memory_gb=memory_gb)
     folder.prepare()
     train, test = folder.load("train"), folder.load("test")
@@ -78,7 +78,7 @@ def test_memory_and_disk_give_identical_batches(tmp_path):
         assert one["image"].shape == (len(indices), 3, 24, 24)
 
 
-def test_the_limit_of_memory_is_counted_in_bytes(labelled):
+def test_the_memory_limit_is_in_bytes(labelled):
     exactly = 4 * 3 * 32 * 32 / 1e9
     assert not Folder(str(labelled), memory_gb=exactly).load("train").workers
     assert Folder(str(labelled), memory_gb=exactly * 0.999).load("train").workers
@@ -117,7 +117,7 @@ def test_empty_folder(tmp_path, layout):
 
 def test_single_class(tmp_path):
     write(tmp_path / "train/cat/a.png")
-    with pytest.raises(InputError, match=r"a single class, cat.*at least two classes"):
+    with pytest.raises(InputError, match=r"only one class, cat.*at least two classes"):
         Folder(str(tmp_path)).prepare()
 
 
@@ -135,18 +135,18 @@ def test_classes_at_the_top(tmp_path):
 
 def test_images_beside_class_folders(labelled):
     write(labelled / "train/stray.png")
-    refused(labelled, "train", "holds images beside a folder of images, ant")
+    refused(labelled, "train", "holds both images and a folder of images, ant")
 
 
 def test_test_class_that_is_not_a_train_class(labelled):
     write(labelled / "test/dog/a.png")
-    with pytest.raises(InputError, match="test/dog is no class of"):
+    with pytest.raises(InputError, match="test/dog is not a class of"):
         Folder(str(labelled)).prepare()
 
 
 def test_test_images_without_a_class(labelled):
     write(labelled / "test/stray.png")
-    refused(labelled, "test", r"stray\.png lies beside the class folders")
+    refused(labelled, "test", r"stray\.png is not in a class folder")
 
 
 def test_no_test_split(labelled):
@@ -166,7 +166,7 @@ def test_size_of_nothing(tmp_path):
         Folder(str(tmp_path), size=0)
 
 
-def test_imagenets_val_is_the_test_split_unless_there_is_one(labelled):
+def test_val_is_the_test_split_if_there_is_no_test_folder(labelled):
     (labelled / "test").rename(labelled / "val")
     folder = Folder(str(labelled))
     folder.prepare()
@@ -176,7 +176,7 @@ def test_imagenets_val_is_the_test_split_unless_there_is_one(labelled):
     assert reds(Folder(str(labelled)).load("test")) == [9]
 
 
-def test_a_val_folder_without_classes_is_no_test_split(labelled):
+def test_a_val_folder_without_classes_is_not_a_test_split(labelled):
     (labelled / "test").rename(labelled / "elsewhere")
     write(labelled / "val/loose.png")
     folder = Folder(str(labelled))

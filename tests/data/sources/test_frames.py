@@ -1,4 +1,4 @@
-"""Folders of frames: which frames are taken, in which order, and what is said about clips that cannot be used."""
+"""Folders of frames: frame selection, order, and errors for unusable clips."""
 
 import itertools
 from pathlib import Path
@@ -15,7 +15,7 @@ from simmim_pl.data.sources.frames import evenly_spaced, natural_sort_key
 
 
 def write(clip: Path, reds: list[int], size: tuple[int, int] = (16, 16)) -> None:
-    """Frames 1.png, 2.png, … whose red channel is given."""
+    """Write frames 1.png, 2.png, … with the given red channels."""
     clip.mkdir(parents=True, exist_ok=True)
     for number, red in enumerate(reds, start=1):
         Image.new("RGB", size, (red, 0, 0)).save(clip / f"{number}.png")
@@ -23,7 +23,7 @@ def write(clip: Path, reds: list[int], size: tuple[int, int] = (16, 16)) -> None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes of clips of 12 frames and of 4; red counts frames, from another start in every clip."""
+    """Two classes of clips of 12 and of 4 frames; red counts frames from a different start in every clip."""
     for split, start in (("train", 0), ("test", 100)):
         for label in ("jump", "walk"):
             for clip, length in (("one", 12), ("two", 4)):
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @given(total=st.integers(1, 300), data=st.data())
-def test_frames_are_taken_evenly(total: int, data: st.DataObject) -> None:
+def test_frames_are_evenly_spaced(total: int, data: st.DataObject) -> None:
     frames = data.draw(st.integers(1, total))
     taken = evenly_spaced(total, frames)
     gaps = [after - before for before, after in itertools.pairwise(taken)]
@@ -49,7 +49,7 @@ def test_frames_are_taken_evenly(total: int, data: st.DataObject) -> None:
 
 
 @given(st.lists(st.integers(0, 2000), unique=True))
-def test_names_are_in_the_order_of_their_numbers(numbers: list[int]) -> None:
+def test_frames_are_in_numerical_order(numbers: list[int]) -> None:
     names = [f"frame{number}.png" for number in numbers]
     assert sorted(names, key=natural_sort_key) == [f"frame{number}.png" for number in sorted(numbers)]
     padded = [f"a_{number:06}_b2.png" for number in numbers]
@@ -80,14 +80,14 @@ def test_memory_and_disk_give_identical_batches(root: Path) -> None:
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_the_limit_of_memory_is_counted_in_bytes(root: Path) -> None:
+def test_the_memory_limit_is_in_bytes(root: Path) -> None:
     exactly = 4 * 2 * 3 * 32 * 32 / 1e9
     assert not FrameFolder(str(root), frames=2, memory_gb=exactly).load("train").workers
     assert FrameFolder(str(root), frames=2, memory_gb=exactly * 0.999).load("train").workers
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
-def test_a_digest_is_of_the_frames_that_are_taken_and_of_size_and_labels(root: Path, memory_gb: float) -> None:
+def test_the_digest_depends_on_used_frames_size_and_labels(root: Path, memory_gb: float) -> None:
     def of(size: int = 8, frames: int = 4, split: str = "train") -> str:
         return FrameFolder(str(root), size, frames, memory_gb).load(split).digest()
 
@@ -101,7 +101,7 @@ def test_a_digest_is_of_the_frames_that_are_taken_and_of_size_and_labels(root: P
     assert of() not in before
 
 
-def test_the_data_module_serves_them_through_workers(root: Path) -> None:
+def test_the_datamodule_loads_them_in_workers(root: Path) -> None:
     images = ImageDataModule(FrameFolder(str(root), frames=2, memory_gb=0), batch_size=3, validation=0.5, workers=1)
     images.setup("fit")
     assert [batch["clip"].shape for batch in images.train_dataloader()] == [(2, 2, 3, 32, 32)]
@@ -117,17 +117,17 @@ def loose_frame(root: Path) -> None:
 
 
 REFUSED = {
-    r"two holds 4 frames, and 5 are wanted of every clip: lower frames, or remove it": (5, lambda root: None),
-    r"three holds 0 frames, and 4 are wanted": (4, lambda root: (root / "test/walk/three").mkdir()),
-    r"jump/1\.png lies in no clip's folder: sort the clips": (4, loose_frame),
+    r"two holds 4 frames, and every clip needs 5: lower frames, or remove it": (5, lambda root: None),
+    r"three holds 0 frames, and every clip needs 4": (4, lambda root: (root / "test/walk/three").mkdir()),
+    r"jump/1\.png is not in a clip's folder: sort the clips": (4, loose_frame),
     r"train/run is a class without clips": (4, lambda root: (root / "train/run").mkdir()),
-    r"holds a single class, jump": (4, lambda root: (root / "train/walk").rename(root / "other")),
-    r"train/1\.png lies beside the class folders": (4, lambda root: write(root / "train", [1])),
+    r"holds only one class, jump": (4, lambda root: (root / "train/walk").rename(root / "other")),
+    r"train/1\.png is not in a class folder": (4, lambda root: write(root / "train", [1])),
 }
 
 
 @pytest.mark.parametrize("says", REFUSED)
-def test_clips_that_cannot_be_used_are_named_before_any_is_decoded(root: Path, says: str) -> None:
+def test_unusable_clips_are_named_before_decoding(root: Path, says: str) -> None:
     frames, spoil = REFUSED[says]
     spoil(root)
     with pytest.raises(InputError, match=says):
@@ -142,6 +142,6 @@ def test_a_damaged_frame_is_named_wherever_it_is_decoded(root: Path, memory_gb: 
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"frames": 0}])
-def test_clips_of_nothing_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
+def test_clips_without_frames_or_pixels_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="has to be 1 or more, and is 0"):
         FrameFolder(str(tmp_path), **options)

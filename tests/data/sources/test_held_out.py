@@ -1,4 +1,4 @@
-"""Training images in place of test images."""
+"""Held-out training images instead of test images."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from simmim_pl.data.source import Split
 
 
 class Lazy(InMemory):
-    """Images that are read as they are asked for."""
+    """Images that are read on request."""
 
     def read(self, index: torch.Tensor) -> torch.Tensor:
         return self.images[index]
 
 
 class Lines(Source):
-    """So many images, image i all of i; test must never be asked for."""
+    """A number of images, with all pixels of image i equal to i; the test split must not be loaded."""
 
     def __init__(self, counts: list[int], lazy: bool = False) -> None:
         self.counts, self.lazy = counts, lazy
@@ -43,7 +43,7 @@ def places(images: ImageDataset) -> list[int]:
 
 
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=4), st.floats(0.05, 0.9), st.booleans(), st.integers(0, 3))
-def test_the_two_parts_are_the_training_images_stratified(
+def test_the_two_parts_are_a_stratified_split_of_the_training_images(
     counts: list[int], share: float, lazy: bool, seed: int
 ) -> None:
     source = HeldOut(Lines(counts, lazy), share, seed)
@@ -66,7 +66,7 @@ def test_the_two_parts_are_the_training_images_stratified(
     assert source.classes == [str(number) for number in range(len(counts))]
 
 
-def test_a_part_of_images_in_memory_can_lie_on_the_device() -> None:
+def test_a_part_in_memory_can_be_kept_on_the_device() -> None:
     held = HeldOut(Lines([50, 50])).load("test")
     moved = settle(held, True, torch.device("cpu"))
     assert isinstance(moved, OnDevice)
@@ -78,7 +78,7 @@ def test_a_part_of_images_in_memory_can_lie_on_the_device() -> None:
         settle(HeldOut(Lines([50, 50], lazy=True)).load("test"), True, torch.device("cpu"))
 
 
-def test_parts_have_digests_of_their_own_and_another_seed_chooses_others() -> None:
+def test_digests_depend_on_part_and_seed() -> None:
     for lazy in (False, True):
         sources = [HeldOut(Lines([50, 50], lazy), seed=seed) for seed in (0, 0, 1)]
         first, same, other = ({split: each.load(split) for split in ("train", "test")} for each in sources)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_parts_have_digests_of_their_own_and_another_seed_chooses_others() -> No
         assert first["test"].digest() == same["test"].digest() != other["test"].digest()
 
 
-def test_nothing_is_held_out_of_what_is_held_out_for_validation() -> None:
+def test_the_test_part_is_disjoint_from_validation() -> None:
     source = HeldOut(Shapes(train=100, test=10, size=16, copies=1), share=0.2)
     data = ImageDataModule(source, batch_size=8, validation=10)
     data.prepare_data()
@@ -105,7 +105,7 @@ def test_a_share_that_leaves_one_part_empty_is_refused(share: float) -> None:
         HeldOut(Shapes(), share)
 
 
-def test_masks_are_divided_too() -> None:
+def test_masks_are_split_too() -> None:
     class Both(Source):
         classes, mask_classes = ["a"], ["b"]
 

@@ -1,4 +1,4 @@
-"""Masks: every mode in which ids can be stored, the geometry of their image, and what is said about the others."""
+"""Masks: every mode of stored ids, the same geometry as their image, and errors for unusable ones."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def stored(ids: np.ndarray, mode: str) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three training pairs and two of test, of various modes."""
+    """Three training pairs and two test pairs, in various modes."""
     ids = np.zeros((16, 16), np.uint8)
     for number, mode in enumerate(["L", "P", "I;16"]):
         ids[number] = number
@@ -77,7 +77,7 @@ def test_every_mode_of_one_channel_is_read(tmp_path: Path, mode: str, ending: st
     ids = np.random.default_rng(0).integers(0, 2 if mode == "1" else 3, (9, 12))
     write(tmp_path, "x", ids, mode, ending)
     with Image.open(tmp_path / f"masks/x.{ending}") as image:
-        assert image.mode in (opened, "L")  # Pillow opens a GIF of few colours as it likes
+        assert image.mode in (opened, "L")  # Pillow's mode for a GIF of few colours varies
     read = decode_mask(str(tmp_path / f"masks/x.{ending}"), str(tmp_path / "images/x.png"), 9, 3)
     assert read.dtype == np.uint8
     assert read.tolist() == ids[:, 1:-2].tolist() or read.tolist() == ids[:, 2:-1].tolist()
@@ -85,10 +85,10 @@ def test_every_mode_of_one_channel_is_read(tmp_path: Path, mode: str, ending: st
 
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(8, 60), width=st.integers(8, 60), size=st.integers(4, 40), seed=st.integers(0, 99))
-def test_a_mask_has_the_geometry_of_its_image(
+def test_a_mask_is_resized_like_its_image(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, size: int, seed: int
 ) -> None:
-    """The mean place of a blob is the same in image and mask, to a pixel of either size."""
+    """The mean position of a blob is the same in image and mask, to within a pixel."""
     root, rng = tmp_path_factory.mktemp("root"), np.random.default_rng(seed)
     y, x = np.indices((height, width)).astype(float)
     short = min(height, width)
@@ -117,14 +117,14 @@ def test_a_mask_of_the_right_size_is_left_untouched_and_ids_may_start_at_one(tmp
     assert read.tolist() == np.where(ids == 255, 255, ids - 1).tolist()
 
 
-def test_the_digest_is_of_the_masks_too(root: Path) -> None:
+def test_the_digest_includes_masks(root: Path) -> None:
     before = folder(root).load("train").digest()
     assert folder(root).load("train").digest() == before
     Image.new("L", (16, 16), 2).save(root / "train/masks/0.png")
     assert folder(root).load("train").digest() != before
 
 
-def test_the_data_module_serves_masks(root: Path) -> None:
+def test_the_datamodule_gives_masks(root: Path) -> None:
     images = ImageDataModule(folder(root), batch_size=2, validation=1)
     images.setup("fit")
     batches = list(images.train_dataloader())
@@ -178,21 +178,21 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("says", UNPAIRED)
-def test_what_does_not_pair_up_is_refused_before_anything_is_decoded(root: Path, says: str) -> None:
+def test_unpaired_files_are_refused_before_decoding(root: Path, says: str) -> None:
     UNPAIRED[says](root)
     with pytest.raises(InputError, match=says):
         folder(root).prepare()
 
 
 @pytest.mark.parametrize("says", UNREADABLE)
-def test_a_mask_that_cannot_be_used_is_named(root: Path, says: str) -> None:
+def test_an_unusable_mask_is_named(root: Path, says: str) -> None:
     UNREADABLE[says](root)
     folder(root).prepare()
     with pytest.raises(InputError, match=says):
         folder(root).load("train")
 
 
-def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
+def test_a_missing_split_is_refused(root: Path) -> None:
     (root / "test").rename(root / "later")
     folder(root).prepare()
     with pytest.raises(InputError, match="test has to hold a folder named images"):
@@ -203,10 +203,10 @@ def test_a_split_that_is_not_there_is_refused(root: Path) -> None:
     ("classes", "size", "says"),
     [
         (CLASSES, 0, "size has to be 1 or more, and is 0"),
-        (["one"], 8, "classes are 1: name from 2 to 255"),
-        (["x"] * 256, 8, "are 256"),
+        (["one"], 8, "has 1 classes: give 2 to 255 different names"),
+        (["x"] * 256, 8, "has 256"),
     ],
 )
-def test_arguments_of_no_use_are_refused(root: Path, classes: list[str], size: int, says: str) -> None:
+def test_invalid_arguments_are_refused(root: Path, classes: list[str], size: int, says: str) -> None:
     with pytest.raises(InputError, match=says):
         MaskFolder(str(root), classes, size)

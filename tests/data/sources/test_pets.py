@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet in miniature: torchvision's layout, breeds and trimaps, the download, and what is said without it."""
+"""A small Oxford-IIIT Pet: torchvision's layout, breeds and trimaps, the download, and errors."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ PETS = ["Abyssinian_1", "Abyssinian_2", "great_pyrenees_1", "great_pyrenees_10"]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with four photographs of two breeds: the first and the last of them train, the others test."""
+    """A data folder with four images of two breeds: the first and the last are train, the others test."""
     pets = tmp_path / "data/oxford-iiit-pet"
     (pets / "images").mkdir(parents=True)
     (pets / "annotations/trimaps").mkdir(parents=True)
@@ -38,7 +38,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def archives(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The two archives in place of the real ones, in a folder of their own."""
+    """Two archives that replace the real ones, in their own folder."""
     folder, resources = data.parent / "mirror", []
     folder.mkdir()
     for part in ("images", "annotations"):
@@ -53,7 +53,7 @@ def archives(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_images_labels_and_masks(data: Path) -> None:
     pets = OxfordPets(str(data), size=30)
-    pets.prepare()  # touches no network: all is there
+    pets.prepare()  # uses no network: all files exist
     train, test = pets.load("train"), pets.load("test")
     assert datasets.OxfordIIITPet(data)._check_exists()
     assert pets.classes == ["Abyssinian", "Great Pyrenees"]
@@ -70,7 +70,7 @@ def test_images_labels_and_masks(data: Path) -> None:
 
 def test_the_archives_are_downloaded_and_extracted_once(archives: Path, data: Path) -> None:
     pets = OxfordPets(str(data))
-    (data / "oxford-iiit-pet/images.tar.gz.abc.part").mkdir(parents=True)  # of a run that was killed
+    (data / "oxford-iiit-pet/images.tar.gz.abc.part").mkdir(parents=True)  # left by a killed run
     pets.prepare()
     assert pets.load("train").images.shape == (2, 3, 64, 64)
     inside = ["annotations", "annotations.tar.gz", "images", "images.tar.gz"]
@@ -79,9 +79,9 @@ def test_the_archives_are_downloaded_and_extracted_once(archives: Path, data: Pa
     pets.prepare()
 
 
-def test_a_download_that_fails_says_where_the_file_goes(archives: Path, data: Path) -> None:
+def test_a_failed_download_names_the_folder_for_the_file(archives: Path, data: Path) -> None:
     (archives / "annotations.tar.gz").unlink()
-    with pytest.raises(InputError, match=r"annotations\.tar\.gz is wanted in .*oxford-iiit-pet .*folder\.yaml"):
+    with pytest.raises(InputError, match=r"annotations\.tar\.gz is required in .*oxford-iiit-pet .*folder\.yaml"):
         OxfordPets(str(data)).prepare()
     with pytest.raises(InputError, match="oxford-iiit-pet is missing or incomplete"):
         OxfordPets(str(data)).load("train")
@@ -94,7 +94,7 @@ def test_archives_put_there_by_hand_are_extracted(archives: Path, data: Path) ->
     assert len(OxfordPets(str(data)).load("test")) == 2
 
 
-def test_a_slower_node_accepts_the_work_of_a_faster_one(
+def test_a_slower_node_uses_the_files_of_a_faster_one(
     archives: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(archive: str, scratch: str) -> None:
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_named(archives: Path, data: Path) ->
 
 
 @pytest.mark.parametrize("gone", ["images/Abyssinian_1.jpg", "annotations/trimaps/Abyssinian_1.png"])
-def test_a_file_that_is_gone_is_noticed(data: Path, gone: str) -> None:
+def test_a_missing_file_is_detected(data: Path, gone: str) -> None:
     (data / "oxford-iiit-pet" / gone).unlink()
     with pytest.raises(InputError, match=r"oxford-iiit-pet is missing or incomplete: remove its folders"):
         OxfordPets(str(data)).load("train")

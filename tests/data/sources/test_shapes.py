@@ -1,4 +1,4 @@
-"""Procedural images: what is random and what is not, and that only the outline tells the classes apart."""
+"""Procedural images: what is random, and that only the outline predicts the class."""
 
 import itertools
 from dataclasses import replace
@@ -22,7 +22,7 @@ def small(train: int = 40, test: int = 40, size: int = 16, **options: float) -> 
 
 
 def posed(scene: Scene) -> Scene:
-    """The same outlines with place, size and angle taken away, white on black without noise."""
+    """The same outlines without position, size, angle and noise, white on black."""
     return replace(
         scene,
         angle=torch.zeros_like(scene.angle),
@@ -35,7 +35,7 @@ def posed(scene: Scene) -> Scene:
 
 
 def accuracy(model: object, features: Tensor, labels: Tensor) -> float:
-    """On the second half of the rows, of a model fitted on the first."""
+    """Accuracy on the second half of the rows of a model fitted on the first half."""
     x, y, half = features.flatten(1).numpy(), labels.numpy(), len(labels) // 2
     return model.fit(x[:half], y[:half]).score(x[half:], y[half:])
 
@@ -44,7 +44,7 @@ def logistic() -> LogisticRegression:
     return LogisticRegression(max_iter=200, tol=1e-3)
 
 
-def test_the_seed_alone_decides() -> None:
+def test_only_the_seed_matters() -> None:
     torch.manual_seed(1)
     first = small(seed=3)
     images, masks = first.load("train").images, first.load("train").masks
@@ -58,7 +58,7 @@ def test_the_seed_alone_decides() -> None:
         assert same.max() < 0.5
 
 
-def test_no_image_comes_twice_in_or_between_the_splits() -> None:
+def test_no_image_is_repeated_within_or_between_splits() -> None:
     shapes = small(200, 200)
     images = torch.cat([shapes.load("train").images, shapes.load("test").images]).flatten(1)
     assert len(images.unique(dim=0)) == 400
@@ -72,7 +72,7 @@ def test_ten_classes_are_balanced() -> None:
 
 
 @pytest.mark.parametrize("between", ["images of a split", "splits"])
-def test_every_image_has_noise_of_its_own(between: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_has_its_own_noise(between: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simmim_pl.data.sources.shapes.CHUNK", 20)  # more than one chunk, as in a set of normal size
     noisy, clean = small(size=32, noise=0.15), small(size=32, noise=0.0)
 
@@ -122,12 +122,12 @@ def test_outside_its_mask_an_image_is_the_bilinear_background_and_inside_it_is_n
     background = 255 * np.einsum("ncab,ay,bx->ncyx", ground.numpy(), weights, weights)
     difference = np.abs(images - background).max(1)
     near = np.stack([binary_dilation(mask > 0, iterations=2) for mask in masks])  # the edge itself is blended
-    assert (difference[~near] <= 0.51).mean() > 0.98  # the crescent's faint tips reach further
+    assert (difference[~near] <= 0.51).mean() > 0.98  # the crescent's thin tips reach further
     assert (difference[masks > 0] > 10).mean() > 0.97
     assert (difference[~near] > 10).mean() < 0.01
 
 
-def test_every_image_deforms_its_outline_in_its_own_way() -> None:
+def test_every_image_has_its_own_deformation() -> None:
     scene = small(100, size=64, copies=1).scene("train")
     own = render(posed(scene), 64)[1]
     common = render(posed(small(100, size=64, copies=1, deform=0.0).scene("train")), 64)[1]
@@ -136,7 +136,7 @@ def test_every_image_deforms_its_outline_in_its_own_way() -> None:
         assert len(common[scene.label == label].unique(dim=0)) == 1
 
 
-def test_the_copies_of_an_image_share_its_outline_and_nothing_else() -> None:
+def test_copies_of_an_image_share_only_its_outline() -> None:
     scene = small(40, size=32).scene("train")
     cells = render(posed(scene), 32)[1].unfold(1, 16, 16).unfold(2, 16, 16).flatten(1, 2)
     assert (cells == cells[:, :1]).float().mean() > 0.995  # up to rounding at the edge
@@ -144,13 +144,13 @@ def test_the_copies_of_an_image_share_its_outline_and_nothing_else() -> None:
         assert len(each.flatten(0, 1).unique(dim=0)) == 4 * 40
 
 
-def test_the_outline_without_its_pose_tells_the_class() -> None:
+def test_the_outline_without_its_pose_predicts_the_class() -> None:
     scene = small(400, size=16).scene("train")
     assert accuracy(logistic(), render(posed(scene), 16)[1].clamp(max=1), scene.label) > 0.98
 
 
 @pytest.mark.parametrize("of", ["mean colour", "place, size, angle and colours"])
-def test_nothing_but_the_outline_tells_the_class(of: str) -> None:
+def test_only_the_outline_predicts_the_class(of: str) -> None:
     shapes = small(2000, size=16)
     scene = shapes.scene("train")
     if of == "mean colour":
@@ -162,7 +162,7 @@ def test_nothing_but_the_outline_tells_the_class(of: str) -> None:
     assert accuracy(KNeighborsClassifier(5), features, scene.label) < CHANCE + 0.1
 
 
-def test_a_neighbour_in_pixels_is_a_poor_guide_to_the_class() -> None:
+def test_pixel_neighbours_hardly_predict_the_class() -> None:
     shapes = small(1000, size=16)
     images = shapes.load("train").images.float() / 255
     assert accuracy(KNeighborsClassifier(1), images, shapes.scene("train").label) < 2.5 * CHANCE

@@ -1,4 +1,4 @@
-"""STL-10 in miniature: torchvision's files, folds, the download, and what is said without it."""
+"""A small STL-10: torchvision's files, folds, the download, and errors."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with 40 labelled images, 20 of test, 30 without label, and ten folds of eight."""
+    """A data folder with 40 labelled, 20 test and 30 unlabelled images, and ten folds of eight."""
     files, rng = tmp_path / "data/stl10_binary", np.random.default_rng(0)
     files.mkdir(parents=True)
     for part, number in (("train", 40), ("test", 20), ("unlabeled", 30)):
@@ -33,15 +33,15 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> type:
-    """torchvision's class, which asks for the real files' checksums."""
+    """torchvision's class, which checks the real files' checksums."""
     monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
     return datasets.STL10
 
 
 @pytest.mark.parametrize("fold", [None, 0, 7])
-def test_labelled_images_are_torchvisions(data: Path, theirs: type, fold: int | None) -> None:
+def test_labelled_images_equal_torchvision(data: Path, theirs: type, fold: int | None) -> None:
     source = STL10(str(data), fold=fold)
-    source.prepare()  # touches no network: all is there
+    source.prepare()  # uses no network: all files exist
     for split in ("train", "test"):
         ours, reference = source.load(split), theirs(str(data), split, folds=fold)  # type: ignore[arg-type]
         batch = ours.__getitems__(list(range(len(ours))))
@@ -52,7 +52,7 @@ def test_labelled_images_are_torchvisions(data: Path, theirs: type, fold: int | 
     assert source.name == ("STL10" if fold is None else f"STL10, fold {fold}")
 
 
-def test_the_folds_are_torchvisions(data: Path, theirs: type) -> None:
+def test_the_folds_equal_torchvision(data: Path, theirs: type) -> None:
     source = STL10(str(data))
     train = source.load("train")
     assert len(source.folds) == 10
@@ -62,7 +62,7 @@ def test_the_folds_are_torchvisions(data: Path, theirs: type) -> None:
     assert STL10(str(data), fold=3).folds == STL10(str(data), train="unlabelled").folds == []
 
 
-def test_unlabelled_images_are_torchvisions_and_have_no_label(data: Path, theirs: type) -> None:
+def test_unlabelled_images_equal_torchvision_and_have_no_label(data: Path, theirs: type) -> None:
     source = STL10(str(data), train="unlabelled")
     train = source.load("train")
     assert (train.labels, source.classes, len(train)) == (None, [], 30)
@@ -72,12 +72,12 @@ def test_unlabelled_images_are_torchvisions_and_have_no_label(data: Path, theirs
     assert len(source.load("test")) == 20
 
 
-def test_sets_differ_in_their_digest(data: Path) -> None:
+def test_splits_and_folds_have_different_digests(data: Path) -> None:
     digests = {STL10(str(data), fold=fold).load("train").digest() for fold in (None, 0, 1)}
     assert len(digests | {STL10(str(data), train="unlabelled").load("train").digest()}) == 4
 
 
-def test_it_is_served_in_batches(data: Path) -> None:
+def test_the_datamodule_gives_batches(data: Path) -> None:
     images = ImageDataModule(STL10(str(data)), batch_size=8, validation=10)
     images.prepare_data()
     images.setup("fit")
@@ -101,18 +101,20 @@ def test_it_is_downloaded_and_extracted(data: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("file", ["train_X.bin", "test_y.bin", "unlabeled_X.bin", "fold_indices.txt"])
-def test_a_missing_or_cut_file_is_fetched_again(data: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_a_missing_or_truncated_file_is_downloaded_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     path = data / "stl10_binary" / file
     path.unlink() if file.endswith("txt") else path.write_bytes(path.read_bytes()[:-1])
     source = STL10(str(data), timeout=1)
     monkeypatch.setattr(datasets.STL10, "url", "http://127.0.0.1:9/stl10_binary.tar.gz")
-    with pytest.raises(InputError, match=r"stl10_binary\.tar\.gz is wanted .* could not be downloaded"):
+    with pytest.raises(InputError, match=r"stl10_binary\.tar\.gz is required .* could not be downloaded"):
         source.prepare()
     with pytest.raises(InputError, match="missing or incomplete"):
         source.load("train")
 
 
 @pytest.mark.parametrize(("train", "fold"), [("labelled", 10), ("labelled", -1), ("unlabelled", 0)])
-def test_a_fold_that_is_none_is_refused(train: str, fold: int) -> None:
+def test_an_invalid_fold_is_refused(train: str, fold: int) -> None:
     with pytest.raises(InputError, match=r"fold has to be within \[0, 9\]|folds are of the labelled"):
         STL10(train=train, fold=fold)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Videos: which frames are asked of the decoder, which decoder that is, and what is said when there is none."""
+"""Videos: the requested frames, the choice of decoder, and the error without one."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.forked import Program, environment
 
 
 class Decoder:
-    """In place of torchcodec's: the file says how many frames it has; red counts them."""
+    """Replaces torchcodec's decoder: the file contains its number of frames; red counts them."""
 
     def __init__(self, file: str) -> None:
         self.length = int(Path(file).read_text())
@@ -73,14 +73,14 @@ def test_clips_of_both_splits(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_the_data_module_serves_them_through_workers(root: Path) -> None:
+def test_the_datamodule_loads_them_in_workers(root: Path) -> None:
     images = ImageDataModule(VideoFolder(str(root), frames=2), batch_size=4, validation=2, workers=1)
     images.setup("fit")
     assert [batch["clip"].shape for batch in images.train_dataloader()] == [(4, 2, 3, 32, 32)]
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_digest_is_of_files_frames_size_and_labels(root: Path) -> None:
+def test_the_digest_depends_on_files_frames_size_and_labels(root: Path) -> None:
     def of(size: int = 8, frames: int = 4, split: str = "train") -> str:
         return VideoFolder(str(root), size, frames).load(split).digest()
 
@@ -94,7 +94,7 @@ def test_a_digest_is_of_files_frames_size_and_labels(root: Path) -> None:
 @pytest.mark.usefixtures("fake")
 def test_a_video_that_is_too_short_or_damaged_is_named(root: Path) -> None:
     clips = VideoFolder(str(root), frames=5).load("train")
-    with pytest.raises(InputError, match=r"b\.AVI holds 4 frames, and 5 are wanted of every clip: lower frames"):
+    with pytest.raises(InputError, match=r"b\.AVI holds 4 frames, and every clip needs 5: lower frames"):
         clips.read(torch.tensor([2]))
     (root / "train/jump/a.mp4").write_text("no\nnumber")
     with pytest.raises(InputError, match=r"a\.mp4 cannot be read as a video \(invalid literal.*\): replace it"):
@@ -108,7 +108,7 @@ def test_without_a_decoder_the_extra_is_named(root: Path, monkeypatch: pytest.Mo
         VideoFolder(str(root)).prepare()
 
 
-def test_an_older_torchvision_reads_videos_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_torchvision_can_read_videos(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_video(file: str, pts_unit: str, output_format: str) -> tuple[Tensor, None, None]:
         assert (pts_unit, output_format) == ("sec", "TCHW")
         return video(int(Path(file).read_text())), None, None
@@ -116,7 +116,7 @@ def test_an_older_torchvision_reads_videos_too(root: Path, monkeypatch: pytest.M
     without(monkeypatch, "torchcodec")
     monkeypatch.setattr(torchvision.io, "read_video", read_video, raising=False)
     assert decode_video(str(root / "train/jump/a.mp4"), 4, 8)[:, 0, 4, 4].tolist() == [1, 4, 7, 10]
-    with pytest.raises(InputError, match="12 frames, and 13 are wanted"):
+    with pytest.raises(InputError, match="12 frames, and every clip needs 13"):
         decode_video(str(root / "train/jump/a.mp4"), 13, 8)
 
 
@@ -132,7 +132,7 @@ def test_a_torchcodec_without_ffmpeg_says_what_to_install(
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"frames": 0}])
-def test_clips_of_nothing_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
+def test_clips_without_frames_or_pixels_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="has to be 1 or more, and is 0"):
         VideoFolder(str(tmp_path), **options)
 
@@ -144,7 +144,7 @@ def test_a_folder_without_videos_is_refused(root: Path) -> None:
         VideoFolder(str(root)).prepare()
 
 
-# Whether torchcodec and its FFmpeg are here is asked in a process of its own: a failed import leaves traces.
+# Detects torchcodec and FFmpeg in a separate process, because a failed import leaves state.
 ENDINGS = ["mp4", "mkv", "avi", "mov", "webm", "gif"]
 REAL = """
 import sys, torch
@@ -160,7 +160,7 @@ for ending in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The endings of which a video can be made."""
+    """The extensions for which a video can be encoded."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "real.py").write_text(REAL)
     return Program("real", ENDINGS, folder, environment()).communicate(120)[0].split()
@@ -180,7 +180,7 @@ def test_real_videos_are_decoded(encoded: list[str], tmp_path: Path, ending: str
     assert clip.shape == (4, 3, 32, 32)
     expected = torch.tensor([20, 80, 140, 200.0])
     assert (clip.float().mean((1, 2, 3)) - expected).abs().max() < 12  # lossy
-    with pytest.raises(InputError, match=r"x\.\w+ holds 12 frames, and 13 are wanted"):
+    with pytest.raises(InputError, match=r"x\.\w+ holds 12 frames, and every clip needs 13"):
         decode_video(file, 13, 32)
     (tmp_path / f"x.{ending}").write_bytes(b"not a video")
     with pytest.raises(InputError, match=r"x\.\w+ cannot be read as a video"):

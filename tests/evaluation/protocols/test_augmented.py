@@ -1,4 +1,4 @@
-"""The augmented probe is plain SGD on views of the training images, and test has no say in what it chooses."""
+"""The augmented probe is plain SGD on views of training images, and selects nothing on test."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -24,7 +24,7 @@ LRS, EPOCHS, BATCH = (0.3, 3.0), 3, 16
 
 
 class Altered(Shapes):
-    """Shapes whose test split is another."""
+    """Shapes with a changed test split."""
 
     def __init__(self, images: bool, labels: bool) -> None:
         super().__init__(train=100, test=60, size=16, copies=1)
@@ -55,7 +55,7 @@ def context(seed: int = 0, images: bool = False, labels: bool = False) -> Evalua
 
 
 def standardised(on: EvaluationContext) -> dict[str, tuple[Tensor, Tensor]]:
-    """Features and labels of each split, by nothing but the encoder."""
+    """Features and labels of each split, computed with the encoder only."""
     found = {}
     for split in ("train", "validation", "test"):
         subset = on.data.splits[split]
@@ -99,7 +99,7 @@ def evaluate(on: EvaluationContext, views: Views = STILL) -> dict[str, Any]:
     return {**result.entry(), **result.chosen}
 
 
-def test_with_views_that_do_nothing_it_is_plain_logistic_regression_by_sgd_after_the_last_epoch() -> None:
+def test_with_identity_views_it_is_logistic_regression_by_sgd() -> None:
     on = context(seed=4)
     found, sets = evaluate(on), standardised(on)
     after = {lr: by_hand(on, lr) for lr in LRS}
@@ -111,11 +111,11 @@ def test_with_views_that_do_nothing_it_is_plain_logistic_regression_by_sgd_after
     assert found["lr"] == max(accuracy, key=accuracy.__getitem__)
     first, *_, last = (confusion(layer, *sets["test"]) for layer in after[found["lr"]])
     assert found["confusion"] == last.tolist()
-    assert not torch.equal(first, last)  # else an earlier epoch would pass for the last
+    assert not torch.equal(first, last)  # otherwise an earlier epoch could be mistaken for the last
     assert found["metrics"]["accuracy"]["value"] == pytest.approx(last.diagonal().sum().item() / 60, abs=1e-6)
 
 
-def test_test_labels_change_nothing_but_the_score() -> None:
+def test_test_labels_change_only_the_score() -> None:
     one, other = evaluate(context()), evaluate(context(labels=True))
     assert one["lr"] == other["lr"]
     assert one["validation accuracy by lr"] == other["validation accuracy by lr"]
@@ -124,14 +124,14 @@ def test_test_labels_change_nothing_but_the_score() -> None:
     assert one["confusion"] != other["confusion"]
 
 
-def test_test_images_do_not_choose_the_learning_rate() -> None:
+def test_test_images_do_not_affect_the_learning_rate() -> None:
     one, other = evaluate(context()), evaluate(context(images=True))
     assert one["lr"] == other["lr"]
     assert one["validation accuracy by lr"] == other["validation accuracy by lr"]
 
 
 class Recording(Views):
-    """Random views that remember their generators' seeds and the encoder as it is meanwhile."""
+    """Random views that record their generators' seeds and the encoder's state."""
 
     def __init__(self, watched: nn.Module) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def test_the_encoder_is_frozen_throughout() -> None:
     assert all(parameter.grad is None for parameter in on.encoder.parameters())
 
 
-def test_every_step_draws_its_own_views_and_the_seed_decides_them() -> None:
+def test_every_step_has_its_own_seeded_views() -> None:
     drawn = []
     for seed in (0, 0, 1):
         on = context(seed)
@@ -171,17 +171,17 @@ def test_every_step_draws_its_own_views_and_the_seed_decides_them() -> None:
     assert not set(drawn[0]) & set(drawn[2])
 
 
-def test_views_are_what_the_classifier_learns_from() -> None:
+def test_the_classifier_is_trained_on_views() -> None:
     assert evaluate(context())["confusion"] != evaluate(context(), CropFlip(scale=(0.1, 0.2)))["confusion"]
 
 
-def test_more_items_than_a_block_are_all_predicted() -> None:
+def test_all_items_are_predicted_over_several_blocks() -> None:
     layer = nn.Linear(3, 5)
     features = torch.randn(5000, 3)
     assert torch.equal(predict(layer, features), layer(features).argmax(1))
 
 
-def test_a_classifier_that_starts_undecided_gives_every_class_the_same_chance() -> None:
+def test_a_classifier_starts_with_equal_probabilities() -> None:
     probability = zero_linear(3, 5)(torch.randn(4, 3)).softmax(1)
     torch.testing.assert_close(probability, torch.full((4, 5), 0.2))
 

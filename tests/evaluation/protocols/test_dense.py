@@ -1,4 +1,4 @@
-"""The dense probe: confusions are scikit-learn's, moments are torch's, and a set that colour solves is solved."""
+"""The dense probe: confusions equal scikit-learn's, moments torch's, and masks given by colour are learned."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -24,13 +24,13 @@ from tests.evaluation.test_estimate import OnMps
 
 
 class Coloured(Source):
-    """Every pixel has a colour of its own, and its class is how red it is. Every fifth pixel is ignored.
+    """Every pixel has a random colour, and its class is its redness. Every fifth pixel is ignored.
 
-    The masks of ``test`` can be false.
+    The masks of ``test`` can be wrong.
     """
 
     def __init__(self, truthful: bool = True, train: int = 28) -> None:
-        self.classes: list[str] = []  # a set with masks needs no labels
+        self.classes: list[str] = []  # a data set with masks needs no labels
         self.mask_classes = ["grey", "pink", "red"]
         self.truthful, self.train = truthful, train
 
@@ -47,7 +47,7 @@ class Coloured(Source):
 
 
 class Flat(Encoder):
-    """The same features at every place of every image."""
+    """The same features at every position of every image."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__(len(values), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=4)
@@ -78,9 +78,7 @@ def evaluate(on: EvaluationContext, lr: tuple[float, ...] = (0.003, 30.0), epoch
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 2**31))
-def test_confusions_are_scikit_learns_of_every_image_without_what_is_ignored(
-    number: int, classes: int, seed: int
-) -> None:
+def test_confusions_equal_scikit_learn_without_ignored_pixels(number: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.randint(classes, (number, 4, 5), generator=generator)
     mask[torch.rand(mask.shape, generator=generator) < 0.2] = 255
@@ -96,19 +94,19 @@ def test_confusions_are_scikit_learns_of_every_image_without_what_is_ignored(
             assert not counts.any()
 
 
-def test_moments_are_those_of_all_places_of_all_training_images() -> None:
+def test_moments_are_over_all_positions_of_all_training_images() -> None:
     on = context(small_cnn(), Shapes(train=50, test=20, size=16, copies=1))
     mean, scale = feature_map_moments(on)
     train = on.data.splits["train"]
     grid = on.encoder(train.dataset.images[list(train.indices)] / 255).feature_map
-    assert len(grid) % 8  # the last batch is smaller, and its images count as much
+    assert len(grid) % 8  # the last batch is smaller, and its images have the same weight
     torch.testing.assert_close(mean, grid.mean((0, 2, 3))[:, None, None], atol=1e-5, rtol=1e-5)
     std = grid.std((0, 2, 3), correction=0)
     torch.testing.assert_close(scale, torch.where(std > 0, std, 1.0)[:, None, None], atol=1e-5, rtol=1e-5)
 
 
 class Half(RawPixels):
-    """Raw pixels whose first channel never varies."""
+    """Raw pixels with a constant first channel."""
 
     def forward(self, image: Tensor) -> Features:
         grid = image.clone()
@@ -123,19 +121,19 @@ def test_a_constant_channel_is_not_scaled_up() -> None:
     assert 0.1 < scale[1].item() < 0.5
 
 
-def test_a_grid_that_never_varies_is_refused_however_its_sums_are_rounded() -> None:
+def test_a_constant_feature_map_is_refused_despite_rounding() -> None:
     values = torch.rand(500, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match="the same at every place of all images"):
         evaluate(context(Flat(values), Coloured(train=328)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_grid_that_is_not_finite_is_refused(value: float) -> None:
+def test_a_non_finite_feature_map_is_refused(value: float) -> None:
     with pytest.raises(InputError, match="NaN or infinite features"):
         evaluate(context(Flat(torch.tensor([0.1, value]))))
 
 
-def test_a_mask_that_the_colour_of_a_pixel_tells_is_learned_from_raw_pixels() -> None:
+def test_a_mask_given_by_pixel_colour_is_learned_from_raw_pixels() -> None:
     on = context(RawPixels())
     found = evaluate(on, (30.0,))
     assert found["metrics"]["mean IoU"]["value"] > 0.97
@@ -145,7 +143,7 @@ def test_a_mask_that_the_colour_of_a_pixel_tells_is_learned_from_raw_pixels() ->
     assert torch.tensor(found["confusion"]).sum(1).tolist() == masks[masks != 255].long().bincount().tolist()
 
 
-def test_validation_chooses_the_learning_rate_and_test_does_not() -> None:
+def test_the_learning_rate_is_selected_on_validation_not_on_test() -> None:
     one, other = (evaluate(context(RawPixels(), Coloured(truthful))) for truthful in (True, False))
     tried = one["validation mean IoU by lr"]
     assert list(tried) == ["0.003", "30"]
@@ -155,7 +153,7 @@ def test_validation_chooses_the_learning_rate_and_test_does_not() -> None:
     assert other["metrics"]["mean IoU"]["value"] < 0.1
 
 
-def test_what_is_predicted_is_the_upsampled_argmax_of_the_classifier() -> None:
+def test_predictions_are_the_argmax_of_upsampled_logits() -> None:
     head = Pixels(3, 4, (9, 7))
     torch.nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(0))
     grid = torch.randn(2, 3, 4, 5)
@@ -165,11 +163,11 @@ def test_what_is_predicted_is_the_upsampled_argmax_of_the_classifier() -> None:
     torch.testing.assert_close(head(torch.zeros(1, 3, 4, 5)), torch.zeros(1, 4, 9, 7))
 
 
-def test_a_classifier_starts_undecided() -> None:
+def test_a_classifier_starts_at_zero() -> None:
     assert not Pixels(3, 4, (8, 8))(torch.randn(2, 3, 2, 2)).any()
 
 
-def test_a_coarse_grid_is_evaluated_on_the_mask_at_its_own_size_and_the_encoder_stays_as_it_is() -> None:
+def test_a_coarse_feature_map_is_evaluated_at_mask_resolution() -> None:
     on = context(small_cnn(), Shapes(train=50, test=20, size=16, copies=1))
     before = digest(on.encoder)
     found = evaluate(on, epochs=1)
@@ -180,7 +178,7 @@ def test_a_coarse_grid_is_evaluated_on_the_mask_at_its_own_size_and_the_encoder_
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_masks_of_which_every_pixel_is_ignored_are_refused(split: str) -> None:
+def test_fully_ignored_masks_are_refused(split: str) -> None:
     on = context(RawPixels())
     images = on.data.splits[split]
     images.dataset.masks[list(images.indices)] = 255
@@ -189,7 +187,7 @@ def test_masks_of_which_every_pixel_is_ignored_are_refused(split: str) -> None:
 
 
 class Apples(RawPixels):
-    """Raw pixels on a device that has no float64."""
+    """Raw pixels on a device without float64."""
 
     def forward(self, image: Tensor) -> Features:
         grid = image.as_subclass(OnMps)

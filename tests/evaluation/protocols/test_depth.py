@@ -1,4 +1,4 @@
-"""Accuracy against depth: each layer's result is that of a linear probe on it, in one pass, and the report draws it."""
+"""Accuracy against depth: each layer's result equals its linear probe's, in one pass, and the report plots it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.evaluation.test_context import bfloat16, calls, context, frozen, load
 L2 = [0.1, 0.001]
 
 
-def test_each_layer_is_a_linear_probe_of_it_in_one_pass_over_the_images() -> None:
+def test_each_layer_equals_its_linear_probe_in_one_pass() -> None:
     encoder, data = small(), shapes()
     seen = calls(encoder)
     results = Depth(L2).evaluate(context(encoder, data, precision=bfloat16))
@@ -31,14 +31,14 @@ def test_each_layer_is_a_linear_probe_of_it_in_one_pass_over_the_images() -> Non
         assert result == replace(expected, confusion=None, variant=result.variant, depth=result.depth)
 
 
-def test_clips_are_read_by_the_mean_of_their_frames() -> None:
+def test_clips_are_evaluated_by_the_mean_of_frames() -> None:
     data, encoder = loaded(ShapesClips(train=30, test=12, size=16)), small()
     results = Depth(L2).evaluate(context(encoder, data))
     (expected,) = LinearProbe(L2).evaluate(context(encoder, data))
     assert results[-1].metrics == expected.metrics  # the last layer is the output
 
 
-def test_the_cache_tells_layers_apart_and_finds_each_again(tmp_path: Path) -> None:
+def test_the_cache_separates_layers(tmp_path: Path) -> None:
     encoder, data = small(), shapes()
 
     def features(read: Encoder) -> torch.Tensor:
@@ -60,12 +60,14 @@ def test_the_cache_tells_layers_apart_and_finds_each_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("protocol", [FineTune(CropFlip()), Depth()])
-def test_what_takes_the_whole_network_is_refused_with_a_layer(protocol: FineTune | Depth) -> None:
-    with pytest.raises(InputError, match=f"{type(protocol).__name__} takes the whole network: leave out --model.layer"):
+def test_protocols_of_the_whole_network_are_refused_with_a_layer(protocol: FineTune | Depth) -> None:
+    with pytest.raises(
+        InputError, match=f"{type(protocol).__name__} evaluates the whole network: remove --model.layer"
+    ):
         Evaluation([LinearProbe(), protocol], encoder=FastCNN(2), layer="net.4")
 
 
-def test_a_layer_that_changes_when_it_is_read_is_found() -> None:
+def test_a_layer_that_changes_is_detected() -> None:
     class Cheat(FastCNN):
         def forward(self, image: torch.Tensor) -> Features:
             self.net[0][1].running_mean.add_(1e-3)

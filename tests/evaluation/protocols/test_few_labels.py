@@ -1,4 +1,4 @@
-"""Few labels: drawn class by class, many times, and a probe that chooses nothing on them."""
+"""Few labels: several stratified draws, and a probe without selection."""
 
 from typing import Any
 
@@ -41,13 +41,13 @@ def test_each_class_gets_exactly_its_quota(labels: list[int], wanted: list[int],
     assert torch.equal(choose(known, quota, seed), rows)
 
 
-def test_a_larger_draw_of_a_seed_holds_the_smaller_one() -> None:
+def test_a_larger_draw_contains_the_smaller_one() -> None:
     labels = torch.arange(60) % 3
     few, more = (set(choose(labels, torch.tensor([n, n, n]), 4).tolist()) for n in (3, 8))
     assert few < more
 
 
-def test_other_seeds_draw_other_images_and_every_image_as_often() -> None:
+def test_seeds_draw_different_images_uniformly() -> None:
     labels = torch.tensor([0] * 8 + [1] * 4)
     drawn = torch.stack([torch.zeros(12).index_fill(0, choose(labels, torch.tensor([2, 2]), n), 1) for n in range(800)])
     assert len({tuple(row) for row in drawn.tolist()}) == 28 * 6  # every pair of each class
@@ -57,7 +57,7 @@ def test_other_seeds_draw_other_images_and_every_image_as_often() -> None:
 
 
 @pytest.mark.parametrize(("classes", "prior"), [(3, 1.0), (3, 0.1), (5, 1.0), (2, 1.0)])
-def test_every_draw_is_scikit_learns_regression_on_the_same_rows(classes: int, prior: float) -> None:
+def test_every_draw_equals_scikit_learn_on_the_same_rows(classes: int, prior: float) -> None:
     train, validation, test = splits(classes)
     protocol = FewLabels(shares=[0.1], per_class=[4], draws=3, prior=prior)
     results = evaluate(protocol, train, validation, test, classes=classes, seed=7)
@@ -89,7 +89,7 @@ def test_validation_images_are_never_used() -> None:
     assert evaluate(protocol, train, spoilt, test) == first
     context = bench_of(train, validation, test, 3)
     del context.known["validation"]
-    context.data.splits["validation"].dataset.read = None  # nothing to read it with
+    context.data.splits["validation"].dataset.read = None  # features without information
     assert protocol.evaluate(context) == first
 
 
@@ -107,7 +107,7 @@ def test_features_are_standardised_by_all_training_images() -> None:
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
-def test_seeds_of_a_bench_give_other_draws_and_the_same_seed_the_same() -> None:
+def test_draws_depend_on_the_contexts_seed() -> None:
     given = splits()
     protocol = FewLabels(shares=[], per_class=[2], draws=4)
     first, again, other = (evaluate(protocol, *given, seed=seed) for seed in (0, 0, 1))
@@ -118,7 +118,7 @@ def test_seeds_of_a_bench_give_other_draws_and_the_same_seed_the_same() -> None:
 @pytest.mark.parametrize(
     ("share", "expected"), [(0.01, [1, 1, 1]), (0.1, [10, 2, 1]), (0.5, [50, 10, 2]), (1.0, [100, 20, 4])]
 )
-def test_a_share_takes_each_class_in_proportion_and_at_least_once(share: float, expected: list[int]) -> None:
+def test_a_share_is_proportional_and_at_least_one_per_class(share: float, expected: list[int]) -> None:
     labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 4)
     features = torch.randn(124, 4, generator=torch.Generator().manual_seed(0))
     given = features, labels
@@ -126,16 +126,16 @@ def test_a_share_takes_each_class_in_proportion_and_at_least_once(share: float, 
     assert result.chosen == {"labels": sum(expected)}
 
 
-def test_a_class_with_fewer_images_than_asked_for_gives_all_it_has() -> None:
+def test_a_class_with_too_few_images_gives_all() -> None:
     labels = torch.tensor([0] * 20 + [1] * 3)
     features = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
     given: Any = features, labels
     (result,) = evaluate(FewLabels(shares=[], per_class=[10], draws=2), given, given, given, classes=3)
-    assert result.chosen == {"labels": 13}  # and a class without images stays without
+    assert result.chosen == {"labels": 13}  # and a class without images has none
     assert result.per_class["class 2"] is None
 
 
-def test_with_every_label_draws_agree_and_with_one_draw_there_is_no_spread() -> None:
+def test_draws_of_all_labels_agree_and_one_draw_has_no_spread() -> None:
     train, validation, test = splits()
     (all_of_them,) = evaluate(FewLabels(shares=[1.0], per_class=[], draws=3), train, validation, test)
     assert all_of_them.metrics["accuracy"].std == 0
@@ -143,7 +143,7 @@ def test_with_every_label_draws_agree_and_with_one_draw_there_is_no_spread() -> 
     assert once.metrics["accuracy"].std is None
 
 
-def test_more_labels_do_better() -> None:
+def test_more_labels_give_higher_accuracy() -> None:
     results = evaluate(FewLabels(shares=[1.0], per_class=[1, 8], draws=4), *splits())
     values = {result.variant: result.metrics["accuracy"].value for result in results}
     assert values["1 labels a class"] + 0.05 < values["8 labels a class"] < values["100 % of labels"]
@@ -161,6 +161,6 @@ def test_more_labels_do_better() -> None:
         {"shares": [], "per_class": []},
     ],
 )
-def test_what_cannot_be_drawn_is_refused(options: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"has to be|FewLabels needs"):
         FewLabels(**options)

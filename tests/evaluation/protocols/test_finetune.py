@@ -1,4 +1,4 @@
-"""Fine-tuning trains a copy of the encoder as AdamW would, early layers more slowly, and leaves the encoder alone."""
+"""Fine-tuning trains a copy of the encoder by AdamW, early layers more slowly, and does not change the encoder."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ BATCH = 16
 
 
 class Colours(Source):
-    """Noisy images of three colours; the colour is the class. The labels of ``test`` can be false."""
+    """Noisy images of three colours; the colour is the class. The labels of ``test`` can be wrong."""
 
     def __init__(self, truthful: bool = True) -> None:
         self.classes = ["red", "green", "blue"]
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class Tokens(Encoder):
-    """What a vision transformer has: a token, an embedding of patches, blocks, a norm."""
+    """A small vision transformer: a token, patch embedding, blocks, a norm."""
 
     def __init__(self, blocks: int = 3, width: int = 6) -> None:
         super().__init__(width, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), stride=8)
@@ -95,7 +95,7 @@ def groups(network: Tuned, decay: float) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0])
-def test_learning_rate_falls_by_layer_and_weight_decay_spares_norms_and_biases(decay: float) -> None:
+def test_learning_rates_decay_by_layer_and_norms_and_biases_have_no_weight_decay(decay: float) -> None:
     depth = {
         "encoder.cls_token": 3,
         "encoder.patch": 3,
@@ -110,7 +110,7 @@ def test_learning_rate_falls_by_layer_and_weight_decay_spares_norms_and_biases(d
         assert found == (pytest.approx(0.8 * decay**below), 0.0 if spared else 0.05), name
 
 
-def test_layers_of_a_transformer_are_those_of_timm() -> None:
+def test_transformer_layers_equal_timm() -> None:
     net = timm.create_model("test_vit", num_classes=3)
     found = groups(Tuned(Timm("test_vit"), classes=3), 0.7)
     spared, known = net.no_weight_decay(), {}
@@ -124,13 +124,13 @@ def test_layers_of_a_transformer_are_those_of_timm() -> None:
             assert found[name] == (pytest.approx(0.8 * scale), group["weight_decay"]), name
 
 
-def test_what_lies_between_two_layers_of_a_resnet_belongs_to_the_one_before() -> None:
+def test_resnet_parameters_between_layers_belong_to_the_previous_layer() -> None:
     found = groups(Tuned(ResNet(18), classes=3), 0.5)
     rates = {name: found[f"encoder.net.{name}.weight"][0] for name in ("0", "1", "4.0.conv1", "7.1.conv2")}
     assert rates == {"0": 0.8 / 32, "1": 0.8 / 32, "4.0.conv1": 0.8 / 16, "7.1.conv2": 0.8 / 2}
 
 
-def test_an_encoder_that_names_no_layers_has_one_learning_rate() -> None:
+def test_an_encoder_without_layers_has_one_learning_rate() -> None:
     network = Tuned(Tokens(blocks=2), classes=3)
     network.encoder.layers = list
     assert {rate for rate, _ in groups(network, 1.0).values()} == {0.8}
@@ -158,7 +158,7 @@ def by_hand(on: EvaluationContext, peak: float, epochs: int, warmup: int) -> Tun
     return network.eval()
 
 
-def test_without_decays_it_is_plain_adamw_with_warm_up_and_cosine() -> None:
+def test_without_layer_decay_it_is_plain_adamw() -> None:
     on = context(seeded(Tokens))
     before = {name: value.clone() for name, value in on.encoder.state_dict().items()}
     protocol = FineTune(STILL, lr=(0.16,), layer_decay=1.0, weight_decay=0.0, epochs=3, warmup_epochs=1.5)
@@ -170,7 +170,7 @@ def test_without_decays_it_is_plain_adamw_with_warm_up_and_cosine() -> None:
     assert moved == [name for name, _ in on.encoder.named_parameters()]
 
 
-def test_the_copy_learns_an_easy_set_and_the_encoder_stays_as_it_is() -> None:
+def test_the_copy_learns_and_the_encoder_is_unchanged() -> None:
     on = context(seeded(FastCNN, 4))
     before = digest(on.encoder)
     protocol = FineTune(CropFlip(), lr=(0.2,), epochs=6)
@@ -182,18 +182,18 @@ def test_the_copy_learns_an_easy_set_and_the_encoder_stays_as_it_is() -> None:
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in on.encoder.parameters())
 
 
-def test_the_copy_updates_its_running_statistics_and_is_handed_over_in_eval_mode() -> None:
+def test_the_copy_updates_running_statistics_and_is_returned_in_eval_mode() -> None:
     on = context(seeded(FastCNN, 2))
     network = FineTune(STILL, lr=(0.2,), epochs=1).tuned(on, 0.2, 3)
     statistics = {
         name: value for name, value in on.encoder.named_buffers() if name.endswith(("running_mean", "running_var"))
     }
     assert all(not torch.equal(value, network.encoder.get_buffer(name)) for name, value in statistics.items())
-    assert torch.equal(network.encoder.mean, on.encoder.mean)  # a buffer that no image moves
+    assert torch.equal(network.encoder.mean, on.encoder.mean)  # a buffer that does not change
     assert not any(part.training for part in network.modules())
 
 
-def test_early_layers_move_less_than_late_ones() -> None:
+def test_early_layers_change_less_than_late_ones() -> None:
     on = context(seeded(Tokens))
     network = FineTune(STILL, lr=(0.05,), layer_decay=0.1, weight_decay=0.0, epochs=1).tuned(on, 0.05, 3)
     moved = [
@@ -204,7 +204,7 @@ def test_early_layers_move_less_than_late_ones() -> None:
     assert ratios == pytest.approx([10, 10, 10], rel=0.5)
 
 
-def test_the_same_seed_gives_the_same_network_and_global_state_does_not_matter() -> None:
+def test_the_network_depends_on_the_seed_and_not_on_global_state() -> None:
     networks = []
     for state in (1, 2):
         torch.manual_seed(state)
@@ -212,7 +212,7 @@ def test_the_same_seed_gives_the_same_network_and_global_state_does_not_matter()
     assert digest(networks[0]) == digest(networks[1])
 
 
-def test_validation_chooses_among_learning_rates_that_did_not_diverge_and_test_does_not() -> None:
+def test_the_learning_rate_is_selected_on_validation_among_those_that_converged() -> None:
     protocol = FineTune(STILL, lr=(0.1, 1e30, 1e-6), epochs=3)
     (one,), (other,) = (protocol.evaluate(context(seeded(Tokens), truthful=truthful)) for truthful in (True, False))
     tried = one.chosen["validation accuracy by lr"]
@@ -223,7 +223,7 @@ def test_validation_chooses_among_learning_rates_that_did_not_diverge_and_test_d
     assert one.metrics["accuracy"].value > other.metrics["accuracy"].value
 
 
-def test_every_image_is_predicted_once_in_the_order_of_the_data_set() -> None:
+def test_every_image_is_predicted_once_in_order() -> None:
     on = context(seeded(Tokens))
     network = FineTune(STILL, lr=(0.1,), epochs=1).tuned(on, 0.1, 3)
     for split, number in {"train": 60, "validation": 12, "test": 31}.items():
@@ -234,7 +234,7 @@ def test_every_image_is_predicted_once_in_the_order_of_the_data_set() -> None:
         assert len(predicted) == number
 
 
-def test_one_learning_rate_needs_no_validation_images_and_several_do() -> None:
+def test_only_several_learning_rates_need_validation_images() -> None:
     on = context(seeded(Tokens), validation=0)
     assert FineTune(STILL, lr=(0.1,), epochs=1).evaluate(on)[0].chosen == {"lr": 0.1}
     with pytest.raises(InputError, match="The validation split is empty"):

@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours, against scikit-learn, in memory that a block bounds."""
+"""kNN votes compared with scikit-learn, in memory bounded by the block size."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ metrics = st.sampled_from(["cosine", "euclidean"])
 
 
 def draw(seed: int, number: int, width: int = 5, spread: float = 1.0) -> Labelled:
-    """Overlapping classes, all of which occur."""
+    """Overlapping classes, all of them present."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([torch.arange(CLASSES), torch.randint(CLASSES, (number - CLASSES,), generator=generator)])
     centres = torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -30,7 +30,7 @@ def draw(seed: int, number: int, width: int = 5, spread: float = 1.0) -> Labelle
 
 
 def similarity(distance: np.ndarray, metric: Similarity) -> np.ndarray:
-    """Ours from scikit-learn's: cosine, or minus the distance."""
+    """Our similarity from scikit-learn's distance: cosine, or minus the distance."""
     return 1 - distance if metric == "cosine" else -distance
 
 
@@ -42,7 +42,7 @@ def similarity(distance: np.ndarray, metric: Similarity) -> np.ndarray:
     metric=metrics,
     block=st.integers(1, 70),
 )
-def test_the_nearest_are_scikit_learns_whatever_the_block(
+def test_neighbours_equal_scikit_learn_for_any_block_size(
     seed: int, number: int, k: int, metric: Similarity, block: int
 ) -> None:
     (bank, labels), (queries, _) = draw(seed, number), draw(seed + 1, 12)
@@ -60,7 +60,7 @@ def test_the_nearest_are_scikit_learns_whatever_the_block(
     temperature=st.sampled_from([None, 0.05, 0.1, 0.5, 2.0]),
     metric=metrics,
 )
-def test_votes_are_scikit_learns_equal_or_weighted(
+def test_equal_and_weighted_votes_equal_scikit_learn(
     seed: int, k: int, temperature: float | None, metric: Similarity
 ) -> None:
     (bank, labels), (queries, _) = draw(seed, 30), draw(seed + 1, 12)
@@ -80,7 +80,7 @@ def test_votes_are_scikit_learns_equal_or_weighted(
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10**6), queries=st.integers(0, 40), block=st.integers(1, 50), metric=metrics)
-def test_blocks_give_what_one_block_gives(seed: int, queries: int, block: int, metric: Similarity) -> None:
+def test_blocks_do_not_change_results(seed: int, queries: int, block: int, metric: Similarity) -> None:
     bank, labels = draw(seed, 30)
     asked = draw(seed + 1, 40)[0][:queries]
     torch.testing.assert_close(
@@ -89,7 +89,7 @@ def test_blocks_give_what_one_block_gives(seed: int, queries: int, block: int, m
 
 
 class Largest(TorchDispatchMode):
-    """Notes the most numbers that any operation returned in one tensor."""
+    """Records the largest number of elements of any returned tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_a_block_bounds_the_memory_whatever_the_number_of_images(metric: Similarity) -> None:
+def test_the_block_size_bounds_memory(metric: Similarity) -> None:
     for bank, queries in ((100, 70), (400, 300)):
         features, labels = draw(0, bank, width=2)
         with Largest() as largest:
@@ -111,38 +111,38 @@ def test_a_block_bounds_the_memory_whatever_the_number_of_images(metric: Similar
         assert largest.numbers == 32**2  # of bank × queries, 120 000
     with Largest() as largest:
         nearest(features, labels, features, 3, metric)
-    assert largest.numbers == 400**2  # so this is how the whole would show
+    assert largest.numbers == 400**2  # so the full matrix would be detected
 
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), factor=st.floats(0.01, 100))
-def test_the_length_of_a_feature_does_not_matter_to_the_cosine(seed: int, factor: float) -> None:
+def test_cosine_ignores_feature_norms(seed: int, factor: float) -> None:
     (bank, labels), (queries, _) = draw(seed, 30), draw(seed + 1, 6)
     lengths = torch.linspace(1, factor, 30, dtype=torch.float64)[:, None]
     scaled = knn_scores(bank * lengths, labels, queries * factor, CLASSES, 5)
     torch.testing.assert_close(scaled, knn_scores(bank, labels, queries, CLASSES, 5))
 
 
-def test_far_from_the_origin_euclidean_distances_keep_their_digits() -> None:
+def test_euclidean_distances_are_accurate_far_from_the_origin() -> None:
     (bank, labels), (queries, _) = draw(0, 50), draw(1, 20)
     far, asked = (bank + 1000).float(), (queries + 1000).float()
     expected = torch.cdist(asked.double(), far.double()).sort(1).values[:, :5]
     torch.testing.assert_close(-nearest(far, labels, asked, 5, "euclidean")[0].double(), expected, atol=1e-4, rtol=0)
 
 
-def test_the_metrics_differ_where_lengths_do() -> None:
+def test_metrics_differ_for_unequal_norms() -> None:
     bank, labels = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     query = torch.tensor([[1.0, 0.5]])
     assert nearest(bank, labels, query, 1, "cosine")[1].tolist() == [[0]]
     assert nearest(bank, labels, query, 1, "euclidean")[1].tolist() == [[1]]
 
 
-def test_no_queries_give_no_rows() -> None:
+def test_empty_queries_give_empty_results() -> None:
     bank, labels = draw(0, 30)
     assert knn_scores(bank, labels, bank[:0], CLASSES, 5).shape == (0, CLASSES)
 
 
-def test_more_neighbours_than_images_are_refused_and_as_many_are_not() -> None:
+def test_k_may_be_at_most_the_number_of_images() -> None:
     bank, labels = draw(0, 10)
     everyone = knn_scores(bank, labels, bank[:1], CLASSES, k=10, temperature=None)
     assert everyone[0].tolist() == labels.bincount(minlength=CLASSES).tolist()
@@ -159,7 +159,7 @@ def test_an_exact_duplicate_is_its_own_nearest_neighbour(temperature: float | No
     assert found.sum(1).tolist() == [1.0] * 40  # the best neighbour has one vote at any temperature
 
 
-def test_duplicates_of_a_query_outvote_what_is_less_similar() -> None:
+def test_duplicates_outvote_less_similar_neighbours() -> None:
     bank = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 4)
     labels = torch.tensor([0] * 3 + [1] * 4)
     query = torch.tensor([[2.0, 0.0]])
@@ -168,7 +168,7 @@ def test_duplicates_of_a_query_outvote_what_is_less_similar() -> None:
     torch.testing.assert_close(weighted, torch.tensor([[3.0, 4 * np.exp(-2).item()]]))
 
 
-def test_fewer_votes_are_those_of_the_first_neighbours() -> None:
+def test_votes_of_a_smaller_k_are_those_of_the_nearest() -> None:
     (bank, labels), (queries, _) = draw(0, 30), draw(1, 9)
     near = nearest(bank, labels, queries, 20)
     for k in (1, 5, 20):
@@ -176,7 +176,7 @@ def test_fewer_votes_are_those_of_the_first_neighbours() -> None:
         torch.testing.assert_close(votes(*near, CLASSES, k, 0.1), counted)
 
 
-def test_a_cold_temperature_stays_finite() -> None:
+def test_a_low_temperature_stays_finite() -> None:
     bank, labels = draw(4, 30)
     for metric in ("cosine", "euclidean"):
         found = knn_scores(bank.float(), labels, -bank.float(), CLASSES, 5, 1e-6, metric)
@@ -185,7 +185,7 @@ def test_a_cold_temperature_stays_finite() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_the_bank_is_train_and_validation(metric: Similarity) -> None:
+def test_the_bank_contains_train_and_validation(metric: Similarity) -> None:
     train, validation, test = draw(5, 30), draw(6, 20), draw(7, 40)
     (result,) = KNN(k=[7], temperature=[None], metric=metric).evaluate(bench_of(train, validation, test, CLASSES))
     both = torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])
@@ -193,12 +193,12 @@ def test_the_bank_is_train_and_validation(metric: Similarity) -> None:
     expected = model.predict(test[0])
     assert result.confusion == confusion_matrix(test[1], expected).tolist()
     assert result.metrics["accuracy"].value == pytest.approx(model.score(*test), abs=1e-6)
-    assert result.chosen == {"k": 7, "temperature": None}  # one candidate: nothing is chosen by anything
+    assert result.chosen == {"k": 7, "temperature": None}  # one candidate: no selection
     alone = KNeighborsClassifier(7, metric=metric, algorithm="brute").fit(*train).predict(test[0])
     assert (alone != expected).any()  # so validation counts
 
 
-def test_validation_chooses_among_the_candidates_and_is_asked_about_among_train_alone() -> None:
+def test_candidates_are_selected_on_validation_with_a_bank_of_train() -> None:
     train, validation, test = draw(5, 60, spread=2.0), draw(6, 60, spread=2.0), draw(7, 40)
     (result,) = KNN(k=[1, 15], temperature=[0.2, None]).evaluate(bench_of(train, validation, test, CLASSES))
     tried = {}
@@ -207,15 +207,15 @@ def test_validation_chooses_among_the_candidates_and_is_asked_about_among_train_
             scores = knn_scores(*train, validation[0], CLASSES, k, temperature)
             tried[f"({k}, {temperature})"] = (scores.argmax(1) == validation[1]).double().mean().item()
     assert result.chosen["validation accuracy by (k, temperature)"] == pytest.approx(tried, abs=1e-6)
-    assert len({round(value, 6) for value in tried.values()}) > 1  # so this is a choice
-    assert max(tried.values()) < 1  # a validation image in the bank would find itself
+    assert len({round(value, 6) for value in tried.values()}) > 1  # so candidates differ
+    assert max(tried.values()) < 1  # a validation image in the bank would match itself
     assert f"({result.chosen['k']}, {result.chosen['temperature']})" == max(tried, key=tried.__getitem__)
     bank = (torch.cat(parts) for parts in zip(train, validation, strict=True))
     scores = knn_scores(*bank, test[0], CLASSES, result.chosen["k"], result.chosen["temperature"])
     assert result.confusion == confusion_matrix(test[1], scores.argmax(1)).tolist()
 
 
-def test_neither_test_labels_nor_test_images_change_what_is_chosen() -> None:
+def test_the_test_split_does_not_affect_selection() -> None:
     train, validation, (images, labels) = draw(5, 60, spread=2.0), draw(6, 60, spread=2.0), draw(7, 40)
     protocol = KNN(k=[1, 5, 15], temperature=[0.1, None])
     (first,) = protocol.evaluate(bench_of(train, validation, (images, labels), CLASSES))
@@ -227,22 +227,22 @@ def test_neither_test_labels_nor_test_images_change_what_is_chosen() -> None:
     assert fewer.chosen == first.chosen
 
 
-def test_a_choice_without_validation_images_is_refused() -> None:
+def test_selection_without_validation_images_is_refused() -> None:
     train, test = draw(5, 30), draw(7, 10)
     nothing = train[0][:0], train[1][:0]
-    (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # nothing to choose
+    (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # no selection
     assert result.chosen == {"k": 5, "temperature": 0.1}
-    with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
+    with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
         KNN(k=[3, 5]).evaluate(bench_of(train, nothing, test, CLASSES))
 
 
 @pytest.mark.parametrize("options", [{"k": []}, {"k": [0]}, {"temperature": []}, {"temperature": [0.1, 0.0]}])
-def test_candidates_that_cannot_vote_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_candidates_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"has to be|needs at least one k and one temperature"):
         KNN(**options)
 
 
-def test_distances_vote_equally_unless_a_temperature_is_given_and_are_named_in_the_table() -> None:
+def test_euclidean_votes_are_equal_unless_a_temperature_is_given() -> None:
     assert KNN().temperature == (0.1,)
     assert KNN(metric="euclidean").temperature == (None,)
     assert KNN(metric="euclidean", temperature=[2.0]).temperature == [2.0]

@@ -1,4 +1,4 @@
-"""The linear probe is scikit-learn's logistic regression, and chooses its penalty without a look at test."""
+"""The linear probe equals scikit-learn's logistic regression, and selects its penalty without the test split."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ BINARY = ["no", "yes"]
 
 
 def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> EvaluationContext:
-    """A context that knows the features of its splits, so that no encoder is asked."""
+    """A context with given features, so that no encoder is called."""
     known = {"train": train, "validation": validation, "test": test}
     splits = {
         name: Subset(InMemory(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels), range(len(labels)))
@@ -39,7 +39,7 @@ def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int
 
 
 def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: float = 1.0) -> Labelled:
-    """Overlapping Gaussians about the same centres for every seed, features of unequal scale and offset."""
+    """Overlapping Gaussians with the same centres for every seed, features of unequal scale and offset."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(number) % classes
@@ -48,7 +48,7 @@ def clusters(seed: int, number: int, width: int = 6, classes: int = 3, spread: f
 
 
 def overfitting() -> tuple[Labelled, Labelled, Labelled]:
-    """One feature of forty tells two classes apart, and a fifth of train is mislabelled: weak penalties overfit."""
+    """One feature of forty separates two classes, and a fifth of train is mislabelled: weak penalties overfit."""
 
     def part(seed: int, number: int) -> Labelled:
         generator = torch.Generator().manual_seed(seed)
@@ -62,7 +62,7 @@ def overfitting() -> tuple[Labelled, Labelled, Labelled]:
 
 
 def scikit(l2: float, number: int, classes: int) -> LogisticRegression:
-    """Our objective in scikit-learn's terms: of two classes it penalises the difference of our two vectors, once."""
+    """Our objective with scikit-learn; for two classes it penalises the difference of our two vectors."""
     return LogisticRegression(C=(2 if classes == 2 else 1) / (l2 * number), tol=1e-10, max_iter=100_000)
 
 
@@ -72,7 +72,7 @@ def accuracy(result: Result) -> float:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_accuracy_and_confusion_are_those_of_a_pipeline_of_scikit_learns(classes: int) -> None:
+def test_accuracy_and_confusion_equal_a_scikit_learn_pipeline(classes: int) -> None:
     train, validation, test = (clusters(seed, 150, classes=classes, spread=1.2) for seed in (6, 7, 8))
     (result,) = LinearProbe(l2=[0.1, 0.01, 0.001]).evaluate(bench_of(train, validation, test, classes))
     scaler = StandardScaler().fit(train[0])
@@ -91,7 +91,7 @@ def test_the_accuracy_and_confusion_are_those_of_a_pipeline_of_scikit_learns(cla
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_strong_penalty_is_fitted_well_after_weak_ones_were_tried() -> None:
+def test_a_strong_penalty_is_fitted_exactly_after_weak_ones() -> None:
     features, labels = clusters(6, 90, spread=1.2)
     held = torch.arange(90) % 5 == 0
     train, validation = (features[~held], labels[~held]), (features[held], labels[held])
@@ -104,7 +104,7 @@ def test_a_strong_penalty_is_fitted_well_after_weak_ones_were_tried() -> None:
 
 
 def folded(folds: list[Tensor]) -> EvaluationContext:
-    """Ninety items of a set, of which every fifth is held out; features of one class more often than others."""
+    """Ninety items, of which every fifth is held out; one class is more frequent than the others."""
     features, labels = clusters(6, 90, spread=1.2)
     images = InMemory(torch.zeros(90, 3, 1, 1, dtype=torch.uint8), labels)
     held = torch.arange(90) % 5 == 0
@@ -115,7 +115,7 @@ def folded(folds: list[Tensor]) -> EvaluationContext:
     return context
 
 
-def test_folds_are_probes_of_their_own_and_the_result_is_their_mean_and_deviation() -> None:
+def test_folds_are_separate_probes_with_mean_and_standard_deviation() -> None:
     order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
     folds = [order[:40], order[40:75], order[20:60]]  # which overlap, as STL-10's do
     (result,) = LinearProbe(l2=[0.1, 0.01], folds=True).evaluate(folded(folds))
@@ -142,13 +142,13 @@ def test_folds_are_probes_of_their_own_and_the_result_is_their_mean_and_deviatio
         ([torch.arange(0, 90, 5)], "Fold 0 of given has no train image"),
     ],
 )
-def test_without_folds_or_with_nothing_held_out_of_one_it_is_said(folds: list[Tensor], says: str) -> None:
+def test_missing_folds_and_empty_validation_folds_are_reported(folds: list[Tensor], says: str) -> None:
     with pytest.raises(InputError, match=says):
         LinearProbe(folds=True).evaluate(folded(folds))
 
 
-def test_the_chosen_penalty_is_fitted_again_on_train_and_validation_together() -> None:
-    # Along the first feature train has class 0 only; where it is large, validation alone knows the class.
+def test_the_selected_penalty_is_refitted_on_train_and_validation() -> None:
+    # In train the first feature occurs only with class 0; where it is large, only validation has the right class.
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(120, 2, generator=generator)
     labels = torch.arange(60) % 2
@@ -157,28 +157,28 @@ def test_the_chosen_penalty_is_fitted_again_on_train_and_validation_together() -
     test = torch.tensor([[8.0, -1.0], [0.0, -1.0], [0.0, 1.0]]), torch.tensor([1, 0, 1])
     result = probe(train, validation, test, BINARY, [0.01])
     assert accuracy(result) == 1
-    assert result.chosen["validation accuracy by l2"]["0.01"] < 0.5  # train alone has it wrong
+    assert result.chosen["validation accuracy by l2"]["0.01"] < 0.5  # train alone gives the wrong class
 
 
-def test_the_penalty_is_the_one_validation_prefers() -> None:
+def test_the_penalty_is_selected_on_validation() -> None:
     train, validation, test = overfitting()
     result = probe(train, validation, test, BINARY, [1.0, 1e-5])
     scaler = StandardScaler().fit(train[0])
     expected = {l2: make_pipeline(scaler, scikit(l2, 100, 2)).fit(*train).score(*validation) for l2 in (1.0, 1e-5)}
-    assert expected[1.0] > expected[1e-5] + 0.03  # so this is a choice
+    assert expected[1.0] > expected[1e-5] + 0.03  # so candidates differ
     assert result.chosen["l2"] == 1.0
     measured = {float(l2): value for l2, value in result.chosen["validation accuracy by l2"].items()}
     assert measured == pytest.approx(expected, abs=0.01)
 
 
-def test_a_validation_split_like_train_in_its_mistakes_prefers_the_weak_penalty() -> None:
+def test_validation_with_the_same_label_noise_selects_the_weak_penalty() -> None:
     train, _, test = overfitting()
     result = probe(train, train, test, BINARY, [10.0, 1e-5])
     assert result.chosen["l2"] == 1e-5
     assert result.chosen["validation accuracy by l2"]["10"] < result.chosen["validation accuracy by l2"]["1e-05"] - 0.05
 
 
-def test_of_penalties_that_do_equally_well_the_strongest_is_chosen() -> None:
+def test_ties_select_the_strongest_penalty() -> None:
     labels = torch.arange(40) % 2
     features = torch.stack([2.0 * labels - 1, torch.linspace(-1, 1, 40)], 1)
     split = features, labels
@@ -186,7 +186,7 @@ def test_of_penalties_that_do_equally_well_the_strongest_is_chosen() -> None:
     assert result.chosen == {"l2": 0.1, "validation accuracy by l2": {"0.1": 1.0, "0.01": 1.0, "0.001": 1.0}}
 
 
-def test_test_labels_change_nothing_that_is_chosen_or_predicted() -> None:
+def test_test_labels_do_not_affect_selection_or_predictions() -> None:
     train, validation, (images, labels) = overfitting()
     first = probe(train, validation, (images, labels), BINARY, [0.3, 1e-2, 1e-4])
     other = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
@@ -200,11 +200,11 @@ def test_test_labels_change_nothing_that_is_chosen_or_predicted() -> None:
     assert accuracy(turned) == pytest.approx(1 - accuracy(first), abs=1e-9)
 
 
-def test_test_images_change_nothing_that_is_chosen_nor_how_features_are_scaled() -> None:
+def test_test_images_do_not_affect_selection_or_scaling() -> None:
     train, validation, (images, labels) = overfitting()
     first = probe(train, validation, (images, labels), BINARY, [0.3, 1e-2])
     assert probe(train, validation, (100 * images[:7], labels[:7]), BINARY, [0.3, 1e-2]).chosen == first.chosen
-    # One by one, each image is classified as it is among all.
+    # Images are classified the same one by one as together.
     right = [
         accuracy(probe(train, validation, (images[i : i + 1], labels[i : i + 1]), BINARY, [0.3])) for i in range(9)
     ]
@@ -212,7 +212,7 @@ def test_test_images_change_nothing_that_is_chosen_nor_how_features_are_scaled()
 
 
 @pytest.mark.parametrize("constant", [0.0, 7.0, -1e-3, 0.1])
-def test_constant_features_do_no_harm(constant: float) -> None:
+def test_constant_features_do_not_matter(constant: float) -> None:
     train, validation, test = overfitting()
     first = probe(train, validation, test, BINARY, [0.3, 1e-2])
     flat = [(torch.cat([rows, torch.full((len(rows), 3), constant)], 1), y) for rows, y in (train, validation, test)]
@@ -229,7 +229,7 @@ def test_the_scale_and_offset_of_a_feature_do_not_matter(scale: float) -> None:
     assert probe(*moved, ["a", "b", "c"], [0.1, 0.01]) == first
 
 
-def test_the_sweep_stops_when_validation_gets_worse() -> None:
+def test_the_search_stops_when_validation_gets_worse() -> None:
     train, validation, test = overfitting()
     tried = list(
         probe(train, validation, test, BINARY, [1.0, 1e-4, 1e-5, 1e-6]).chosen["validation accuracy by l2"].values()
@@ -238,7 +238,7 @@ def test_the_sweep_stops_when_validation_gets_worse() -> None:
     assert tried[-1] < max(tried) - GIVE_UP
 
 
-def test_the_sweep_goes_on_while_validation_is_within_reach_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_continues_while_validation_is_near_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     train, validation, test = overfitting()
     monkeypatch.setattr("simmim_pl.evaluation.protocols.linear.GIVE_UP", 1.0)
     tried = probe(train, validation, test, BINARY, [1.0, 1e-4, 1e-5]).chosen["validation accuracy by l2"]
@@ -263,7 +263,7 @@ def test_clips_are_evaluated_by_the_mean_of_their_frames() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), number=st.integers(2, 50), offset=st.floats(-50, 50, width=32))
-def test_moments_are_the_standard_scalers(seed: int, number: int, offset: float) -> None:
+def test_moments_equal_scikit_learns_standard_scaler(seed: int, number: int, offset: float) -> None:
     features = torch.randn(number, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3 + offset
     features[:, 2] = offset
     mean, scale = moments(features)
@@ -276,7 +276,7 @@ def test_moments_are_the_standard_scalers(seed: int, number: int, offset: float)
 def test_an_empty_validation_split_is_refused() -> None:
     train, _, test = overfitting()
     nothing: Any = train[0][:0], train[1][:0]
-    with pytest.raises(InputError, match="The validation split is empty, and this evaluation chooses on it"):
+    with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
         LinearProbe().evaluate(bench_of(train, nothing, test, 2))
 
 

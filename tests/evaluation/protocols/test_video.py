@@ -1,4 +1,4 @@
-"""The video probe: each variant finds what its share of a clip can tell, and no more."""
+"""The video probe: each variant learns only what its part of a clip shows."""
 
 import math
 from contextlib import nullcontext
@@ -43,14 +43,14 @@ class Clips(Source):
 
 
 class Brightness(Clips):
-    """Every frame tells: one class is bright, the other dark."""
+    """Every frame shows the class: one is bright, the other dark."""
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         return (60 + 120 * labels)[:, None, None, None, None].expand(-1, FRAMES, 3, 2, 2)
 
 
 class Direction(Clips):
-    """A bright pixel goes around the four, once a clip, from anywhere: the class is which way."""
+    """A bright pixel moves around the four positions once per clip, from a random start: the class is the direction."""
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         start = torch.randint(4, (len(labels), 1), generator=generator)
@@ -59,7 +59,7 @@ class Direction(Clips):
 
 
 class Middle(Clips):
-    """Only the middle frame tells; the others are alike."""
+    """Only the middle frame shows the class; the others are equal."""
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         clips = torch.full((len(labels), FRAMES, 3, 2, 2), 100)
@@ -86,26 +86,26 @@ def accuracy(result: Result) -> float:
 
 
 def near_chance(result: Result, chance: float, number: int) -> bool:
-    """Within 3.5 standard deviations of what guessing gives."""
+    """Within 3.5 standard deviations of chance."""
     return abs(accuracy(result) - chance) < 3.5 * math.sqrt(chance * (1 - chance) / number)
 
 
-def test_what_every_frame_tells_all_variants_find() -> None:
+def test_all_variants_learn_what_every_frame_shows() -> None:
     assert [accuracy(result) for result in evaluate(context(Brightness())).values()] == [1, 1, 1]
 
 
-def test_a_direction_is_found_by_the_temporal_head_alone() -> None:
+def test_only_the_temporal_head_learns_direction() -> None:
     found = evaluate(context(Direction()))
     assert accuracy(found["temporal head"]) > 0.95
     assert near_chance(found["one frame"], 0.5, TEST)
     assert near_chance(found["mean of frames"], 0.5, TEST)
 
 
-def test_the_one_frame_is_the_middle_one() -> None:
+def test_the_single_frame_is_the_middle_one() -> None:
     assert accuracy(evaluate(context(Middle()), LRSearch((1e-3,), epochs=1))["one frame"]) == 1
 
 
-def test_the_mean_of_frames_is_the_linear_probe_of_clips() -> None:
+def test_the_mean_of_frames_equals_the_linear_probe_of_clips() -> None:
     on = context(Middle())
     mean = evaluate(on, LRSearch((1e-3,), epochs=1))["mean of frames"]
     (probe,) = LinearProbe(l2=(1e-1, 1e-3)).evaluate(on)
@@ -114,12 +114,12 @@ def test_the_mean_of_frames_is_the_linear_probe_of_clips() -> None:
     assert mean.chosen == probe.chosen
 
 
-def test_no_frame_of_procedural_clips_tells_how_they_turn() -> None:
+def test_no_single_frame_of_procedural_clips_shows_the_rotation() -> None:
     on = context(ShapesClips(train=200, test=150, size=16, copies=1, frames=3), validation=40)
     assert near_chance(evaluate(on, LRSearch((1e-3,), epochs=1), hidden=2)["one frame"], 0.25, 150)
 
 
-def test_validation_chooses_the_learning_rate_and_test_labels_only_score() -> None:
+def test_the_learning_rate_is_selected_on_validation_and_test_labels_only_score() -> None:
     one, other = (evaluate(context(Direction(falsify)))["temporal head"] for falsify in (False, True))
     tried = one.chosen["validation accuracy by lr"]
     assert list(tried) == ["1e-05", "0.3"]
@@ -142,7 +142,7 @@ def test_learning_rates_are_for_the_clips_that_a_step_sees(
     assert asked == [seen]
 
 
-def test_the_seed_decides_and_global_state_does_not_matter() -> None:
+def test_results_depend_on_the_seed_and_not_on_global_state() -> None:
     on, found = context(Direction()), []
     for state in (1, 2):
         torch.manual_seed(state)
