@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.conftest import NO_PICTURES, QUIET
 
 PATH = Path(__file__).parents[1] / "benchmarks/accuracy_gate.py"
 
@@ -83,3 +86,14 @@ def test_the_command_reads_the_cards_of_the_runs_it_starts(
     assert [command[0] for command in asked] == ["fit", "validate", "fit", "validate"]
     assert "--seed_everything=7" in asked[2]
     assert f"--model.checkpoint={tmp_path}/quickstart/3/checkpoints/last.ckpt" in asked[3]
+
+
+def test_the_masked_commands_run(cli: Callable[[list[str]], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {
+        "fit": ["--data.source.train=80", "--data.validation=16", "--trainer.max_epochs=1", *NO_PICTURES],
+        "validate": ["--data.source.train=48", "--data.validation=16", "--model.protocols.epochs=3"],
+    }
+    monkeypatch.setattr(GATE, "run", lambda *args: cli([*args, "--data.source.test=16", *small[args[0]], *QUIET]))
+    found = GATE.accuracies(3, Path("runs"), masked=True)
+    assert found.keys() == {"pretrained", "untrained"}
+    assert all(0 <= accuracy <= 1 for accuracy in found.values())

@@ -1,9 +1,10 @@
-"""The default layers of an encoder."""
+"""Abstract base classes refuse an incomplete part; the default layers of an encoder."""
 
 import pytest
 
-from simmim_pl.contracts import Encoder
+from simmim_pl.contracts import Encoder, MaskableEncoder, Views
 from simmim_pl.encoders import FastCNN, ResNet, Swin, Timm, Torchvision, ViT
+from simmim_pl.losses import Loss
 
 LAYERS = {
     "fastcnn": (lambda: FastCNN(2), [f"net.{place}" for place in (0, 2, 3, 4, 6, 7, 9)]),
@@ -32,3 +33,9 @@ def test_layers_are_the_stages_or_blocks(case: str) -> None:
     encoder: Encoder = make()
     assert encoder.layers() == expected
     assert all(encoder.get_submodule(name) for name in expected)
+
+
+@pytest.mark.parametrize("contract", [Encoder, MaskableEncoder, Views, Loss])
+def test_a_part_without_forward_cannot_be_instantiated(contract: type) -> None:
+    with pytest.raises(TypeError, match=r"abstract method '?forward'?"):
+        type("Half", (contract,), {})()

@@ -1,5 +1,6 @@
 """Use as a library: loading a checkpoint, exporting an encoder, training a method on plain DataLoaders."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
 from simmim_pl.runtime.schedule import effective_batch
 
+ROOT = Path(__file__).parents[1]
 ENCODERS: dict[str, tuple[Any, int]] = {
     "FastCNN": (lambda: FastCNN(2), 16),
     "ResNet": (lambda: ResNet(18), 32),
@@ -39,6 +41,15 @@ def test_the_package_imports_quickly_and_loads_a_checkpoint(pretrained: Path) ->
     assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in encoder.state_dict().items())
     with pytest.raises(AttributeError, match="no attribute 'open_encoder'"):
         simmim_pl.open_encoder  # noqa: B018
+
+
+def test_the_readmes_python_runs(pretrained: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("runs/cifar10_fast/ID/checkpoints/last.ckpt", str(pretrained)), names)
+    features = names["features"]
+    assert features.pooled.shape == (8, names["encoder"].embed_dim)
+    assert features.feature_map.ndim == 4
 
 
 @pytest.mark.filterwarnings("ignore")
