@@ -68,6 +68,13 @@ def losses(run: Run) -> tuple[float, float]:
     return float(values[:part].mean()), float(values[-part:].mean())
 
 
+def assert_evaluated(mine: Callable[..., Path], run: Path) -> None:
+    """The run's checkpoint is evaluated from the command line, together with its baselines."""
+    knn = ["validate", "--config=configs/evaluate/knn.yaml", "--data=configs/data/shapes.yaml", *IMAGES]
+    card = json.loads((mine([*knn, f"--model.checkpoint={run / 'checkpoints/last.ckpt'}"]) / "result.json").read_text())
+    assert [result["encoder"] for result in card["results"]] == ["pretrained", "untrained", "raw pixels"]
+
+
 FIT = ["--trainer.log_every_n_steps=1", "--trainer.precision=32-true", "--trainer.max_epochs=2"]
 TINY = [*IMAGES, *FIT, "--model.encoder.width=2"]
 HEAD = ["--model.head.hidden_dim=8", "--model.head.output_dim=4"]
@@ -136,10 +143,14 @@ def test_a_loss_equals_the_papers_and_falls(mine: Callable[..., Path]) -> None:
     for loss, tells_nothing in ((AlignmentUniformity(), noise), (AlignmentUniformity(0.1), torch.ones(2, 16, 8))):
         assert loss(tells_nothing).item() == pytest.approx(loss.at_chance(2, 16), abs=0.02)
     (fit,) = commands("A loss")
-    run = load_run(mine(fit, *TINY, *HEAD))
-    first, last = losses(run)
+    folder = mine(fit, *TINY, *HEAD)
+    first, last = losses(load_run(folder))
     assert last < first
-    assert set(run.history["train/loss_at_chance"][1]) == {-2}
+    assert mine(fit, *TINY, *HEAD, "--ckpt_path=last", "--trainer.max_epochs=3") == folder
+    history = load_run(folder).history
+    assert len(history["train/loss"][0]) == 3 * 5
+    assert set(history["train/loss_at_chance"][1]) == {-2}
+    assert_evaluated(mine, folder)
 
 
 def test_a_view_operation_masks_squares_and_is_used_in_views(mine: Callable[..., Path]) -> None:
@@ -155,6 +166,7 @@ def test_a_view_operation_masks_squares_and_is_used_in_views(mine: Callable[...,
     run = mine(fit, *TINY, *HEAD)
     operations = load_run(run).config["data"]["init_args"]["views"]["init_args"]["operations"]
     assert [each["class_path"] for each in operations] == ["simmim_pl.views.Grayscale", "mine.cutout.Cutout"]
+    assert_evaluated(mine, run)
 
 
 def test_an_encoder_trains_and_is_evaluated_if_allowed(
@@ -183,9 +195,11 @@ def test_a_source_is_split_and_used_for_training(mine: Callable[..., Path], tmp_
         made |= {f"{split}_images": part.images.permute(0, 2, 3, 1).numpy(), f"{split}_labels": part.labels[:, None]}
     np.savez(tmp_path / "pathmnist.npz", **made)
     (fit,) = commands("A source")
-    run = load_run(mine(fit, *FIT, *HEAD, "--model.encoder.width=2", "--data.source.classes=10"))
+    folder = mine(fit, *FIT, *HEAD, "--model.encoder.width=2", "--data.source.classes=10")
+    run = load_run(folder)
     assert {"val/knn", "val/probe"} <= run.history.keys()
     assert list(run.observed["classes"]) == [f"class {number}" for number in range(10)]
+    assert_evaluated(mine, folder)
 
 
 def test_one_callback_logs_and_another_shows_a_picture(mine: Callable[..., Path]) -> None:
@@ -203,3 +217,4 @@ def test_one_callback_logs_and_another_shows_a_picture(mine: Callable[..., Path]
     picture = found.observed["picture: first filters"]
     assert picture.shape == (3 + 4, 2 * 5 + 2, 3)  # two filters of 3 × 3
     assert (picture.min(), picture.max()) == (0, 255)
+    assert_evaluated(mine, run)
