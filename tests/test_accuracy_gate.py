@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import NO_PICTURES, QUIET
 
@@ -97,3 +98,9 @@ def test_the_masked_commands_run(cli: Callable[[list[str]], Path], monkeypatch: 
     found = GATE.accuracies(3, Path("runs"), masked=True)
     assert found.keys() == {"pretrained", "untrained"}
     assert all(0 <= accuracy <= 1 for accuracy in found.values())
+    images = torch.full((8, 3, 32, 32), 200, dtype=torch.uint8)
+    last = GATE.newest(Path("runs"), "quickstart_simmim/*/checkpoints/last.ckpt")
+    network, blur = GATE.reconstruction_errors(last, images)
+    assert blur < 1e-3 < network  # one colour is what blurring gives back
+    assert GATE.unrecognisable((network, blur))
+    assert not GATE.unrecognisable((0.8, 0.9))
