@@ -104,7 +104,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder with train/<class>/* image files")
     parser.add_argument(
-        "--flop", type=float, default=1.5e14, help="that a variant may cost; the hour's is in the ledger"
+        "--flop",
+        type=float,
+        default=1.5e14,
+        help="FLOP budget of each variant; docs/results.md has that of the full run",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("ablation.json"))

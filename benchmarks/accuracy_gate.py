@@ -61,7 +61,7 @@ def complaints(found: dict[int, dict[str, float]], masked: bool = False) -> list
     for seed, each in found.items():
         margin = each["pretrained"] - max(value for name, value in each.items() if name != "pretrained")
         if margin < least:
-            wrong.append(f"seed {seed} beats its baselines by {margin:.3f} only, less than {least}")
+            wrong.append(f"seed {seed} exceeds its baselines by {margin:.3f} only, less than {least}")
     return wrong
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/gate"), help="folder of the runs")
-    parser.add_argument("--masked", action="store_true", help="masked images in place of the quickstart")
+    parser.add_argument("--masked", action="store_true", help="masked images instead of the quickstart")
     options = parser.parse_args()
     found = {seed: accuracies(seed, options.runs, options.masked) for seed in options.seeds}
     for seed, each in found.items():

@@ -194,12 +194,12 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda text: text.split(","), default=SECTIONS, help=",".join(SECTIONS))
-    parser.add_argument("--seconds", type=float, default=125, help="after which no part is begun")
+    parser.add_argument("--seconds", type=float, default=125, help="no part is started after this time")
     parser.add_argument("--out", type=Path, help="JSON of all figures")
     parser.add_argument(
-        "--fit", action="append", default=[], help="a further argument of fit: --fit=--trainer.benchmark=true"
+        "--fit", action="append", default=[], help="an additional argument of fit: --fit=--trainer.benchmark=true"
     )
-    parser.add_argument("--smoke", action="store_true", help="tiny, on a CPU, and nothing is compiled")
+    parser.add_argument("--smoke", action="store_true", help="tiny, on a CPU, without compilation")
     options = parser.parse_args()
     os.environ["WANDB_MODE"] = "disabled"
     warnings.simplefilter("ignore")

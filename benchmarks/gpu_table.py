@@ -73,7 +73,7 @@ def table(jobs: Iterable[Job], only: Iterable[str], seconds: float, out: Path | 
 def tried(job: Job, in_time: bool = True) -> Iterator[Row]:
     """A job's rows, or a row with its error."""
     if not in_time:
-        yield Row(job.name, note="left out, the time was spent")
+        yield Row(job.name, note="skipped, the time limit was reached")
         return
     try:
         yield from job.rows()

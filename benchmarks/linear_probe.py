@@ -99,7 +99,7 @@ def main() -> None:
         weights = regression.fit(l2, weights)
         rows.append((l2, time.perf_counter() - since, objective(features, labels, *weights, l2)))
     total += sum(row[1] for row in rows)
-    warnings.simplefilter("ignore")  # of iterations spent
+    warnings.simplefilter("ignore")  # maximum of iterations reached
     last, usual, equal, worst = None, 0.0, 0.0, 0.0
     for l2, seconds, ours in rows:
         _, default, loose = peer(features, labels, l2, 1e-4)

@@ -61,7 +61,7 @@ class MaskedImage(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         image = views_of(batch, 1, "CropFlip").flatten(
             0, 1
-        )  # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        )  # [V·B, 3, S, S] in [0, 1]: every view of an image has its own mask
         require_whole_units(image, self.side)
         mask = self.mask(image)
         features, predicted = self.reconstruct(image, mask)
