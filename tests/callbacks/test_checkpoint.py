@@ -198,7 +198,7 @@ def test_a_run_interrupted_before_its_first_step_saves_no_checkpoint(tmp_path: P
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken"), InputError("mend this"), MemoryError()])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), InputError("fix this"), MemoryError()])
 def test_any_other_error_keeps_the_last_good_checkpoint(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error)):
         fit(tmp_path, Checkpoint(), Raises(8, error), max_epochs=3)
