@@ -36,7 +36,7 @@ from gpu_table import ROOT, Job, Row, about, digits, table, tried
 
 SECTIONS = ("device", "cifar10", "evaluation", "quickstart", "peers", "cifar10_fast", "resnet50")
 FORMS = ("eager", "compiled")
-PEERS = (("kornia's views", "lightly's loss"), ("torchvision's views, one draw a batch", "solo-learn's loss"))
+PEERS = (("kornia's views", "lightly's loss"), ("torchvision's views, one draw per batch", "solo-learn's loss"))
 EVALUATION = 15.0  # limit in seconds of linear probe and kNN on CIFAR-10
 
 

@@ -169,5 +169,5 @@ def solo_learns(images: int) -> Callable[[Tensor], Tensor]:
     return loss
 
 
-VIEWS = {"kornia's views": kornias, "torchvision's views, one draw a batch": torchvisions}
+VIEWS = {"kornia's views": kornias, "torchvision's views, one draw per batch": torchvisions}
 LOSSES = {"lightly's loss": lightlys, "solo-learn's loss": solo_learns}

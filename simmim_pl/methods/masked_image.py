@@ -89,7 +89,7 @@ class MaskedImage(Method):
         if predicted.shape != image.shape:  # of AlexNet, whose convolutions lose the border
             raise InputError(
                 f"{type(encoder).__name__} has no feature map of one position for every {encoder.stride}×"
-                f"{encoder.stride} pixels, which is what pixels are predicted from: choose another encoder."
+                f"{encoder.stride} pixels, which the decoder needs: choose another encoder."
             )
         return features, predicted
 
