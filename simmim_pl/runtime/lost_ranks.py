@@ -33,7 +33,7 @@ def explain(error: BaseException) -> str | None:
     """One sentence if ranks could not connect, or a connection was lost; ``None`` for any other error."""
     if distributed.is_port_in_use(error):
         port, host = os.environ.get("MASTER_PORT"), os.environ.get("MASTER_ADDR")
-        return f"Port {port} of {host} is in use: stop the process that uses it, or set MASTER_PORT to a free one on all ranks."
+        return f"Port {port} of {host} is in use: stop what uses it, or set MASTER_PORT to a free one on all ranks."
     if not distributed.is_connection_error(error):
         return None
     ignore_sigterm()
