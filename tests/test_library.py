@@ -48,7 +48,7 @@ def test_exported_and_traced_encoders_give_the_same_features(case: str) -> None:
     encoder: Encoder = make().eval()
     image, other = torch.rand(2, 3, size, size), torch.rand(3, 3, size, size)
     with torch.no_grad():
-        exported = torch.export.export(encoder, (image,), dynamic_shapes=({0: torch.export.Darken("B")},), strict=False)
+        exported = torch.export.export(encoder, (image,), dynamic_shapes=({0: torch.export.Dim("B")},), strict=False)
         for run in (exported.module(), torch.jit.trace(encoder, image)):
             for batch in (image, other):
                 for found, expected in zip(run(batch), encoder(batch), strict=True):
