@@ -1,11 +1,11 @@
-"""What each part of cifar10_fast.yaml is worth: the recipe with one thing changed, at equal compute.
+"""Ablation of cifar10_fast.yaml: the recipe with one change at a time, at equal compute.
 
     python benchmarks/ablation.py --images FOLDER        # FOLDER/train/<class>/*; an hour on two cores
 
-Every variant trains until it has cost the same number of FLOP (:class:`simmim_pl.callbacks.MaxFlop`), with its schedule
-ending there. All are evaluated by the linear probe on a tenth of every class's training images, which nothing else
-sees (:class:`simmim_pl.data.HeldOut`): the test images are not touched. Prints a Markdown table and writes
-``ablation.json``. It resumes: what the file holds is not run again.
+Every variant trains for the same number of FLOP (:class:`simmim_pl.callbacks.MaxFlop`), with its schedule
+ending there. All are evaluated by the linear probe on a tenth of every class's training images, used for nothing else
+(:class:`simmim_pl.data.HeldOut`); the test split is not read. Prints a Markdown table and writes
+``ablation.json``. It resumes: results in the file are not computed again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ VARIANTS = {
 
 
 def changed(changes: list[str]) -> dict[str, Any]:
-    """The config with some values changed, each by its place in the file."""
+    """The config with some values changed, by their path in the file."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     for change in changes:
         place, _, value = change.partition("=")
@@ -68,7 +68,7 @@ def changed(changes: list[str]) -> dict[str, Any]:
 
 
 def train(config: dict[str, Any], flop: float, images: Path, seed: int, runs: Path) -> Path:
-    """Train until this much is spent; the checkpoint."""
+    """Train for this many FLOP; return the checkpoint."""
     config["trainer"] |= {"max_epochs": -1, "limit_val_batches": 0, "enable_progress_bar": False}
     config["callbacks"] = {"max_flop": {"flop": flop}}
     (runs / "variant.yaml").write_text(yaml.safe_dump(config))
@@ -89,7 +89,7 @@ def evaluate(checkpoint: Path, images: Path, runs: Path) -> dict[str, float]:
 
 
 def data(images: Path) -> list[str]:
-    """Options for the training images alone, a tenth of which stand for test."""
+    """Options that use only training images, a tenth of which replace the test split."""
     source = ["--data.source=simmim_pl.data.HeldOut", "--data.source.source=simmim_pl.data.Folder"]
     return [*source, f"--data.source.source.root={images}", "--data.validation=2000"]
 
@@ -104,7 +104,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder with train/<class>/* image files")
     parser.add_argument(
-        "--flop", type=float, default=1.5e14, help="that a variant may cost; the hour's is in the ledger"
+        "--flop",
+        type=float,
+        default=1.5e14,
+        help="FLOP budget of each variant; docs/results.md has that of the full run",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("ablation.json"))

@@ -1,14 +1,14 @@
-"""Train the quickstart for several seeds and fail when its linear probe leaves the band it is known to reach.
+"""Train the quickstart for several seeds; fail if its linear probe is outside the known band.
 
     python benchmarks/accuracy_gate.py              # seeds 0, 1 and 2: the band on their mean
     python benchmarks/accuracy_gate.py --seeds 0    # the shortest form, which CI runs: the wider band on one seed
-    python benchmarks/accuracy_gate.py --masked     # masked images: fine-tuned ahead of the same network from scratch
+    python benchmarks/accuracy_gate.py --masked     # masked images: fine-tuned above the same network from scratch
 
-It runs the command line as a user does, each seed in a run directory of its own, and reads the numbers from the result
-cards. Two things have to hold: the mean accuracy lies within the band (above it, too: a number that is too good is a
-leak until it is explained, and then a new band), and every seed's encoder beats both of its baselines by the margin.
-Of masked images a margin has to hold, of the encoder fine-tuned on 1,000 labels over the network from scratch, and
-masked pixels have to be predicted better than by the best blur of visible ones.
+It runs the command line like a user, each seed in its own run directory, and reads the numbers from the result
+cards. Two conditions are checked: the mean accuracy is within the band (a number above it is a
+leak until explained, and then a new band), and every seed's encoder exceeds both of its baselines by the margin.
+For masked images, a margin is checked of the encoder fine-tuned on 1,000 labels over the network from scratch, and that
+masked pixels are predicted better than by the best blur of visible ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from simmim_pl.runtime.seeding import make_generator
 
 ROOT = Path(__file__).parents[1]
 CENTRE = 0.798  # mean of seeds 0, 1 and 2 as measured in docs/results.md
-BAND = {3: 0.03, 1: 0.045}  # by number of seeds; single seeds were seen from 0.779 to 0.809
+BAND = {3: 0.03, 1: 0.045}  # by number of seeds; single seeds ranged from 0.779 to 0.809
 MARGIN = 0.25  # over the untrained encoder and over raw pixels
 MASKED_MARGIN = 0.08  # over the network from scratch; 0.163 was measured, see docs/results.md
 FEW_LABELS = ["--data.batch_size=64", "--data.source.train=1100", "--data.validation=100"]
@@ -44,7 +44,7 @@ def run(*arguments: str) -> None:
 
 
 def newest(folder: Path, pattern: str) -> Path:
-    """The file of this pattern that was written last."""
+    """The newest file that matches this pattern."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -89,7 +89,7 @@ def unrecognisable(errors: tuple[float, float]) -> list[str]:
 
 
 def complaints(found: dict[int, dict[str, float]], masked: bool = False) -> list[str]:
-    """What does not hold, by seed → encoder → accuracy."""
+    """Failed conditions, by seed → encoder → accuracy."""
     average, least = mean(each["pretrained"] for each in found.values()), MASKED_MARGIN if masked else MARGIN
     band = BAND[3] if len(found) >= 3 else BAND[1]
     wrong = []
@@ -98,16 +98,16 @@ def complaints(found: dict[int, dict[str, float]], masked: bool = False) -> list
     for seed, each in found.items():
         margin = each["pretrained"] - max(value for name, value in each.items() if name != "pretrained")
         if margin < least:
-            wrong.append(f"seed {seed} beats its baselines by {margin:.3f} only, less than {least}")
+            wrong.append(f"seed {seed} exceeds its baselines by {margin:.3f} only, less than {least}")
     return wrong
 
 
 def main() -> None:
-    """Exit code 1 when a line of :func:`complaints` is left."""
+    """Exit with code 1 if :func:`complaints` is not empty."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/gate"), help="folder of the runs")
-    parser.add_argument("--masked", action="store_true", help="masked images in place of the quickstart")
+    parser.add_argument("--masked", action="store_true", help="masked images instead of the quickstart")
     options = parser.parse_args()
     found = {seed: accuracies(seed, options.runs, options.masked) for seed in options.seeds}
     for seed, each in found.items():

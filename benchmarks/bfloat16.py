@@ -1,10 +1,10 @@
-"""What simmim_pl/cpu/bfloat16.py is worth: forward and backward of an encoder with its layers and with torch's.
+"""Speed of the package's CPU layers in bfloat16: forward and backward of encoders with them and with torch's.
 
     python benchmarks/bfloat16.py            # three minutes on two cores
 
 The encoders of cifar10_fast.yaml and cifar10.yaml on a batch of their views, channels last, and two ViTs, in bfloat16
-and float32, by turns; the fastest of five each. A run in float32 has torch's layers; here they show that the others
-step aside. Fails when an encoder is slower with them by 3 %.
+and float32, alternating; the fastest of five each. A run in float32 uses torch's layers; here it shows that the others
+are not used. Fails if an encoder is slower with them by 3 %.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENCODERS = {
 
 
 def seconds(encoder: nn.Module, views: torch.Tensor, dtype: torch.dtype) -> float:
-    """Of forward and backward."""
+    """Seconds of forward and backward."""
     since = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss = encoder(views).pooled.float().square().mean()
@@ -41,7 +41,7 @@ def seconds(encoder: nn.Module, views: torch.Tensor, dtype: torch.dtype) -> floa
 
 
 def main() -> int:
-    configure_malloc(keep=True)  # as the command line does
+    configure_malloc(keep=True)  # like the command line
     print(f"{os.cpu_count()} cores, torch {torch.__version__}\n| | torch's | ours | |\n|---|---:|---:|---:|")
     least = 1.0
     for name, (plain, number, size) in ENCODERS.items():

@@ -12,18 +12,18 @@ from flops import parts, step, update
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-SAMPLE = 16  # images from which the memory of one is found
+SAMPLE = 16  # images from which the memory per image is computed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one config. Bytes are float32's, but for activations, which are what autocast keeps.
+    """The cost of a config. Bytes are for float32, except for activations, which are as autocast stores them.
 
     Attributes:
-        flop: of one image, all views, forward and backward.
+        flop: FLOP per image, all views, forward and backward.
         update: FLOP of the optimizer's step, the same for every rank.
-        moments: bytes that the optimizer keeps.
-        saved: bytes that an image keeps for the backward pass.
+        moments: bytes of optimizer state.
+        saved: bytes per image stored for the backward pass.
         parameters: N.
         channels: C, of all BatchNorm layers.
         layers: L, BatchNorm layers.
@@ -40,25 +40,25 @@ class Cost:
     rows: int
 
     def wire(self, ranks: int, batch: int) -> float:
-        """Bytes that all ranks together send in a step: gradients, projections, BatchNorm, and small change."""
+        """Bytes that all ranks together send per step: gradients, projections, BatchNorm, and small messages."""
         reduced = 4 * self.parameters  # DDP's all-reduce of gradients
         reduced += batch * self.rows  # the gather's backward
-        reduced += 2 * 4 * self.channels  # BatchNorm's two sums backwards
+        reduced += 2 * 4 * self.channels  # BatchNorm's two sums in the backward pass
         gathered = 2 * batch * self.rows  # projections, for the loss and for the contrastive accuracy
-        gathered += 2 * 4 * self.channels * ranks  # BatchNorm's mean and variance forwards
+        gathered += 2 * 4 * self.channels * ranks  # BatchNorm's mean and variance in the forward pass
         buffers = 4 * (2 * self.channels + 6) + 8 * self.layers
         return 2 * (ranks - 1) * reduced + (ranks - 1) * (gathered + buffers)
 
     def memory(self, ranks: int, batch: int) -> float:
-        """Bytes of a rank beyond what is loaded in any case: weights, gradients, DDP; moments; activations; rows."""
+        """Bytes of a rank above the baseline: weights, gradients, DDP; moments; activations; rows."""
         held = (8 if ranks == 1 else 12) * self.parameters + self.moments
         return held + self.saved * batch / ranks + 2 * batch * self.rows
 
     def seconds(self, ranks: int, batch: int, speed: float, cores: int, latency: float, bandwidth: float) -> float:
-        """Of a step with one thread a rank, when nothing overlaps: the network on the cores there are, then messages.
+        """Seconds per step with one thread per rank, without overlap: the network on available cores, then messages.
 
         - ``speed``: FLOP/s that a core reaches in this network.
-        - ``latency``: seconds that a message costs ranks that compute; BatchNorm waits for two a layer.
+        - ``latency``: seconds per message between computing ranks; BatchNorm waits for two per layer.
         - ``bandwidth``: bytes/s of all ranks together.
         """
         computing = (self.flop * batch + self.update * ranks) / (speed * min(ranks, cores))
@@ -80,7 +80,7 @@ def cost(path: Path) -> Cost:
         flop=(step(config) - of_update) / data.batch_size,
         update=of_update,
         moments=moments,
-        saved=(saved(model, makers, 2 * SAMPLE) - saved(model, makers, SAMPLE)) / SAMPLE,  # not what weights keep
+        saved=(saved(model, makers, 2 * SAMPLE) - saved(model, makers, SAMPLE)) / SAMPLE,  # without the weights
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         channels=sum(part.num_features for part in norms),
         layers=len(norms),
@@ -89,7 +89,7 @@ def cost(path: Path) -> Cost:
 
 
 def saved(model: Any, makers: list[Any], images: int) -> int:
-    """Bytes that autograd keeps between forward and backward of a batch, views included, each storage once."""
+    """Bytes that autograd stores between forward and backward of a batch, including views, each storage once."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,14 @@
-"""Pretraining end to end beside lightly's SimCLR: images per second, and the share of the machine's own speed.
+"""End-to-end pretraining compared with lightly's SimCLR: images per second, and the share of the machine's speed.
 
     python benchmarks/fit.py                # pip install -e '.[benchmarks]'; about ten minutes on two cores
 
 ResNet-18 with the CIFAR stem, batches of 128, two views of 32×32 of the same procedural images, SGD, all cores. Ours is
-the command line with cifar10.yaml as it stands, and with --model.compile true. Lightly's is its SimCLR as its
-documentation trains it with Lightning, transforms in worker processes, at its default precision and at ours, and
-compiled and with channels last by hand, which it has no option for. Then how fast the data path is by itself:
-everything but the network. Each is a process of its own, by turns, and logs nothing in so few steps; rates are medians
-over batches, the first ones left out. Fails below 1.15 times lightly at the same precision, 2.5 times its default, or
-when the data path is not 20 times as fast as fit.
+the command line with the unchanged cifar10.yaml, and with --model.compile true. Lightly's is its SimCLR as in its
+documentation with Lightning, transforms in worker processes, at its default precision and at ours, and
+with compilation and channels last, for which it has no option. Then the speed of the data path alone:
+everything except the network. Each runs in its own process, alternating, without logging; rates are medians
+over batches, without the first ones. Fails below 1.15 times lightly at the same precision, 2.5 times its default, or
+if the data path is not 20 times as fast as fit.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
 BATCH, STEPS, WARM = 128, 12, 3
-FLOP_AN_IMAGE = 6.67e9  # of cifar10.yaml, by benchmarks/flops.py
+FLOP_AN_IMAGE = 6.67e9  # for cifar10.yaml, from benchmarks/flops.py
 
 
 class Stamps(Callback):
-    """Prints the images per second of each batch, by the time from the end of one to the end of the next."""
+    """Prints the images per second of each batch, from the time between the ends of batches."""
 
     def __init__(self) -> None:
         self.stamps: list[float] = []
@@ -61,19 +61,19 @@ def ours(precision: str, compiled: bool) -> list[float]:
 
 
 def lightlys(precision: str, compiled: bool) -> list[float]:
-    """The same of lightly's."""
+    """The same for lightly."""
     return rates([sys.executable, __file__, "--peer", precision, *(["--compiled"] if compiled else [])])
 
 
 def rates(command: list[str]) -> list[float]:
-    """What a command prints as rates."""
+    """The rates that a command prints."""
     environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
     found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     return [float(rate) for rate in found.split("rates", 1)[1].split("\n", 1)[0].split()]
 
 
 def peer(precision: str, compiled: bool) -> None:
-    """Train lightly's SimCLR, and print its rates; compiled, also with channels last, as ours always is."""
+    """Train lightly's SimCLR and print its rates; if compiled, also with channels last, which ours always uses."""
     import torchvision
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -152,7 +152,7 @@ def matmul_speed() -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2, help="times that every side is run, by turns")
+    parser.add_argument("--rounds", type=int, default=2, help="alternating runs of every side")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""The FLOP ledger: what a config's training costs, beside the public recipes.
+"""FLOP of a config's training, compared with public recipes.
 
     python benchmarks/flops.py configs/cifar10_fast.yaml configs/cifar10.yaml
 
-What :func:`simmim_pl.runtime.flops.step_flop` counts, a multiplication and an addition as two, times the steps of the
-run, for the images given.
+The count of :func:`simmim_pl.runtime.flops.step_flop`, a multiplication and an addition as two, times the steps of the
+run, for the given images.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from simmim_pl.runtime.flops import step_flop
 from simmim_pl.runtime.schedule import parameter_groups
 
 SIZE = 32  # pixels of an image
-IMAGES = 45_000  # of CIFAR-10, without the held-out ones
-SIMCLR_EPOCH = 3.3e14  # of ResNet-18, 50,000 images, two views: what the recipes below are counted by
-RECIPES = {  # sources: docs/results.md, the ledger
+IMAGES = 45_000  # of CIFAR-10, without held-out images
+SIMCLR_EPOCH = 3.3e14  # of ResNet-18, 50,000 images, two views: the unit of the recipes below
+RECIPES = {  # sources: docs/results.md
     "lightly's SimCLR, 2.16 epochs": (2.16 * SIMCLR_EPOCH, "51.3 % linear probe"),
     "SimCLR, 10 epochs (EMP-SSL's baseline)": (10 * SIMCLR_EPOCH, "56.5 %"),
     "EMP-SSL, 1 epoch of 20 patches": (10 * SIMCLR_EPOCH, "80.6 % on a bag of patches"),
@@ -35,7 +35,7 @@ RECIPES = {  # sources: docs/results.md, the ledger
 
 
 def parts(config: dict[str, Any]) -> tuple[Any, Any]:
-    """The method and the data of a config; no file is opened."""
+    """The method and the datamodule of a config; no file is opened."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(LightningModule, "model")
     parser.add_subclass_arguments(LightningDataModule, "data")
@@ -51,7 +51,7 @@ def step(config: dict[str, Any]) -> float:
 
 
 def update(model: Any) -> tuple[float, int]:
-    """FLOP of the optimizer's step, none of AdamW's but matrix products of Muon's, and bytes that it keeps."""
+    """FLOP of the optimizer's step (zero for AdamW, matrix products for Muon), and bytes of its state."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer = model.optimizer(parameter_groups(model, model.decay_norm_and_bias))
@@ -62,7 +62,7 @@ def update(model: Any) -> tuple[float, int]:
 
 
 def training(config: dict[str, Any], images: int) -> tuple[float, float]:
-    """FLOP of an image, and of the whole run."""
+    """FLOP per image, and of the whole run."""
     of_step, batch_size = step(config), config["data"]["init_args"]["batch_size"]
     return of_step / batch_size, config["trainer"]["max_epochs"] * (images // batch_size) * of_step
 

@@ -1,16 +1,16 @@
-"""What has to be fast on a GPU, in one table beside what limits it; at most 150 seconds on an H100.
+"""Speed on a GPU, in one table with its limits; at most 150 seconds on an H100.
 
     python benchmarks/gpu.py --out gpu.json                 # pip install -e '.[benchmarks]' for the peers
     python benchmarks/gpu.py --only cifar10,evaluation      # some sections
-    python benchmarks/gpu.py --smoke                        # tiny, on a CPU: does every part run?
+    python benchmarks/gpu.py --smoke                        # tiny, on a CPU: a test of every part
 
-- ``fit`` of the command line in bf16-mixed, eager and compiled, beside the network alone in the same run: forward and
-  backward of encoder and head on a batch that does not change. What the host does for a batch (launches, waits,
-  copies), and the share of the time in which the GPU computes, by the profiler.
-- The same beside plain loops of kornia's or torchvision's views, lightly's or solo-learn's loss, and SGD.
+- ``fit`` of the command line in bf16-mixed, eager and compiled, and the network alone in the same run: forward and
+  backward of encoder and head on a constant batch. Host operations per batch (launches, synchronisations,
+  copies), and the share of time in which the GPU computes, from the profiler.
+- The same compared with plain loops with kornia's or torchvision's views, lightly's or solo-learn's loss, and SGD.
 - The quickstart's ``fit``; and ``validate``, linear probe and kNN of 60,000 images with both baselines.
 
-Images are drawn, none are downloaded. Views and loss by themselves: benchmarks/views.py, benchmarks/nt_xent.py.
+Images are generated, none are downloaded. Views and loss alone: benchmarks/views.py, benchmarks/nt_xent.py.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from gpu_table import ROOT, Job, Row, about, digits, table, tried
 
 SECTIONS = ("device", "cifar10", "evaluation", "quickstart", "peers", "cifar10_fast", "resnet50")
 FORMS = ("eager", "compiled")
-PEERS = (("kornia's views", "lightly's loss"), ("torchvision's views, one draw a batch", "solo-learn's loss"))
-EVALUATION = 15.0  # seconds that linear probe and kNN of CIFAR-10 may take
+PEERS = (("kornia's views", "lightly's loss"), ("torchvision's views, one draw per batch", "solo-learn's loss"))
+EVALUATION = 15.0  # limit in seconds of linear probe and kNN on CIFAR-10
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config, perhaps with another encoder and batch."""
+    """A config, optionally with another encoder and batch size."""
 
     name: str
     config: str
@@ -50,7 +50,7 @@ class Recipe:
     batch_size: int | None = None
 
     def nested(self) -> dict[str, Any]:
-        """As values."""
+        """The config as nested values."""
         config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / self.config).read_text())
         if self.encoder:
             config["model"]["init_args"]["encoder"] = self.encoder
@@ -59,13 +59,13 @@ class Recipe:
         return config
 
     def arguments(self) -> list[str]:
-        """What is not the config's, for the command line."""
+        """Command-line arguments besides the config."""
         encoder = [f"--model.encoder={json.dumps(self.encoder)}"] if self.encoder else []
         return encoder + ([f"--data.batch_size={self.batch_size}"] if self.batch_size else [])
 
 
 class Bench:
-    """Makes the rows of every section; what one has found limits those after it."""
+    """Computes the rows of every section; earlier results are the limits of later ones."""
 
     def __init__(self, smoke: bool, further: Sequence[str] = ()) -> None:
         self.smoke, self.gpu = smoke, torch.cuda.is_available() and not smoke
@@ -87,7 +87,7 @@ class Bench:
             self.data += ["--data.source.train=400", "--data.source.test=100", "--data.validation=100"]
 
     def jobs(self) -> Iterator[Job]:
-        """In the order of what matters: the last are left out where time is short."""
+        """Jobs in order of importance: the last are skipped if time runs out."""
         yield Job("device", "matrix products", self.matrix_products)
         yield from self.of(self.cifar10)
         yield Job("cifar10", "cifar10: fit, compiled, with its callbacks", self.with_callbacks)
@@ -106,12 +106,12 @@ class Bench:
             yield Job(recipe.name, f"{recipe.name}: fit, {form}", partial(self.fit, recipe, form))
 
     def matrix_products(self) -> Iterator[Row]:
-        """What the device can do at all."""
+        """The device's speed of matrix products."""
         self.speed = matmul_speed(self.device, self.seconds / 6, 256 if self.smoke else 8192)
         yield Row("matrix products in bfloat16", self.speed / 1e12, "TFLOP/s")
 
     def network(self, recipe: Recipe, form: str) -> Iterator[Row]:
-        """A network alone, launched kernel by kernel, then as a CUDA graph."""
+        """The network alone, launched kernel by kernel, then as a CUDA graph."""
         network, key = Network(recipe.nested(), self.device, form == "compiled"), f"{recipe.name} {form}"
         for graph in (False, True):
             name = f"{recipe.name}: the network alone, {form}{', CUDA graph' * graph}"
@@ -123,7 +123,7 @@ class Bench:
             yield Row(name, rate, "images/s", self.speed / network.flop, "matrix products")
 
     def fit(self, recipe: Recipe, form: str) -> Iterator[Row]:
-        """Of a recipe without its callbacks, and what the profiler says of it."""
+        """Fit of a recipe without its callbacks, with the profiler's counts."""
         name, timed = f"{recipe.name}: fit, {form}", self.timed(recipe, form, alone=True, profiled=self.profiled)
         self.fits[f"{recipe.name} {form}"] = timed.rate
         yield self.row(name, timed, self.alone.get(f"{recipe.name} {form}"))
@@ -139,12 +139,12 @@ class Bench:
         yield Row(f"{name}, the GPU is busy", 100 * found["busy seconds"] / timed.seconds, "%", 100, "% is the most")
 
     def with_callbacks(self) -> Iterator[Row]:
-        """The reference recipe as it stands, but for validation."""
+        """The unchanged reference recipe, without validation."""
         timed = self.timed(self.cifar10, "compiled", alone=False)
         yield self.row("cifar10: fit, compiled, with its callbacks", timed, self.alone.get("cifar10 compiled"))
 
     def quickstart(self) -> Iterator[Row]:
-        """The same, on its own images."""
+        """The quickstart, on its own images."""
         timed = fit("quickstart.yaml", *self.here, *self.further, alone=False, warm=self.warm, seconds=self.seconds)
         yield self.row("quickstart: fit, eager, with its callbacks", timed, None)
 
@@ -154,7 +154,7 @@ class Bench:
         return fit(recipe.config, *arguments, *self.further, warm=self.warm, seconds=self.seconds, **how)
 
     def row(self, name: str, timed: Timed, limit: float | None) -> Row:
-        """Of a fit."""
+        """The row of a fit."""
         note = f"{1000 * timed.seconds:.3g} ms a batch" + (f", {timed.memory / 1e9:.2g} GB" if self.gpu else "")
         return Row(name, timed.rate, "images/s", limit, "the network alone", note)
 
@@ -166,12 +166,12 @@ class Bench:
             yield from tried(Job("peers", name, partial(self.peer, name, network, views, loss, form)))
 
     def peer(self, name: str, network: Network, views: str, loss: str, form: str) -> Iterator[Row]:
-        """One of them, beside fit."""
+        """One plain loop, compared with fit."""
         rate = loop(network, views, loss, self.seconds / 2)
         yield Row(name, rate, "images/s", self.fits.get(f"cifar10 {form}"), "our fit")
 
     def evaluation(self) -> Iterator[Row]:
-        """Linear probe and kNN by ``validate``, of a network that has hardly been trained."""
+        """Linear probe and kNN by ``validate``, of a barely trained network."""
         configs = ROOT / "configs"
         with tempfile.TemporaryDirectory() as folder:
             common = [*self.data, *self.here, f"--runs={folder}", "--trainer.enable_progress_bar=false"]
@@ -194,12 +194,12 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda text: text.split(","), default=SECTIONS, help=",".join(SECTIONS))
-    parser.add_argument("--seconds", type=float, default=125, help="after which no part is begun")
+    parser.add_argument("--seconds", type=float, default=125, help="no part is started after this time")
     parser.add_argument("--out", type=Path, help="JSON of all figures")
     parser.add_argument(
-        "--fit", action="append", default=[], help="a further argument of fit: --fit=--trainer.benchmark=true"
+        "--fit", action="append", default=[], help="an additional argument of fit: --fit=--trainer.benchmark=true"
     )
-    parser.add_argument("--smoke", action="store_true", help="tiny, on a CPU, and nothing is compiled")
+    parser.add_argument("--smoke", action="store_true", help="tiny, on a CPU, without compilation")
     options = parser.parse_args()
     os.environ["WANDB_MODE"] = "disabled"
     warnings.simplefilter("ignore")
@@ -207,7 +207,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     if options.smoke:
         torch._dynamo.config.disable = True
-        torch.set_num_threads(1)  # of so little work threads only wait for each other
+        torch.set_num_threads(1)  # with so little work threads only wait for each other
     print(f"{about()}\n", flush=True)
     table(Bench(options.smoke, options.fit).jobs(), options.only, options.seconds, options.out)
 

@@ -1,4 +1,4 @@
-"""A part of gpu.py: fit of the command line on one device, timed; and what the profiler sees of some of its batches."""
+"""A part of gpu.py: timing of fit on one device, and the profiler's counts of some batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ON_THE_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 class Images(Source):
-    """As large as CIFAR-10, and drawn: a pattern of 8×8 for every class, under noise of every pixel.
+    """Random images of CIFAR-10's size: an 8×8 pattern for every class, with noise in every pixel.
 
     Args:
         train: number of training images.
@@ -40,7 +40,7 @@ class Images(Source):
         self.classes = [f"pattern {number}" for number in range(10)]
 
     def load(self, split: str) -> InMemory:
-        """One split, drawn once a process."""
+        """One split, generated once per process."""
         return drawn(self.numbers[split], int(split == "test"))
 
 
@@ -56,7 +56,7 @@ def drawn(number: int, seed: int) -> InMemory:
 
 @dataclass
 class Timed:
-    """What :class:`Clock` found: of a steady run images and seconds a batch, bytes, and a trace of some more."""
+    """Results of :class:`Clock`: images and seconds per batch of a warm run, bytes, and a trace of more batches."""
 
     images: float = 0.0
     seconds: float = 0.0
@@ -70,15 +70,15 @@ class Timed:
 
 
 class Clock(Callback):
-    """Times a run once it is warm, then ends it. The device is waited for before the first batch and after the last.
+    """Times a warm run, then ends it. Synchronises with the device before the first timed batch and after the last.
 
     Args:
-        warm: batches before; the first compiles, captures, and finds what is fast.
+        warm: batches before timing, for compilation, graph capture and autotuning.
         seconds: how long to time.
-        profiled: batches that the profiler then looks at.
+        profiled: number of profiled batches afterwards.
     """
 
-    last: ClassVar[Timed]  # of the run that ended last, for the command line makes the callback
+    last: ClassVar[Timed]  # of the last run, because the command line creates the callback
 
     def __init__(self, warm: int = 30, seconds: float = 3.0, profiled: int = 0) -> None:
         self.warm, self.seconds, self.profiled = warm, seconds, profiled
@@ -107,7 +107,7 @@ class Clock(Callback):
             self.profiler.start()
 
     def finish(self, trainer: Trainer, device: torch.device) -> None:
-        """Keep what was found, and end the run."""
+        """Store the results, and end the run."""
         if self.profiled:
             wait(device)
             self.profiler.stop()
@@ -119,16 +119,16 @@ class Clock(Callback):
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done everything."""
+    """Synchronise with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def command(arguments: Iterable[str]) -> None:
-    """The command line, in this process, from a clean compiler and memory. Raises what it says when it fails."""
+    """Run the command line in this process, with reset compiler and memory. Raises its error message if it fails."""
     from simmim_pl.command.cli import main
 
-    torch._dynamo.reset()  # or the networks before would count among the forms of one network
+    torch._dynamo.reset()  # otherwise earlier networks would count as recompilations
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -142,7 +142,7 @@ def command(arguments: Iterable[str]) -> None:
 
 
 def fit(config: str, *arguments: str, alone: bool, **clock: float) -> Timed:
-    """Time ``fit`` of a config, without validation: with the clock alone, or beside the callbacks of every run."""
+    """Time ``fit`` of a config without validation, with the clock alone or with the default callbacks."""
     with tempfile.TemporaryDirectory() as runs:
         command(
             [
@@ -157,9 +157,9 @@ def fit(config: str, *arguments: str, alone: bool, **clock: float) -> Timed:
 
 
 def counted(trace: list[dict[str, Any]], batches: int) -> dict[str, float]:
-    """Of a batch: launches, waits and copies; and the seconds in which the GPU did something, on any stream.
+    """Launches, synchronisations and copies per batch, and the seconds in which the GPU was active, on any stream.
 
-    - ``trace``: the events of torch's profiler, as it writes them for chrome.
+    - ``trace``: the events of torch's profiler, in Chrome's format.
     """
     spans = [event for event in trace if event.get("ph") == "X"]
     calls = Counter(event["name"] for event in spans if event.get("cat") in ("cuda_runtime", "cuda_driver"))

@@ -1,4 +1,4 @@
-"""A part of gpu.py: what fit is held against. The network alone, and plain loops of the usual parts, on one device."""
+"""A part of gpu.py: limits of fit. The network alone, and plain loops with other packages' parts, on one device."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MATRIX = 8192
 
 
 def seconds_of(work: Work, device: torch.device, seconds: float) -> float:
-    """Of one call, over about as long; the device is waited for at both ends alone."""
+    """Seconds per call over a given time, synchronising only at the start and the end."""
     taken = 0.0
-    for known in (3, 10, 0):  # compiled, captured and warm; how many calls fill the time; and these
+    for known in (3, 10, 0):  # warm up; find how many calls fill the time; time these
         number = known or max(3, round(seconds / taken))
         wait(device)
         since = time.perf_counter()
@@ -40,7 +40,7 @@ def matmul_speed(device: torch.device, seconds: float, side: int = MATRIX) -> fl
 
 @contextmanager
 def fastest_convolutions() -> Iterator[None]:
-    """cuDNN tries its algorithms: a limit is what the device can do."""
+    """Let cuDNN choose the fastest algorithms, for a limit of the device."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
         yield
@@ -49,10 +49,10 @@ def fastest_convolutions() -> Iterator[None]:
 
 
 class Network:
-    """A config's encoder and head, with the views of a batch that does not change: forward and backward, no more.
+    """A config's encoder and head, with constant views of a batch: only forward and backward.
 
-    Weights are channels-last where the config says so, and the passes in bfloat16; there is no augmentation, no loss
-    (a gradient that does not change stands for it) and no optimizer.
+    Weights are channels-last if the config says so, and passes are in bfloat16; there is no augmentation, no loss
+    (a constant gradient replaces it) and no optimizer.
 
     Args:
         config: of a fit, as values.
@@ -76,7 +76,7 @@ class Network:
             self.encoder.compile()
 
     def project(self, views: Tensor) -> Tensor:
-        """Projections of views."""
+        """Projections of the views."""
         with torch.autocast(self.device.type, torch.bfloat16):
             projections: Tensor = self.head(self.encoder(views).pooled)
         return projections
@@ -97,7 +97,7 @@ class Network:
         """The passes as a CUDA graph."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is made at the first call must not be part of it
+        with torch.cuda.stream(side):  # excludes tensors created at the first call
             for _ in range(3):
                 self.passes()
         torch.cuda.current_stream().wait_stream(side)
@@ -110,7 +110,7 @@ class Network:
 def loop(network: Network, views: str, loss: str, seconds: float) -> float:
     """Images per second of a plain training loop: network, SGD, and views and loss of other packages.
 
-    Every image is on the device before; nothing is logged, checked or saved.
+    All images are on the device; nothing is logged, checked or saved.
     """
     make, loss_of = VIEWS[views](network.size), LOSSES[loss](network.images)
     optimizer = torch.optim.SGD(network.parameters, lr=1e-3, momentum=0.9, weight_decay=5e-4)
@@ -127,7 +127,7 @@ def loop(network: Network, views: str, loss: str, seconds: float) -> float:
 
 
 def kornias(size: int) -> Callable[[Tensor], Tensor]:
-    """kornia's augmentations as cifar10.yaml has them, drawn for every image."""
+    """kornia's augmentations with cifar10.yaml's settings, with random parameters for every image."""
     import kornia.augmentation as K
 
     return torch.nn.Sequential(
@@ -139,7 +139,7 @@ def kornias(size: int) -> Callable[[Tensor], Tensor]:
 
 
 def torchvisions(size: int) -> Callable[[Tensor], Tensor]:
-    """torchvision's, which draws once for a whole batch: less work than is asked for."""
+    """torchvision's augmentations, with one set of parameters per batch: less work than required."""
     from torchvision.transforms import v2
 
     jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
@@ -156,7 +156,7 @@ def lightlys(images: int) -> Callable[[Tensor], Tensor]:
 
 
 def solo_learns(images: int) -> Callable[[Tensor], Tensor]:
-    """NT-Xent as solo-learn's simclr_loss_func writes it: the whole matrix, and masks by the images' numbers."""
+    """NT-Xent as in solo-learn's simclr_loss_func: the full matrix, with masks from image indices."""
 
     def loss(z: Tensor) -> Tensor:
         z = F.normalize(z, dim=-1)
@@ -169,5 +169,5 @@ def solo_learns(images: int) -> Callable[[Tensor], Tensor]:
     return loss
 
 
-VIEWS = {"kornia's views": kornias, "torchvision's views, one draw a batch": torchvisions}
+VIEWS = {"kornia's views": kornias, "torchvision's views, one draw per batch": torchvisions}
 LOSSES = {"lightly's loss": lightlys, "solo-learn's loss": solo_learns}

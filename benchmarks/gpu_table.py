@@ -1,4 +1,4 @@
-"""A part of gpu.py: its rows, printed as they come; and the machine that they are of."""
+"""A part of gpu.py: rows, printed when they are complete, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass
 class Row:
-    """A line of the table: a figure, and the most that it could or should be where something says so."""
+    """A row of the table: a value, and its limit if there is one."""
 
     name: str
     figure: float | None = None
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass
 class Job:
-    """A part of a section that fails, or is left out, by itself."""
+    """A part of a section, which can fail or be skipped independently."""
 
     section: str
     name: str
@@ -46,16 +46,16 @@ class Job:
 
 
 def digits(value: float) -> str:
-    """All that are whole, of a small number three that matter."""
+    """Format all integer digits, or three significant digits of a small number."""
     if math.isnan(value):
         return "?"
     return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def table(jobs: Iterable[Job], only: Iterable[str], seconds: float, out: Path | None) -> None:
-    """Do the jobs of some sections and print their rows; write them as JSON too.
+    """Run the jobs of some sections and print their rows; write them as JSON too.
 
-    - ``seconds``: after which no job is begun. It, and one that fails, has a row that says so.
+    - ``seconds``: no job is started after this time. A skipped or failed job has a row that says so.
     """
     began, found = time.perf_counter(), []
     print("| | figure | limit | share |\n|---|---|---|---|")
@@ -66,14 +66,14 @@ def table(jobs: Iterable[Job], only: Iterable[str], seconds: float, out: Path | 
         for row in tried(job, since - began < seconds):
             print(row, flush=True)
             found.append({"section": job.section} | asdict(row) | {"seconds": time.perf_counter() - since})
-        if out:  # after each, for what ends the next one early
+        if out:  # after each job, in case the next one crashes
             out.write_text(json.dumps({"about": about(), "rows": found}, indent=1))
 
 
 def tried(job: Job, in_time: bool = True) -> Iterator[Row]:
-    """A job's rows, or what became of it."""
+    """A job's rows, or a row with its error."""
     if not in_time:
-        yield Row(job.name, note="left out, the time was spent")
+        yield Row(job.name, note="skipped, the time limit was reached")
         return
     try:
         yield from job.rows()

@@ -1,9 +1,9 @@
-"""Peak memory and time of a training step with and without the gradient cache, each in a process of its own.
+"""Peak memory and time of a training step with and without the gradient cache, in separate processes.
 
-    python benchmarks/gradient_cache.py    # batch 4,096 in 8 pieces, FastCNN of width 16, two views
+    python benchmarks/gradient_cache.py    # batch 4,096 in 8 chunks, FastCNN of width 16, two views
 
-Fails when a batch in K pieces needs more than 1.3 times the memory of a batch of a K-th, or takes more than 1.45 times
-as long as the whole.
+Fails if a batch in K chunks needs over 1.3 times the memory of a batch of 1/K the size, or takes over 1.45 times
+as long as the whole batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 
 def measure(batch: int, pieces: int, steps: int) -> None:
-    """Print seconds a step and the growth of this process's peak memory in MB, forward and backward."""
+    """Print seconds per step and the growth of this process's peak memory in MB, forward and backward."""
     from simmim_pl.cpu.malloc import configure_malloc
     from simmim_pl.encoders import FastCNN
     from simmim_pl.encoders.heads import ProjectionHead
@@ -29,12 +29,14 @@ def measure(batch: int, pieces: int, steps: int) -> None:
     from simmim_pl.methods import Contrastive
     from simmim_pl.methods.gradient_cache import chunked_forward
 
-    configure_malloc(keep=False)  # as the command line does when a batch is encoded in pieces
+    configure_malloc(keep=False)  # like the command line when a batch is encoded in pieces
     head = partial(ProjectionHead, hidden_dim=256, output_dim=128)
     module = Contrastive(FastCNN(16), head, NTXent(), optimizer=torch.optim.SGD, channels_last=True)
     before, seconds = 0, []
     for step in range(-1, steps):
-        views = torch.rand(2, 32 if step < 0 else batch, 3, 32, 32)  # the first one loads what is loaded once
+        views = torch.rand(
+            2, 32 if step < 0 else batch, 3, 32, 32
+        )  # the first one loads everything that is loaded once
         since = time.perf_counter()
         run = module.project if pieces == 1 else partial(chunked_forward, module.project, chunks=pieces, network=module)
         module.loss(run(views)[1]).backward()

@@ -1,11 +1,11 @@
-"""The cached linear probe's sweep of ten penalties beside scikit-learn's, on the same features.
+"""The cached linear probe's search over ten penalties compared with scikit-learn's, on the same features.
 
-    python benchmarks/linear_probe.py                        # 50,000 × 512 made-up features
+    python benchmarks/linear_probe.py                        # 50,000 × 512 synthetic features
     python benchmarks/linear_probe.py --features FILE.pt     # features of a RUNS/.features file
 
-scikit-learn fits each penalty with its L-BFGS twice: as it comes, one fit after the other at its default tolerance; and
-to our objective, its tolerance lowered until it is within 1e-5 nats (or 1,000 iterations are spent), starting from the
-penalty before as ours does. Fails when our objective is worse than either's by more, or when our sweep takes over a
+scikit-learn fits each penalty with its L-BFGS twice: independent fits at its default tolerance; and
+to our objective, its tolerance lowered until it is within 1e-5 nats (or 1,000 iterations are used), starting from the
+previous penalty like ours. Fails if our objective is worse than either's by more, or if our search takes over a
 minute.
 """
 
@@ -31,7 +31,7 @@ PENALTIES = [10 ** (-exponent / 2) for exponent in range(2, 12)]
 
 
 def made_up(number: int, width: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Correlated, rectified features like a network's, and labels that they tell in part."""
+    """Correlated, rectified features like a network's, and labels that they partly predict."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -67,7 +67,7 @@ def peer(
 def peer_to(
     features: torch.Tensor, labels: torch.Tensor, l2: float, wanted: float, start: Peer | None
 ) -> tuple[Peer, float, float]:
-    """The quickest fit, over tolerances, that comes within SLACK of an objective; else the closest."""
+    """The fastest fit, over tolerances, within SLACK of an objective; else the closest."""
     for tolerance in (1e-4, 1e-5, 1e-6, 1e-7):
         fitted, seconds, reached = peer(features, labels, l2, tolerance, copy.deepcopy(start))
         if reached <= wanted + SLACK:
@@ -76,7 +76,7 @@ def peer_to(
 
 
 def main() -> None:
-    """Print both sweeps; exit code 1 when ours is not what it should be."""
+    """Print both searches; exit with code 1 if ours fails a condition."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", help="file with tensors features [N, D] and label [N]")
     options = parser.parse_args()
@@ -99,7 +99,7 @@ def main() -> None:
         weights = regression.fit(l2, weights)
         rows.append((l2, time.perf_counter() - since, objective(features, labels, *weights, l2)))
     total += sum(row[1] for row in rows)
-    warnings.simplefilter("ignore")  # of iterations spent
+    warnings.simplefilter("ignore")  # maximum of iterations reached
     last, usual, equal, worst = None, 0.0, 0.0, 0.0
     for l2, seconds, ours in rows:
         _, default, loose = peer(features, labels, l2, 1e-4)

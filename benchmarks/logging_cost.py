@@ -1,11 +1,11 @@
-"""What logging costs: the same training with everything that is logged, and with no logger.
+"""The cost of logging: the same training with all logging, and without a logger.
 
     python benchmarks/logging_cost.py [CONFIG]            # quickstart.yaml: about five minutes on two cores
 
-Trains a config's first epochs by turns as it is, with W&B offline, and with no logger and no callback but the online
-probe, whose training is no logging; on procedural images. Seconds of a step are medians over all steps within epochs,
-of the fastest of seven runs, since other users of the machine only ever slow it; those between two epochs, means. Fails
-when steps take more than 3 % longer; what validations add is told beside it.
+Trains a config's first epochs, alternating between all callbacks with W&B offline, and only the online probe
+without a logger, on procedural images. Seconds per step are medians over all steps within epochs,
+of the fastest of seven runs, because other jobs only slow it down; seconds between epochs are means. Fails
+if steps take more than 3 % longer; the cost of validations is printed separately.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROUNDS, EPOCHS = 7, 4
 
 
 class Stopwatch(Callback):
-    """Prints the median seconds of a step, and the mean seconds from an epoch's last step to the next one's first."""
+    """Prints the median seconds per step, and the mean seconds from an epoch's last step to the next epoch's first."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -50,7 +50,7 @@ class Stopwatch(Callback):
 
 
 def run(config: str, *more: str) -> list[float]:
-    """Seconds of a step, seconds between epochs, steps of an epoch."""
+    """Seconds per step, seconds between epochs, steps per epoch."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "fit", f"--config={config}", *QUIET, *more, f"--runs={folder}/runs"]
         command += [f"--trainer.max_epochs={EPOCHS}", "--data.source=simmim_pl.data.Shapes"]
@@ -68,7 +68,7 @@ def main() -> int:
     config = str(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "configs/quickstart.yaml").resolve())
     print(f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, {Path(config).name}")
     bare, full = [], []
-    for _ in range(ROUNDS):  # by turns, for the machine's speed changes
+    for _ in range(ROUNDS):  # alternating, because the machine's speed changes
         bare.append(run(config, "--trainer.logger=false", *PROBE, f"--trainer.callbacks+={WATCH}"))
         full.append(run(config, f"--trainer.callbacks+={WATCH}"))
     step = [min(seconds[0] for seconds in runs) for runs in (bare, full)]

@@ -1,7 +1,7 @@
-"""A step of Muon, ours beside timm's, on the parameters of ``cifar10_fast.yaml``'s network.
+"""A step of Muon, ours compared with timm's, on the parameters of ``cifar10_fast.yaml``'s network.
 
 python benchmarks/muon.py
-ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/muon.py    # as a CPU that emulates bfloat16
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/muon.py    # like a CPU that emulates bfloat16
 """
 
 import time
@@ -20,7 +20,7 @@ ROUNDS = 5
 
 
 def step(make: Callable[[Any], torch.optim.Optimizer]) -> Callable[[], Any]:
-    """A step with gradients that stay."""
+    """A step with constant gradients."""
     torch.manual_seed(0)
     parameters = list(FastCNN(48).parameters())
     for parameter in parameters:
@@ -29,7 +29,7 @@ def step(make: Callable[[Any], torch.optim.Optimizer]) -> Callable[[], Any]:
 
 
 def main() -> None:
-    """Take turns, and print the median of each."""
+    """Alternate, and print the median of each."""
     steps = {"ours": step(Muon), "timm's": step(lambda parameters: timm.optim.Muon(parameters, nesterov=True))}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(ROUNDS + 1):

@@ -1,13 +1,13 @@
-"""NT-Xent forward and backward beside its peers: time and extra memory.
+"""NT-Xent forward and backward compared with other implementations: time and extra memory.
 
     python benchmarks/nt_xent.py                  # a CPU: 2 × 16,384, lightly needs 17 GB; then ours at 2 × 65,536
     python benchmarks/nt_xent.py --images 4096    # smaller, for a smaller machine
     python benchmarks/nt_xent.py --device cuda    # a GPU: 2 × 512 to 2 × 262,144, in less than a minute
-    python benchmarks/nt_xent.py --smoke          # the GPU's table, small and without one
+    python benchmarks/nt_xent.py --smoke          # the GPU's table, small, without a GPU
 
-On a CPU each is in a process of its own; fails when ours is not 5 times faster, needs more than 300 MB extra, or finds
-another loss. On a GPU a peer that would take more than 3 seconds or not fit is left out. CLIP's loss, OpenCLIP's and
-Inf-CL's, is of two views too, but compares an anchor with the other view of every image only: half the similarities.
+On a CPU each runs in its own process; fails if ours is not 5 times faster, needs more than 300 MB extra, or gives
+another loss. On a GPU a peer that would take more than 3 seconds or not fit is skipped. CLIP's loss, OpenCLIP's and
+Inf-CL's, is for two views too, but compares an anchor only with the other view of every image: half the similarities.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 WIDTH, TEMPERATURE = 128, 0.5
 IMAGES = (512, 4096, 16384, 32768, 65536, 262144)
-PATIENCE = 3.0  # seconds a call
+PATIENCE = 3.0  # seconds per call
 
 
 def ours() -> Callable[[Tensor], Tensor]:
@@ -37,7 +37,7 @@ def ours() -> Callable[[Tensor], Tensor]:
 
 
 def ours_in_torch() -> Callable[[Tensor], Tensor]:
-    """The path of CPUs and float64."""
+    """The implementation for CPUs and float64."""
     from simmim_pl.gpu import nt_xent as fused
 
     loss = ours()
@@ -57,7 +57,7 @@ def lightly() -> Callable[[Tensor], Tensor]:
 
 
 def open_clip() -> Callable[[Tensor], Tensor]:
-    """``open_clip.ClipLoss`` where it is there, else its formula: Radford et al. 2021 (arXiv 2103.00020), figure 3."""
+    """``open_clip.ClipLoss`` if installed, else its formula: Radford et al. 2021 (arXiv 2103.00020), figure 3."""
     try:
         from open_clip.loss import ClipLoss
 
@@ -99,7 +99,7 @@ def projections(images: int, device: str = "cpu") -> Tensor:
 def measure(which: str, images: int) -> None:
     """Print loss, seconds and the growth of this process's peak memory, in MB."""
     loss_of = PEERS[which]()
-    loss_of(torch.randn(2, 8, WIDTH, requires_grad=True)).backward()  # what is loaded once is not counted
+    loss_of(torch.randn(2, 8, WIDTH, requires_grad=True)).backward()  # excludes what is loaded once
     z = projections(images)
     before, since = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     loss = loss_of(z)
@@ -128,7 +128,7 @@ def on_a_cpu(images: int) -> int:
 
 
 def call(loss_of: Callable[[Tensor], Tensor], z: Tensor, times: int) -> tuple[float, float, float]:
-    """The last loss, seconds a call and the peak of extra memory, in bytes, of so many calls."""
+    """The last loss, seconds per call and peak extra memory, in bytes, of a number of calls."""
     before = 0
     if z.is_cuda:
         torch.cuda.synchronize()
@@ -139,17 +139,17 @@ def call(loss_of: Callable[[Tensor], Tensor], z: Tensor, times: int) -> tuple[fl
         z.grad = None
         loss = loss_of(z)
         loss.backward()
-    value = loss.item()  # waits
+    value = loss.item()  # synchronises
     seconds = (time.perf_counter() - since) / times
     z.grad = None
     return value, seconds, float(torch.cuda.max_memory_allocated() - before) if z.is_cuda else 0.0
 
 
 def column(which: str, device: str, sizes: tuple[int, ...]) -> list[str]:
-    """Of each size what a peer needs, as long as it fits and is not too slow."""
+    """Results of a peer for each size, as long as it fits and is not too slow."""
     try:
         loss_of = PEERS[which]()
-        call(loss_of, projections(64, device), 3)  # what is compiled and loaded once
+        call(loss_of, projections(64, device), 3)  # compile and load first
     except Exception as error:
         return [f"– ({type(error).__name__}: {str(error)[:60]})"] + [""] * (len(sizes) - 1)
     cells, seconds, extra, last = list[str](), 0.0, 0.0, sizes[0]
@@ -169,7 +169,7 @@ def column(which: str, device: str, sizes: tuple[int, ...]) -> list[str]:
 
 
 def on_a_gpu(device: str, sizes: tuple[int, ...]) -> int:
-    """The table: a line a size, a column a peer; time, peak of extra memory, loss."""
+    """The table: a row per size, a column per peer; time, peak extra memory, loss."""
     machine = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     print(f"{machine}, torch {torch.__version__}, float32, projections of width {WIDTH}\n")
     columns = {which: column(which, device, sizes) for which in PEERS}

@@ -1,8 +1,8 @@
-"""Where the time of one training step goes: a picture, from torch's profiler.
+"""The time of one training step by part: a plot, from torch's profiler.
 
     python benchmarks/profile_step.py configs/cifar10_fast.yaml docs/step.png      # pip install -e '.[benchmarks]'
 
-Runs the parts of a config as its training step does, on random images and the CPU; draws milliseconds by part of the
+Runs the parts of a config like its training step, on random images and the CPU; plots milliseconds by part of the
 step and by kind of operation. Prints the same as a table.
 """
 
@@ -25,7 +25,7 @@ from matplotlib import pyplot as plt
 
 STEPS = 3
 PHASES = ["views", "encoder", "head and loss", "backward", "optimizer"]
-KINDS = {  # by the name of the operation; the first that fits
+KINDS = {  # by the name of the operation; the first match
     "convolution": ("conv",),
     "matrix product": ("mm", "bmm", "addmm", "linear"),
     "normalisation": ("batch_norm",),
@@ -35,7 +35,7 @@ KINDS = {  # by the name of the operation; the first that fits
 
 
 def kind(operation: str) -> str:
-    """What an operation is, for the picture."""
+    """The kind of an operation."""
     name = operation.removeprefix("aten::").removeprefix("mkldnn::")
     return next((k for k, words in KINDS.items() if any(word in name for word in words)), "element by element, other")
 
@@ -58,14 +58,14 @@ def step(model: Any, data: Any, optimizer: Any, image: torch.Tensor, seed: int) 
 
 
 def phase(event: Any) -> str | None:
-    """The part of the step in which an event lies."""
+    """The part of the step that contains an event."""
     while event is not None and event.name not in PHASES:
         event = event.cpu_parent
     return event and event.name
 
 
 def measure(path: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds a step by part and kind."""
+    """Milliseconds per step by part and kind."""
     config = yaml.safe_load(path.read_text())
     model, data = parts(config)
     optimizer = model.optimizer(model.parameters())
@@ -84,7 +84,7 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
 
 
 def draw(found: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """A bar for each part of the step, its kinds side by side."""
+    """Plot a bar for each part of the step, divided by kind."""
     figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
     left = dict.fromkeys(PHASES, 0.0)
     for name in [*KINDS, kind("")]:

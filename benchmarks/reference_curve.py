@@ -1,11 +1,11 @@
-"""The reference recipe against an independent plain-PyTorch loop: do the two loss curves agree within seed noise?
+"""The reference recipe compared with an independent plain-PyTorch loop: loss curves should agree within seed noise.
 
     python benchmarks/reference_curve.py --images FOLDER        # from the repository's root; FOLDER/train/<class>/*
 
 Ours is ``python -m simmim_pl fit --config configs/cifar10.yaml`` for one epoch on 10,000 images. The other side shares
 no code with the package: torchvision's per-image transforms in worker processes, torchvision's ResNet-18, two forward
-passes a step, cross entropy over a similarity matrix, torch's cosine schedule; the same seeds initialise both.
-Prints a Markdown table and writes ``reference_curve.json``. It resumes: what the file holds is not run again.
+passes per step, cross entropy over a similarity matrix, torch's cosine schedule; the same seeds initialise both.
+Prints a Markdown table and writes ``reference_curve.json``. It resumes: results in the file are not computed again.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def ours(folder: Path, seed: int, precision: str) -> list[float]:
 
 
 class TwoViews(Dataset):
-    """torchvision's transforms, twice an image."""
+    """torchvision's transforms, twice per image."""
 
     def __init__(self, folder: Path) -> None:
         jitter = T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
@@ -98,7 +98,7 @@ def plain(folder: Path, seed: int, precision: str) -> list[float]:
 
 
 def report(curves: dict[str, list[float]]) -> str:
-    """Step by step: both means over seeds, their difference, and what seeds alone do to such a difference."""
+    """For each step: both means over seeds, their difference, and its standard error from seeds."""
     sides = {name: torch.tensor([c for key, c in curves.items() if key.startswith(name)]) for name in ("ours", "plain")}
     a, b = sides["ours"], sides["plain"]
     difference = a.mean(0) - b.mean(0)

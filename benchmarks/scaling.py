@@ -1,14 +1,14 @@
-"""Several ranks beside one process: images per second, bytes on the wire, memory; and what a checkpoint costs.
+"""Several ranks compared with one process: images per second, bytes sent, memory; and the cost of a checkpoint.
 
     python benchmarks/scaling.py            # about eight minutes on two cores
 
-Every run is a training on procedural images through the command line. Two ranks of one thread each are set against
+Every run trains on procedural images through the command line. Two ranks of one thread each are compared with
 one process of two threads, at the same global batch, for the network of cifar10.yaml and that of cifar10_fast.yaml,
-which computes a quarter as much for every message. Then the cost model of docs/scaling.md is set against 1 to 4 ranks
-of one thread each, training cifar10_fast.yaml: bytes are what the loopback device carried (/proc/net/dev) in ten steps;
-memory is the peak of a rank, of which a run with a small batch tells what is loaded in any case; images per second
-follow from what one process of one thread reaches, and from what messages cost between two spells of computing, which
-is measured. Fails when two ranks of cifar10.yaml reach less than 0.9 of one process's images per second, the bytes are
+which computes a quarter as much per message. Then the cost model of docs/scaling.md is compared with 1 to 4 ranks
+of one thread each, training cifar10_fast.yaml: bytes are those on the loopback device (/proc/net/dev) in ten steps;
+memory is the peak of a rank, with the baseline from a run with a small batch; images per second
+follow from the speed of one process of one thread, and from the cost of messages between computing ranks, which
+is measured. Fails if two ranks of cifar10.yaml reach less than 0.9 of one process's images per second, the bytes are
 off the model by 5 %, memory by 15 %, images per second by 25 %, or checkpoints take more than 1 % of the time at their
 default interval.
 """
@@ -46,13 +46,13 @@ FIT = [
 
 
 def loopback() -> int:
-    """Bytes that the loopback device has carried so far."""
+    """Bytes on the loopback device so far."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
     return int(line.split(":")[1].split()[0])
 
 
 def run(ranks: int, threads: int, steps: int, *more: str, config: Path = CONFIG) -> tuple[float, int, float]:
-    """Median images per second, bytes on the loopback device, and the greatest rank's peak memory in MB."""
+    """Median images per second, bytes on the loopback device, and the largest peak memory of a rank in MB."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -80,12 +80,12 @@ def run(ranks: int, threads: int, steps: int, *more: str, config: Path = CONFIG)
 
 
 def messages(ranks: int, between: float) -> tuple[float, float]:
-    """Seconds that a message of a few bytes costs ranks that compute, and bytes/s in an all-reduce of 8 MB.
+    """Seconds per small message between computing ranks, and bytes/s in an all-reduce of 8 MB.
 
-    Ranks that compute never come to a message at once, least of all where they share cores: the message waits for the
+    Computing ranks never reach a message at the same time, especially if they share cores: the message waits for the
     last of them.
 
-    - ``between``: seconds of one core that a rank computes from a message to the next.
+    - ``between``: seconds of computation on one core between messages.
     """
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(exchange, (ranks, between, folder), nprocs=ranks)
@@ -100,7 +100,7 @@ def exchange(rank: int, ranks: int, between: float, folder: str) -> None:
     matrix, small, large = torch.rand(256, 256), torch.ones(16), torch.ones(2_000_000)
 
     def compute() -> None:
-        until = time.process_time() + between  # of this process's own time, whatever else runs on the core
+        until = time.process_time() + between  # of this process's CPU time, whatever else runs on the core
         while time.process_time() < until:
             matrix @ matrix
 
@@ -121,9 +121,9 @@ def exchange(rank: int, ranks: int, between: float, folder: str) -> None:
 
 
 def two_ranks(config: Path, steps: int, *more: str) -> float:
-    """Images per second of two ranks of one thread each, as a part of those of one process of two threads."""
+    """Images per second of two ranks of one thread each, relative to one process of two threads."""
     one, two = [], []
-    for _ in range(3):  # by turns, for the machine's speed changes
+    for _ in range(3):  # alternating, because the machine's speed changes
         one.append(run(1, 2, steps, *more, config=config)[0])
         two.append(run(2, 1, steps, *more, config=config)[0])
     ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
@@ -135,7 +135,7 @@ def two_ranks(config: Path, steps: int, *more: str) -> float:
 
 
 def check(model: Cost) -> bool:
-    """Set the model against 1 to 4 ranks."""
+    """Compare the model with 1 to 4 ranks."""
     cores = os.cpu_count() or 1
     alone, _, whole = run(1, 1, 20)
     loaded = run(1, 1, 20, f"--data.batch_size={SMALL}")[2] - model.memory(1, SMALL) / 2**20

@@ -1,10 +1,10 @@
-"""From the command to the first step: ours beside a bare Lightning script with the same imports.
+"""Time from the command to the first step: ours compared with a bare Lightning script with the same imports.
 
     python benchmarks/startup.py            # a minute
 
-Both train one step of the same small network on procedural images, in a new process each time, by turns; what counts is
+Both train one step of the same small network on procedural images, in a new process each time, by turns; the result is
 the time until that step is done. The script has no command line, no config, no run directory, and makes its views once.
-Fails when ours takes more than 1.5 times as long.
+Fails if ours takes more than 1.5 times as long.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Stamp(Callback):
 
 
 def seconds(command: list[str]) -> float:
-    """From starting a command to its first step."""
+    """Seconds from starting a command to its first step."""
     with tempfile.TemporaryDirectory() as folder:
         paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
         environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": paths}
@@ -78,7 +78,9 @@ def main() -> int:
         "--trainer.callbacks+=startup.Stamp",
     ]
     bare = [sys.executable, "-c", BARE]
-    times = [(seconds(ours), seconds(bare)) for _ in range(ROUNDS + 1)][1:]  # the first reads the files from the disk
+    times = [(seconds(ours), seconds(bare)) for _ in range(ROUNDS + 1)][
+        1:
+    ]  # the first run reads the files from the disk
     us, them = (statistics.median(side) for side in zip(*times, strict=True))
     ratio = statistics.median(a / b for a, b in times)
     print(f"{os.cpu_count()} cores, {platform.machine()}: ours {us:.1f} s, bare {them:.1f} s, ratio {ratio:.2f}")

@@ -1,14 +1,14 @@
-"""Views made in a second, beside lightly's SimCLR transform, kornia's batched augmentations and torchvision's v2.
+"""Speed of views, compared with lightly's SimCLR transform, kornia's batched augmentations and torchvision's v2.
 
     python benchmarks/views.py                  # pip install -e '.[benchmarks]'; half a minute, one thread
     python benchmarks/views.py --device cuda    # half a minute
-    python benchmarks/views.py --smoke          # a few images on the CPU, seconds: whether all of it runs
+    python benchmarks/views.py --smoke          # a few images on the CPU, seconds: a test that everything runs
 
 Two views of each image at the same settings: crop of 8 to 100 % of the area, flip, colour jitter of half strength,
-grayscale, normalisation; with and without blur. lightly works on PIL images, one at a time, as its data sets serve
-them; kornia on a batch, each image with parameters of its own, as ours; torchvision on a batch, all of it with the same
-parameters, so it has less to do. Times are medians of rounds by turns. A package that is not installed is left out, and
-said. Fails where ours is not as many times as fast as ``GOALS`` say.
+grayscale, normalisation; with and without blur. lightly works on PIL images, one at a time, as its data sets give
+them; kornia on a batch with parameters for each image, like ours; torchvision on a batch with the same
+parameters for all images, which is less work. Times are medians of alternating rounds. A package that is not installed
+is skipped with a message. Fails if ours is not as many times as fast as in ``GOALS``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from simmim_pl.views.gaussian_blur import kernel_size
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Work = Callable[[], object]
-# Images in a batch, their sides and the views', probability of blur.
+# Batch size, image size, view size, probability of blur.
 CASES = {
     "cpu": [(256, 32, 0.0), (256, 32, 0.5)],
     "cuda": [(512, 32, 0.0), (4096, 32, 0.0), (512, 32, 0.5), (4096, 32, 0.5), (256, 224, 0.0), (256, 224, 0.5)],
@@ -48,7 +48,7 @@ def ours(images: torch.Tensor, size: int, blur: float) -> Work:
 
 
 def torchvisions(images: torch.Tensor, size: int, blur: float) -> Work:
-    """The same from the batch, with the same parameters for all of it."""
+    """The same from a batch, with the same parameters for all images."""
     blurred = [v2.RandomApply([v2.GaussianBlur(kernel_size(size), (0.1, 2.0))], blur)] if blur else []
     transform = v2.Compose(
         [
@@ -61,7 +61,7 @@ def torchvisions(images: torch.Tensor, size: int, blur: float) -> Work:
 
 
 def lightlys(images: torch.Tensor, size: int, blur: float) -> Work:
-    """The same from PIL images, which are in memory already."""
+    """The same from PIL images in memory."""
     from lightly.transforms import SimCLRTransform
     from PIL import Image
 
@@ -72,7 +72,7 @@ def lightlys(images: torch.Tensor, size: int, blur: float) -> Work:
 
 
 def kornias(images: torch.Tensor, size: int, blur: float, cropping: str = "resample") -> Work:
-    """The same from the batch, without antialiasing, which it does not have; cropped in one of its two ways."""
+    """The same from a batch, without antialiasing, which kornia does not have; with one of its two crop modes."""
     import kornia.augmentation as K
 
     kernel = (kernel_size(size),) * 2
@@ -89,7 +89,7 @@ def kornias(images: torch.Tensor, size: int, blur: float, cropping: str = "resam
 
 
 def peers(images: torch.Tensor, size: int, blur: float) -> dict[str, Work]:
-    """What is installed, and runs on the device."""
+    """Peers that are installed and run on the device."""
     found = {"torchvision": torchvisions(images, size, blur)}
     if installed("kornia"):
         found["kornia"] = kornias(images, size, blur)
@@ -101,7 +101,7 @@ def peers(images: torch.Tensor, size: int, blur: float) -> dict[str, Work]:
 
 
 def installed(package: str) -> str | None:
-    """Its version."""
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -109,7 +109,7 @@ def installed(package: str) -> str | None:
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """Of one call, until the device has done it."""
+    """Seconds per call, including synchronisation."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     since = time.perf_counter()
@@ -119,16 +119,16 @@ def seconds(work: Work, device: torch.device) -> float:
 
 
 def measure(sides: dict[str, Work], device: torch.device, rounds: int) -> dict[str, float]:
-    """Seconds of a call, of each side by turns."""
+    """Seconds per call of each side, alternating."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds + 1):  # the first warms up, and compiles kernels
+    for _ in range(rounds + 1):  # the first call warms up and compiles kernels
         for name, work in sides.items():
             times[name].append(seconds(work, device))
     return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
 def line(cells: Sequence[str]) -> str:
-    """Of a table."""
+    """A row of a table."""
     return f"| {cells[0]:<24} | {cells[1]:<12} | {cells[2]:>10} | {cells[3]:>14} | {cells[4]:>10} |"
 
 

@@ -17,7 +17,7 @@ class InputError(Exception):
 
 
 class Batch(TypedDict, total=False):
-    """A batch of images, or of clips: then ``clip`` stands in place of ``image``.
+    """A batch of images, or of clips: then ``clip`` replaces ``image``.
 
     A set without labels has no ``label`` key, one without masks no ``mask``; ``views`` appear in pretraining only.
     """
@@ -28,7 +28,7 @@ class Batch(TypedDict, total=False):
     mask: UInt8[Tensor, "B H W"]  # class of each pixel; 255 is ignored
     index: Int64[Tensor, " B"]  # position in the whole set: identifies images that several ranks repeat
     views: Float[Tensor, "V B 3 S S"]
-    local: Float[Tensor, "L B 3 s s"]  # further views, of smaller regions, at a size of their own
+    local: Float[Tensor, "L B 3 s s"]  # further views, of smaller regions and another size
 
 
 class Features(NamedTuple):
@@ -84,7 +84,7 @@ class Encoder(nn.Module, ABC):
     def layers(self) -> list[str]:
         """Names of the submodules that an image passes one after the other, the earliest first.
 
-        Evaluations can use a layer's output in place of the encoder's, and fine-tuning can give earlier layers a
+        Evaluations can use a layer's output instead of the encoder's, and fine-tuning can give earlier layers a
         smaller learning rate. By default these are the submodules with weights at the first depth where none of them
         holds four fifths of all matrices and convolutions: the blocks of a transformer, the stages of a ResNet.
         Override it where this does not fit.
@@ -122,7 +122,7 @@ class MaskableEncoder(Encoder):
         mask: Bool[Tensor, "B h w"] | None = None,
         mask_token: Float[Tensor, " E"] | None = None,
     ) -> Features:
-        """Encode a batch of images; where ``mask`` is true, ``mask_token`` stands in place of the embedded patch.
+        """Encode a batch of images; where ``mask`` is true, ``mask_token`` replaces the embedded patch.
 
         :class:`simmim_pl.methods.MaskedImage` gives a mask in training. Everything else calls it without one.
         """

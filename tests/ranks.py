@@ -38,7 +38,7 @@ class Journal(Callback):
             torch.save(self.steps, Path(folder, "journal.pt"))
 
 
-class Dies(Callback):
+class Crashes(Callback):
     """Raises after a number of batches: a quick substitute for a kill."""
 
     def __init__(self, batch: int) -> None:
@@ -62,7 +62,7 @@ class Snapshots(Callback):
 
 
 class Killed(BaseException):
-    """Raised by :class:`Dies`."""
+    """Raised by :class:`Crashes`."""
 
 
 def free_port() -> int:

@@ -44,7 +44,7 @@ def test_measured_values_pass() -> None:
         (seeds(0.75, 0.76, 0.77), "outside"),
         (seeds(0.83, 0.84, 0.85), "outside"),
         (seeds(0.74), "outside"),
-        (seeds(0.8, 0.8, 0.8, untrained=0.6), "seed 0 beats its baselines by 0.200 only"),
+        (seeds(0.8, 0.8, 0.8, untrained=0.6), "seed 0 exceeds its baselines by 0.200 only"),
     ],
 )
 def test_values_out_of_band_or_near_a_baseline_fail(found: dict[int, dict[str, float]], says: str) -> None:

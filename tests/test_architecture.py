@@ -18,8 +18,8 @@ def table() -> dict[str, set[str]]:
     names = {"__init__": "", "package": ""}
     found = {}
     for name, cell in rows:
-        room = name.removesuffix(".py")
-        found[names.get(room, room)] = {names.get(each, each) for each in re.findall(r"\w+", cell)}
+        subpackage = name.removesuffix(".py")
+        found[names.get(subpackage, subpackage)] = {names.get(each, each) for each in re.findall(r"\w+", cell)}
     return found
 
 
@@ -47,14 +47,14 @@ TESTS_OF_THE_WHOLE = {
 }
 
 
-def room(module: str) -> str:
+def subpackage(module: str) -> str:
     """The subpackage of ``simmim_pl.subpackage.module``; "" for simmim_pl itself."""
     return [*module.split("."), ""][1]
 
 
 def home(path: str) -> str:
     """The subpackage of a file."""
-    return room(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    return subpackage(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 
 def dotted(node: ast.expr) -> str:
@@ -89,7 +89,7 @@ def under(module: str, parent: str) -> bool:
 
 def target(module: str) -> str:
     """The subpackage that an import reaches."""
-    name = room(module)
+    name = subpackage(module)
     return name if name in ALLOWED else ""  # `from simmim_pl import __version__`
 
 
@@ -111,7 +111,7 @@ def test_a_file_imports_only_allowed_packages(name: str) -> None:
 
 
 FORBIDDEN = {
-    "a room not in its row": ("simmim_pl/views/crop.py", "from simmim_pl.data.sources.shapes import Shapes"),
+    "a package not in its row": ("simmim_pl/views/crop.py", "from simmim_pl.data.sources.shapes import Shapes"),
     "the same, as a module": ("simmim_pl/views/crop.py", "import simmim_pl.data.sources.shapes"),
     "the same, from the package": ("simmim_pl/encoders/vit.py", "from simmim_pl import losses"),
     "the same, in a function": (
@@ -173,7 +173,7 @@ def test_there_are_no_circular_imports() -> None:
 def test_every_package_is_in_the_table() -> None:
     assert len(FILES) > 20
     assert {
-        room(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")) for name in NAMES
+        subpackage(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")) for name in NAMES
     } <= ALLOWED.keys()
     assert set().union(*ALLOWED.values()) <= ALLOWED.keys()
 

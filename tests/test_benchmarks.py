@@ -52,7 +52,7 @@ def test_a_failing_or_late_section_has_a_row_and_the_others_continue(
         "| before | no GPU |  |  |",
         "| fails | ValueError: this / that |  |  |",
         "| half | 1.5 s; a note | 3, is the aim | 50 % |",
-        "| works | left out, the time was spent |  |  |",
+        "| works | skipped, the time limit was reached |  |  |",
     ]
     assert [row["name"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == [
         "before",

@@ -30,7 +30,7 @@ MANY = 50  # classes; W&B's chart is a table with a row per pair of classes, whi
 class Dashboard(Callback):
     """Logs to W&B what a curve cannot show.
 
-    - ``data/views``, also as ``views.png`` in the run directory: the first batch's views, one image a row.
+    - ``data/views``, also as ``views.png`` in the run directory: the first batch's views, one image per row.
     - After validations and at the end, of what :class:`simmim_pl.callbacks.Representation` and
       :class:`simmim_pl.callbacks.EmbeddingMap` found: ``representation/positive`` and ``negative``, histograms of
       similarities; ``representation/spectrum``, singular values; ``representation/neighbours``, a query a row;
@@ -59,7 +59,7 @@ class Dashboard(Callback):
             self.show(trainer, batch)
 
     def show(self, trainer: Trainer, batch: Batch) -> None:
-        """Write the grid: an image a row, a view a column."""
+        """Write the grid: one image per row, one view per column."""
         views = batch["views"][:, : self.images]
         grid = make_grid(views.transpose(0, 1).flatten(0, 1), nrow=len(views))
         folder = run_directory(trainer)
@@ -68,7 +68,7 @@ class Dashboard(Callback):
         atomic.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
         # From the file, not the tensor: if rounding puts one value above 1, W&B takes all values as 0 to 255.
         picture = Image.open(folder / "views.png")
-        send(trainer, {"data/views": wandb.Image(picture, caption="one image a row, one view a column")})
+        send(trainer, {"data/views": wandb.Image(picture, caption="one image per row, one view per column")})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self.budget.allows():

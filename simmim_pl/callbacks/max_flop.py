@@ -43,7 +43,7 @@ class MaxFlop(Callback):
         except Exception as error:
             raise InputError(
                 f"The FLOP of a step of {name} cannot be counted ({type(error).__name__}: {error}): set "
-                "--trainer.max_steps in place of --callbacks.max_flop.flop."
+                "--trainer.max_steps instead of --callbacks.max_flop.flop."
             ) from error
         self.steps = round(self.flop / of_step)
         if self.steps < 1:

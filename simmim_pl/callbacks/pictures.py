@@ -45,6 +45,6 @@ class Pictures(Callback):
 
 
 def grid(rows: Float[Tensor, "N K 3 H W"]) -> UInt8[Tensor, "h w 3"]:
-    """One picture, an image a row, on the CPU."""
+    """One picture, one image per row, on the CPU."""
     whole: Tensor = make_grid(rows.detach().float().cpu().flatten(0, 1), nrow=rows.shape[1])
     return (whole.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)

@@ -1,4 +1,4 @@
-"""``python -m simmim_pl``: LightningCLI with a run directory of its own, `.env`, and W&B that never blocks."""
+"""``python -m simmim_pl``: LightningCLI with run directories, `.env`, and W&B that never blocks."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def read_dotenv() -> None:
 @say_once.mark_job()
 @lost_ranks.watch_ranks()
 def main(args: ArgsType = None) -> None:
-    """Run the command line. User errors print one sentence and exit with code 2."""
+    """Run the command line. User errors print one line and exit with code 2."""
     try:
         read_dotenv()
         quiet.hide_messages()

@@ -67,7 +67,7 @@ def chosen(asked: Any, built: Any, model: Any) -> dict[str, Any]:
             asked.callbacks[name] = found[name] = None
     callbacks = [*filter(None, map(found.get, CALLBACKS)), *users]
     if asked.trainer.enable_checkpointing is None and not any(isinstance(each, Base) for each in callbacks):
-        asked.trainer.enable_checkpointing = False  # or Lightning adds a checkpoint callback of its own
+        asked.trainer.enable_checkpointing = False  # otherwise Lightning adds its own checkpoint callback
     return {"callbacks": callbacks, "enable_checkpointing": asked.trainer.enable_checkpointing}
 
 

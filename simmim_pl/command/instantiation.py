@@ -1,4 +1,4 @@
-"""Build the classes that a config names. A refused argument or a missing package becomes an error of one sentence."""
+"""Build the classes that a config names. A refused argument or a missing package becomes a one-line error."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class History(CSVLogger):
 
 
 def begin(trainer: Trainer, folder: Path, with_wandb: bool) -> None:
-    """Let a run's loggers write, and add W&B's unless the user has loggers of his own."""
+    """Let a run's loggers write, and add W&B's unless the user has other loggers."""
     for logger in trainer.loggers:
         if isinstance(logger, History):
             logger.begin()
@@ -86,7 +86,7 @@ def start_wandb(folder: Path) -> wandb.Run:
             dir=folder,
             project=None
             if sweep_run_id()
-            else project,  # W&B takes an agent's word from the environment, and warns of ours
+            else project,  # W&B takes the agent's project from the environment, and warns of another
             name=f"{name}/{run_id}",
             group=name,
             id=None if sweep_run_id() else run_id,

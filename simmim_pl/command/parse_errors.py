@@ -1,4 +1,4 @@
-"""Turn jsonargparse's multi-line errors into one sentence about the key, as the user writes it."""
+"""Turn jsonargparse's multi-line errors into one line about the key, as the user writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command-line parser whose errors are one sentence instead of a page of usage, and that knows ranges of numbers."""
+"""A command-line parser with one-line errors instead of a page of usage, and with ranges of numbers."""
 
 from __future__ import annotations
 

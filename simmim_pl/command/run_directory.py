@@ -61,7 +61,7 @@ def newest_checkpoint(runs: str, name: str, subcommand: str) -> str | None:
         return str(found[-1])
     if subcommand != "fit":
         raise InputError(f"There is no checkpoint in {Path(runs, name)}: name its path, or another run with --name.")
-    rank_zero_info(f"There is no checkpoint in {Path(runs, name)} yet: the run starts at its beginning.")
+    rank_zero_info(f"There is no checkpoint in {Path(runs, name)} yet: the run starts from the beginning.")
     return None
 
 

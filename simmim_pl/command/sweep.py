@@ -138,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--runs",
         default="runs",
-        help="folder of all runs; what is done in it is not run again, so take another after changing the config",
+        help="folder of all runs; finished runs in it are not repeated, so use another one after changing the config",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run none")
     options = parser.parse_args(args)

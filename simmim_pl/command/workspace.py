@@ -87,7 +87,7 @@ def save_view(workspace: Any) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line. Errors that the user can fix are printed as one sentence, with exit code 2."""
+    """Run the command line. User errors print one line and exit with code 2."""
     parser = argparse.ArgumentParser(prog="python -m simmim_pl.workspace", description=__doc__, allow_abbrev=False)
     try:
         read_dotenv()

@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: images per batch over all devices, so that a config means the same on any number of them; each
             device gets an equal share. With accumulation a step sees batch_size × accumulate_grad_batches.
         views: makes the training views on the device. Without it training batches are all images in a fixed order.
-        local_views: makes further views of smaller regions, at a size of their own, in addition to ``views``: see
+        local_views: makes further views of smaller regions, with their own size, in addition to ``views``: see
             :class:`simmim_pl.methods.Contrastive`.
         final_views: makes the views of the last batches: larger ones ready the encoder for whole images (after Touvron
             et al. 2019, arXiv 1906.06423). Loss, speed and memory jump there; ``--data.final_share 0.99`` tries it.

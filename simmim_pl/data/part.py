@@ -34,7 +34,7 @@ class Part(ImageDataset):
         return digest(self.images.digest(), self.positions)
 
     def copied(self) -> InMemory:
-        """The part as a set of its own in memory."""
+        """The part as a separate data set in memory."""
         found = InMemory(self.read(torch.arange(len(self))), self.labels, self.masks)
         found.files = self.files
         return found

@@ -24,7 +24,7 @@ class ImageDataset(Dataset, ABC):
     Args:
         labels: class of each image, int64 ``[N]``, or ``None``.
         workers: whether reading a batch is slow enough to be worth worker processes.
-        clips: whether the set holds clips; its batches then have ``clip`` in place of ``image``.
+        clips: whether the set holds clips; its batches then have ``clip`` instead of ``image``.
         masks: class of each pixel, uint8 ``[N, H, W]``, 255 ignored, or ``None``.
 
     Attributes:

@@ -37,7 +37,7 @@ class Patches(nn.Conv2d):
 def masked(
     tokens: Float[Tensor, "B h w E"], mask: Bool[Tensor, "B h w"] | None, mask_token: Float[Tensor, " E"] | None
 ) -> Float[Tensor, "B h w E"]:
-    """The tokens, with ``mask_token`` in place of those where the mask is true."""
+    """The tokens, with ``mask_token`` instead of those where the mask is true."""
     if mask is None or mask_token is None:
         return tokens
     return torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)

@@ -14,7 +14,7 @@ class RelativeBlock(EncoderBlock):  # type: ignore[misc]
 
     Each head has a bias for every offset of two patches, and three more if there is a class token: from it to patches,
     from patches to it, and from it to itself. For a grid of another size the biases are interpolated (bilinear). Every
-    block has a table of its own, as BEiT has while it is fine-tuned; in pretraining its blocks, and those of SimMIM's
+    block has its own table, as in BEiT's fine-tuning; in pretraining its blocks, and those of SimMIM's
     authors, share one.
 
     Args:

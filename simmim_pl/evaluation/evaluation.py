@@ -147,7 +147,7 @@ class Evaluation(LightningModule):
             if (fit := [each for each in protocols if each.supports_raw_pixels or not isinstance(encoder, RawPixels)])
         ]
 
-    @torch.inference_mode(False)  # protocols need gradients of their own
+    @torch.inference_mode(False)  # protocols compute gradients
     def evaluate(self) -> None:
         """Run every protocol on every encoder and publish the card."""
         started, entries, plan = time.perf_counter(), [], self.plan()

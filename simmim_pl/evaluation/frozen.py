@@ -103,7 +103,7 @@ class FrozenGuard:
     def settle(self) -> None:
         """Take the plain attributes again, after a first forward pass on a blank image.
 
-        Some networks (LeViT's attention biases) fill a cache in that pass. It holds nothing of the data.
+        Some networks (LeViT's attention biases) fill a cache in that pass. It contains nothing from the data.
         """
         self.require(digest(self.encoder) == self.before[0])
         self.before = (self.before[0], attributes(self.encoder))

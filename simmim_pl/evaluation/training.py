@@ -31,7 +31,7 @@ class LRSearch:
     """How heads on frozen features are trained: one per learning rate, all on the same batches.
 
     Attributes:
-        lr: candidate learning rates, for 256 items a step.
+        lr: candidate learning rates, for 256 items per step.
         optimizer: ``sgd`` with momentum 0.9, or ``adam`` with decoupled weight decay.
         weight_decay: of the optimizer.
         epochs: passes over the training items; the last one counts.

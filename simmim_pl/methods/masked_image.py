@@ -61,7 +61,7 @@ class MaskedImage(Method):
         require_view_maker(self, "CropFlip", local_views=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        # [V·B, 3, S, S] in [0, 1]: every view of an image has a mask of its own
+        # [V·B, 3, S, S] in [0, 1]: every view of an image has its own mask
         image = views_of(batch, 1, "CropFlip").flatten(0, 1)
         require_whole_units(image, self.side)
         mask, target = self.mask(image), self.encoder.normalize(image)
@@ -91,7 +91,7 @@ class MaskedImage(Method):
         if predicted.shape != image.shape:  # of AlexNet, whose convolutions lose the border
             raise InputError(
                 f"{type(encoder).__name__} has no feature map of one position for every {encoder.stride}×"
-                f"{encoder.stride} pixels, which is what pixels are predicted from: choose another encoder."
+                f"{encoder.stride} pixels, which the decoder needs: choose another encoder."
             )
         return features, predicted
 

@@ -156,7 +156,7 @@ class Method(StepLog, ABC):
         Args:
             checkpoint_path: a checkpoint that ``fit`` wrote.
             allow: class paths outside this package, and other than torch's optimizers, that it may name.
-            given: arguments of the method to use in place of those that the checkpoint's config describes.
+            given: arguments of the method to use instead of those that the checkpoint's config describes.
 
         Raises:
             InputError: the checkpoint cannot be read, names a class that is not allowed, or does not fit its config.

@@ -23,8 +23,9 @@ ANGLES = (0, 90, 180, 270)  # degrees, anticlockwise
 class Rotation(Method):
     """RotNet (Gidaris et al. 2018, arXiv 1803.07728): a linear classifier predicts which of four angles an image has.
 
-    Every view is in the batch four times, once at each angle, so the network sees ``4·V·B`` images a step. One view of
-    each image suffices. The last layers become specific to the task: evaluate an earlier one, with ``--model.layer``.
+    Every view is in the batch four times, once at each angle, so the network sees ``4·V·B`` images per step. One view
+    of each image suffices. The last layers become specific to the task: evaluate an earlier one, with
+    ``--model.layer``.
 
     Args:
         encoder: image → features; the part that is kept.

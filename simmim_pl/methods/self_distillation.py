@@ -30,7 +30,7 @@ class SelfDistillation(Method):
     Subclasses define :meth:`compare`. The teacher sees the views; the online network sees them too, and with
     ``--data.local_views`` smaller regions, at their own size. Every view of the online network predicts the teacher's
     projections of all other views of its image. As in :class:`simmim_pl.methods.Contrastive`, BatchNorm sees all views
-    of a step together, where the papers' code normalises each view by itself.
+    of a step together, where the papers' code normalises each view separately.
 
     Args:
         encoder: image → features; the part that is kept.

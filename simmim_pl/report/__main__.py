@@ -17,7 +17,7 @@ from simmim_pl.runtime import atomic
 
 
 def export(run: Path, folder: Path) -> None:
-    """Write the charts of what a run observed, each as a file of its own."""
+    """Write the charts of what a run observed, each as a separate file."""
     for name, figure in figures(observed(run)).items():
         atomic.write(folder / f"{name}.png", partial(put, png(figure)))
 
@@ -28,7 +28,7 @@ def put(picture: bytes, file: IO[bytes]) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Write the page. User errors print one sentence and exit with code 2."""
+    """Write the page. User errors print one line and exit with code 2."""
     parser = argparse.ArgumentParser(
         prog="python -m simmim_pl.report",
         description="Write the report of one run, or a comparison of several, as one HTML file that needs no network.",

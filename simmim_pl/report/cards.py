@@ -68,7 +68,7 @@ def pixels(share: np.ndarray, title: str) -> Markup:
     image = np.concatenate([colour, 255 * share[..., None]], axis=2).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(image, "RGBA").save(file, "png")
-    return Markup('<img class="matrix" alt="confusion: {}, a true class a row" src="{}">').format(
+    return Markup('<img class="matrix" alt="confusion: {}, one true class per row" src="{}">').format(
         title, address(file.getvalue())
     )
 

@@ -16,7 +16,7 @@ def chance_levels(run: Run) -> dict[str, float]:
     - Rotation accuracy: one of four angles.
     - Loss: if all similarities are equal, NT-Xent is log(V·N − 1), decoupled log(V·N − V). Other losses are left out.
 
-    Metrics for which the run logs ``METRIC_at_chance`` are left out: that is a curve of its own.
+    Metrics for which the run logs ``METRIC_at_chance`` are left out: that is a separate curve.
     """
     settings = flatten(run.config)
     found: dict[str, float] = {"train/rotation_accuracy": 1 / 4} if "train/rotation_accuracy" in run.history else {}

@@ -21,7 +21,7 @@ def scores(run: Run) -> Scores:
     """Results of a run's evaluated encoder by task; if several cards have a task, that of the last card.
 
     A task is a protocol, its variant and its metric on a data set, such as ``FewLabels, 1 % of labels on CIFAR10``, and
-    the layer that was read in place of the encoder's output.
+    the layer that was read instead of the encoder's output.
     """
     found: Scores = {}
     for card in run.cards:

@@ -117,7 +117,7 @@ def views(run: Run) -> Markup:
     """The first batch's views."""
     if run.views is None:
         return Markup()
-    text = f"{run.name}: views of the first images, an image a row, a view a column"
+    text = f"{run.name}: views of the first images, one image per row, one view per column"
     return Markup('<img class="views" alt="{}" src="{}">').format(text, address(run.views))
 
 

@@ -1,6 +1,6 @@
 """Atomic writes: temporary file, fsync, rename.
 
-A failed write raises :class:`WriteError`; the command line turns it into one sentence (:func:`explain`).
+A failed write raises :class:`WriteError`; the command line turns it into a one-line error (:func:`explain`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def name_file_in_errors(path: Path) -> Iterator[None]:
     """Add the file name to write errors raised in this context: Python names the file only when opening it fails.
 
     Raises:
-        WriteError: in place of any OSError, and of the RuntimeError that torch.save raises on a failed write.
+        WriteError: instead of any OSError, and of the RuntimeError that torch.save raises on a failed write.
     """
     try:
         yield
@@ -147,7 +147,7 @@ def add_resume_advice(checkpoint: Callable[[], Any]) -> Iterator[None]:
         checkpoint: returns the path of the newest checkpoint, or something false. Called only after an error.
 
     Raises:
-        InputError: in place of an error that :func:`explain` explains.
+        InputError: instead of an error that :func:`explain` explains.
     """
     try:
         yield

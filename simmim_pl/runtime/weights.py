@@ -18,7 +18,7 @@ MAX_VALUES_IN_FILE = 1_000_000  # a network of a thousand tensors with its optim
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> list[str]:
-    """Load a state dict that another tool saved, or the encoder's part of a checkpoint of ours, into an encoder.
+    """Load a state dict that another tool saved, or the encoder's part of a checkpoint of simmim_pl, into an encoder.
 
     The state dict may be nested under any key. Names may be the encoder's own or follow one of
     :func:`simmim_pl.runtime.weight_names.naming_schemes`, behind a prefix (``module.``, ``backbone.``,

@@ -1,4 +1,4 @@
-"""Parse and check YAML from a user or a file. Every fault is an :class:`InputError` of one sentence."""
+"""Parse and check YAML from a user or a file. Every error is a one-line :class:`InputError`."""
 
 from __future__ import annotations
 

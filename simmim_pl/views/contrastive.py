@@ -134,7 +134,7 @@ def for_each_view(operations: Sequence[Any], views: int) -> list[list[Operation]
     if not operations or not isinstance(operations[0], list):
         return [list(operations)] * views
     if len(operations) != views:
-        raise InputError(f"operations has {len(operations)} lists for {views} views: give one list, or one a view.")
+        raise InputError(f"operations has {len(operations)} lists for {views} views: give one list, or one per view.")
     return list(operations)
 
 

@@ -69,7 +69,7 @@ def change(view: Float[Tensor, "B 3 S S"], plan: Plan, part: Sequence[Operation]
 
 
 def split(operations: Sequence[Operation]) -> list[list[Operation]]:
-    """Parts of one launch each, the first with the crop; an operation without a kernel is a part of its own.
+    """Parts of one launch each, the first with the crop; an operation without a kernel is a separate part.
 
     >>> [[type(each).__name__ for each in part] for part in split([Grayscale(), Solarize(), ColorJitter()])]
     [['Grayscale', 'Solarize'], ['ColorJitter']]

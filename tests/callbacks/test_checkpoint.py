@@ -42,7 +42,7 @@ class Raises(Callback):
             raise self.error
 
 
-class Hears(Callback):
+class SendsSignals(Callback):
     """Sends this process one or several signals after a number of steps."""
 
     def __init__(self, step: int, *numbers: signal.Signals) -> None:
@@ -133,7 +133,7 @@ def test_the_checkpoint_holds_the_final_weights(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_saved_and_resumes(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit, match="130"):
-        fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT), max_epochs=3)
+        fit(tmp_path, Checkpoint(), SendsSignals(7, signal.SIGINT), max_epochs=3)
     assert step(tmp_path) == 7
     assert signal.getsignal(signal.SIGINT) is before
     assert all(tensor.isfinite().all() for tensor in torch.load(last(tmp_path))["state_dict"].values())
@@ -144,14 +144,14 @@ def test_an_interrupted_run_is_saved_and_resumes(tmp_path: Path) -> None:
 
 def test_an_interrupt_at_the_end_of_an_epoch_is_handled(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="143"):
-        fit(tmp_path, Checkpoint(every_n_epochs=9), Hears(5, signal.SIGTERM), max_epochs=3)
+        fit(tmp_path, Checkpoint(every_n_epochs=9), SendsSignals(5, signal.SIGTERM), max_epochs=3)
     assert step(tmp_path) == 5
     assert fit(tmp_path, Checkpoint(), max_epochs=3, ckpt_path=last(tmp_path)).global_step == 15
 
 
 def test_a_second_interrupt_stops_at_once_and_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="1"):  # Lightning ends a run this way at a KeyboardInterrupt
-        fit(tmp_path, Checkpoint(), Hears(7, signal.SIGINT, signal.SIGINT), max_epochs=3)
+        fit(tmp_path, Checkpoint(), SendsSignals(7, signal.SIGINT, signal.SIGINT), max_epochs=3)
     assert step(tmp_path) == 5
 
 
@@ -198,7 +198,7 @@ def test_a_run_interrupted_before_its_first_step_saves_no_checkpoint(tmp_path: P
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken"), InputError("mend this"), MemoryError()])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), InputError("fix this"), MemoryError()])
 def test_any_other_error_keeps_the_last_good_checkpoint(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error)):
         fit(tmp_path, Checkpoint(), Raises(8, error), max_epochs=3)

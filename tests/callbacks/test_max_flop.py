@@ -100,7 +100,7 @@ def test_a_step_that_reads_values_cannot_be_counted(cli: Cli, capfd: pytest.Capt
         cli([*TINY, "--model=tests.callbacks.test_max_flop.Odd", f"{MAX}=1e9"])
     error = capfd.readouterr().err
     assert "The FLOP of a step of Odd cannot be counted (DataDependentOutputException: " in error
-    assert "set --trainer.max_steps in place of --callbacks.max_flop.flop." in error
+    assert "set --trainer.max_steps instead of --callbacks.max_flop.flop." in error
 
 
 def test_images_of_any_dataset_can_be_counted() -> None:

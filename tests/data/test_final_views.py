@@ -9,7 +9,7 @@ from simmim_pl.data.final_views import check
 from simmim_pl.views import ContrastiveViews, CropFlip
 
 
-class Stranger(Views):
+class UserViews(Views):
     """A user's views with unknown size."""
 
     def forward(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -26,7 +26,7 @@ class Stranger(Views):
         (CropFlip(), None),  # of the images' own size
         (CropFlip(), ContrastiveViews(16)),
         (CropFlip(16), CropFlip()),  # for a method that needs one
-        (Stranger(), Stranger()),
+        (UserViews(), UserViews()),
     ],
 )
 def test_valid_final_views(views: Views | None, final: Views | None) -> None:

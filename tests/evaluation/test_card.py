@@ -191,7 +191,7 @@ def test_an_unwritable_checkpoint_folder_costs_only_the_copy(
         patch.setattr(page, "write", full)
         with pytest.warns(UserWarning, match=r"could not be copied next to .*last\.ckpt \(Read-only file system\)"):
             copy_beside(carded(), tmp_path / "last.ckpt", tmp_path / "knn/1")
-    assert "beside" not in capsys.readouterr().out
+    assert "next to" not in capsys.readouterr().out
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="could not be copied next to"):  # and if the folder does not exist
         copy_beside(carded(), tmp_path / "file/last.ckpt", tmp_path / "knn/1")

@@ -239,7 +239,7 @@ def test_raw_pixels_are_not_cached(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
-class Sick(FastCNN):
+class GivesNaN(FastCNN):
     """Gives NaN for the brightest images of the test split."""
 
     def __init__(self, width: int, worst: int) -> None:
@@ -255,7 +255,7 @@ class Sick(FastCNN):
 
 @pytest.mark.parametrize("worst", [1, 20])
 def test_non_finite_features_are_refused_and_not_cached(tmp_path: Path, worst: int) -> None:
-    evaluated = context(frozen(Sick(2, worst)), SMALL, tmp_path)
+    evaluated = context(frozen(GivesNaN(2, worst)), SMALL, tmp_path)
     # The same NaN twice is not a change, so the error is about NaN.
     with pytest.raises(InputError, match=f"NaN or infinite features for {worst} of 20 test images"):
         evaluated.features("test")
@@ -298,7 +298,7 @@ def test_one_varying_feature_is_not_a_collapse() -> None:
     assert len(collect([(features[:1], torch.arange(1), torch.arange(1))], "test")[0]) == 1  # a single image is allowed
 
 
-class Dreamer(FastCNN):
+class DrawsRandomly(FastCNN):
     """Its features are random."""
 
     def forward(self, image: Tensor) -> Features:
@@ -307,8 +307,8 @@ class Dreamer(FastCNN):
 
 
 def test_a_random_encoder_is_refused_and_not_cached(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Dreamer gave different features for the same images"):
-        context(small(0, Dreamer), SMALL, tmp_path).features("test")
+    with pytest.raises(InputError, match="DrawsRandomly gave different features for the same images"):
+        context(small(0, DrawsRandomly), SMALL, tmp_path).features("test")
     assert not files(tmp_path)
 
 

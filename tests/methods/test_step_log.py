@@ -41,13 +41,13 @@ class Logs:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class Kept(Logs, StepLog): ...
+class WithStepLog(Logs, StepLog): ...
 
 
-class Lightnings(Logs, LightningModule): ...
+class WithLightningsLog(Logs, LightningModule): ...
 
 
-class Beside(Callback):
+class LogsAfterStep(Callback):
     """Logs after the step, and stops the run at a batch."""
 
     def __init__(self, stop: int = 0) -> None:
@@ -66,7 +66,7 @@ def history(root: Path, module: LightningModule, stop: int = 0, **options: Any) 
     batches = DataLoader(torch.randn(20, 2), batch_size=2)
     options |= {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     logger = CSVLogger(root, name=None, version="run")
-    trainer = Trainer(accelerator="cpu", max_epochs=2, logger=logger, callbacks=[Beside(stop)], **options)
+    trainer = Trainer(accelerator="cpu", max_epochs=2, logger=logger, callbacks=[LogsAfterStep(stop)], **options)
     trainer.fit(module, batches, batches)
     with (root / "run/metrics.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
@@ -84,15 +84,15 @@ def history(root: Path, module: LightningModule, stop: int = 0, **options: Any) 
     ],
 )
 def test_the_history_equals_lightnings(tmp_path: Path, options: dict[str, Any]) -> None:
-    kept = history(tmp_path / "kept", Kept(), **options)
-    assert kept == history(tmp_path / "lightnings", Lightnings(), **options)
+    kept = history(tmp_path / "kept", WithStepLog(), **options)
+    assert kept == history(tmp_path / "lightnings", WithLightningsLog(), **options)
     assert {"loss", "number", "third", "seldom", "gradient", "twice", "validated", "mean"} <= set().union(*kept)
 
 
 def test_lazy_metrics_are_computed_only_when_written(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    class Counts(Kept):
+    class Counts(WithStepLog):
         def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             self.log("count", lambda: calls.append(self.global_step) or len(calls), prog_bar=True)
             return super().training_step(batch, batch_idx)

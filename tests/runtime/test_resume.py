@@ -140,7 +140,7 @@ def test_a_run_killed_after_any_batch_resumes_identically(
 
 def stopped_and_resumed(cli: Callable[[list[Any]], Path], args: list[str], batch: int, runs: str) -> dict[str, Any]:
     """The final state of a run that was killed after a batch, and resumed."""
-    dies = ["--trainer.callbacks+=tests.ranks.Dies", f"--trainer.callbacks.batch={batch}"]
+    dies = ["--trainer.callbacks+=tests.ranks.Crashes", f"--trainer.callbacks.batch={batch}"]
     with pytest.raises(Killed):
         cli([*args, f"--runs={runs}", *dies])
     cli([*args, f"--runs={runs}", "--ckpt_path=last"])
@@ -151,7 +151,7 @@ def test_a_run_resumes_identically_after_several_kills(cli: Callable[[list[Any]]
     args = lines(1)
     cli([*args, "--runs=whole"])
     for batch in range(1, 10) if LONG else (3, 8):
-        dies = ["--trainer.callbacks+=tests.ranks.Dies", f"--trainer.callbacks.batch={batch}"]
+        dies = ["--trainer.callbacks+=tests.ranks.Crashes", f"--trainer.callbacks.batch={batch}"]
         with pytest.raises(Killed):
             cli([*args, "--runs=part", "--ckpt_path=last", *dies])
     cli([*args, "--runs=part", "--ckpt_path=last"])

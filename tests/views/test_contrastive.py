@@ -159,7 +159,7 @@ def test_a_seed_gives_the_same_views_as_in_earlier_versions(batch):
     assert ContrastiveViews()(batch, seeded(0))[1].mean().item() == pytest.approx(0.46783, abs=1e-4)  # and the second
 
 
-class Dim(Operation):
+class Darken(Operation):
     """A user's operation: darkens each image by a random factor."""
 
     def sample(self, batch: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -179,7 +179,7 @@ def test_default_operations_equal_the_settings(batch):
 def test_a_custom_operation_runs_in_its_order(batch):
     plain, first, last = (
         ContrastiveViews(size=20, operations=order)(batch, seeded(0))[0]
-        for order in ([Dim()], [Dim(), Solarize(1.0)], [Solarize(1.0), Dim()])
+        for order in ([Darken()], [Darken(), Solarize(1.0)], [Solarize(1.0), Darken()])
     )
     assert torch.equal(first, torch.where(plain >= 0.5, 1 - plain, plain))
     assert not torch.equal(first, last)
@@ -208,11 +208,11 @@ def test_operations_with_conflicting_settings_are_refused(settings, says):
 
 def test_an_incomplete_operation_cannot_be_instantiated():
     with pytest.raises(TypeError, match="abstract"):
-        type("Half", (Operation,), {"sample": Dim.sample})()
+        type("Half", (Operation,), {"sample": Darken.sample})()
 
 
 def test_operations_can_be_set_in_yaml(cli, tmp_path):
-    places = [[{"class_path": "simmim_pl.views.ColorJitter"}, {"class_path": f"{__name__}.Dim"}]] * 2
+    places = [[{"class_path": "simmim_pl.views.ColorJitter"}, {"class_path": f"{__name__}.Darken"}]] * 2
     places[1] = [*places[1], {"class_path": "simmim_pl.views.Solarize", "init_args": {"probability": 0.2}}]
     unset = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
     views = {"class_path": "simmim_pl.views.ContrastiveViews", "init_args": {"operations": places, **unset}}

@@ -26,7 +26,7 @@ from simmim_pl.views import (
 )
 from simmim_pl.views.plan import Crop, draw_plan, make_view
 from tests.kernels import DEVICE, needs_kernels
-from tests.views.test_contrastive import Dim
+from tests.views.test_contrastive import Darken
 
 COLOURS = [ColorJitter(0.8, 0.4, 0.6, 0.2, 0.3), Grayscale(0.3)]
 CROP = Crop(20, (0.2, 1.0), (0.6, 1.5), 0.4)
@@ -37,9 +37,9 @@ KNOWN = {
     "some": [[Grayscale(0.5), Solarize(0.5)], []],
 }
 MIXED = {
-    "own last": [[*COLOURS, Dim()]] * 2,
-    "own first": [[Dim(), *COLOURS, Solarize(0.5)]] * 2,
-    "own between": [[*COLOURS, Dim(), GaussianBlur(0.8)], COLOURS],
+    "own last": [[*COLOURS, Darken()]] * 2,
+    "own first": [[Darken(), *COLOURS, Solarize(0.5)]] * 2,
+    "own between": [[*COLOURS, Darken(), GaussianBlur(0.8)], COLOURS],
     "another order": [[Solarize(0.6), *COLOURS], [*COLOURS, ColorJitter(1.0), Grayscale(0.2)]],
 }
 

@@ -70,7 +70,7 @@ class Shapes(Source):
     ) -> None:
         if min(train, test) < len(OUTLINES) or size < 8 * copies or copies < 1:
             raise InputError(
-                f"Shapes needs at least {len(OUTLINES)} images a split and 8 pixels a copy, got train {train}, "
+                f"Shapes needs at least {len(OUTLINES)} images per split and 8 pixels per copy, got train {train}, "
                 f"test {test}, size {size}, copies {copies}."
             )
         self.numbers: dict[Split, int] = {"train": train, "test": test}

@@ -1,1 +1,1 @@
-"""The protocols that evaluate a frozen encoder; one a file."""
+"""The protocols that evaluate a frozen encoder; one per file."""

@@ -184,5 +184,7 @@ def test_any_size_and_number_of_copies(size: int, copies: int) -> None:
     "options", [{"train": 9}, {"test": 9}, {"size": 15}, {"size": 7, "copies": 1}, {"copies": 5}, {"copies": 0}]
 )
 def test_sets_too_small_for_the_classes_or_the_copies_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"at least 10 images a split and 8 pixels a copy|copies has to be 1 or more"):
+    with pytest.raises(
+        InputError, match=r"at least 10 images per split and 8 pixels per copy|copies has to be 1 or more"
+    ):
         Shapes(**options)

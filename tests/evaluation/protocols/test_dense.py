@@ -186,7 +186,7 @@ def test_fully_ignored_masks_are_refused(split: str) -> None:
         evaluate(on, epochs=1)
 
 
-class Apples(RawPixels):
+class WithoutFloat64(RawPixels):
     """Raw pixels on a device without float64."""
 
     def forward(self, image: Tensor) -> Features:
@@ -195,7 +195,7 @@ class Apples(RawPixels):
 
 
 def test_a_device_without_float64_gives_the_same() -> None:
-    assert evaluate(context(Apples()), epochs=1) == evaluate(context(RawPixels()), epochs=1)
+    assert evaluate(context(WithoutFloat64()), epochs=1) == evaluate(context(RawPixels()), epochs=1)
 
 
 def test_data_without_masks_and_an_empty_validation_split_are_refused() -> None:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.protocol import Result
 from simmim_pl.evaluation.protocols.few_labels import FewLabels, choose
-from tests.evaluation.protocols.test_linear import Labelled, bench_of, clusters
+from tests.evaluation.protocols.test_linear import Labelled, clusters, context_of
 
 
 def splits(classes: int = 3) -> tuple[Labelled, Labelled, Labelled]:
@@ -23,7 +23,7 @@ def splits(classes: int = 3) -> tuple[Labelled, Labelled, Labelled]:
 
 
 def evaluate(protocol: FewLabels, *given: Labelled, classes: int = 3, seed: int = 0) -> list[Result]:
-    return protocol.evaluate(bench_of(*given, classes, seed))
+    return protocol.evaluate(context_of(*given, classes, seed))
 
 
 @settings(deadline=None, max_examples=40)
@@ -87,7 +87,7 @@ def test_validation_images_are_never_used() -> None:
     first = evaluate(protocol, train, validation, test)
     spoilt = 1e6 * validation[0].flip(0) + torch.inf, validation[1].flip(0)
     assert evaluate(protocol, train, spoilt, test) == first
-    context = bench_of(train, validation, test, 3)
+    context = context_of(train, validation, test, 3)
     del context.known["validation"]
     context.data.splits["validation"].dataset.read = None  # features without information
     assert protocol.evaluate(context) == first

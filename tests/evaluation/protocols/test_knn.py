@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from simmim_pl.contracts import InputError
 from simmim_pl.evaluation.protocols.knn import KNN, Similarity, knn_scores, nearest, votes
-from tests.evaluation.protocols.test_linear import Labelled, bench_of
+from tests.evaluation.protocols.test_linear import Labelled, context_of
 
 CLASSES = 4
 metrics = st.sampled_from(["cosine", "euclidean"])
@@ -187,7 +187,7 @@ def test_a_low_temperature_stays_finite() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_bank_contains_train_and_validation(metric: Similarity) -> None:
     train, validation, test = draw(5, 30), draw(6, 20), draw(7, 40)
-    (result,) = KNN(k=[7], temperature=[None], metric=metric).evaluate(bench_of(train, validation, test, CLASSES))
+    (result,) = KNN(k=[7], temperature=[None], metric=metric).evaluate(context_of(train, validation, test, CLASSES))
     both = torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])
     model = KNeighborsClassifier(7, metric=metric, algorithm="brute").fit(*both)
     expected = model.predict(test[0])
@@ -200,7 +200,7 @@ def test_the_bank_contains_train_and_validation(metric: Similarity) -> None:
 
 def test_candidates_are_selected_on_validation_with_a_bank_of_train() -> None:
     train, validation, test = draw(5, 60, spread=2.0), draw(6, 60, spread=2.0), draw(7, 40)
-    (result,) = KNN(k=[1, 15], temperature=[0.2, None]).evaluate(bench_of(train, validation, test, CLASSES))
+    (result,) = KNN(k=[1, 15], temperature=[0.2, None]).evaluate(context_of(train, validation, test, CLASSES))
     tried = {}
     for k in (1, 15):
         for temperature in (0.2, None):
@@ -218,22 +218,22 @@ def test_candidates_are_selected_on_validation_with_a_bank_of_train() -> None:
 def test_the_test_split_does_not_affect_selection() -> None:
     train, validation, (images, labels) = draw(5, 60, spread=2.0), draw(6, 60, spread=2.0), draw(7, 40)
     protocol = KNN(k=[1, 5, 15], temperature=[0.1, None])
-    (first,) = protocol.evaluate(bench_of(train, validation, (images, labels), CLASSES))
-    (other,) = protocol.evaluate(bench_of(train, validation, (images, (labels + 1) % CLASSES), CLASSES))
+    (first,) = protocol.evaluate(context_of(train, validation, (images, labels), CLASSES))
+    (other,) = protocol.evaluate(context_of(train, validation, (images, (labels + 1) % CLASSES), CLASSES))
     assert other.chosen == first.chosen
     rolled = torch.tensor(other.confusion).roll(-1, 0)  # the same predictions
     assert rolled.tolist() == first.confusion
-    (fewer,) = protocol.evaluate(bench_of(train, validation, (-images[:9], labels[:9]), CLASSES))
+    (fewer,) = protocol.evaluate(context_of(train, validation, (-images[:9], labels[:9]), CLASSES))
     assert fewer.chosen == first.chosen
 
 
 def test_selection_without_validation_images_is_refused() -> None:
     train, test = draw(5, 30), draw(7, 10)
     nothing = train[0][:0], train[1][:0]
-    (result,) = KNN(k=[5]).evaluate(bench_of(train, nothing, test, CLASSES))  # no selection
+    (result,) = KNN(k=[5]).evaluate(context_of(train, nothing, test, CLASSES))  # no selection
     assert result.chosen == {"k": 5, "temperature": 0.1}
     with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
-        KNN(k=[3, 5]).evaluate(bench_of(train, nothing, test, CLASSES))
+        KNN(k=[3, 5]).evaluate(context_of(train, nothing, test, CLASSES))
 
 
 @pytest.mark.parametrize("options", [{"k": []}, {"k": [0]}, {"temperature": []}, {"temperature": [0.1, 0.0]}])

@@ -27,7 +27,7 @@ Labelled = tuple[Tensor, Tensor]
 BINARY = ["no", "yes"]
 
 
-def bench_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> EvaluationContext:
+def context_of(train: Labelled, validation: Labelled, test: Labelled, classes: int, seed: int = 0) -> EvaluationContext:
     """A context with given features, so that no encoder is called."""
     known = {"train": train, "validation": validation, "test": test}
     splits = {
@@ -74,7 +74,7 @@ def accuracy(result: Result) -> float:
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_accuracy_and_confusion_equal_a_scikit_learn_pipeline(classes: int) -> None:
     train, validation, test = (clusters(seed, 150, classes=classes, spread=1.2) for seed in (6, 7, 8))
-    (result,) = LinearProbe(l2=[0.1, 0.01, 0.001]).evaluate(bench_of(train, validation, test, classes))
+    (result,) = LinearProbe(l2=[0.1, 0.01, 0.001]).evaluate(context_of(train, validation, test, classes))
     scaler = StandardScaler().fit(train[0])
     swept = {
         l2: make_pipeline(scaler, scikit(l2, 150, classes)).fit(*train).score(*validation) for l2 in (0.1, 0.01, 0.001)
@@ -108,7 +108,7 @@ def folded(folds: list[Tensor]) -> EvaluationContext:
     features, labels = clusters(6, 90, spread=1.2)
     images = InMemory(torch.zeros(90, 3, 1, 1, dtype=torch.uint8), labels)
     held = torch.arange(90) % 5 == 0
-    context = bench_of((features[~held], labels[~held]), (features[held], labels[held]), clusters(8, 150), 3)
+    context = context_of((features[~held], labels[~held]), (features[held], labels[held]), clusters(8, 150), 3)
     for name, rows in (("train", ~held), ("validation", held)):
         context.data.splits[name] = Subset(images, rows.nonzero().squeeze(1).tolist())
     context.data.source.folds, context.data.source.name = folds, "given"
@@ -182,7 +182,7 @@ def test_ties_select_the_strongest_penalty() -> None:
     labels = torch.arange(40) % 2
     features = torch.stack([2.0 * labels - 1, torch.linspace(-1, 1, 40)], 1)
     split = features, labels
-    (result,) = LinearProbe(l2=[1e-3, 1e-1, 1e-2]).evaluate(bench_of(split, split, split, 2))
+    (result,) = LinearProbe(l2=[1e-3, 1e-1, 1e-2]).evaluate(context_of(split, split, split, 2))
     assert result.chosen == {"l2": 0.1, "validation accuracy by l2": {"0.1": 1.0, "0.01": 1.0, "0.001": 1.0}}
 
 
@@ -247,7 +247,7 @@ def test_the_search_continues_while_validation_is_near_the_best(monkeypatch: pyt
 
 def test_penalties_are_tried_from_the_strongest_whatever_their_order() -> None:
     splits = overfitting()
-    results = [LinearProbe(l2=l2).evaluate(bench_of(*splits, 2)) for l2 in ([0.3, 1e-2], [1e-2, 0.3])]
+    results = [LinearProbe(l2=l2).evaluate(context_of(*splits, 2)) for l2 in ([0.3, 1e-2], [1e-2, 0.3])]
     assert results[0] == results[1]
     assert list(results[0][0].chosen["validation accuracy by l2"]) == ["0.3", "0.01"]
 
@@ -256,8 +256,8 @@ def test_clips_are_evaluated_by_the_mean_of_their_frames() -> None:
     train, validation, test = (clusters(seed, 60) for seed in (1, 2, 3))
     shake = torch.tensor([-5.0, 2.0, 3.0], dtype=torch.float64)[:, None]  # of mean zero
     clips = [(features[:, None] + shake, labels) for features, labels in (train, validation, test)]
-    (still,) = LinearProbe(l2=[0.01]).evaluate(bench_of(train, validation, test, 3))
-    (moving,) = LinearProbe(l2=[0.01]).evaluate(bench_of(*clips, 3))
+    (still,) = LinearProbe(l2=[0.01]).evaluate(context_of(train, validation, test, 3))
+    (moving,) = LinearProbe(l2=[0.01]).evaluate(context_of(*clips, 3))
     assert moving == still
 
 
@@ -277,7 +277,7 @@ def test_an_empty_validation_split_is_refused() -> None:
     train, _, test = overfitting()
     nothing: Any = train[0][:0], train[1][:0]
     with pytest.raises(InputError, match="The validation split is empty, and this evaluation selects on it"):
-        LinearProbe().evaluate(bench_of(train, nothing, test, 2))
+        LinearProbe().evaluate(context_of(train, nothing, test, 2))
 
 
 @pytest.mark.parametrize("l2", [[], [0.0], [0.1, -1e-3]])
