@@ -17,12 +17,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.atomic import WriteError, write
-from tests.conftest import TINY
+from tests.conftest import NO_PICTURES, TINY
 from tests.forked import ROOT, Program, environment
 from tests.ranks import free_port, place, run, start
 
 LONG = os.environ.get("LONG") == "1"  # `make test-long`
-DDP = [*TINY, "--trainer.strategy=ddp", "--trainer.devices=2"]
+FIT = [*TINY, *NO_PICTURES]
+DDP = [*FIT, "--trainer.strategy=ddp", "--trainer.devices=2"]
 
 
 class Fails(Callback):
@@ -79,10 +80,10 @@ def test_a_failing_rank_ends_the_others(tmp_path: Path, rank: int, mendable: boo
 )
 def test_ranks_with_different_arguments_are_refused(tmp_path: Path, second: list[str], says: str) -> None:
     port = free_port()
-    first = start(2, [TINY], tmp_path, port)
+    first = start(2, [FIT], tmp_path, port)
     first[1].kill()  # replaced by another
     (tmp_path / "other").mkdir()
-    other = start(2, [[*TINY, *second]], tmp_path / "other", port)
+    other = start(2, [[*FIT, *second]], tmp_path / "other", port)
     other[0].kill()
     for code, said in ended([first[0], other[1]]):
         assert code == 2
@@ -92,10 +93,10 @@ def test_ranks_with_different_arguments_are_refused(tmp_path: Path, second: list
 
 def test_a_rank_without_the_checkpoint_is_refused_before_validation(tmp_path: Path, pretrained: Path) -> None:
     port, more = free_port(), ["--trainer.max_epochs=3"]
-    first = start(2, [[*TINY, *more, f"--ckpt_path={pretrained}"]], tmp_path, port)
+    first = start(2, [[*FIT, *more, f"--ckpt_path={pretrained}"]], tmp_path, port)
     first[1].kill()
     (tmp_path / "other").mkdir()
-    other = start(2, [[*TINY, *more]], tmp_path / "other", port)
+    other = start(2, [[*FIT, *more]], tmp_path / "other", port)
     other[0].kill()
     for code, said in ended([first[0], other[1]]):
         assert code == 2
@@ -108,7 +109,7 @@ def test_ranks_with_different_code_are_refused(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "simmim_pl", copy / "simmim_pl", ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "simmim_pl/encoders/heads.py").open("a") as file:
         file.write("\n# edited on one node only\n")
-    first = start(2, [TINY], tmp_path, port)
+    first = start(2, [FIT], tmp_path, port)
     first[1].kill()
     names = environment(**place(1, 2, port), PYTHONPATH=str(copy))
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -123,7 +124,7 @@ def test_a_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        first, second = start(2, [TINY], tmp_path, port)
+        first, second = start(2, [FIT], tmp_path, port)
         second.kill()
         ((code, said), _) = ended([first, second])
     assert code == 2
@@ -136,7 +137,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, pretrained: 
     shutil.copytree(pretrained.parents[3], tmp_path / "runs")
     path = tmp_path / pretrained.relative_to(pretrained.parents[4])
     before = path.read_bytes()
-    more = [*TINY, "--runs=runs", "--trainer.max_epochs=3", "--ckpt_path=last"]
+    more = [*FIT, "--runs=runs", "--trainer.max_epochs=3", "--ckpt_path=last"]
     limit = len(before) // 2  # the limit of a file's size, which acts like a full disk
     tight = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
     ((code, said),) = ended([Program("simmim_pl", more, tmp_path, environment(), tight)])

@@ -185,14 +185,23 @@ def test_the_env_example_lists_every_variable() -> None:
         assert f"\n{name}=" in text
 
 
-def test_an_unreachable_wandb_server_does_not_stop_the_run(tmp_path: Path) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program, Path]]:
+    """A run whose W&B server does not answer, and its folder. W&B waits for ten seconds, during which others run."""
+    folder = tmp_path_factory.mktemp("unreachable")
     server = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     short = partial(exec, "import simmim_pl.command.loggers as page; page.WANDB_TIMEOUT = 3.0")
-    process = Program("simmim_pl", TINY, tmp_path, environment(**server), short)
+    process = Program("simmim_pl", TINY, folder, environment(**server), short)
+    yield process, folder
+    process.kill()
+
+
+def test_an_unreachable_wandb_server_does_not_stop_the_run(unreachable: tuple[Program, Path]) -> None:
+    process, folder = unreachable
     _, said = process.communicate(120)
     assert process.returncode == 0, said
     assert "W&B cannot be reached, so the run continues offline" in said
-    (run,) = (tmp_path / "runs/quickstart").iterdir()
+    (run,) = (folder / "runs/quickstart").iterdir()
     assert logged_config(run)["name"] == "quickstart"
     assert (run / "checkpoints/last.ckpt").exists()
 
