@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -27,12 +27,15 @@ class Counterpart:
         state: tensors of the encoder under the library's names, without a classifier.
         classifier: path of its classifier, a linear layer; empty if it was made without one.
         change: line that changes ``net`` afterwards, or none.
+        name, options: by which the library makes it, where ``make`` does it so.
     """
 
     make: str
     state: dict[str, Tensor]
     classifier: str = ""
     change: str = ""
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def renamed(encoder: nn.Module, rules: Mapping[str, str]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ class Format(ABC):
 
     Args:
         pretrained: what is exported.
-        images: with which networks are traced; some formats are for images of their size.
+        images: real ones; some formats are for images of their size.
 
     Attributes:
         file: name of the file that the lines load.

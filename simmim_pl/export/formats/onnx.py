@@ -24,7 +24,7 @@ class Onnx(Format):
     said = ("It normalises its input itself, and takes any number of images, all of this size.",)
 
     def write(self, folder: Path) -> None:
-        program = traced(self.pretrained.encoder, self.images)
+        program = traced(self.pretrained.encoder, self.images.shape[-1])
         size = sum(tensor.nbytes for tensor in self.pretrained.encoder.state_dict().values())
         try:
             with warnings.catch_warnings():

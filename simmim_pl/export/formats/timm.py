@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ from simmim_pl.export.formats.counterpart import (
 )
 from simmim_pl.export.formats.format import Format, normalize, quoted
 from simmim_pl.export.pretrained import Pretrained
+from simmim_pl.runtime import atomic
 from simmim_pl.runtime.safetensors_file import save_safetensors
 
 MLP_NAMES = {r"\.mlp\.0\.": ".mlp.fc1.", r"\.mlp\.3\.": ".mlp.fc2."}
@@ -44,16 +46,41 @@ class Timm(Format):
     file = "model.safetensors"
     library = "timm"
     needs = ("timm", "safetensors")
-    said = ("timm's networks do not normalise their input: the last line does it.",)
 
     def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B 3 S S"]) -> None:
         super().__init__(pretrained, images)
         self.found = counterpart(pretrained, images.shape[-1])
         torch_too = ("torch",) if self.found.change else ()
+        self.said = ("timm's networks do not normalise their input: the last line does it.",)
+        if not self.found.change:
+            self.said += ('`timm.create_model("local-dir:FOLDER", pretrained=True)` loads it too.',)
         self.imports = ("safetensors.torch", "timm", *torch_too, "torchvision")
 
     def write(self, folder: Path) -> None:
         save_safetensors(self.found.state, {"format": "pt"}, folder / self.file)
+        if not self.found.change:
+            text = json.dumps(self.config(), indent=2)
+            atomic.write(folder / "config.json", lambda file: file.write(f"{text}\n".encode()))
+
+    def config(self) -> dict[str, Any]:
+        """What timm reads to make a network of a folder (``local-dir:``), or of the hub (``hf-hub:``), by itself."""
+        mean, std = self.pretrained.normalization
+        name, _, tag = self.found.name.partition(".")
+        known = import_module("timm").get_pretrained_cfg(self.found.name)  # None of a network that never had weights
+        return {
+            "architecture": name,
+            "num_classes": 0,
+            "num_features": self.pretrained.encoder.embed_dim,
+            "model_args": {**self.found.options},
+            "pretrained_cfg": {
+                "tag": tag,
+                "input_size": [3, *self.images.shape[2:]],
+                "fixed_input_size": getattr(known, "fixed_input_size", False),
+                "mean": mean,
+                "std": std,
+                "num_classes": 0,
+            },
+        }
 
     def load(self, file: str) -> list[str]:
         return [
@@ -72,9 +99,9 @@ def counterpart(pretrained: Pretrained, size: int) -> Counterpart:
     encoder = pretrained.encoder
     if isinstance(encoder, encoders.ResNet):
         change = SMALL_STEM if pretrained.arguments["stem"] == "cifar" else ""
-        return Counterpart(made(f"resnet{pretrained.arguments['depth']}"), resnet_tensors(encoder), change=change)
+        return made(f"resnet{pretrained.arguments['depth']}", resnet_tensors(encoder), change)
     if isinstance(encoder, encoders.Timm):
-        return Counterpart(made(encoder.name), renamed(encoder, {r"^net\.": ""}))
+        return made(encoder.name, renamed(encoder, {r"^net\.": ""}))
     if isinstance(encoder, encoders.Torchvision):
         return same_name(encoder, encoder.name)
     if isinstance(encoder, encoders.ViT):
@@ -84,10 +111,12 @@ def counterpart(pretrained: Pretrained, size: int) -> Counterpart:
     refuse_kind(encoder, "timm")
 
 
-def made(name: str, **options: Any) -> str:
-    """The expression that makes one of timm's networks without its classifier; options are Python expressions."""
-    given = "".join(f", {key}={value}" for key, value in options.items())
-    return f"timm.create_model({quoted(name)}, num_classes=0{given})"
+def made(name: str, state: dict[str, Tensor], change: str = "", **options: Any) -> Counterpart:
+    """The network that timm makes by a name and options, without its classifier."""
+    shown = {key: quoted(value) if isinstance(value, str) else repr(value) for key, value in options.items()}
+    given = "".join(f", {key}={value}" for key, value in shown.items())
+    make = f"timm.create_model({quoted(name)}, num_classes=0{given})"
+    return Counterpart(make, state, change=change, name=name, options=options)
 
 
 def same_name(encoder: Encoder, name: str) -> Counterpart:
@@ -97,7 +126,7 @@ def same_name(encoder: Encoder, name: str) -> Counterpart:
         refuse(name, "timm")
     state = renamed(encoder, {r"^net\.": ""})
     require_same(state, timm.create_model(name, num_classes=0).state_dict(), name, "timm")
-    return Counterpart(made(name), state)
+    return made(name, state)
 
 
 def vit(encoder: encoders.ViT) -> Counterpart:
@@ -119,9 +148,9 @@ def vit(encoder: encoders.ViT) -> Counterpart:
         state["cls_token"] = encoder.class_token.view(1, 1, width)
         position = torch.cat([torch.zeros(1, width), position])
     else:  # which timm normalises after the mean, unless it is told otherwise
-        sizes |= {"class_token": False, "global_pool": '"avg"', "fc_norm": False}
+        sizes |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     state["pos_embed"] = position[None]
-    return Counterpart(made("vit_tiny_patch16_224", **sizes), state)
+    return made("vit_tiny_patch16_224", state, **sizes)
 
 
 def swin(encoder: encoders.Swin, arguments: dict, size: int) -> Counterpart:
@@ -131,8 +160,8 @@ def swin(encoder: encoders.Swin, arguments: dict, size: int) -> Counterpart:
         "patch_size": encoder.patch_size,
         "window_size": arguments["window_size"],
         "embed_dim": encoder.token_dim,
-        "depths": tuple(arguments["depths"]),
-        "num_heads": tuple(arguments["num_heads"]),
+        "depths": list(arguments["depths"]),
+        "num_heads": list(arguments["num_heads"]),
         "mlp_ratio": arguments["mlp_ratio"],
     }
 
@@ -146,4 +175,4 @@ def swin(encoder: encoders.Swin, arguments: dict, size: int) -> Counterpart:
         re.sub(r"^stages\.(\d+)\.(\d+)\.", place, name): each for name, each in renamed(encoder, SWIN_NAMES).items()
     }
     kept = {name: tensor for name, tensor in state.items() if not name.endswith(".relative_position_index")}
-    return Counterpart(made("swin_tiny_patch4_window7_224", **sizes), kept)
+    return made("swin_tiny_patch4_window7_224", kept, **sizes)
