@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class Options:
     license: str = "unknown"
     push: str | None = None
     network: Network = "online"
-    allow: tuple[str, ...] | list[str] = ()
+    allow: Sequence[str] = ()
 
 
 def export(options: Options) -> None:
@@ -95,11 +95,14 @@ def require_free(options: Options) -> None:
 
 @contextmanager
 def placed(folder: Path) -> Iterator[Path]:
-    """A folder beside this one, which takes its place at the end; after an error nothing is left."""
-    scratch = folder.absolute().with_name(f".{folder.absolute().name}.{uuid4().hex}.part")
-    scratch.mkdir(parents=True)
+    """A folder that takes this one's place at the end; after an error nothing is left."""
+    place = folder.absolute()
+    there = next(parent for parent in place.parents if parent.is_dir())  # on the same disk: a rename is one step
+    scratch = there / f".{place.name}.{uuid4().hex}.part"
+    scratch.mkdir()
     try:
         yield scratch
+        place.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
             folder.rmdir()  # empty, or else somebody has written to it meanwhile
         scratch.rename(folder)

@@ -25,6 +25,7 @@ class Pretrained:
         network: whose encoder, ``online`` or ``teacher``.
         config: config of the whole run.
         progress: of the run: ``global_step``, ``epoch`` and ``version``, where the checkpoint has them.
+        allow: classes outside this package that may be imported to build the encoder.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Pretrained:
     network: Network
     config: dict[str, Any]
     progress: dict[str, Any]
+    allow: Sequence[str] = ()
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def load_pretrained(path: Path, network: Network, allow: Sequence[str]) -> Pretr
     progress = {
         key: saved[key] for key in ("global_step", "epoch", "version") if isinstance(saved.get(key), (int, str))
     }
-    return Pretrained(path, encoder, encoder_config(path, saved), network, saved["config"], progress)
+    return Pretrained(path, encoder, encoder_config(path, saved), network, saved["config"], progress, allow)
 
 
 def nested(config: Any, *keys: str) -> Any:

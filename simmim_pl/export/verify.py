@@ -54,9 +54,11 @@ def verify(
         with torch.no_grad():
             batches = [images, images[: (len(images) + 1) // 2 - 1 or 1]]
             wanted = [encoder(batch)._asdict() for batch in batches]
-    except InputError as error:
-        side = images.shape[-1]
-        raise InputError(f"The encoder takes no images of {side}×{side} pixels: give another --size.") from error
+    except Exception as error:  # its own, or torch's where an image is too small
+        side, reason = images.shape[-1], first_line(error)
+        raise InputError(
+            f"The encoder takes no images of {side}×{side} pixels ({reason}): give another --size."
+        ) from error
     if all(torch.equal(row, wanted[0]["pooled"][0]) for row in wanted[0]["pooled"]):
         raise InputError(
             f"The encoder gives the same features for all {len(images)} images, so a comparison would show nothing: "
@@ -65,10 +67,15 @@ def verify(
     try:
         found = run("\n".join(loading), "\n".join(running), batches)
     except Exception as error:  # whatever the library raises
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{name} cannot run what was exported ({reason}), so nothing is written: {OTHER}") from error
     pairs = [(each[key], want[key]) for each, want in zip(found, wanted, strict=True) for key in OUTPUTS if key in each]
     return compare(pairs, name)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its name."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def run(loading: str, running: str, batches: Sequence[Tensor]) -> list[dict[str, Any]]:

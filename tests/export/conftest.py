@@ -76,14 +76,15 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Run:
     """``refused(checkpoint, format, folder, *options)``: the one sentence with which that ends; nothing is left."""
 
     def export(checkpoint: Path, to: str, folder: Path, *options: str) -> str:
-        before = sorted(folder.parent.iterdir())
+        place = next(parent for parent in folder.parents if parent.is_dir())
+        before = sorted(place.iterdir())
         with pytest.raises(SystemExit) as exit_:
             main([str(checkpoint), "--to", to, str(folder), *options])
         error = capsys.readouterr().err
         assert exit_.value.code == 2
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert sorted(folder.parent.iterdir()) == before
+        assert sorted(place.iterdir()) == before
         return error
 
     return export

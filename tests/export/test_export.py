@@ -33,6 +33,7 @@ def test_the_command_runs_as_a_module_and_makes_folders(
     runpy.run_module("simmim_pl.export", run_name="__main__")
     assert capsys.readouterr().out.splitlines()[-1] == "Written to made/out: README.md, model.safetensors"
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_an_empty_folder_is_filled_and_one_that_is_not_is_refused(
@@ -71,7 +72,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(FORMATS["safetensors"], "write", full)
     assert "cannot be written (no space left on device): make room on the disk." in refused(
-        pretrained, "safetensors", tmp_path / "out"
+        pretrained, "safetensors", tmp_path / "new/out"
     )
 
 
@@ -85,3 +86,18 @@ def test_a_teacher_is_exported_in_place_of_the_online_encoder(pretrained: Path, 
     assert exported == digest(load_encoder(tmp_path / "x.ckpt", network="teacher"))
     assert exported != digest(load_encoder(tmp_path / "x.ckpt"))
     assert "# FastCNN, the teacher, pretrained by" in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_encoder_of_elsewhere_is_imported_only_if_it_is_allowed(
+    pretrained: Path, run: Run, refused: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("from simmim_pl.encoders import FastCNN\nclass Mine(FastCNN): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    saved = torch.load(pretrained, weights_only=True)
+    saved["config"]["model"]["init_args"]["encoder"]["class_path"] = "mine.Mine"
+    torch.save(saved, tmp_path / "x.ckpt")
+    assert "asks to import mine.Mine" in refused(tmp_path / "x.ckpt", "safetensors", tmp_path / "out")
+    run(tmp_path / "x.ckpt", "safetensors", tmp_path / "out", "--allow=mine.Mine")
+    line = 'simmim_pl.load_encoder("model.safetensors", allow=["mine.Mine"])'
+    assert line in (tmp_path / "out/README.md").read_text()
+    assert digest(load_encoder(tmp_path / "out", allow=["mine.Mine"])) == digest(load_encoder(pretrained))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simmim_pl.export.formats.format import Format
+from simmim_pl.export.formats.format import Format, quoted
 from simmim_pl.runtime.encoder_file import FILE_NAME, save_encoder
 
 
@@ -21,7 +21,8 @@ class Safetensors(Format):
         save_encoder(self.pretrained.encoder, self.pretrained.spec, folder / self.file)
 
     def load(self, file: str) -> list[str]:
-        return [f"encoder = simmim_pl.load_encoder({file})"]
+        allow = f", allow=[{', '.join(map(quoted, self.pretrained.allow))}]" if self.pretrained.allow else ""
+        return [f"encoder = simmim_pl.load_encoder({file}{allow})"]
 
     @property
     def run(self) -> list[str]:

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from simmim_pl.contracts import Encoder
+from simmim_pl.contracts import Encoder, InputError
 from simmim_pl.encoders import FastCNN, ResNet, Swin, Timm, Torchvision, ViT
+from simmim_pl.export.formats.timm import same_name
 from tests.export.conftest import Checkpoint, Run, executed, randomised
 
 VIT: dict[str, Any] = {"width": 12, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
@@ -69,11 +70,6 @@ def test_timms_network_takes_it_strictly(
             {"width": 12, "depth": 1, "position": "relative"},
             "timm has no network like this ViT: timm's has no biases by relative position like these.",
         ),
-        (
-            lambda: Torchvision("shufflenet_v2_x0_5"),
-            {"name": "shufflenet_v2_x0_5"},
-            "timm has no network like shufflenet_v2_x0_5.",
-        ),
     ],
 )
 def test_what_timm_has_not_is_refused_with_the_formats_that_do(
@@ -82,3 +78,10 @@ def test_what_timm_has_not_is_refused_with_the_formats_that_do(
     error = refused(checkpoint(encoder(), **arguments), "timm", tmp_path / "out", "--size=32")
     assert says in error
     assert error.endswith("Instead export it --to safetensors, torch_export, onnx or hub.\n")
+
+
+def test_a_name_that_timm_has_not_or_has_for_another_network_is_refused() -> None:
+    with pytest.raises(InputError, match=r"timm has no network like shufflenet_v2_x0_5\."):
+        same_name(FastCNN(2), "shufflenet_v2_x0_5")
+    with pytest.raises(InputError, match="timm has no network like test_resnet: its test_resnet has other layers"):
+        same_name(FastCNN(2), "test_resnet")
