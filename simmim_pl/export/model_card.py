@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -166,8 +167,10 @@ def method_of(pretrained: Pretrained) -> str:
 
 
 def data_of(pretrained: Pretrained) -> str:
-    """Name of the class of the data set."""
-    return kind(source_of(pretrained.config)) or "unknown data"
+    """Name of the data set: of its class, or of a folder, as result tables have it."""
+    source = source_of(pretrained.config)
+    root = nested(source, "init_args", "root") if kind(source).endswith("Folder") else None
+    return (Path(root).name if isinstance(root, str) else kind(source)) or "unknown data"
 
 
 def kind(spec: Any) -> str:

@@ -79,11 +79,11 @@ def test_without_results_the_card_says_so_and_a_folder_of_images_keeps_its_path(
     pretrained: Path, run: Run, tmp_path: Path
 ) -> None:
     saved = torch.load(pretrained, weights_only=True)
-    path = tmp_path / "secret"
+    path = tmp_path / "secret/flowers"
     folder = {"class_path": "simmim_pl.data.Folder", "init_args": {"root": str(path), "size": 16}}
     saved["config"]["data"]["init_args"]["source"] = folder
     saved["config"]["model"]["class_path"] = "mine.Method"
-    path.mkdir()
+    path.mkdir(parents=True)
     for number in range(4):
         pixels = torch.randint(256, (3, 16, 16), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
         write_png(pixels, str(path / f"{number}.png"))
@@ -91,7 +91,7 @@ def test_without_results_the_card_says_so_and_a_folder_of_images_keeps_its_path(
     assert "Compared on 4 images of Folder, 16×16 pixels" in run(tmp_path / "last.ckpt", "hub", tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
     assert "- Data: Folder(size=16)\n" in text
-    assert "pretrained by Method on Folder" in text
+    assert "pretrained by Method on flowers" in text
     assert "These weights were not evaluated" in text
     assert "secret" not in text
     assert "arxiv" not in text
