@@ -28,6 +28,7 @@ ONLY_IN = {
     "torch.distributed": {"simmim_pl/runtime/distributed.py"},
     "wandb": {"simmim_pl/command/cli.py", "simmim_pl/command/loggers.py", "simmim_pl/callbacks/dashboard.py"},
     "wandb_workspaces": {"simmim_pl/command/workspace.py"},
+    "huggingface_hub": {"simmim_pl/export/hub.py"},
 }
 LONGEST = 225  # lines of a file
 TESTS_OF_THE_WHOLE = {
@@ -134,6 +135,7 @@ FORBIDDEN = {
     "wandb in a method": ("simmim_pl/methods/contrastive.py", "import wandb"),
     "wandb in another callback": ("simmim_pl/callbacks/online_probe.py", "from wandb import Image"),
     "wandb in the sweep": ("simmim_pl/command/sweep.py", "import wandb"),
+    "an upload elsewhere": ("simmim_pl/export/export.py", "from huggingface_hub import HfApi"),
     "workspaces elsewhere": ("simmim_pl/command/sweep.py", "import wandb_workspaces.workspaces as workspaces"),
 }
 

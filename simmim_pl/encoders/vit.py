@@ -103,7 +103,7 @@ class ViT(MaskableEncoder):
             patches = patches + resized(self.position, height, width)
         tokens = patches.flatten(1, 2)
         if self.pool == "class":
-            tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], 1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], 1)
         if self.relative:
             offsets = offset_index(height, width, self.pool == "class", tokens.device)
             for block in self.blocks:

@@ -29,7 +29,7 @@ from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.evaluation.result import Result
 from simmim_pl.evaluation.table import table
 from simmim_pl.runtime import atomic
-from simmim_pl.runtime.checkpoint import load_checkpoint
+from simmim_pl.runtime.checkpoint import open_saved
 
 TIMES = "wall_time_seconds"  # the one key in which two cards of the same command differ
 
@@ -75,7 +75,7 @@ def publish(
         "precision": str(trainer.precision),
         TIMES: round(time.perf_counter() - started, 2),
     }
-    if checkpoint is not None and (changes := load_checkpoint(checkpoint).get("changes")):
+    if checkpoint is not None and (changes := open_saved(checkpoint)[1].get("changes")):
         found["pretraining changed"] = changes  # settings, when the run resumed from a checkpoint, with the step
     for logger in trainer.loggers:
         logger.log_metrics(dict(scalars(entries)), step=0)

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, InputError
+from simmim_pl.runtime.encoder_file import is_encoder_file, load_encoder_file
 from simmim_pl.runtime.from_config import instantiate, method_arguments, written_by
 from simmim_pl.runtime.integrity import require_intact
 from simmim_pl.runtime.unpickle import unpickle
@@ -104,26 +105,44 @@ def require_same_architecture(state: dict[str, Any], own: dict[str, Any], path: 
 def load_encoder(
     path: str | Path, trained: bool = True, allow: Sequence[str] = (), network: Network = "online"
 ) -> Encoder:
-    """Build the encoder of a pretraining checkpoint, in eval mode.
+    """Build the encoder of a pretraining checkpoint, in eval mode, or one that was exported as safetensors.
 
     A config can name any class. Imported are only encoders of this package and what ``allow`` names. Encoders of this
     package download nothing here: their weights are in the checkpoint.
 
     Args:
-        path: a checkpoint that pretraining wrote.
+        path: a checkpoint that pretraining wrote; or what ``python -m simmim_pl.export --to safetensors`` wrote, the
+            folder or the file in it.
         trained: load the checkpoint's weights; otherwise keep random initial ones.
         allow: class paths outside this package that may be imported, as the checkpoint writes them.
         network: whose encoder: the one that the optimizer trained, or its moving average, the teacher of such methods
-            as :class:`simmim_pl.methods.BYOL`.
+            as :class:`simmim_pl.methods.BYOL`. An exported file holds one encoder only.
 
     Raises:
         InputError: the checkpoint cannot be read, names a class that is neither in this package nor allowed, its
             weights do not fit its config, or it has no such network.
     """
-    saved = load_checkpoint(path)
-    spec = method_arguments(saved, path).get("encoder")
-    if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
-        raise InputError(f"{path} contains no encoder: give a checkpoint that pretraining wrote.")
+    return build_encoder(*open_saved(path), trained, allow, network)
+
+
+def open_saved(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file that holds an encoder, and its content: a checkpoint, or what an exported file has of one.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return load_encoder_file(path) if is_encoder_file(path) else (Path(path), load_checkpoint(path))
+
+
+def build_encoder(
+    path: str | Path,
+    saved: Mapping[str, Any],
+    trained: bool = True,
+    allow: Sequence[str] = (),
+    network: Network = "online",
+) -> Encoder:
+    """Build the encoder of a file that was read, see :func:`load_encoder`."""
+    spec = encoder_config(path, saved)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--encoder", type=Encoder)
     prefix = PREFIXES[network]
@@ -145,6 +164,14 @@ def load_encoder(
         require_same_architecture(state, encoder.state_dict(), path)
         update_state_dict(encoder, state)
     return encoder.eval()
+
+
+def encoder_config(path: str | Path, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """How the encoder is built: ``class_path`` and ``init_args``. Raises :class:`InputError` if there is none."""
+    spec = method_arguments(saved, path).get("encoder")
+    if not isinstance(spec, dict) or "class_path" not in spec:  # a bare string would be imported as a class path
+        raise InputError(f"{path} contains no encoder: give a checkpoint that pretraining wrote.")
+    return spec
 
 
 def meta_state_dict(build: Callable[[], nn.Module]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from simmim_pl.runtime.yaml_schema import require_config_size
 Method = TypeVar("Method")
 # Import paths whose classes a config may name.
 ROOMS = ("simmim_pl.encoders", "simmim_pl.losses", "simmim_pl.optimizers", "torch.optim")
+EARLY = "an early one"  # version of a checkpoint that does not say it
 # Arguments by which encoders of this package download weights, with the values that turn it off.
 NO_DOWNLOAD = {"weights": None, "pretrained": False}
 
@@ -35,7 +36,7 @@ def method_arguments(saved: Mapping[str, Any], path: str | Path) -> dict[str, An
 
 def written_by(saved: Mapping[str, Any]) -> str:
     """The version of this package that wrote a checkpoint, in words."""
-    return str(saved.get("version", "an early one"))
+    return str(saved.get("version", EARLY))
 
 
 def build_method(
@@ -60,7 +61,7 @@ def build_method(
 
 
 def instantiate(
-    parser: ArgumentParser, spec: dict[str, Any], path: str | Path, allow: frozenset[str], version: str
+    parser: ArgumentParser, spec: dict[str, Any], path: str | Path, allow: frozenset[str], version: str = EARLY
 ) -> Namespace:
     """Instantiate the classes that a config describes.
 

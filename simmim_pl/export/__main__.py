@@ -1,0 +1,72 @@
+"""``python -m simmim_pl.export CHECKPOINT --to FORMAT FOLDER``: a trained encoder for other tools."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from simmim_pl.contracts import InputError
+from simmim_pl.export.export import Options, export
+from simmim_pl.export.formats import FORMATS
+from simmim_pl.runtime import atomic
+
+DESCRIPTION = """Write the encoder of a checkpoint in the format of another tool, with a model card beside it.
+The file is read back, run on real images and compared with the encoder; if they differ, nothing is written."""
+EXPLAINED = """formats:
+  torchvision   state dict that torchvision's networks load with strict=True
+  timm          state dict that timm's networks load with strict=True
+  safetensors   one file that simmim_pl.load_encoder takes, or --model.checkpoint of an evaluation
+  torch_export  program of torch.export: any number of images, normalises, needs torch only
+  onnx          ONNX: any number of images, normalises, runs in onnxruntime
+  hub           safetensors with config.json, as Hugging Face's hub lays models out
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line. User errors print one sentence and exit with code 2."""
+    options = parse(args)
+    try:
+        export(options)
+    except (InputError, OSError) as error:
+        print(f"error: {atomic.explain(error) or error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(args: Sequence[str] | None) -> Options:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simmim_pl.export",
+        description=DESCRIPTION,
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="that pretraining wrote")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write: new, or empty")
+    parser.add_argument("--to", required=True, choices=[*FORMATS], help="format, see below")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="images to compare on; by default the run's, if they are here",
+    )
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images; by default that of the run's")
+    parser.add_argument(
+        "--license", default="unknown", help="of the weights, as the hub names it: mit, apache-2.0, … [unknown]"
+    )
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="also upload the folder to this repository of Hugging Face's hub"
+    )
+    parser.add_argument(
+        "--network", default="online", choices=["online", "teacher"], help="whose encoder, of methods with a teacher"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS", help="class outside simmim_pl that may be imported"
+    )
+    return Options(**vars(parser.parse_args(args)))
+
+
+if __name__ == "__main__":
+    main()
