@@ -12,9 +12,11 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from PIL import Image
+from torch import nn
+from torchvision.models import VisionTransformer, swin_t
 
 from simmim_pl.command.sweep_config import build_command, load_sweep_config
-from simmim_pl.contracts import Views
+from simmim_pl.contracts import Encoder, Views
 from simmim_pl.data import CIFAR10, CIFAR100, STL10, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
 from simmim_pl.losses.loss import Loss
@@ -123,13 +125,40 @@ def test_the_comparison_has_every_method_twice_and_evaluates_each(
     assert {result["data"] for result in card["results"]} == {"CIFAR10 (held out)"}
 
 
+NARROW = {
+    "vit_tiny": {"depth": 1},
+    "vit_small_224": {"depth": 1, "width": 12},
+    "swin": {"depths": [1, 1, 1], "width": 12},
+    "swin_tiny_224": {"depths": [1, 1, 1, 1], "width": 12, "num_heads": [1, 1, 1, 1]},
+}
+
+
 @pytest.mark.parametrize("path", FRAGMENTS["encoder"], ids=lambda path: path.stem)
 def test_an_encoder_fragment_swaps_the_encoder(cli: Cli, path: Path) -> None:
-    run = cli(
-        ["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, "--data.views.size=8", f"--model.encoder={path}"]
-    )
+    size = [f"--data.views.size={16 if path.stem == 'vit_small_224' else 8}"]
+    size += [f"--model.encoder.{name}={value}" for name, value in NARROW.get(path.stem, {}).items()]
+    run = cli(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, f"--model.encoder={path}", *size])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["encoder"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "without"),
+    [
+        ("vit_small_224", lambda: VisionTransformer(224, 16, 12, 6, 384, 4 * 384), 2 * 384),  # class token, its place
+        ("swin_tiny_224", swin_t, 0),
+    ],
+)
+def test_an_encoder_of_224_pixels_has_as_many_parameters_as_torchvisions(
+    name: str, theirs: Callable[[], nn.Module], without: int
+) -> None:
+    with torch.device("meta"):
+        _, encoder = parsed(Encoder, CONFIGS / f"encoder/{name}.yaml")
+        trunk = theirs()
+    count = {part: sum(weight.numel() for weight in part.parameters()) for part in (encoder, trunk)}
+    classifier = 1000 * (encoder.embed_dim + 1)
+    assert count[encoder] == count[trunk] - classifier - without
+    assert encoder(torch.empty(2, 3, 224, 224, device="meta")).feature_map.shape[2:] == (224 // encoder.stride,) * 2
 
 
 def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
