@@ -75,6 +75,15 @@ class Swin(MaskableEncoder):
         """Biases of attention by relative position."""
         return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
 
+    def decay_layers(self) -> list[str]:
+        """The blocks of all stages; what merges patches goes with the block before, as in SimMIM's authors' code."""
+        return [
+            f"stages.{stage}.{number}"
+            for stage, parts in enumerate(self.stages)
+            for number, part in enumerate(parts)
+            if isinstance(part, SwinTransformerBlock)
+        ]
+
     def forward(
         self,
         image: Float[Tensor, "B 3 H W"],
