@@ -37,6 +37,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+def made(name: str, encoder: str) -> Any:
+    torch.manual_seed(0)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    return getattr(methods, name)(ENCODERS[encoder](), optimizer=optimizer, **METHODS.get(name, {}))
+
+
 class Gradients(Callback):
     """The greatest gradient of each of the encoder's parameters, and the loss of every step."""
 
@@ -66,13 +72,21 @@ def fit(method: Any, **options: Any) -> Gradients:
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_parameter_of_a_transformer_is_trained_by_every_method(name: str, encoder: str) -> None:
-    torch.manual_seed(0)
-    made = ENCODERS[encoder]()
-    method = getattr(methods, name)(made, optimizer=partial(torch.optim.SGD, lr=0.1), **METHODS[name])
+    method = made(name, encoder)
     found = fit(method)
     assert torch.stack(found.losses).isfinite().all()
-    assert found.greatest.keys() == dict(made.named_parameters()).keys()
+    assert found.greatest.keys() == dict(method.encoder.named_parameters()).keys()
     assert min(found.greatest.values()) > 1e-7, found.greatest
+
+
+@pytest.mark.parametrize("name", [*METHODS, "MaskedImage"])
+def test_a_step_in_bfloat16_has_the_loss_of_float32(name: str) -> None:
+    lower, exact = (
+        fit(made(name, "ViT, class token"), precision=precision).losses[0].item()
+        for precision in ("bf16-mixed", "32-true")
+    )
+    assert lower != exact
+    assert lower == pytest.approx(exact, abs=0.05)
 
 
 PRETRAINED = {
