@@ -20,7 +20,7 @@ from simmim_pl.losses import NTXent
 from simmim_pl.views import ContrastiveViews
 from tests.conftest import CONFIGS, NO_PICTURES, QUIET, TINY
 from tests.test_configs import shrunk
-from tests.test_parity import MOCO_V3, SIZES, SWIN
+from tests.test_parity import MOCO_V3, SIZES, SWIN, VIT
 
 SMALL: dict[str, Any] = {**SIZES, "patch_size": 4}
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -90,10 +90,7 @@ def test_a_step_in_bfloat16_has_the_loss_of_float32(name: str) -> None:
 
 
 PRETRAINED = {
-    "ViT": [
-        *(*MOCO_V3, "--model.encoder=simmim_pl.encoders.ViT", "--model.encoder.pool=class"),
-        *(f"--model.encoder.{key}={value}" for key, value in SIZES.items()),
-    ],
+    "ViT": [*MOCO_V3, *VIT, "--model.encoder.pool=class"],
     "Swin": ["--model=simmim_pl.methods.Rotation", *SWIN, "--data.views=simmim_pl.views.CropFlip"],
 }
 

@@ -48,10 +48,8 @@ SIZES = {"image_size": 16, "width": 8, "depth": 2, "num_heads": 2}
 MASKED_IMAGE = [
     *("--model=simmim_pl.methods.MaskedImage", "--data.views=simmim_pl.views.CropFlip", "--data.views.size=16"),
 ]
-MASKED = [
-    *(*MASKED_IMAGE, "--model.encoder=simmim_pl.encoders.ViT"),
-    *(f"--model.encoder.{name}={value}" for name, value in SIZES.items()),
-]
+VIT = ["--model.encoder=simmim_pl.encoders.ViT", *(f"--model.encoder.{name}={value}" for name, value in SIZES.items())]
+MASKED = [*MASKED_IMAGE, *VIT]
 
 
 class Headed(FastCNN):
