@@ -26,12 +26,13 @@ class Loss(nn.Module, ABC):
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         """The loss of a batch of projections."""
 
-    def at_chance(self, views: int, images: int) -> float | None:
+    def at_chance(self, views: int, images: int, width: int) -> float | None:
         """The least loss of projections without information about their image: all the same, or noise.
 
         None if it is not known.
 
         - ``views``, ``images``: number of views per image, and of images in the batch of all ranks.
+        - ``width``: P, the length of a projection.
         """
         return None
 

@@ -41,7 +41,7 @@ def test_a_shift_of_all_projections_and_the_order_of_coordinates_do_not_matter()
 def test_noise_of_no_width_costs_less_than_chance(weights: tuple[float, float, float]) -> None:
     loss, noise = VICReg(*weights), projections(2, 4096, 4)
     least = min(loss(std * noise).item() for std in torch.linspace(0, 1.2, 25))
-    assert loss.at_chance(2, 4096) == pytest.approx(least, rel=0.05)
+    assert loss.at_chance(2, 4096, 4) == pytest.approx(least, rel=0.05)
 
 
 def test_the_module_is_the_function_and_refuses_weights_that_mean_nothing() -> None:
