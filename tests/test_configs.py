@@ -1,6 +1,7 @@
 """Every file in configs/ runs."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from simmim_pl.data import CIFAR10, CIFAR100, STL10, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import nt_xent
+from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, NO_PICTURES, QUIET, SHAPES, TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -38,6 +40,8 @@ SHARED = ("base", "evaluate")  # what configs/methods.yaml has in common
 COMMANDS = ["sweep", "workspace", "methods"]  # of test_sweep and test_workspace, and below
 COMPARED = sorted(set((CONFIGS / "comparison").glob("*.yaml")) - {CONFIGS / f"comparison/{n}.yaml" for n in SHARED})
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
+TEACHERS = ["byol", "moco_v3"]
+METHODS = {"contrastive", "rotation", "masked_image", *TEACHERS}  # each put together with other fragments below
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
 
 
@@ -46,6 +50,7 @@ def test_there_is_no_config_that_the_tests_below_do_not_run() -> None:
     run = {CONFIGS / f"{name}.yaml" for name in names} | {path for paths in FRAGMENTS.values() for path in paths}
     run |= set(COMPARED)
     assert set(CONFIGS.rglob("*.yaml")) == run
+    assert {path.stem for path in FRAGMENTS["method"]} == METHODS
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -176,7 +181,20 @@ def test_a_run_is_put_together_from_fragments_alone(cli: Cli) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+@pytest.mark.parametrize("path", FRAGMENTS["loss"], ids=lambda path: path.stem)
+def test_a_loss_fragment_is_trained_with(cli: Cli, path: Path) -> None:
+    small = ["--data.views.size=8", "--model.encoder.width=2", "--model.head.output_dim=8"]
+    small += ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0", "--callbacks.online_probe=null"]
+    small += ["--callbacks.representation=null", "--callbacks.training_monitor=null"]
+    run = cli(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, *small, f"--model.loss={path}"])
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    loss = saved["config"]["model"]["init_args"]["loss"]
+    assert loss["class_path"] == yaml.safe_load(path.read_text())["class_path"]
+    assert math.isfinite(load_run(run).last("train/loss_at_chance"))
+
+
+@pytest.mark.parametrize("name", TEACHERS)
 def test_a_teacher_method_is_put_together_from_fragments(cli: Cli, name: str) -> None:
     method, encoder, views = (CONFIGS / f"{part}.yaml" for part in (f"method/{name}", "encoder/fastcnn", "views/byol"))
     small = [f"--model.{head}.hidden_dim=8" for head in ("head", "predictor")]

@@ -77,12 +77,7 @@ class Swin(MaskableEncoder):
 
     def decay_layers(self) -> list[str]:
         """The blocks of all stages; what merges patches goes with the block before, as in SimMIM's authors' code."""
-        return [
-            f"stages.{stage}.{number}"
-            for stage, parts in enumerate(self.stages)
-            for number, part in enumerate(parts)
-            if isinstance(part, SwinTransformerBlock)
-        ]
+        return [name for name, part in self.named_modules() if isinstance(part, SwinTransformerBlock)]
 
     def forward(
         self,
