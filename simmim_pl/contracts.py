@@ -84,10 +84,9 @@ class Encoder(nn.Module, ABC):
     def layers(self) -> list[str]:
         """Names of the submodules that an image passes one after the other, the earliest first.
 
-        Evaluations can use a layer's output instead of the encoder's, and fine-tuning can give earlier layers a
-        smaller learning rate. By default these are the submodules with weights at the first depth where none of them
-        holds four fifths of all matrices and convolutions: the blocks of a transformer, the stages of a ResNet.
-        Override it where this does not fit.
+        Evaluations can use a layer's output instead of the encoder's. By default these are the submodules with weights
+        at the first depth where none of them holds four fifths of all matrices and convolutions: the blocks of a
+        transformer, the stages of a ResNet. Override it where this does not fit.
         """
         name, at = "", cast(nn.Module, self)
         while True:
@@ -96,6 +95,10 @@ class Encoder(nn.Module, ABC):
             if not count or count[largest] == 1 or count[largest] < 0.8 * matrices(self):
                 return list(count)
             name, at = f"{largest}.", self.get_submodule(largest)
+
+    def decay_layers(self) -> list[str]:
+        """Names of the layers that fine-tuning can give learning rates of their own, the earliest the smallest."""
+        return self.layers()
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:

@@ -34,6 +34,7 @@ LONGEST = 225  # lines of a file
 TESTS_OF_THE_WHOLE = {
     *("test_architecture", "test_library", "test_extending", "test_configs", "test_bad_input", "test_accuracy_gate"),
     *(
+        "test_combinations",
         "test_parity",
         "test_resume",
         "test_resume_changed",

@@ -22,9 +22,11 @@ from simmim_pl.command.trainer_options import tell_counts_from_shares
 from simmim_pl.runtime import atomic
 from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 from tests.forked import Program, environment
+from tests.test_parity import BYOL, MASKED, MOCO_V3
 
 Cli = Callable[[list[Any]], Path]
 FOLDER = ["--data.source=simmim_pl.data.Folder", "--data.source.root=images"]
+ROTATION = ["--model=simmim_pl.methods.Rotation"]
 WITHOUT_SHAPES = [arg for arg in TINY if arg not in SHAPES]
 
 
@@ -151,6 +153,26 @@ OUTSIDE = {
     "--trainer.callbacks=[{class_path: simmim_pl.callbacks.Checkpoint, init_args: {every_n_epochs: 0}}]": "--trainer."
     "callbacks.every_n_epochs has to be 1 or more",
 }
+
+
+OUTSIDE_OF_A_METHOD = [
+    (BYOL, "momentum=1.5", "--model.momentum has to be within [0, 1], and is 1.5"),
+    (MOCO_V3, "momentum=-0.1", "--model.momentum has to be within [0, 1], and is -0.1"),
+    (MOCO_V3, "temperature=0", "--model.temperature has to be above 0"),
+    (MASKED, "mask_unit=0", "--model.mask_unit has to be 1 or more, and is 0"),
+    (MASKED, "mask_unit=-4", "--model.mask_unit has to be 1 or more, and is -4"),
+    (MASKED, "mask_ratio=0", "--model.mask_ratio has to be within (0, 1], and is 0"),
+    (MASKED, "mask_ratio=1.1", "--model.mask_ratio has to be within (0, 1], and is 1.1"),
+    (MASKED, "gradient_cache=2", "this method compares no images, so --trainer.accumulate_grad_batches"),
+    (ROTATION, "gradient_cache=2", "this method compares no images, so --trainer.accumulate_grad_batches"),
+]
+
+
+@pytest.mark.parametrize(("method", "arg", "says"), OUTSIDE_OF_A_METHOD, ids=[arg for _, arg, _ in OUTSIDE_OF_A_METHOD])
+def test_a_number_of_a_method_out_of_its_range_is_named(
+    refusal: Callable[[list[Any]], str], method: list[str], arg: str, says: str
+) -> None:
+    assert says in refusal([*TINY, *method, f"--model.{arg}"])
 
 
 @pytest.mark.parametrize("arg", OUTSIDE)

@@ -1,6 +1,7 @@
 """Every file in configs/ runs."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,16 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from PIL import Image
+from torch import nn
+from torchvision.models import VisionTransformer, swin_t
 
 from simmim_pl.command.sweep_config import build_command, load_sweep_config
-from simmim_pl.contracts import Views
+from simmim_pl.contracts import Encoder, Views
 from simmim_pl.data import CIFAR10, CIFAR100, STL10, OxfordPets, Shapes
 from simmim_pl.data.source import InMemory
 from simmim_pl.losses.loss import Loss
 from simmim_pl.losses.nt_xent import nt_xent
+from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, NO_PICTURES, QUIET, SHAPES, TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -36,6 +40,8 @@ SHARED = ("base", "evaluate")  # the shared part of configs/methods.yaml
 COMMANDS = ["sweep", "workspace", "methods"]  # tested in test_sweep and test_workspace, and below
 COMPARED = sorted(set((CONFIGS / "comparison").glob("*.yaml")) - {CONFIGS / f"comparison/{n}.yaml" for n in SHARED})
 FOLDERS = ("data", "encoder", "evaluate", "loss", "method", "trainer", "views")
+TEACHERS = ["byol", "moco_v3"]
+METHODS = {"contrastive", "rotation", "masked_image", *TEACHERS}  # each put together with other fragments below
 FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in FOLDERS}
 
 
@@ -44,6 +50,7 @@ def test_every_config_is_tested_below() -> None:
     run = {CONFIGS / f"{name}.yaml" for name in names} | {path for paths in FRAGMENTS.values() for path in paths}
     run |= set(COMPARED)
     assert set(CONFIGS.rglob("*.yaml")) == run
+    assert {path.stem for path in FRAGMENTS["method"]} == METHODS
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -121,13 +128,40 @@ def test_the_comparison_has_every_method_twice_and_evaluates_each(
     assert {result["data"] for result in card["results"]} == {"CIFAR10 (held out)"}
 
 
+NARROW = {
+    "vit_tiny": {"depth": 1},
+    "vit_small_224": {"depth": 1, "width": 12},
+    "swin": {"depths": [1, 1, 1], "width": 12},
+    "swin_tiny_224": {"depths": [1, 1, 1, 1], "width": 12, "num_heads": [1, 1, 1, 1]},
+}
+
+
 @pytest.mark.parametrize("path", FRAGMENTS["encoder"], ids=lambda path: path.stem)
 def test_an_encoder_fragment_swaps_the_encoder(cli: Cli, path: Path) -> None:
-    run = cli(
-        ["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, "--data.views.size=8", f"--model.encoder={path}"]
-    )
+    size = [f"--data.views.size={16 if path.stem == 'vit_small_224' else 8}"]
+    size += [f"--model.encoder.{name}={value}" for name, value in NARROW.get(path.stem, {}).items()]
+    run = cli(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, f"--model.encoder={path}", *size])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["encoder"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "without"),
+    [
+        ("vit_small_224", lambda: VisionTransformer(224, 16, 12, 6, 384, 4 * 384), 2 * 384),  # class token, its place
+        ("swin_tiny_224", swin_t, 0),
+    ],
+)
+def test_an_encoder_of_224_pixels_has_as_many_parameters_as_torchvisions(
+    name: str, theirs: Callable[[], nn.Module], without: int
+) -> None:
+    with torch.device("meta"):
+        _, encoder = parsed(Encoder, CONFIGS / f"encoder/{name}.yaml")
+        trunk = theirs()
+    count = {part: sum(weight.numel() for weight in part.parameters()) for part in (encoder, trunk)}
+    classifier = 1000 * (encoder.embed_dim + 1)
+    assert count[encoder] == count[trunk] - classifier - without
+    assert encoder(torch.empty(2, 3, 224, 224, device="meta")).feature_map.shape[2:] == (224 // encoder.stride,) * 2
 
 
 def test_contrastive_runs_from_fragments_only(cli: Cli) -> None:
@@ -145,7 +179,20 @@ def test_contrastive_runs_from_fragments_only(cli: Cli) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
-@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+@pytest.mark.parametrize("path", FRAGMENTS["loss"], ids=lambda path: path.stem)
+def test_a_loss_fragment_is_trained_with(cli: Cli, path: Path) -> None:
+    small = ["--data.views.size=8", "--model.encoder.width=2", "--model.head.output_dim=8"]
+    small += ["--trainer.log_every_n_steps=1", "--trainer.limit_val_batches=0", "--callbacks.online_probe=null"]
+    small += ["--callbacks.representation=null", "--callbacks.training_monitor=null"]
+    run = cli(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, *small, f"--model.loss={path}"])
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    loss = saved["config"]["model"]["init_args"]["loss"]
+    assert loss["class_path"] == yaml.safe_load(path.read_text())["class_path"]
+    assert math.isfinite(load_run(run).last("train/loss_at_chance"))
+
+
+@pytest.mark.parametrize("name", TEACHERS)
 def test_teacher_methods_run_from_fragments_only(cli: Cli, name: str) -> None:
     method, encoder, views = (CONFIGS / f"{part}.yaml" for part in (f"method/{name}", "encoder/fastcnn", "views/byol"))
     small = [f"--model.{head}.hidden_dim=8" for head in ("head", "predictor")]

@@ -141,7 +141,7 @@ def test_a_loss_equals_the_papers_and_falls(mine: Callable[..., Path]) -> None:
     torch.testing.assert_close(AlignmentUniformity(0.5, 3.0)(z), alignment + 0.5 * uniformity)
     noise = torch.randn(2, 64, 2000, generator=torch.Generator().manual_seed(0))
     for loss, tells_nothing in ((AlignmentUniformity(), noise), (AlignmentUniformity(0.1), torch.ones(2, 16, 8))):
-        assert loss(tells_nothing).item() == pytest.approx(loss.at_chance(2, 16), abs=0.02)
+        assert loss(tells_nothing).item() == pytest.approx(loss.at_chance(2, 16, 8), abs=0.02)
     (fit,) = commands("A loss")
     folder = mine(fit, *TINY, *HEAD)
     first, last = losses(load_run(folder))

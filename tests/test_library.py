@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import simmim_pl
 from simmim_pl.callbacks import Checkpoint, CollapseMonitor, OnlineProbe, Representation, TrainingMonitor
 from simmim_pl.contracts import Encoder, InputError
-from simmim_pl.encoders import FastCNN, ResNet, Timm, Torchvision
+from simmim_pl.encoders import NIN, FastCNN, ResNet, Swin, Timm, Torchvision, ViT
 from simmim_pl.encoders.heads import ProjectionHead
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
@@ -25,6 +26,13 @@ ROOT = Path(__file__).parents[1]
 ENCODERS: dict[str, tuple[Any, int]] = {
     "FastCNN": (lambda: FastCNN(2), 16),
     "ResNet": (lambda: ResNet(18), 32),
+    "NIN": (lambda: NIN(width=4), 32),
+    "ViT": (lambda: ViT(image_size=16, width=8, depth=2, num_heads=2, pool="class"), 24),
+    "ViT, relative positions": (
+        lambda: ViT(image_size=16, width=8, depth=2, num_heads=2, pool="class", position="relative"),
+        24,
+    ),
+    "Swin": (lambda: Swin(2, 8, (2, 1), (2, 4)), 16),
     "a CNN of torchvision's": (lambda: Torchvision("mobilenet_v3_small"), 64),
     "a ViT of torchvision's": (lambda: Torchvision("vit_b_32"), 224),
     "a CNN of timm's": (lambda: Timm("resnet18"), 64),
@@ -54,7 +62,8 @@ def test_the_readmes_python_runs(pretrained: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", ENCODERS)
-def test_exported_and_traced_encoders_give_the_same_features(case: str) -> None:
+def test_exported_and_traced_encoders_give_the_same_features(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a trace's sizes are tensors
     make, size = ENCODERS[case]
     encoder: Encoder = make().eval()
     image, other = torch.rand(2, 3, size, size), torch.rand(3, 3, size, size)

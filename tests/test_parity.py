@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from simmim_pl.contracts import Features
+from simmim_pl.encoders import FastCNN
 from tests.conftest import NO_PICTURES, TINY
 from tests.ranks import run
 
@@ -42,10 +45,28 @@ BYOL = ["--model=simmim_pl.methods.BYOL", *PREDICTOR]
 MOCO_V3 = ["--model=simmim_pl.methods.MoCoV3", *PREDICTOR, "--model.head.output_norm=true"]
 # A small ViT, instead of BASE's encoder and views.
 SIZES = {"image_size": 16, "width": 8, "depth": 2, "num_heads": 2}
-MASKED = [
-    *("--model=simmim_pl.methods.MaskedImage", "--model.encoder=simmim_pl.encoders.ViT"),
-    *(f"--model.encoder.{name}={value}" for name, value in SIZES.items()),
-    *("--data.views=simmim_pl.views.CropFlip", "--data.views.size=16"),
+MASKED_IMAGE = [
+    *("--model=simmim_pl.methods.MaskedImage", "--data.views=simmim_pl.views.CropFlip", "--data.views.size=16"),
+]
+VIT = ["--model.encoder=simmim_pl.encoders.ViT", *(f"--model.encoder.{name}={value}" for name, value in SIZES.items())]
+MASKED = [*MASKED_IMAGE, *VIT]
+
+
+class Headed(FastCNN):
+    """An encoder with a layer after its feature map, as MobileNets have."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__(width)
+        self.last = nn.Linear(self.embed_dim, self.embed_dim)
+
+    def forward(self, image: Tensor) -> Features:
+        features = super().forward(image)
+        return Features(self.last(features.pooled), features.feature_map)
+
+
+SWIN = [
+    *("--model.encoder=simmim_pl.encoders.Swin", "--model.encoder.width=8", "--model.encoder.depths=[2,1]"),
+    *("--model.encoder.num_heads=[2,4]", "--model.encoder.window_size=4"),
 ]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
@@ -60,6 +81,10 @@ CASES: dict[str, list[str]] = {
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
     "masked images": [DOUBLE, *MASKED],
+    "masked images of a swin": [DOUBLE, *MASKED_IMAGE, *SWIN],
+    "masked images, whose loss does not reach the last layer": [
+        *(DOUBLE, *MASKED_IMAGE, *SGD, "--model.encoder=tests.test_parity.Headed", "--model.encoder.width=2"),
+    ],
     "so many FLOP": [DOUBLE, "--callbacks.max_flop.flop=1.6e8", "--trainer.max_steps=-1"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],

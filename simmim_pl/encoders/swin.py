@@ -75,6 +75,10 @@ class Swin(MaskableEncoder):
         """Biases of attention by relative position."""
         return {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
 
+    def decay_layers(self) -> list[str]:
+        """The blocks of all stages; what merges patches goes with the block before, as in SimMIM's authors' code."""
+        return [name for name, part in self.named_modules() if isinstance(part, SwinTransformerBlock)]
+
     def forward(
         self,
         image: Float[Tensor, "B 3 H W"],

@@ -102,7 +102,7 @@ class ViT(MaskableEncoder):
         if not self.relative:
             patches = patches + resized(self.position, height, width)
         tokens = patches.flatten(1, 2)
-        if self.pool == "class":
+        if self.pool == "class":  # a trace would keep len(tokens)
             tokens = torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], 1)
         if self.relative:
             offsets = offset_index(height, width, self.pool == "class", tokens.device)

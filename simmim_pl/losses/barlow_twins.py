@@ -52,8 +52,6 @@ def pair(one: Float[Tensor, "N P"], other: Float[Tensor, "N P"], redundancy: flo
 class BarlowTwins(Loss):
     """Barlow Twins with its weights, see :func:`barlow_twins`.
 
-    Its chance level depends on the projections' width, so :meth:`at_chance` returns None.
-
     Args:
         redundancy: λ, weight of the squared correlations of two different coordinates.
         scale: factor on the whole loss, to which SGD's learning rate has to be tuned; 0.1 in solo-learn's CIFAR recipe.
@@ -66,3 +64,7 @@ class BarlowTwins(Loss):
 
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         return barlow_twins(z, self.redundancy, self.scale)
+
+    def at_chance(self, views: int, images: int, width: int) -> float:
+        """The loss of projections that are all the same, none of whose coordinates correlates; noise costs more."""
+        return self.scale * width

@@ -30,12 +30,13 @@ class Loss(nn.Module, ABC):
         rank's images; :func:`whole_batch` has those of all ranks.
         """
 
-    def at_chance(self, views: int, images: int) -> float | None:
+    def at_chance(self, views: int, images: int, width: int) -> float | None:
         """The least loss of projections without information about their image: all the same, or noise.
 
         None if it is not known.
 
         - ``views``, ``images``: number of views per image, and of images in the batch of all ranks.
+        - ``width``: P, the length of a projection.
         """
         return None
 

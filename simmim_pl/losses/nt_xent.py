@@ -136,7 +136,7 @@ class NTXent(Loss):
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         return nt_xent(z, self.temperature, self.decoupled)
 
-    def at_chance(self, views: int, images: int) -> float:
+    def at_chance(self, views: int, images: int, width: int) -> float:
         """The logarithm of the number of rows that an anchor is compared with."""
         return math.log(views * images - (views if self.decoupled else 1))
 

@@ -96,7 +96,7 @@ class SIGReg(Loss):
         drawn = torch.randn(z.shape[-1], self.slices, generator=generator, dtype=z.dtype, device=z.device)
         return sigreg(z, drawn / drawn.norm(dim=0), self.weight, self.global_views)
 
-    def at_chance(self, views: int, images: int) -> float:
+    def at_chance(self, views: int, images: int, width: int) -> float:
         """The expected loss of Gaussian noise of the best standard deviation; collapse (deviation 0) costs more."""
         return least_of_noise(self.weight, views, self.global_views or views, images)
 

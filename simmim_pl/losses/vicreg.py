@@ -71,7 +71,7 @@ class VICReg(Loss):
     def forward(self, z: Float[Tensor, "V B P"]) -> Float[Tensor, ""]:
         return vicreg(z, self.invariance, self.variance, self.covariance)
 
-    def at_chance(self, views: int, images: int) -> float:
+    def at_chance(self, views: int, images: int, width: int) -> float:
         """The loss of noise with the best variance, given the distance of its views; collapse has a higher loss."""
         std = min(self.variance / (4 * self.invariance), 1.0)
         return 2 * self.invariance * std**2 + self.variance * (1 - std)

@@ -74,7 +74,7 @@ class Contrastive(Method):
             z = torch.cat([z, self.embed(batch["local"])[1]])
         loss = self.loss(z, self.generator("loss")) if self.loss.draws else self.loss(z)
         self.log("train/contrastive_accuracy", partial(contrastive_accuracy, z.detach()), prog_bar=True)
-        chance = self.loss.at_chance(len(z), z.shape[1] * distributed.world_size())
+        chance = self.loss.at_chance(len(z), z.shape[1] * distributed.world_size(), z.shape[2])
         if chance is not None:
             self.log("train/loss_at_chance", chance)
         return self.finish(loss, pooled.flatten(0, 1), batch)

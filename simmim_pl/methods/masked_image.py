@@ -29,6 +29,9 @@ class MaskedImage(Method):
     are replaced by the mean colour. Such networks gain little: masked images have other pixel statistics than complete
     ones, and the mask fades from layer to layer (Tian et al. 2023, arXiv 2301.03580).
 
+    The loss does not reach layers between an encoder's feature map and its pooled output, such as those of a MobileNet.
+    Their gradient is zero, so only weight decay changes them: fine-tune such an encoder.
+
     Args:
         encoder: image → features; the part that is kept.
         mask_unit: side of a masked patch, in pixels: a multiple of the encoder's patch size that divides the image. The
@@ -67,6 +70,7 @@ class MaskedImage(Method):
         mask, target = self.mask(image), self.encoder.normalize(image)
         features, predicted = self.reconstruct(image, mask)
         loss = masked_l1(predicted, target, mask)
+        loss = loss + 0 * features.pooled.sum()  # DDP waits for a gradient of every parameter
         self.log("train/loss_at_chance", partial(l1_at_chance, target, mask))
         return self.finish(loss, features.pooled, batch)
 

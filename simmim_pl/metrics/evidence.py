@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 Z = 3.0  # standard errors: a smaller difference may be chance
 NATS = 0.1  # smallest gain of information or loss that counts, however significant
+LOWER = 0.1  # the same for a loss whose value by chance is small, as a share of it
 POINTS = 0.05  # gain of kNN accuracy: if so much is ruled out, that is evidence against learning
 APART = 0.2  # threshold of representation/std: below it the mean cosine of different images is above 0.96
 GROWN = 1.1  # RankMe must grow by this factor: its value depends a little on the images
@@ -52,11 +53,16 @@ def features_only(metrics: Mapping[str, float]) -> bool:
 
 
 def loss(metrics: Mapping[str, float]) -> Evidence:
-    """The training loss is :data:`NATS` below the least loss of embeddings without information about their image."""
+    """The training loss is below the least loss of embeddings without information about their image.
+
+    By :data:`NATS`, or by the share :data:`LOWER` of it if that is less: SIGReg's may be 0.06.
+    """
     value, chance = metrics.get("train/loss"), metrics.get("train/loss_at_chance")
     if value is None or chance is None:
         return Evidence("loss", None, "loss compared with chance (this loss does not define its value at chance)")
-    return Evidence("loss", value < chance - NATS, f"loss {value:.2f}, by chance {chance:.2f}")
+    margin = min(NATS, LOWER * chance) if chance > 0 else NATS
+    digits = 2 if abs(chance) >= 1 or chance == 0 else 3
+    return Evidence("loss", value < chance - margin, f"loss {value:.{digits}f}, by chance {chance:.{digits}f}")
 
 
 def information(metrics: Mapping[str, float]) -> Evidence:

@@ -38,7 +38,14 @@ def test_the_loss_is_between_zero_and_the_width() -> None:
     independent = torch.linalg.qr(projections(1, 64, 8)[0] - projections(1, 64, 8)[0].mean(0)).Q
     assert barlow_twins(100 * independent.expand(2, 64, 8)).item() == pytest.approx(0, abs=1e-6)
     assert barlow_twins(torch.ones(2, 64, 8)).item() == pytest.approx(8)  # nothing correlates
-    assert BarlowTwins().at_chance(2, 64) is None  # it does not depend on the width
+
+
+def test_chance_is_the_loss_of_collapse_and_noise_costs_more() -> None:
+    loss = BarlowTwins(0.2, scale=0.1)
+    chance = loss.at_chance(3, 64, 8)
+    assert loss(projections(1, 1, 8).expand(3, 64, 8)).item() == pytest.approx(chance)
+    noise = [loss(projections(3, 64, 8, seed=seed)).item() for seed in range(5)]
+    assert chance < np.mean(noise) < 2 * chance
 
 
 def test_the_module_equals_the_function_and_refuses_invalid_weights() -> None:

@@ -74,7 +74,7 @@ def test_gaussian_projections_have_the_expected_loss(images: int) -> None:
 def test_no_noise_is_below_chance_and_collapse_is_worst(views: int, global_views: int | None) -> None:
     loss, noise = SIGReg(0.02, 64, global_views), projections(views, 256, 32)
     values = [loss(std * noise, torch.Generator().manual_seed(0)).item() for std in np.linspace(0, 1, 21)]
-    assert loss.at_chance(views, 256) == pytest.approx(min(values), rel=0.05)
+    assert loss.at_chance(views, 256, 32) == pytest.approx(min(values), rel=0.05)
     assert max(values) == values[0] > 2 * min(values)
 
 

@@ -41,7 +41,7 @@ def test_shifts_and_order_of_coordinates_do_not_matter() -> None:
 def test_no_noise_is_below_chance(weights: tuple[float, float, float]) -> None:
     loss, noise = VICReg(*weights), projections(2, 4096, 4)
     least = min(loss(std * noise).item() for std in torch.linspace(0, 1.2, 25))
-    assert loss.at_chance(2, 4096) == pytest.approx(least, rel=0.05)
+    assert loss.at_chance(2, 4096, 4) == pytest.approx(least, rel=0.05)
 
 
 def test_the_module_equals_the_function_and_refuses_invalid_weights() -> None:

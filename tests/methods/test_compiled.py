@@ -11,8 +11,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from simmim_pl.data import ImageDataModule, Shapes
+from simmim_pl.encoders import FastCNN
+from simmim_pl.methods import Rotation
 from simmim_pl.methods.compiled import Compiled
 from simmim_pl.views import ContrastiveViews
+from tests import test_combinations
 from tests.methods import test_self_distillation as distilled
 from tests.methods.test_contrastive import fit, method
 
@@ -23,6 +26,12 @@ SETTINGS = [
     ("cuda", {}, 1, {"gradient_cache": 2}, "the gradient cache"),
     ("cpu", {"accumulate_grad_batches": 4}, 1, {}, None),
 ]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """What earlier tests compiled counts towards torch's limit for one function."""
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(("device", "asked", "ranks", "options", "why"), SETTINGS)
@@ -79,7 +88,10 @@ def test_compiling_changes_neither_the_loss_nor_the_names_in_a_checkpoint(
     assert caplog.text.count("later runs take it from torch's cache") == 1  # of two steps the first compiled
 
 
-def test_the_teacher_is_compiled_without_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["BYOL", "MoCoV3"])
+def test_a_teachers_parts_are_compiled_without_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
@@ -88,8 +100,29 @@ def test_the_teacher_is_compiled_without_gradient(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     plain, compiled = distilled.Journal(), distilled.Journal()
-    distilled.fit(tmp_path, distilled.method(), [plain], max_steps=2)
+    distilled.fit(tmp_path, distilled.method(name), [plain], max_steps=2)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    distilled.fit(tmp_path, distilled.method(compile=True), [compiled], max_steps=2)
+    distilled.fit(tmp_path, distilled.method(name, compile=True), [compiled], max_steps=2)
     torch.testing.assert_close(torch.stack(compiled.losses), torch.stack(plain.losses), rtol=1e-4, atol=1e-4)
     assert sorted(graphs) == [False, False, True, True, True]  # encoder and head of both; the predictor
+
+
+def test_encoder_and_classifier_of_rotation_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append([tuple(each.shape) for each in inputs])
+        return graph.forward
+
+    def losses(**options: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        network = Rotation(FastCNN(2), optimizer=partial(torch.optim.SGD, lr=0.1), **options)
+        return torch.stack(test_combinations.fit(network).losses)
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    plain = losses()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.testing.assert_close(losses(compile=True), plain, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 2
+    assert (4 * 32, 3, 16, 16) in graphs[0]  # every view at four angles
+    assert (4 * 32, 16) in graphs[1]

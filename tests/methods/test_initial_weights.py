@@ -21,6 +21,7 @@ from simmim_pl.methods import Contrastive
 from simmim_pl.methods.initial_weights import InitialWeights
 from simmim_pl.report.run import load_run
 from tests.conftest import NO_PICTURES, TINY
+from tests.test_parity import BYOL, MASKED_IMAGE, VIT
 
 Cli = Callable[[list[Any]], Path]
 
@@ -68,6 +69,24 @@ def test_a_run_starts_from_another_checkpoint_and_resumes_without_it(
     with pytest.raises(SystemExit, match="2"):
         cli([*args, "--ckpt_path=last", "--trainer.max_epochs=3", "--model.weights=another.pt"])
     assert "and another.pt now, and only a new run starts from weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "encoder"), [(MASKED_IMAGE, VIT), (BYOL, [])], ids=["masked images", "byol"])
+def test_a_contrastive_run_starts_from_the_network_that_another_method_trained(
+    cli: Cli, before: list[str], encoder: list[str]
+) -> None:
+    short = [*TINY, *NO_PICTURES, *encoder, "--trainer.max_steps=2", "--callbacks.online_probe=null"]
+    trained = cli([*short, *before]) / "checkpoints/last.ckpt"
+    First.seen.clear()
+    cli([*short, f"--model.weights={trained}", "--trainer.callbacks+=tests.methods.test_initial_weights.First"])
+    assert same(First.seen[0], encoder_of(trained))  # of two networks the one that the optimizer trained
+    teacher = {
+        name.removeprefix("teacher.encoder."): tensor
+        for name, tensor in torch.load(trained, weights_only=True)["state_dict"].items()
+        if name.startswith("teacher.encoder.")
+    }
+    assert bool(teacher) == (before is BYOL)
+    assert not same(First.seen[0], teacher)
 
 
 def start(encoder: FastCNN, path: Any, resumed: str | None = None) -> torch.nn.Module:

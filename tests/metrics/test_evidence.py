@@ -57,6 +57,12 @@ def matched(value: float, before: float, images: float) -> dict[str, float]:
     ("change", "expected"),
     [
         ({"train/loss": 6.2}, {"loss": False}),
+        ({"train/loss": 0.056, "train/loss_at_chance": 0.06}, {"loss": False}),
+        ({"train/loss": 0.05, "train/loss_at_chance": 0.06}, {}),  # SIGReg's are small
+        ({"train/loss": 0.06, "train/loss_at_chance": 0.05}, {"loss": False}),
+        ({"train/loss": -2.05, "train/loss_at_chance": -2.0}, {"loss": False}),
+        ({"train/loss": -0.05, "train/loss_at_chance": 0.0}, {"loss": False}),
+        ({"train/loss": -0.2, "train/loss_at_chance": 0.0}, {}),
         ({"train/loss": math.log(511)}, {"loss": False}),
         ({"train/loss": 8.0}, {"loss": False}),
         ({"information/infonce": 0.05}, {"information": False}),
@@ -174,7 +180,7 @@ def test_chance_is_the_loss_of_identical_projections(
 ) -> None:
     loss = NTXent(temperature, decoupled)
     z = torch.randn(4, dtype=torch.float64).expand(views, images, 4)
-    assert loss.at_chance(views, images) == pytest.approx(nt_xent(z, temperature, decoupled).item(), abs=1e-9)
+    assert loss.at_chance(views, images, 4) == pytest.approx(nt_xent(z, temperature, decoupled).item(), abs=1e-9)
 
 
 FEATURES = {

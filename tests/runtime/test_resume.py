@@ -26,7 +26,7 @@ from simmim_pl.encoders import FastCNN
 from tests.conftest import NO_PICTURES, TINY
 from tests.forked import Program, environment
 from tests.ranks import Killed, run, start
-from tests.test_parity import BYOL, LOCAL, MASKED
+from tests.test_parity import BYOL, LOCAL, MASKED, MOCO_V3
 
 MACHINE = {"train/seconds", "train/images_per_second", "train/memory_gb"}  # metrics that are not reproducible
 LONG = os.environ.get("LONG") == "1"
@@ -68,17 +68,24 @@ def folder_of_images(place: Path) -> list[str]:
 CASES: dict[str, list[str]] = {
     "plain": [],
     "accumulated": ["--trainer.accumulate_grad_batches=2"],
-    "validated within epochs": ["--trainer.val_check_interval=2"],
-    "validated across epochs": ["--trainer.val_check_interval=3", "--trainer.check_val_every_n_epoch=null"],
+    "vicreg, validated within epochs": ["--model.loss=simmim_pl.losses.VICReg", "--trainer.val_check_interval=2"],
+    "barlow twins, validated across epochs": [
+        *("--model.loss=simmim_pl.losses.BarlowTwins", "--trainer.val_check_interval=3"),
+        "--trainer.check_val_every_n_epoch=null",
+    ],
     "dropout": ["--model.encoder=tests.runtime.test_resume.Dropping", "--model.encoder.width=2"],
     "gradient cache": ["--model.gradient_cache=3", "--trainer.precision=bf16-mixed"],
     "local views": LOCAL,
-    "late views": [
+    "moco v3, late views": [
+        *MOCO_V3,
         "--data.final_views=simmim_pl.views.ContrastiveViews",
         "--data.final_views.size=20",
         "--data.final_share=0.5",
     ],
-    "sgd": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9"],
+    "rotation, sgd": [
+        *("--model=simmim_pl.methods.Rotation", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"),
+        "--model.optimizer.momentum=0.9",
+    ],
     "random directions": ["--model.loss=simmim_pl.losses.SIGReg", "--trainer.accumulate_grad_batches=2"],
     "teacher": [*BYOL, "--trainer.accumulate_grad_batches=2"],
     "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],

@@ -43,8 +43,9 @@ class FineTune(Protocol):
     Args:
         views: makes one view of each training image, such as :class:`simmim_pl.views.CropFlip`.
         lr: learning rates of the classifier, for 256 images per step; candidates.
-        layer_decay: factor on the learning rate from one layer of :meth:`simmim_pl.contracts.Encoder.layers` to the
-            one before; 1 for the same of all. SimMIM's authors use 0.65 to 0.9.
+        layer_decay: factor on the learning rate from one layer of
+            :meth:`simmim_pl.contracts.Encoder.decay_layers` to the one before; 1 for the same of all. SimMIM's authors
+            use 0.65 to 0.9.
         weight_decay: of AdamW; biases, normalisation, tokens and positions are spared.
         epochs: passes over the training images.
         warmup_epochs: of linear warm-up, counted in steps.
@@ -145,14 +146,14 @@ def predict(network: Tuned, context: EvaluationContext, split: str) -> tuple[Ten
 def layer_groups(network: Tuned, decay: float, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups with learning rate ``lr · decay^d``, d layers below the classifier; some without weight decay.
 
-    Layers are those of ``encoder.layers()``. Parameters before the first, such as patch embedding and tokens, count as
-    one more layer; those between two, such as a norm, belong to the earlier one; those after the last belong to the
-    classifier.
+    Layers are those of ``encoder.decay_layers()``. Parameters before the first, such as patch embedding and tokens,
+    count as one more layer; those between two, such as a norm, belong to the earlier one; those after the last belong
+    to the classifier.
 
     Raises:
         InputError: the encoder names no layers, and their learning rates are to differ.
     """
-    names, spared = network.encoder.layers(), without_weight_decay(network)
+    names, spared = network.encoder.decay_layers(), without_weight_decay(network)
     if not names and decay < 1:
         raise InputError(f"{type(network.encoder).__name__} names no layers, so layer_decay has to be 1.")
     groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from simmim_pl.contracts import Encoder, Features, InputError
 from simmim_pl.data import ImageDataModule, ShapesClips
 from simmim_pl.data.source import InMemory, Source
-from simmim_pl.encoders import FastCNN, ResNet, Timm
+from simmim_pl.encoders import FastCNN, ResNet, Swin, Timm
 from simmim_pl.evaluation import FineTune
 from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.frozen import digest
@@ -122,6 +123,42 @@ def test_transformer_layers_equal_timm() -> None:
             # The last norm is the last block's in timm, and the classifier's in the code of BEiT and SimMIM.
             scale = 1.0 if name.startswith("encoder.net.norm.") else group["lr_scale"]
             assert found[name] == (pytest.approx(0.8 * scale), group["weight_decay"]), name
+
+
+def get_swin_layer(name: str, num_layers: int, depths: Sequence[int]) -> int:
+    """SimMIM's authors' rule: https://github.com/microsoft/SimMIM/blob/main/optimizer.py, of names in their Swin."""
+    if name.startswith("patch_embed"):
+        return 0
+    if not name.startswith("layers"):
+        return num_layers - 1
+    _, stage, _, part, *_ = name.split(".")
+    if part in ("reduction", "norm"):  # layers.0.downsample.reduction.weight
+        return sum(depths[: int(stage) + 1])
+    return sum(depths[: int(stage)]) + int(part) + 1  # layers.0.blocks.0.attn.qkv.weight
+
+
+def test_layers_of_a_swin_are_the_blocks_as_in_simmims_code() -> None:
+    depths, decay = (2, 1, 3), 0.7
+    encoder = Swin(2, 8, depths, (1, 1, 1))
+
+    def in_their_swin(name: str) -> str:
+        kind, *rest = name.removeprefix("encoder.").split(".")
+        if kind in ("patches", "patches_norm"):
+            return "patch_embed"
+        if kind != "stages":
+            return name
+        stage, number, *inside = rest  # ours merges patches at the beginning of a stage
+        if stage != "0" and number == "0":
+            return ".".join(["layers", str(int(stage) - 1), "downsample", *inside])
+        return ".".join(["layers", stage, "blocks", str(int(number) - (stage != "0")), *inside])
+
+    top = sum(depths) + 1
+    found = groups(Tuned(encoder, classes=3), decay)
+    assert {get_swin_layer(in_their_swin(name), top + 1, depths) for name in found} == {*range(top + 1)}
+    for name, (rate, _) in found.items():
+        below = top - get_swin_layer(in_their_swin(name), top + 1, depths)
+        assert rate == pytest.approx(0.8 * decay**below), name
+    assert encoder.layers() == ["stages.0", "stages.1", "stages.2"]
 
 
 def test_resnet_parameters_between_layers_belong_to_the_previous_layer() -> None:
