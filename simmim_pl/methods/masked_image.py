@@ -70,7 +70,7 @@ class MaskedImage(Method):
         mask, target = self.mask(image), self.encoder.normalize(image)
         features, predicted = self.reconstruct(image, mask)
         loss = masked_l1(predicted, target, mask)
-        loss = loss + 0 * features.pooled.sum()  # DDP waits for a gradient of every parameter
+        loss = loss + 0 * features.pooled.mean()  # DDP waits for a gradient of every parameter
         self.log("train/loss_at_chance", partial(l1_at_chance, target, mask))
         return self.finish(loss, features.pooled, batch)
 
