@@ -130,7 +130,7 @@ OUTSIDE = {
     "--data.source.seed=-1": "--data.source.seed has to be within",
     "--data.views.flip=1.5": "--data.views.flip has to be within [0, 1]",
     "--data.views.scale=[0,2]": "--data.views.scale has to be within (0, 1]",
-    "--data.views.scale=[0.9,0.2]": "scale has to be a least and a greatest",
+    "--data.views.scale=[0.9,0.2]": "scale has to be a minimum and a maximum",
     "--data.views.hue=0.7": "--data.views.hue has to be within [0, 0.5]",
     "--data.views.brightness=.inf": "--data.views.brightness has to be finite",
     "--seed_everything=-1": "--seed_everything has to be within [0, 4294967295], and is -1",
@@ -429,7 +429,7 @@ def test_an_empty_folder_and_a_folder_of_one_class(refusal: Callable[[list[Any]]
     (tmp_path / "images").mkdir()
     assert "images" in refusal([*WITHOUT_SHAPES, *FOLDER])
     write_images(tmp_path / "images", classes=("only",))
-    assert "single class" in refusal([*WITHOUT_SHAPES, *FOLDER])
+    assert "only one class" in refusal([*WITHOUT_SHAPES, *FOLDER])
 
 
 def test_a_data_folder_that_cannot_be_written(
@@ -591,7 +591,7 @@ def clips_with(folder: Path, frames: int) -> tuple[str, list[str]]:
 
 EVALUATIONS = {
     "no labels": (no_labels, "images without labels"),
-    "one class": (one_class, "single class"),
+    "one class": (one_class, "only one class"),
     "a class that train lacks": (a_class_that_train_lacks, "test/c is not a class of"),
     "a mask of another size": (lambda to: pairs_with(to, Image.new("L", (8, 8))), "train/masks/19.png has 8×8 pixels"),
     "an unknown id": (lambda to: pairs_with(to, Image.new("L", (16, 16), 7)), "train/masks/19.png holds the id 7"),

@@ -140,6 +140,7 @@ NARROW = {
 def test_an_encoder_fragment_swaps_the_encoder(cli: Cli, path: Path) -> None:
     size = [f"--data.views.size={16 if path.stem == 'vit_small_224' else 8}"]
     size += [f"--model.encoder.{name}={value}" for name, value in NARROW.get(path.stem, {}).items()]
+    size += ["--trainer.limit_val_batches=0", "--callbacks.online_probe=null", "--callbacks.representation=null"]
     run = cli(["fit", f"--config={CONFIGS / 'quickstart.yaml'}", *SMALL, f"--model.encoder={path}", *size])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["encoder"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]

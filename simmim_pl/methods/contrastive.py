@@ -39,6 +39,7 @@ class Contrastive(Method):
     """
 
     compiles = ("encoder", "head")
+    compares_images = True
 
     @ranged
     def __init__(

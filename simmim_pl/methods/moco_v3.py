@@ -58,6 +58,8 @@ class MoCoV3(SelfDistillation):
         kwargs: see :class:`simmim_pl.methods.self_distillation.SelfDistillation`.
     """
 
+    compares_images = True
+
     @ranged
     def __init__(
         self,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from simmim_pl.contracts import InputError
@@ -40,4 +40,11 @@ def optimizer_and_schedule(
         f"Effective batch {batch} = batch_size × accumulation, whatever the devices: "
         f"lr {peak:.4g} after {warmup} warm-up steps, cosine to 0 over {steps}."
     )
+    number = trainer.accumulate_grad_batches
+    if number > 1 and module.compares_images:
+        rank_zero_warn(
+            f"accumulate_grad_batches {number} averages {number} losses, and each compares only the {batch // number} "
+            f"images of its batch. To compare all {batch} in the same memory, set --data.batch_size {batch} "
+            f"--model.gradient_cache {number} instead."
+        )
     return optimizer, partial(schedule.warmup_cosine, warmup=warmup, steps=int(steps))

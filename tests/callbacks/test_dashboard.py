@@ -152,6 +152,7 @@ def test_every_picture_of_the_default_layout_is_logged(offline: Path) -> None:
     panels = [panel for section in layout["sections"] for panel in section["panels"]]
     kinds = {"media": "image-file", "histogram": "histogram"}
     keys = {panel[kind]: kinds[kind] for panel in panels for kind in kinds if kind in panel}
+    keys = {key: kind for key, kind in keys.items() if not key.startswith("pictures/")}  # of other methods
     assert len(keys) == 6
     found = shown(offline)
     assert {key: found[key][-1]["_type"] for key in keys} == keys

@@ -113,7 +113,7 @@ def test_a_failing_report_does_not_stop_the_run(
         raise error
 
     monkeypatch.setattr("simmim_pl.runtime.atomic.write", fail)
-    with pytest.warns(UserWarning, match=rf"report.html is not written \({type(error).__name__}"):
+    with pytest.warns(UserWarning, match=rf"report.html was not written \({type(error).__name__}"):
         trainer = fit(tmp_path, EmbeddingMap(), Report(), **logged(tmp_path))
     assert trainer.global_step == 10
 

@@ -74,7 +74,7 @@ def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]
         ([*TINY, "--model.optimizer=no_such_package.Muon"], ["Install no_such_package with pip"]),
         ([*TINY, "--data.batch_size=1.5"], ["--data.batch_size", "1.5"]),
         ([*TINY, "--model.optimizer.init_args.learning=1"], ["learning"]),
-        ([*TINY, "--data.source.size=4"], ["8 pixels a copy"]),
+        ([*TINY, "--data.source.size=4"], ["8 pixels per copy"]),
         (["fit", "--config=nowhere.yaml"], ["nowhere.yaml"]),
         (["fti", f"--config={CONFIGS / 'quickstart.yaml'}"], ["fti", "did you mean fit?"]),
         (["fit"], ["--data and --model have to be given"]),

@@ -347,7 +347,7 @@ def test_a_class_missing_in_train_is_refused_by_name() -> None:
     data = loaded(Held([0, 0, 0, 1, 1, 1, 2], [0, 1], ["cat", "dog", "eel"]), validation=0)
     rare = data.splits["train"].dataset
     data.splits |= {"train": Subset(rare, range(6)), "validation": Subset(rare, range(6, 7))}
-    with pytest.raises(InputError, match="The class eel is in validation and not in train"):
+    with pytest.raises(InputError, match="The class eel is in validation but not in train"):
         context(small(), data).classes()
 
 

@@ -194,8 +194,8 @@ def while_writing(runs: Path, processes: list[Program]) -> bool:
     return False
 
 
-# 40 epochs of five steps, some seconds; a checkpoint at every third step.
-LONGER = [*lines(3, "--trainer.max_epochs=40"), "--trainer.check_val_every_n_epoch=10"]
+# 20 epochs of five steps, some seconds; a checkpoint at every third step.
+LONGER = [*lines(3, "--trainer.max_epochs=20"), "--trainer.check_val_every_n_epoch=10"]
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_of_that_step(
         assert_same(uninterrupted, ending(only_run(str(runs))))
 
 
-DOUBLE = [*lines(3, "--trainer.max_epochs=12"), "--trainer.check_val_every_n_epoch=6", "--trainer.precision=64-true"]
+DOUBLE = [*lines(3, "--trainer.max_epochs=8"), "--trainer.check_val_every_n_epoch=4", "--trainer.precision=64-true"]
 
 
 def test_two_killed_ranks_resume_identically_or_as_one_process(tmp_path: Path) -> None:

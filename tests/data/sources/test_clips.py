@@ -121,7 +121,7 @@ def test_every_loader_of_the_datamodule_gives_clips() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"frames": 1}, "frames is 1: a turn shows in 2"), ({"size": 8}, "8 pixels a copy")]
+    ("options", "says"), [({"frames": 1}, "frames is 1: a turn shows in 2"), ({"size": 8}, "8 pixels per copy")]
 )
 def test_settings_without_visible_motion_are_refused(options: dict[str, int], says: str) -> None:
     with pytest.raises(InputError, match=says):
