@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jaxtyping
 import numpy as np
@@ -25,6 +25,7 @@ from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN, Swin, Torchvision, ViT
 from simmim_pl.methods import MaskedImage
 from simmim_pl.methods.masked_image import l1_at_chance, masked_l1
+from simmim_pl.runtime.schedule import parameter_groups
 from simmim_pl.runtime.seeding import make_generator
 from simmim_pl.views import CropFlip
 from tests.conftest import TINY, isolate, newest_run
@@ -70,6 +71,19 @@ def test_masks_are_uniform_and_independent_between_images() -> None:
     corners = mask[:, 0, ::4, ::4].flatten(1)
     assert len(corners.unique(dim=0)) == math.comb(4, 2)
     torch.testing.assert_close(corners.double().mean(0), torch.full((4,), 0.5).double(), atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_tokens_positions_biases_and_norms_have_no_weight_decay(position: Literal["learned", "relative"]) -> None:
+    network = method(ViT(image_size=16, pool="class", position=position, **SMALL))
+    decayed, _ = parameter_groups(network, decay_norm_and_bias=False)
+    held = {id(parameter) for parameter in decayed["params"]}
+    decayed_names = {name for name, parameter in network.named_parameters() if id(parameter) in held}
+    assert {"encoder.patches.weight", "decoder.0.weight"} < decayed_names
+    assert all(name.endswith("weight") and ".norm" not in name for name in decayed_names)
+    spared = {name for name, _ in network.named_parameters()} - decayed_names
+    assert {"mask_token", "encoder.class_token"} < spared
+    assert any("position" in name for name in spared)
 
 
 def test_the_loss_is_the_mean_error_of_masked_pixels() -> None:
