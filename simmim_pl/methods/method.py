@@ -46,8 +46,7 @@ class Method(StepLog, ABC):
     Callbacks use only the outputs of steps, ``encoder``, :meth:`forward` and, before training, :meth:`validation_step`.
     A method that compares projections of views also defines
     ``project(views) -> (features [V, B, D], projections [V, B, P])``; without it, metrics of projections are left out.
-    A method with pictures to show defines :meth:`pictures`. Random numbers of a method, such as masks, come from
-    :meth:`generator`.
+    A method with pictures defines :meth:`pictures`. Random numbers, such as masks, come from :meth:`generator`.
 
     The learning rate in the config is for 256 images per step. It is scaled linearly to the effective batch
     (batch_size × accumulate_grad_batches).

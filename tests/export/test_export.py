@@ -91,13 +91,13 @@ def test_a_teacher_is_exported_in_place_of_the_online_encoder(pretrained: Path, 
 def test_an_encoder_of_elsewhere_is_imported_only_if_it_is_allowed(
     pretrained: Path, run: Run, refused: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text("from simmim_pl.encoders import FastCNN\nclass Mine(FastCNN): pass\n")
+    (tmp_path / "of_elsewhere.py").write_text("from simmim_pl.encoders import FastCNN\nclass Mine(FastCNN): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     saved = torch.load(pretrained, weights_only=True)
-    saved["config"]["model"]["init_args"]["encoder"]["class_path"] = "mine.Mine"
+    saved["config"]["model"]["init_args"]["encoder"]["class_path"] = "of_elsewhere.Mine"
     torch.save(saved, tmp_path / "x.ckpt")
-    assert "asks to import mine.Mine" in refused(tmp_path / "x.ckpt", "safetensors", tmp_path / "out")
-    run(tmp_path / "x.ckpt", "safetensors", tmp_path / "out", "--allow=mine.Mine")
-    line = 'simmim_pl.load_encoder("model.safetensors", allow=["mine.Mine"])'
+    assert "asks to import of_elsewhere.Mine" in refused(tmp_path / "x.ckpt", "safetensors", tmp_path / "out")
+    run(tmp_path / "x.ckpt", "safetensors", tmp_path / "out", "--allow=of_elsewhere.Mine")
+    line = 'simmim_pl.load_encoder("model.safetensors", allow=["of_elsewhere.Mine"])'
     assert line in (tmp_path / "out/README.md").read_text()
-    assert digest(load_encoder(tmp_path / "out", allow=["mine.Mine"])) == digest(load_encoder(pretrained))
+    assert digest(load_encoder(tmp_path / "out", allow=["of_elsewhere.Mine"])) == digest(load_encoder(pretrained))
