@@ -163,8 +163,8 @@ OUTSIDE_OF_A_METHOD = [
     (MASKED, "mask_unit=-4", "--model.mask_unit has to be 1 or more, and is -4"),
     (MASKED, "mask_ratio=0", "--model.mask_ratio has to be within (0, 1], and is 0"),
     (MASKED, "mask_ratio=1.1", "--model.mask_ratio has to be within (0, 1], and is 1.1"),
-    (MASKED, "gradient_cache=2", "this method compares no images, so --trainer.accumulate_grad_batches"),
-    (ROTATION, "gradient_cache=2", "this method compares no images, so --trainer.accumulate_grad_batches"),
+    (MASKED, "gradient_cache=2", "Option --model.gradient_cache is not accepted; known are encoder"),
+    (ROTATION, "gradient_cache=2", "Option --model.gradient_cache is not accepted; known are encoder"),
 ]
 
 

@@ -10,11 +10,6 @@ from importlib.util import find_spec
 from typing import Any
 
 NOT_KEYS = ("help", "print_shtab", argparse.SUPPRESS)
-# What to do instead of an option that only some classes have.
-INSTEAD = {
-    "gradient_cache": "this method compares no images, so --trainer.accumulate_grad_batches N with N times smaller "
-    "batches (--data.batch_size) gives the same loss in less memory"
-}
 CALLABLE_NOISE = re.compile(
     r"Type \S*Callable\[.*?\] expects a function or a callable class: |\. Got value: Namespace\(.*\)$", re.M
 )
@@ -64,8 +59,7 @@ def describe_unknown_key(key: str, keys: list[str]) -> str:
         close = [f"{near}.{rest}" for near in difflib.get_close_matches(first, firsts, n=1)]
     else:
         close = difflib.get_close_matches(key, keys, n=1) or [each for each in keys if key in each.split("_")]
-    known = f"; known are {', '.join(keys)}" if 0 < len(keys) < 25 else ""
-    hint = f"; {INSTEAD[key]}" if key in INSTEAD else known
+    hint = f"; known are {', '.join(keys)}" if 0 < len(keys) < 25 else ""
     return f"Option '{key}' is not accepted" + (f": did you mean '{close[0]}'?" if close else hint)
 
 
