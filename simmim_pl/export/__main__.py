@@ -43,24 +43,24 @@ def parse(args: Sequence[str] | None) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="that pretraining wrote")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write: new, or empty")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint that pretraining wrote")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder: new or empty")
     parser.add_argument("--to", required=True, choices=[*FORMATS], help="format, see below")
     parser.add_argument(
         "--images",
         type=Path,
         metavar="FOLDER",
-        help="images to compare on; by default the run's, if they are here",
+        help="images to verify with; by default the run's own, if they are on this machine",
     )
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images; by default that of the run's")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of these images; by default as in the run")
     parser.add_argument(
-        "--license", default="unknown", help="of the weights, as the hub names it: mit, apache-2.0, … [unknown]"
+        "--license", default="unknown", help="licence of the weights, as the hub names it: mit, apache-2.0, … [unknown]"
     )
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="also upload the folder to this repository of Hugging Face's hub"
     )
     parser.add_argument(
-        "--network", default="online", choices=["online", "teacher"], help="whose encoder, of methods with a teacher"
+        "--network", default="online", choices=["online", "teacher"], help="which encoder of a method with a teacher"
     )
     parser.add_argument(
         "--allow", action="append", default=[], metavar="CLASS", help="class outside simmim_pl that may be imported"

@@ -1,4 +1,4 @@
-"""Export an encoder: written beside its place, run, compared, described, and only then put there."""
+"""Export an encoder: write to a temporary folder, verify, write the model card, rename."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def export(options: Options) -> None:
         f"are up to {difference.magnitude:.2g}."
     )
     for name in left:
-        print(f"{name} is left out of the card: it is not of these weights.")
+        print(f"{name} is not in the card: it belongs to other weights.")
     print(f"Written to {options.folder}: {', '.join(sorted(path.name for path in options.folder.iterdir()))}")
     if options.push:
         print(f"Pushed to {push(options.folder, options.push)}")
@@ -95,7 +95,7 @@ def require_free(options: Options) -> None:
 
 @contextmanager
 def placed(folder: Path) -> Iterator[Path]:
-    """A folder that takes this one's place at the end; after an error nothing is left."""
+    """A temporary folder, renamed to this one at the end, and deleted after an error."""
     place = folder.absolute()
     there = next(parent for parent in place.parents if parent.is_dir())  # on the same disk: a rename is one step
     scratch = there / f".{place.name}.{uuid4().hex}.part"

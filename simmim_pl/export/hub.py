@@ -15,7 +15,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 def require_hub(repository: str) -> Any:
     """The package huggingface_hub. Raises :class:`InputError` if it is not installed, or if the name is none."""
     if not REPOSITORY.fullmatch(repository):
-        raise InputError(f"--push {repository} is no repository of the hub: give OWNER/NAME.")
+        raise InputError(f"--push {repository} is not a repository name of the hub: give OWNER/NAME.")
     try:
         return import_module("huggingface_hub")
     except ImportError as error:
@@ -33,7 +33,7 @@ def push(folder: Path, repository: str) -> str:
         The repository's address.
 
     Raises:
-        InputError: the hub did not take it: nobody is logged in, the name is not theirs, there is no network.
+        InputError: the upload failed: no login, no permission for the name, or no network.
     """
     api: Any = require_hub(repository).HfApi()
     try:
@@ -43,6 +43,6 @@ def push(folder: Path, repository: str) -> str:
     except Exception as error:  # the hub's, its network's: no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise InputError(
-            f"{folder} is written, but the hub did not take it as {repository} ({reason}): log in with `hf auth "
+            f"{folder} is written, but its upload to {repository} failed ({reason}): log in with `hf auth "
             f"login`, and try again with `hf upload {repository} {folder}`."
         ) from error

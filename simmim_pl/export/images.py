@@ -1,4 +1,4 @@
-"""Real images, with which an exported file is compared with the encoder."""
+"""Real images to compare an exported file and the encoder on."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def results(cards: Sequence[Card]) -> str:
 def licence(name: str) -> str:
     """The licence in words."""
     if name in ("unknown", "other"):
-        return f"`{name}`: nobody said under which licence these weights may be used. Ask who trained them."
+        return f"`{name}`: no licence is stated for these weights. Ask the people who trained them."
     return f"`{name}`"
 
 

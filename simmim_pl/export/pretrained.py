@@ -1,4 +1,4 @@
-"""What is exported: a checkpoint's encoder, and what its run says about it."""
+"""A checkpoint's encoder, with the config and progress of its run."""
 
 from __future__ import annotations
 

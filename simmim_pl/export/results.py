@@ -1,4 +1,4 @@
-"""Result cards that lie beside a checkpoint, as far as they are of the exported weights."""
+"""The result cards next to a checkpoint that belong to the exported weights."""
 
 from __future__ import annotations
 

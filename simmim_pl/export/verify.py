@@ -1,4 +1,4 @@
-"""Run an exported file as its card says, and compare it with the encoder."""
+"""Run an exported file by the lines of its card, and compare it with the encoder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def verify(
     except Exception as error:  # its own, or torch's where an image is too small
         side, reason = images.shape[-1], first_line(error)
         raise InputError(
-            f"The encoder takes no images of {side}×{side} pixels ({reason}): give another --size."
+            f"The encoder cannot encode images of {side}×{side} pixels ({reason}): give another --size."
         ) from error
     if all(torch.equal(row, wanted[0]["pooled"][0]) for row in wanted[0]["pooled"]):
         raise InputError(

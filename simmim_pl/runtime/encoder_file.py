@@ -1,4 +1,4 @@
-"""A safetensors file of one encoder, which says in its metadata how the encoder is built."""
+"""A safetensors file of one encoder, with the encoder's config in its metadata."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_where_the_hub_refuses_the_folder_stays_and_the_sentence_says_how_to_go_
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert error == (
-        f"error: {tmp_path}/out is written, but the hub did not take it as me/tiny (401 Client Error): log in with `hf "
+        f"error: {tmp_path}/out is written, but its upload to me/tiny failed (401 Client Error): log in with `hf "
         f"auth login`, and try again with `hf upload me/tiny {tmp_path}/out`.\n"
     )
     assert (tmp_path / "out/README.md").exists()
@@ -78,7 +78,7 @@ def test_a_push_that_cannot_be_is_refused_before_anything_is_read(
     missing = tmp_path / "missing.ckpt"
     for name in ("tiny", "me/tiny/x", "me/ti ny", "../x/y", ""):
         if name:
-            assert f"--push {name} is no repository of the hub: give OWNER/NAME." in refused(
+            assert f"--push {name} is not a repository name of the hub: give OWNER/NAME." in refused(
                 missing, "hub", tmp_path / "out", f"--push={name}"
             )
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

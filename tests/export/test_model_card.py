@@ -30,7 +30,7 @@ def evaluated(pretrained: Path, tmp_path: Path) -> Path:
 
 def test_the_hubs_reader_finds_licence_library_and_results(evaluated: Path, run: Run, tmp_path: Path) -> None:
     printed = run(evaluated, "hub", tmp_path / "out", "--license=apache-2.0")
-    assert "last.old.result.json is left out of the card: it is not of these weights.\n" in printed
+    assert "last.old.result.json is not in the card: it belongs to other weights.\n" in printed
     read = ModelCard.load(tmp_path / "out/README.md")
     assert (read.data.license, read.data.library_name) == ("apache-2.0", "simmim_pl")
     assert read.data.pipeline_tag == "image-feature-extraction"
@@ -69,7 +69,7 @@ def test_a_person_reads_method_data_results_with_intervals_and_the_check(
     difference = re.search(r"the largest difference from the encoder is (\S+), where", printed)
     assert difference
     assert f"the largest difference is {difference[1]}, where features are up to" in text
-    assert "`unknown`: nobody said under which licence these weights may be used." in text
+    assert "`unknown`: no licence is stated for these weights." in text
     assert ModelCard.load(tmp_path / "out/README.md").data.license == "unknown"
     assert str(tmp_path) not in text
     assert str(Path.cwd()) not in text

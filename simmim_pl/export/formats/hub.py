@@ -1,4 +1,4 @@
-"""A folder as Hugging Face's hub lays models out."""
+"""A folder in the layout of Hugging Face's hub."""
 
 from __future__ import annotations
 

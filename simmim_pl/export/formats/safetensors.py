@@ -1,4 +1,4 @@
-"""The encoder as this package reads it back, in one file that runs no code."""
+"""One safetensors file that ``load_encoder`` reads."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ CASES: dict[str, tuple[type[Encoder], dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_timms_network_takes_it_strictly(
+def test_timms_network_loads_it_with_strict(
     checkpoint: Checkpoint, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     kind, arguments, how = CASES[case]
@@ -72,7 +72,7 @@ def test_timms_network_takes_it_strictly(
         ),
     ],
 )
-def test_what_timm_has_not_is_refused_with_the_formats_that_do(
+def test_an_encoder_unknown_to_timm_is_refused_with_the_formats_that_work(
     checkpoint: Checkpoint, refused: Run, tmp_path: Path, encoder: Any, arguments: dict[str, Any], says: str
 ) -> None:
     error = refused(checkpoint(encoder(), **arguments), "timm", tmp_path / "out", "--size=32")
@@ -80,7 +80,7 @@ def test_what_timm_has_not_is_refused_with_the_formats_that_do(
     assert error.endswith("Instead export it --to safetensors, torch_export, onnx or hub.\n")
 
 
-def test_a_name_that_timm_has_not_or_has_for_another_network_is_refused() -> None:
+def test_a_missing_or_different_timm_network_is_refused() -> None:
     with pytest.raises(InputError, match=r"timm has no network like shufflenet_v2_x0_5\."):
         same_name(FastCNN(2), "shufflenet_v2_x0_5")
     with pytest.raises(InputError, match="timm has no network like test_resnet: its test_resnet has other layers"):

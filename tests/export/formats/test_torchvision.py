@@ -50,7 +50,7 @@ def features_of(net: nn.Module, classifier: str, image: Tensor) -> tuple[Tensor,
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_torchvisions_network_takes_it_strictly(
+def test_torchvisions_network_loads_it_with_strict(
     checkpoint: Checkpoint, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     kind, arguments, make, classifier = CASES[case]
@@ -83,7 +83,7 @@ def test_torchvisions_network_takes_it_strictly(
         (lambda: Timm("test_resnet"), {"name": "test_resnet"}, "torchvision has no network like test_resnet."),
     ],
 )
-def test_what_torchvision_has_not_is_refused_with_the_formats_that_do(
+def test_an_encoder_unknown_to_torchvision_is_refused_with_the_formats_that_work(
     checkpoint: Checkpoint, refused: Run, tmp_path: Path, encoder: Any, arguments: dict[str, Any], says: str
 ) -> None:
     error = refused(checkpoint(encoder(), **arguments), "torchvision", tmp_path / "out", "--size=32")
