@@ -85,7 +85,9 @@ def test_the_tolerance_is_of_the_largest_feature() -> None:
 def test_an_encoder_that_cannot_tell_images_apart_or_refuses_them_is_not_exported(encoder: FastCNN) -> None:
     with pytest.raises(InputError, match="the same features for all 8 images, so a comparison would show nothing"):
         verify(lines("encoder(images).pooled"), RUN, encoder, torch.zeros(8, 3, 16, 16), "x")
-    with pytest.raises(InputError, match=r"cannot encode images of 30×30 pixels \(Images of 30×30 .*\): give another --size\."):
+    with pytest.raises(
+        InputError, match=r"cannot encode images of 30×30 pixels \(Images of 30×30 .*\): give another --size\."
+    ):
         verify([], RUN, ViT(width=12, depth=1).eval(), torch.rand(8, 3, 30, 30), "x")
 
 
