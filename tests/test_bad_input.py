@@ -91,6 +91,12 @@ def evaluation(name: str, checkpoint: Path, *data: str) -> list[str]:
             ["--data.final_views=simmim_pl.views.ContrastiveViews", "--data.final_views.size=4"],
             "Final views of 4 pixels are smaller than the views of",
         ),
+        (
+            ["--trainer.accumulate_grad_batches=2"],
+            "compares only the 32 images of its batch. To compare all 64 in the same memory, set --data.batch_size 64 "
+            "--model.gradient_cache 2 instead.",
+        ),
+        ([*MOCO_V3, "--trainer.accumulate_grad_batches=2"], "compares only the 32 images of its batch"),
         (["--model.encoder.features=0"], "--model.encoder.features has to be 1 or more"),
         (["--model.encoder=simmim_pl.encoders.Timm", "--model.encoder.name=resnet81"], "choose a name such as resnet"),
     ],

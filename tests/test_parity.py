@@ -76,7 +76,6 @@ CASES: dict[str, list[str]] = {
         *("--trainer.precision=32-true", "--model.loss.temperature=0.5", *SGD),
     ],
     "three views": [DOUBLE, "--data.views.views=3"],
-    "accumulated": [DOUBLE, "--trainer.accumulate_grad_batches=2"],
     "local views": [DOUBLE, *LOCAL, *SGD],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
     "muon": [DOUBLE, "--model.optimizer=simmim_pl.optimizers.Muon"],
@@ -93,7 +92,9 @@ CASES: dict[str, list[str]] = {
     # Small steps: with large ones, BatchNorm over so few units multiplies rounding errors by a hundred.
     "byol": [DOUBLE, *BYOL, *LOCAL, *SGD, "--model.optimizer.lr=0.001"],
     "mocov3": [DOUBLE, *MOCO_V3, *SGD, "--model.optimizer.lr=0.001"],
-    "rotation": [DOUBLE, "--model=simmim_pl.methods.Rotation", *SGD],
+    "rotation, accumulated": [
+        *(DOUBLE, *SGD, "--model=simmim_pl.methods.Rotation", "--trainer.accumulate_grad_batches=2"),
+    ],
     "without synchronised statistics": [DOUBLE, "--model.sync_batchnorm=false"],
 }
 if LONG:

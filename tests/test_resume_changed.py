@@ -98,7 +98,6 @@ def callbacks(card: dict[str, Any]) -> dict[str, Any]:
         (["--data.views.views=3"], "data.views.views, 2 → 3"),
         (["--trainer.precision=64-true"], "trainer.precision, 32-true → 64-true"),
         (["--trainer.max_epochs=3"], "trainer.max_epochs, 2 → 3"),
-        (["--trainer.accumulate_grad_batches=5"], "trainer.accumulate_grad_batches, 1 → 5"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

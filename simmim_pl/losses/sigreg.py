@@ -74,8 +74,6 @@ def sigreg(
 class SIGReg(Loss):
     """SIGReg along new random directions at every step, see :func:`sigreg`.
 
-    Under gradient accumulation each batch has its own directions and statistics, as in BatchNorm.
-
     Args:
         weight: λ in [0, 1], the weight of the statistic; that of the views' distance is 1 − λ.
         slices: K, number of directions.

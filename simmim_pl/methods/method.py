@@ -69,7 +69,7 @@ class Method(StepLog, ABC):
 
     pretrains = True
     compiles: tuple[str, ...] = ("encoder",)  # names of the parts that --model.compile compiles
-    compares_images = False  # whether the loss depends on which images share a batch, as with negatives
+    compares_images = False  # whether the loss depends on which images share a batch; then accumulation is refused
     saves_memory = False  # whether the method trades time for memory, as by the gradient cache
 
     @ranged

@@ -19,6 +19,7 @@ from simmim_pl.metrics import verdict
 from simmim_pl.report.run import load_run
 from tests.conftest import CONFIGS, QUIET, TINY
 from tests.metrics.test_diagnosis import HEALTHY, NOTHING
+from tests.test_parity import BYOL
 
 Cli = Callable[[list[Any]], Path]
 
@@ -117,7 +118,9 @@ def test_a_run_without_metrics_gets_no_verdict(sent: Run, monkeypatch: pytest.Mo
     assert [metrics["train/progress"] for metrics in alarm.validations] == [0.75] * bool(measured)
 
 
-@pytest.mark.parametrize("more", [[], ["--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]])
+@pytest.mark.parametrize(
+    "more", [[], [*BYOL, "--trainer.accumulate_grad_batches=2"], ["--trainer.val_check_interval=3"]]
+)
 def test_the_monitor_and_the_report_agree(
     cli: Cli, sent: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:

@@ -21,6 +21,7 @@ from simmim_pl.command import cli as command_line
 from tests.conftest import CONFIGS, EVALUATION, QUIET, TINY
 from tests.forked import Program, environment
 from tests.test_bad_input import refusal  # noqa: F401, a fixture
+from tests.test_parity import BYOL
 
 Cli = Callable[[list[Any]], Path]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -280,10 +281,7 @@ def test_validate_and_predict_take_a_checkpoint(cli: Cli, pretrained: Path) -> N
 
 
 def test_mixed_precision_and_accumulation_run(cli: Cli, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.warns(
-        UserWarning, match="compares only the 32 images .* --data.batch_size 64 --model.gradient_cache 2"
-    ):
-        run = cli([*TINY, "--trainer.precision=bf16-mixed", "--trainer.accumulate_grad_batches=2"])
+    run = cli([*TINY, *BYOL, "--trainer.precision=bf16-mixed", "--trainer.accumulate_grad_batches=2"])
     assert all(torch.tensor(float(row["train/loss"])).isfinite() for row in rows(run) if row["train/loss"])
     assert "Effective batch 64" in caplog.text
 

@@ -49,6 +49,7 @@ def trained(
 ) -> dict[str, Tensor]:
     """Weights after three batches through the Trainer."""
     module = method(chunks=chunks, loss=loss)
+    module.compares_images = False  # else accumulation is refused
     images = ImageDataModule(
         Shapes(train=74, test=10, size=16), batch, ContrastiveViews(size=16, views=views), validation=10
     )

@@ -67,7 +67,6 @@ def folder_of_images(place: Path) -> list[str]:
 
 CASES: dict[str, list[str]] = {
     "plain": [],
-    "accumulated": ["--trainer.accumulate_grad_batches=2"],
     "vicreg, validated within epochs": ["--model.loss=simmim_pl.losses.VICReg", "--trainer.val_check_interval=2"],
     "barlow twins, validated across epochs": [
         *("--model.loss=simmim_pl.losses.BarlowTwins", "--trainer.val_check_interval=3"),
@@ -82,11 +81,11 @@ CASES: dict[str, list[str]] = {
         "--data.final_views.size=20",
         "--data.final_share=0.5",
     ],
-    "rotation, sgd": [
+    "rotation, sgd, accumulated": [
         *("--model=simmim_pl.methods.Rotation", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"),
-        "--model.optimizer.momentum=0.9",
+        *("--model.optimizer.momentum=0.9", "--trainer.accumulate_grad_batches=2"),
     ],
-    "random directions": ["--model.loss=simmim_pl.losses.SIGReg", "--trainer.accumulate_grad_batches=2"],
+    "random directions": ["--model.loss=simmim_pl.losses.SIGReg"],
     "teacher": [*BYOL, "--trainer.accumulate_grad_batches=2"],
     "muon": ["--model.optimizer=simmim_pl.optimizers.Muon"],
     "masked images": MASKED,
