@@ -1,4 +1,4 @@
-"""Shape and type annotations of the package are checked in all tests; outside tests they cost nothing.
+"""Shape annotations of the package are checked in all tests; outside tests they cost nothing.
 
 Tests use only the CPU, unless ``GPU=1`` is set (`make test-gpu`).
 """
@@ -10,15 +10,30 @@ if os.environ.get("GPU") == "1":
 else:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch reads it; child processes inherit it
 
+from collections.abc import Callable
+from pathlib import Path
+
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 # Python's numeric tower: an int is accepted as a float.
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
-install_import_hook("simmim_pl", "tests.conftest.checked")
+ROOT = Path(__file__).parents[1]
 
-from collections.abc import Callable  # noqa: E402, after the hook
-from pathlib import Path  # noqa: E402
+
+def annotates_shapes(file: Path) -> bool:
+    """Whether signatures in the file have shapes. mypy checks the rest; Triton cannot compile a decorated kernel."""
+    text = file.read_text(encoding="utf-8")
+    return "from jaxtyping import" in text and "import triton" not in text
+
+
+def module_name(file: Path) -> str:
+    """The import path of a Python file."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+shaped = [module_name(file) for file in sorted((ROOT / "simmim_pl").rglob("*.py")) if annotates_shapes(file)]
+install_import_hook(shaped, "tests.conftest.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -30,7 +45,7 @@ settings.load_profile("any processor")
 
 torch.set_num_threads(1)  # the tests' tensors are small: more threads would only wait for each other
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 # Options for a small fit: 200 images of one copy each.
 SHAPES = [
     f"--data={CONFIGS / 'data/shapes.yaml'}",
