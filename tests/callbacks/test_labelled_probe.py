@@ -1,5 +1,6 @@
-"""Probes on labelled sets: the same as scikit-learn's, on any number of ranks, without any effect on the run."""
+"""Probes on labelled sets: the same as scikit-learn's, without any effect on the run. On ranks: test_parity."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,15 +26,14 @@ from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.report.page import render_page
 from simmim_pl.report.run import load_run
 from tests.callbacks.test_online_probe import Gradients, Unlabelled, fit, method
-from tests.conftest import NO_PICTURES, SHAPES, TINY, isolate, newest_run
-from tests.ranks import run as run_on_ranks
+from tests.conftest import CONFIGS, EVALUATION, NO_PICTURES, SHAPES, TINY, isolate, newest_run
 from tests.report.test_tables import rows_of
 
 SIZES = {"train": 200, "test": 10, "size": 24, "copies": 1}  # larger than the training images, of 16 pixels
 
 
 class Few(Source):
-    """Three images of two classes, which two ranks cannot share evenly."""
+    """Three images of two classes, fewer than one for each of three ranks in either part."""
 
     classes = ["dark", "light"]  # noqa: RUF012
 
@@ -93,10 +93,13 @@ def test_they_equal_scikit_learns(trained: Path) -> None:
         assert found[f"val/{name}/figures"][-1] == pytest.approx(expected, abs=1e-6)
 
 
-def test_two_ranks_measure_the_same(trained: Path, tmp_path: Path) -> None:
-    run_on_ranks(2, [[*FIT, "--callbacks.representation=null", "--callbacks.training_monitor=null"]], tmp_path)
-    (other,) = (tmp_path / "runs").glob("[!.]*/*")
-    assert measured(other) == measured(trained)
+def test_an_evaluation_says_that_they_are_for_fit(
+    trained: Path, cli: Callable[[list[Any]], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    few, knn = "--data.labelled=tests.callbacks.test_labelled_probe.Few", f"--config={CONFIGS / 'evaluate/knn.yaml'}"
+    checkpoint = f"--model.checkpoint={trained / 'checkpoints/last.ckpt'}"
+    cli(["validate", knn, *EVALUATION, few, checkpoint, "--model.baselines=false"])
+    assert "--data.labelled is for fit: to evaluate on a set, give it as --data or --model.transfer." in caplog.text
 
 
 def test_the_report_has_a_line_for_every_set_and_the_verdict_names_them(trained: Path) -> None:
