@@ -189,13 +189,15 @@ class DataModule(Protocol):
     batch_size: int
     seed: int
     views: Views | None
-    labelled_sets: Mapping[str, LabelledSet]
 
     @property
     def classes(self) -> Sequence[str]: ...
 
     @property
     def splits(self) -> Mapping[str, Dataset[Any]]: ...
+
+    @property
+    def labelled_sets(self) -> Mapping[str, LabelledSet]: ...
 
     def reference_dataloader(self) -> Iterable[Any]:
         """Clean training images with labels, this rank's share, in which the online kNN searches neighbours."""

@@ -34,8 +34,8 @@ class LabelledProbe(Callback):
     - ``val/chance/NAME``: share of the most frequent class.
     - ``val/images/NAME``: number of held-out images.
 
-    All are functions of the frozen encoder, without a choice of hyperparameters and without the set's test split.
-    Images are scaled to the size of the validation images. Without labels in the training set, kNN accuracy on the
+    No hyperparameter is selected, and no test split is read. Images are resized to the size of the validation images,
+    and features of NaN are not evaluated. Without labels in the training set, kNN accuracy on the
     labelled sets is evidence for the verdict: see :func:`simmim_pl.metrics.evidence.neighbours`. The first measurement,
     before training, prints how long one takes; ``--data.labelled_images`` bounds it.
 
@@ -58,15 +58,14 @@ class LabelledProbe(Callback):
         if not sets or trainer.global_step > 0:
             return
         with untrained(trainer, pl_module) as steps:
-            for _, batch, _ in islice(steps, 1):  # with it, BatchNorm's statistics are set
+            for _, batch, _ in islice(steps, 1):  # the first batch sets BatchNorm's statistics
                 self.on_validation_batch_end(trainer, pl_module, None, batch, 0)
                 since = time.perf_counter()
-                self.before = {
-                    name: {f"{metric}_untrained": found[metric].item() for metric in ACCURACIES if metric in found}
-                    for name, found in ((name, self.measured(trainer, pl_module, data)) for name, data in sets.items())
-                }
+                for name, data in sets.items():
+                    found = self.measured(trainer, pl_module, data)
+                    self.before[name] = {f"{each}_untrained": found[each].item() for each in ACCURACIES if found}
                 seconds = f"{time.perf_counter() - since:.1f} s"
-                rank_zero_info(f"Probes of labelled sets ({', '.join(sets)}) take {seconds} at every validation.")
+                rank_zero_info(f"Probes on labelled sets ({', '.join(sets)}) take {seconds} at every validation.")
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int

@@ -49,10 +49,10 @@ class ImageDataModule(LightningDataModule):
         workers: processes that decode images; sets that live in memory use none.
         predict_split: what ``predict`` embeds: ``all`` images, validation's and test's included; or those of one split.
         on_device: images of a set in memory lie on the device; ``auto``: on a GPU, where a quarter of it is enough.
-        labelled: labelled sets by whose classes :class:`simmim_pl.callbacks.LabelledProbe` judges the encoder while it
-            trains on ``source``: one, a list, or a mapping of names. Only their training images are read.
-        labelled_images: images of each labelled set at most, a third of them held out. They cost one forward pass each
-            at every validation.
+        labelled: labelled sets beside ``source``, on which :class:`simmim_pl.callbacks.LabelledProbe` evaluates the
+            encoder while it trains: one source, a list, or a mapping of names. Their test splits are not read.
+        labelled_images: images of each labelled set at most, a third of them held out. Each costs a forward pass at
+            every validation.
     """
 
     @ranged

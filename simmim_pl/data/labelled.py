@@ -1,4 +1,4 @@
-"""Labelled sets beside the training set, whose classes judge the encoder while it trains."""
+"""Labelled sets beside the training set, to evaluate the encoder on while it trains."""
 
 from __future__ import annotations
 

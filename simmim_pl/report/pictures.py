@@ -151,12 +151,6 @@ def png(image: np.ndarray) -> bytes:
 # By their names in panels.yaml.
 PICTURES: dict[str, Callable[[Run], Markup]] = {
     **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{
-        "labelled": labelled,
-        "results": results,
-        "depth": depth,
-        "confusion": confusion,
-        "views": views,
-        "pictures": pictures,
-    },
+    **{"labelled": labelled, "results": results, "depth": depth, "confusion": confusion},
+    **{"views": views, "pictures": pictures},
 }
