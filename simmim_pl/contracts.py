@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -149,6 +149,25 @@ class Views(nn.Module, ABC):
         """Draw the views of a batch."""
 
 
+@runtime_checkable
+class LabelledSet(Protocol):
+    """A labelled set beside the training set, for :class:`simmim_pl.callbacks.LabelledProbe`.
+
+    Attributes:
+        classes: names of the classes in label order.
+    """
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def dataloader(self, part: Literal["train", "validation"]) -> Iterable[Any]:
+        """This rank's share of the images to fit probes on, or of the others to evaluate them on: :class:`Batch`.
+
+        With ``index``, results are the same on any number of ranks.
+        """
+        ...
+
+
 class DataModule(Protocol):
     """Attributes that are read from a LightningDataModule; :class:`simmim_pl.data.ImageDataModule` has all of them.
 
@@ -164,6 +183,7 @@ class DataModule(Protocol):
         classes: names of the classes in label order, empty without labels: for online probe, map and evaluations.
         splits: ``train``, ``validation`` and ``test`` after ``setup``, for evaluations: torch datasets of
             ``{"image": uint8 [3, H, W], "label": int}``.
+        labelled_sets: labelled sets beside the training set, by name.
     """
 
     batch_size: int
@@ -175,6 +195,9 @@ class DataModule(Protocol):
 
     @property
     def splits(self) -> Mapping[str, Dataset[Any]]: ...
+
+    @property
+    def labelled_sets(self) -> Mapping[str, LabelledSet]: ...
 
     def reference_dataloader(self) -> Iterable[Any]:
         """Clean training images with labels, this rank's share, in which the online kNN searches neighbours."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Features
 from simmim_pl.encoders import FastCNN
+from simmim_pl.report.run import load_run
 from tests.conftest import NO_PICTURES, TINY
 from tests.ranks import run
 
@@ -68,6 +69,13 @@ SWIN = [
     *("--model.encoder=simmim_pl.encoders.Swin", "--model.encoder.width=8", "--model.encoder.depths=[2,1]"),
     *("--model.encoder.num_heads=[2,4]", "--model.encoder.window_size=4"),
 ]
+LABELLED = [
+    *("--data.labelled.figures=simmim_pl.data.Shapes", "--data.labelled.figures.train=200"),
+    *("--data.labelled.figures.size=24", "--data.labelled.figures.test=10", "--data.labelled_images=120"),
+    *("--data.labelled.few=tests.callbacks.test_labelled_probe.Few", "--trainer.limit_val_batches=1.0"),
+    *("--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=5"),
+    "--data.validation=24",  # no image is repeated, which BatchNorm's statistics of the untrained network would show
+]
 CASES: dict[str, list[str]] = {
     "double": [DOUBLE],
     "late views": [DOUBLE, *LATE],
@@ -75,6 +83,7 @@ CASES: dict[str, list[str]] = {
     "single": [
         *("--trainer.precision=32-true", "--model.loss.temperature=0.5", *SGD),
     ],
+    "labelled sets": [DOUBLE, *LABELLED],
     "three views": [DOUBLE, "--data.views.views=3"],
     "local views": [DOUBLE, *LOCAL, *SGD],
     "gradient cache": [DOUBLE, "--model.gradient_cache=2"],
@@ -117,7 +126,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], d
         for number, case in enumerate(CASES):
             (path,) = (folder / f"runs/{number}").iterdir()
             saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
-            found[case, ranks] = {"steps": torch.load(path / "journal.pt"), "saved": saved}
+            found[case, ranks] = {"steps": torch.load(path / "journal.pt"), "saved": saved, "run": load_run(path)}
     return found
 
 
@@ -129,6 +138,19 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
         for name, value in one.items()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     )
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
+def test_any_number_of_ranks_measures_the_same_on_labelled_sets(
+    outcome: dict[tuple[str, int], dict[str, Any]], ranks: int
+) -> None:
+    one, many = (
+        {name: values.tolist() for name, (_, values) in outcome["labelled sets", number]["run"].history.items()}
+        for number in (1, ranks)
+    )
+    names = {name for name in one if name.endswith(("/figures", "/few"))}
+    assert len(names) == 12
+    assert {name: many[name] for name in names} == {name: one[name] for name in names}
 
 
 @pytest.mark.parametrize("ranks", RANKS[1:])

@@ -5,6 +5,7 @@ from simmim_pl.callbacks.collapse_monitor import CollapseMonitor
 from simmim_pl.callbacks.dashboard import Dashboard
 from simmim_pl.callbacks.embedding_map import EmbeddingMap
 from simmim_pl.callbacks.embeddings import Embeddings
+from simmim_pl.callbacks.labelled_probe import LabelledProbe
 from simmim_pl.callbacks.max_flop import MaxFlop
 from simmim_pl.callbacks.online_probe import OnlineProbe
 from simmim_pl.callbacks.pictures import Pictures
@@ -18,6 +19,7 @@ __all__ = [
     "Dashboard",
     "EmbeddingMap",
     "Embeddings",
+    "LabelledProbe",
     "MaxFlop",
     "OnlineProbe",
     "Pictures",

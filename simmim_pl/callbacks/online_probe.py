@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from simmim_pl.callbacks.extracted import extract
 from simmim_pl.callbacks.untrained import untrained
 from simmim_pl.contracts import Batch, Encoder
 from simmim_pl.encoders.heads import Classifier
@@ -131,21 +132,11 @@ class OnlineProbe(Callback):
         scores = {"val/probe": self.probe(features)}
         self.probe.train()
         if self.finds:
-            bank, bank_label = self.reference(trainer, pl_module)
+            reference = trainer.datamodule.reference_dataloader()  # type: ignore[attr-defined]
+            bank, bank_label = extract(trainer, pl_module, reference)
             k = min(self.k, len(bank))
             scores["val/knn"] = knn_scores(bank, bank_label, features, self.probe.num_classes, k, self.temperature)
         return scores, label
-
-    def reference(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
-        """Features and labels of clean training images, from every rank's share."""
-        parts = []
-        # A DataLoader draws a random number when it starts; the fork keeps that out of the run's random state.
-        with trainer.strategy.precision_plugin.forward_context(), torch.random.fork_rng(devices=[]):
-            for batch in trainer.datamodule.reference_dataloader():  # type: ignore[attr-defined]
-                image, label = (batch[name].to(pl_module.device, non_blocking=True) for name in ("image", "label"))
-                parts.append((pl_module(image.float() / 255).pooled.float(), label))
-        features, label = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*parts, strict=True))
-        return features, label
 
     def state_dict(self) -> dict[str, Any]:
         if self.probe is None:

@@ -17,6 +17,7 @@ from simmim_pl.callbacks import (
     Dashboard,
     EmbeddingMap,
     Embeddings,
+    LabelledProbe,
     MaxFlop,
     OnlineProbe,
     Pictures,
@@ -27,7 +28,8 @@ from simmim_pl.callbacks import (
 from simmim_pl.contracts import InputError
 
 OF_METHODS = (
-    *(MaxFlop, OnlineProbe, Representation, CollapseMonitor, EmbeddingMap, Pictures, TrainingMonitor, Embeddings),
+    *(MaxFlop, OnlineProbe, LabelledProbe, Representation, CollapseMonitor, EmbeddingMap, Pictures, TrainingMonitor),
+    Embeddings,
 )
 # In the order in which they are called: the last ones show what the earlier ones found.
 CALLBACKS: dict[str, type[Callback]] = {

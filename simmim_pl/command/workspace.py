@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -52,7 +53,7 @@ def build_workspace(spec: Any, where: str, entity: str, project: str) -> Any:
 
 
 def build_panel(entry: Any, where: str, x: str, panels: Any) -> Any:
-    """Build one panel: lines of several metrics, or a histogram, media or table of one key."""
+    """Build one panel: lines of several metrics, ``*`` for any name, or a histogram, media or table of one key."""
     kinds = [kind for kind in KINDS if isinstance(entry, dict) and kind in entry]
     if len(kinds) != 1:
         raise InputError(f"{where} needs one of {', '.join(KINDS)}: {entry!r} does not fit.")
@@ -66,6 +67,8 @@ def build_panel(entry: Any, where: str, x: str, panels: Any) -> Any:
     title = yaml_schema.text(entry["title"], f"title of {where}")
     if kind == "media":
         return panels.MediaBrowser(title=title, media_keys=keys)
+    if any("*" in key for key in keys):
+        return panels.LinePlot(title=title, x=x, metric_regex="|".join(re.escape(k).replace(r"\*", ".*") for k in keys))
     # W&B shows histograms in a line plot, over its own step counter.
     return panels.LinePlot(title=title, x=x if kind == "lines" else "Step", y=keys)
 

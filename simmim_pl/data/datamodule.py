@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.final_views import check, is_final
+from simmim_pl.data.labelled import labelled_sets
 from simmim_pl.data.local import require_views_not_enlarged
 from simmim_pl.data.on_device import OnDevice, Where, settle
 from simmim_pl.data.predicted import PredictSplit, describe_left_out, predicted_subsets, splits_and_paths
-from simmim_pl.data.sampler import ResumableSampler
+from simmim_pl.data.sampler import ResumableSampler, require_same_batches
 from simmim_pl.data.source import ImageDataset, Source, Split, whole
 from simmim_pl.data.split import train_val_split
+from simmim_pl.data.trainable import require_trainable
 from simmim_pl.data.validate import load_split
 from simmim_pl.data.workers import identity_collate, ignore_signals, shut_down_at_exit
 from simmim_pl.runtime.ranges import NonNegativeInt, PositiveInt, Range, Seed, ranged
@@ -47,6 +49,10 @@ class ImageDataModule(LightningDataModule):
         workers: processes that decode images; sets that live in memory use none.
         predict_split: what ``predict`` embeds: ``all`` images, validation's and test's included; or those of one split.
         on_device: images of a set in memory lie on the device; ``auto``: on a GPU, where a quarter of it is enough.
+        labelled: labelled sets beside ``source``, on which :class:`simmim_pl.callbacks.LabelledProbe` evaluates the
+            encoder while it trains: one source, a list, or a mapping of names. Their test splits are not read.
+        labelled_images: images of each labelled set at most, a third of them held out. Each costs a forward pass at
+            every validation.
     """
 
     @ranged
@@ -64,6 +70,8 @@ class ImageDataModule(LightningDataModule):
         workers: NonNegativeInt = 2,
         predict_split: PredictSplit = "all",
         on_device: Where = "auto",
+        labelled: Source | list[Source] | dict[str, Source] | None = None,
+        labelled_images: Annotated[int, Range("[2, inf)")] = 3000,
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views
@@ -72,11 +80,12 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.split_seed, self.seed = validation, split_seed, seed
         self.predict_split, self.on_device = predict_split, on_device
+        self.labelled_sets = labelled_sets(labelled, labelled_images)
         self.splits: dict[str, Subset] = {}
         self.start = (0, 0)  # epoch and batch at which training begins
 
     def state_dict(self) -> dict[str, int]:
-        """Position of the run in the training images, and the settings that determine the batches of an epoch."""
+        """Position of the run in the training images, and :meth:`epochs`."""
         trainer: Any = self.trainer
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         epoch = trainer.fit_loop.epoch_progress.current.ready - 1  # of these batches, also when the epoch is over
@@ -88,29 +97,27 @@ class ImageDataModule(LightningDataModule):
         """Restore the position. Raises :class:`InputError` if the batches of an epoch would differ now."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        for name, now in self.epochs().items():
-            if state.get(name) != now:
-                raise InputError(
-                    f"The {name.replace('_', ' ')} was {state.get(name)} in the checkpoint and is {now} now: a run can "
-                    "only resume with the same batches. Set it back, or start a new run."
-                )
+        require_same_batches(state, self.epochs())
         self.start = (state["epoch"], state["batches"])
 
     def epochs(self) -> dict[str, int]:
         """Settings that determine the batches of an epoch. The number of devices is not one of them."""
-        return {
-            "batch_size": self.batch_size,
-            "number_of_training_images": len(self.splits["train"]),
-            "seed": self.seed,
-        }
+        images = len(self.splits["train"])
+        return {"batch_size": self.batch_size, "number_of_training_images": images, "seed": self.seed}
 
     @property
     def classes(self) -> list[str]:
         """Names of the source's classes, in label order."""
         return self.source.classes
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are used."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
     def prepare_data(self) -> None:
-        self.source.prepare()
+        for source in (self.source, *(each.source for each in self.labelled_sets.values())):
+            source.prepare()
 
     def setup(self, stage: str) -> None:
         wanted = self.predict_split if stage == "predict" else "test" if stage == "test" else "train"
@@ -119,11 +126,12 @@ class ImageDataModule(LightningDataModule):
         if "test" not in self.splits and (wanted == "test" or (wanted == "all" and self.source.has_test())):
             test = self.load("test")
             self.splits["test"] = Subset(test, range(len(test)))
+        for each in self.labelled_sets.values() if stage in ("fit", "validate") else ():
+            each.setup(self)
 
     def load(self, split: Split) -> ImageDataset:
         """A split of the source, checked, where its batches are made."""
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return settle(load_split(self.source, split), self.on_device, device)
+        return settle(load_split(self.source, split), self.on_device, self.device)
 
     def divide(self, images: ImageDataset) -> dict[str, Subset]:
         """Train, the held-out validation, and a part of train (twice as large) for an online kNN to search."""
@@ -138,19 +146,8 @@ class ImageDataModule(LightningDataModule):
         train = self.splits["train"]
         if self.views is None:
             return self.loader(train)
-        if whole(train).clips:
-            raise InputError(
-                f"{type(self.source).__name__} holds clips, and training views are made of images: pretrain on images, "
-                "as with --data configs/data/shapes.yaml, and evaluate on the clips."
-            )
+        require_trainable(train, self.source, self.batch_size)
         rank, ranks = self.rank_and_world_size()
-        if self.batch_size < 2:
-            raise InputError("A batch of one image has no negatives: set --data.batch_size to 2 or more.")
-        if len(train) < self.batch_size:
-            raise InputError(
-                f"The {len(train)} training images do not fill one batch of {self.batch_size}: lower "
-                "--data.batch_size, or add images."
-            )
         share, (epoch, batches) = self.share(self.batch_size), self.start
         order = ResumableSampler(train, ranks, rank, self.seed, epoch, batches * share)
         return self.loader(train, share, sampler=order, drop_last=True)
@@ -160,9 +157,12 @@ class ImageDataModule(LightningDataModule):
 
     def reference_dataloader(self) -> DataLoader:
         """Clean training images as neighbours for an online kNN; each rank gets its own share."""
-        reference = self.splits["reference"]
+        return self.own_share(self.splits["reference"])
+
+    def own_share(self, images: Subset) -> DataLoader:
+        """Batches of this rank's share of a part, in order, every image once."""
         rank, ranks = self.rank_and_world_size()
-        return self.loader(Subset(reference, range(rank, len(reference), ranks)))
+        return self.loader(Subset(images, range(rank, len(images), ranks)))
 
     def test_dataloader(self) -> DataLoader:
         return self.loader(self.splits["test"])

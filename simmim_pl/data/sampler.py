@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, cast
 
 from torch.utils.data.distributed import DistributedSampler
+
+from simmim_pl.contracts import InputError
 
 
 class ResumableSampler(DistributedSampler):
@@ -31,3 +33,13 @@ class ResumableSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         return islice(super().__iter__(), self.skipped if self.epoch == self.first_epoch else 0, None)
+
+
+def require_same_batches(before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Raise :class:`InputError` if a setting that determines the batches of an epoch was another in the checkpoint."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InputError(
+                f"The {name.replace('_', ' ')} was {before.get(name)} in the checkpoint and is {value} now: a run can "
+                "only resume with the same batches. Set it back, or start a new run."
+            )

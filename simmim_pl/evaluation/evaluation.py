@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -123,6 +124,8 @@ class Evaluation(LightningModule):
             data.setup("fit")
             data.setup("test")
         self.sets = {id(data): adapted(data) for data in sets}
+        if getattr(sets[0], "labelled_sets", None):
+            rank_zero_info("--data.labelled is for fit: to evaluate on a set, give it as --data or --model.transfer.")
         if not len(self.sets[id(sets[0])].splits["validation"]):
             # With no validation batch, Lightning would skip its loop, and with it the evaluation.
             raise InputError("The validation split is empty, and evaluations select on it: set --data.validation.")

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Z = 3.0  # standard errors: a smaller difference may be chance
+from simmim_pl.metrics.shares import Z, interval, percent, share
+
 NATS = 0.1  # smallest gain of information or loss that counts, however significant
 LOWER = 0.1  # the same for a loss whose value by chance is small, as a share of it
 POINTS = 0.05  # gain of kNN accuracy: if so much is ruled out, that is evidence against learning
@@ -147,12 +148,27 @@ def neighbours(metrics: Mapping[str, float]) -> Evidence:
     """kNN accuracy on validation is above that of the encoder before training, and above chance.
 
     Evidence against learning: a gain of :data:`POINTS` is ruled out, or of the initial accuracy if that is smaller.
+
+    If the training set has no labels, labelled sets beside it take its place, all of them, so that none has to be
+    chosen: a gain on any is evidence for learning, and only if a gain on each is ruled out, that is evidence against.
     """
-    value, before, images = (metrics.get(f"val/{name}") for name in ("knn", "knn_untrained", "images"))
+    names = [name.removeprefix("val/knn") for name in sorted(metrics) if name.startswith("val/knn/")]
+    found = [neighbours_on(metrics, name) for name in ([] if "val/knn" in metrics else names) or [""]]
+    all_of = {piece.holds for piece in found}
+    holds = True if True in all_of else None if None in all_of else False
+    return Evidence("neighbours", holds, "; ".join(piece.words for piece in found))
+
+
+def neighbours_on(metrics: Mapping[str, float], name: str) -> Evidence:
+    """:func:`neighbours` on one set.
+
+    - ``name``: ends its metrics' names: ``""`` for the training set's own validation split, else ``/NAME``.
+    """
+    value, before, images = (metrics.get(f"val/{metric}{name}") for metric in ("knn", "knn_untrained", "images"))
     if value is None or images is None:
         return Evidence("neighbours", None, "kNN accuracy (needs labels, and the callback OnlineProbe)")
-    words, trials = f"kNN accuracy {share(value, round(images), before)}", round(images)
-    chance = metrics.get("val/chance", 0.0)
+    trials, chance = round(images), metrics.get(f"val/chance{name}", 0.0)
+    words = f"kNN accuracy {f'on {name[1:]} ' if name else ''}{share(value, trials, before)}"
     base = max(before or 0.0, chance)
     return gain("neighbours", words, interval(value, trials), before, chance, worth(min(POINTS, base), base, trials))
 
@@ -183,33 +199,3 @@ def worth(wanted: float, base: float, trials: int) -> float:
     [0.05, 0.02, -0.05]
     """
     return min(wanted, (1 - base) / 2) if interval(1.0, trials)[0] > base else -POINTS
-
-
-def interval(share: float, trials: int) -> tuple[float, float]:
-    """Wilson's interval of a share of independent trials, :data:`Z` standard errors to either side.
-
-    Wilson 1927, doi 10.1080/01621459.1927.10502953: good for small shares of few trials too.
-
-    >>> [round(end, 3) for end in interval(0.0, 91)]
-    [0.0, 0.09]
-    """
-    square = Z * Z / trials
-    centre = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * math.sqrt(max(share * (1 - share), 0.0) / trials + square / (4 * trials))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def share(value: float, trials: int, before: float | None) -> str:
-    """In percent, with its interval and what it was before.
-
-    >>> share(0.273, 1000, 0.17)
-    '27.3 % [23.3–31.7], untrained 17.0 %'
-    """
-    low, high = interval(value, trials)
-    words = f"{percent(value)} [{100 * low:.1f}–{100 * high:.1f}]"
-    return words if before is None else f"{words}, untrained {percent(before)}"
-
-
-def percent(value: float) -> str:
-    """With as many digits as a small share needs."""
-    return f"{100 * value:.2g} %" if value < 0.01 else f"{100 * value:.1f} %"

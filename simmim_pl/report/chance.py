@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from simmim_pl.report.labelled import labelled_names
 from simmim_pl.report.run import Run
 from simmim_pl.report.settings import flatten
 
@@ -12,6 +13,7 @@ def chance_levels(run: Run) -> dict[str, float]:
     """Chance levels by metric, as far as config and observations of a run determine them.
 
     - Accuracy of kNN and probe: the most frequent class's share (``val/chance``), or without it 1 / number of classes.
+    - Accuracy on the labelled set NAME: its most frequent class's share (``val/chance/NAME``).
     - Contrastive accuracy: with V views of N images, V − 1 of the V·N − 1 other rows are of the same image.
     - Rotation accuracy: one of four angles.
     - Loss: if all similarities are equal, NT-Xent is log(V·N − 1), decoupled log(V·N − V). Other losses are left out.
@@ -23,6 +25,9 @@ def chance_levels(run: Run) -> dict[str, float]:
     if (classes := len(run.observed.get("classes", ()))) > 1:
         share = run.last("val/chance") if "val/chance" in run.history else 1 / classes
         found |= dict.fromkeys(("val/knn", "val/probe"), share)
+    for name in labelled_names(run):
+        if (chance := f"val/chance/{name}") in run.history:
+            found |= dict.fromkeys((f"val/knn/{name}", f"val/linear/{name}"), run.last(chance))
     if "information/ceiling" in run.history:  # log of half the number of images; two views of each are compared
         found["representation/contrastive_accuracy"] = 1 / (4 * math.exp(run.last("information/ceiling")) - 1)
     views, images = settings.get("data.views.views"), settings.get("data.batch_size")

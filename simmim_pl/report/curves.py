@@ -26,6 +26,7 @@ HIGHEST = {  # metrics for which higher is better
     "train/rotation_accuracy",
     "representation/contrastive_accuracy",
 }
+OF_SETS = ("val/knn/", "val/linear/")  # the same, each followed by the name of a labelled set
 LOWEST = {"train/loss"}  # metrics for which lower is better
 Curve = tuple[Run, str, str]  # run, metric, label
 
@@ -123,9 +124,10 @@ def chance_lines(curves: Sequence[Curve]) -> dict[float, list[str]]:
 def best_value(run: Run, metric: str) -> tuple[str, str]:
     """The best value and its step, as text; empty if neither higher nor lower is better."""
     steps, values = run.history[metric]
-    if metric not in HIGHEST | LOWEST or not np.isfinite(values).any():
+    highest = metric in HIGHEST or metric.startswith(OF_SETS)
+    if not (highest or metric in LOWEST) or not np.isfinite(values).any():
         return "", ""
-    at = int(np.nanargmax(values) if metric in HIGHEST else np.nanargmin(values))
+    at = int(np.nanargmax(values) if highest else np.nanargmin(values))
     return charts.number(float(values[at])), f"{steps[at]:.0f}"
 
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from markupsafe import Markup
 from simmim_pl.report import charts, curves
 from simmim_pl.report.about import run_differences, run_facts
 from simmim_pl.report.comparison import side_by_side
+from simmim_pl.report.labelled import labelled_names
 from simmim_pl.report.pictures import PICTURES
 from simmim_pl.report.run import Run, load_run
 from simmim_pl.report.svg import line_sample, series_colour, series_dash
 from simmim_pl.report.tables import html_table
 from simmim_pl.runtime import atomic
 
-UNSEEN = {"epoch", "train/progress", "train/seconds", "val/images"}  # logged only to compute or label other curves
+# Logged only to compute, label or tabulate other curves.
+UNSEEN = ["epoch", "train/progress", "train/seconds", "val/images", *(f"val/{name}/*" for name in ("images", "chance"))]
+UNSEEN += [f"val/{name}_untrained/*" for name in ("knn", "linear")]
 
 
 def write_report(folders: Sequence[Path], path: Path) -> None:
@@ -85,15 +89,22 @@ def filled_sections(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str,
         return panel["title"], panel["read"], list(filter(None, panel_pictures(panel, runs))), panel.get("wide", False)
 
     found = [(section["section"], [fill(panel) for panel in section["panels"]]) for section in spec]
-    shown = {metric for section in spec for panel in section["panels"] for metric in panel.get("metrics", ())} | UNSEEN
-    others = sorted({metric for run in runs for metric in run.history} - shown)  # metrics of the user's own parts
+    shown = [name for section in spec for panel in section["panels"] for name in panel.get("metrics", ())] + UNSEEN
+    known = {metric for run in runs for metric in run.history}
+    others = sorted(known.difference(matching(runs, shown)))  # metrics of the user's own parts
     return [*found, ("Others", [(metric, "", curves.curve_panel(runs, [metric], metric), False) for metric in others])]
+
+
+def matching(runs: Sequence[Run], patterns: Sequence[str]) -> list[str]:
+    """Metrics that runs have logged, in the patterns' order; ``*`` stands for any name."""
+    known = sorted({metric for run in runs for metric in run.history})
+    return [metric for pattern in patterns for metric in known if fnmatchcase(metric, pattern)]
 
 
 def panel_pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:
     """The curves of a panel, or its picture of each run, with the run's name if there are several."""
     if "metrics" in panel:
-        return curves.curve_panel(runs, panel["metrics"], panel["title"])
+        return curves.curve_panel(runs, matching(runs, panel["metrics"]), panel["title"])
     drawn = [(run, PICTURES[panel["picture"]](run)) for run in runs]
     if len(runs) == 1:
         return [picture for _, picture in drawn]
@@ -103,7 +114,8 @@ def panel_pictures(panel: dict[str, Any], runs: Sequence[Run]) -> list[Markup]:
 def key_figures(run: Run) -> list[tuple[str, str]]:
     """The key figures of a run as pairs of name and text, each with its first value for comparison."""
     found = []
-    for name, metric in (("kNN accuracy on validation", "val/knn"), ("Linear probe on validation", "val/probe")):
+    named = [("kNN accuracy on validation", "val/knn"), ("Linear probe on validation", "val/probe")]
+    for name, metric in named + [(f"kNN accuracy on {name}", f"val/knn/{name}") for name in labelled_names(run)]:
         if metric in run.history:
             found.append((name, f"{100 * run.last(metric):.1f} %, at first {100 * run.first(metric):.1f} %"))
     if "information/infonce" in run.history:

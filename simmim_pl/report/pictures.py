@@ -14,6 +14,7 @@ from PIL import Image
 from simmim_pl.evaluation.table import shown as text_of
 from simmim_pl.report import charts, figures
 from simmim_pl.report.cards import address, confusion, results
+from simmim_pl.report.labelled import labelled
 from simmim_pl.report.observed import PICTURE
 from simmim_pl.report.run import Run
 from simmim_pl.report.svg import line_sample, marker_sample, series_colour, series_dash, to_svg
@@ -150,5 +151,6 @@ def png(image: np.ndarray) -> bytes:
 # By their names in panels.yaml.
 PICTURES: dict[str, Callable[[Run], Markup]] = {
     **{"similarities": similarities, "spectrum": spectrum, "map": scatter, "neighbours": neighbours},
-    **{"results": results, "depth": depth, "confusion": confusion, "views": views, "pictures": pictures},
+    **{"labelled": labelled, "results": results, "depth": depth, "confusion": confusion},
+    **{"views": views, "pictures": pictures},
 }

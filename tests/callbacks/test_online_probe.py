@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from simmim_pl.callbacks import Checkpoint, OnlineProbe
+from simmim_pl.callbacks.extracted import extract
 from simmim_pl.contracts import Features
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.data.source import InMemory, Source, Split
@@ -77,11 +78,12 @@ def fit(
 ) -> Trainer:
     """80 images in batches of 16: five steps per epoch; 40 validation images."""
     ckpt_path, views = options.pop("ckpt_path", None), options.pop("views", ContrastiveViews(size=16))
+    labelled = options.pop("labelled", None)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     options = {"max_epochs": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0, **quiet, **options}
     trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=root, callbacks=list(callbacks), **options)
     source = source or Shapes(train=120, test=10, size=16, copies=1)
-    images = ImageDataModule(source, 16, views, validation=40)
+    images = ImageDataModule(source, 16, views, validation=40, labelled=labelled)
     torch.manual_seed(5)
     trainer.fit(module or method(), datamodule=images, ckpt_path=ckpt_path, weights_only=True)
     return trainer
@@ -186,7 +188,7 @@ def test_the_knn_bank_has_clean_training_images_and_no_validation_images(tmp_pat
     trainer = fit(tmp_path, online, module=module)
     module.eval()
     with torch.no_grad():
-        bank, label = online.reference(trainer, module)
+        bank, label = extract(trainer, module, trainer.datamodule.reference_dataloader())
     splits = trainer.datamodule.splits
     index = torch.tensor(splits["reference"].indices)
     whole = splits["reference"].dataset

@@ -5,13 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
 
 from simmim_pl.losses import NTXent, nt_xent
 from simmim_pl.metrics import MutualInformation
-from simmim_pl.metrics.evidence import Z, evidence, interval
+from simmim_pl.metrics.evidence import evidence
 
 LEARNED = {
     "train/loss": 5.54,
@@ -131,6 +128,35 @@ def test_missing_metrics_are_no_evidence_and_are_named(absent: str, kinds: set[s
     assert all(piece.words for piece in evidence(metrics))
 
 
+def of_set(name: str, value: float) -> dict[str, float]:
+    """Metrics of a labelled set."""
+    found = {**knn(value, 0.17, 1000), "val/chance": 0.1}
+    return {f"{metric}/{name}": number for metric, number in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": 0.3}, True),
+        ({"a": 0.2}, None),
+        ({"a": 0.17}, False),
+        ({"a": 0.3, "b": 0.17}, True),
+        ({"a": 0.17, "b": 0.3}, True),
+        ({"a": 0.17, "b": 0.2}, None),
+        ({"a": 0.17, "b": 0.17}, False),
+    ],
+)
+def test_labelled_sets_replace_the_labels_of_the_training_set(values: dict[str, float], expected: bool | None) -> None:
+    own = {name: value for name, value in LEARNED.items() if name.startswith("val/")}
+    sets = {name: number for each in values.items() for name, number in of_set(*each).items()}
+    unlabelled = {name: value for name, value in LEARNED.items() if name not in own} | sets
+    assert holds(unlabelled) == holds(LEARNED) | {"neighbours": expected}
+    assert holds(unlabelled | own) == holds(LEARNED)  # its own labels count alone
+    words = evidence(unlabelled)[-1].words
+    assert words.split("; ")[0].startswith(f"kNN accuracy on a {100 * values['a']:.1f} % [")
+    assert words.count("kNN accuracy on") == len(values)
+
+
 def test_the_words_contain_the_numbers() -> None:
     words = {piece.kind: piece.words for piece in evidence(LEARNED)}
     assert words == {
@@ -141,13 +167,6 @@ def test_the_words_contain_the_numbers() -> None:
         "neighbours": "kNN accuracy 27.3 % [23.3–31.7], untrained 17.0 %",
     }
     assert evidence(knn(1.0, 1.0, 5000))[-1].words.endswith("untrained 100.0 %, which is too near the maximum to tell")
-
-
-@given(hits=st.integers(0, 60), misses=st.integers(0, 60).filter(bool))
-def test_the_interval_equals_wilsons(hits: int, misses: int) -> None:
-    trials = hits + misses
-    expected = binomtest(hits, trials).proportion_ci(2 * norm.cdf(Z) - 1, method="wilson")
-    assert interval(hits / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -121,3 +121,19 @@ def moments(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[
     """Mean and standard deviation of each feature; the deviation of a constant feature is replaced by 1."""
     std = features.std(0, correction=0)
     return features.mean(0), torch.where(varies(features), std, 1.0)
+
+
+def linear_scores(
+    bank: Float[Tensor, "N D"],
+    labels: Int64[Tensor, " N"],
+    queries: Float[Tensor, "Q D"],
+    classes: int,
+    prior: float = 1.0,
+) -> Float[Tensor, "Q C"]:
+    """Logits of queries by logistic regression on the bank, whose features standardise both.
+
+    Nothing is chosen: the penalty is ``prior / N``, as in :class:`simmim_pl.evaluation.FewLabels`.
+    """
+    mean, scale = moments(bank)
+    weight, bias = LogisticRegression((bank - mean) / scale, labels, classes).fit(prior / len(bank))
+    return (queries - mean) / scale @ weight + bias

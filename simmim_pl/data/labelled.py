@@ -1,0 +1,97 @@
+"""Labelled sets beside the training set, to evaluate the encoder on while it trains."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.utils.data import DataLoader, Subset
+
+from simmim_pl.contracts import InputError
+from simmim_pl.data.on_device import settle
+from simmim_pl.data.part import Part
+from simmim_pl.data.source import Source
+from simmim_pl.data.split import train_val_split
+from simmim_pl.data.validate import load_split
+
+HELD_OUT = 1 / 3  # of a set's images, to evaluate probes on
+
+
+class LabelledSet:
+    """Images of a labelled source in two parts: ``train`` to fit probes on, ``validation`` to evaluate them on.
+
+    Both are stratified, and of the source's training images; its test split is never read.
+
+    Args:
+        name: of the set, in the metrics.
+        source: the data set.
+        images: of it at most, in both parts together.
+    """
+
+    def __init__(self, name: str, source: Source, images: int) -> None:
+        self.name, self.source, self.images = name, source, images
+        self.parts: dict[str, Subset] = {}
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in label order."""
+        return self.source.classes
+
+    def setup(self, data: Any) -> None:
+        """Load the images, once.
+
+        - ``data``: the :class:`simmim_pl.data.ImageDataModule` whose split seed, device and batches are used.
+
+        Raises:
+            InputError: they cannot be read, are clips, or have no labels, or only one class.
+        """
+        self.data = data
+        if self.parts:
+            return
+        known = load_split(self.source, "train")
+        if known.labels is None:
+            raise InputError(
+                f"The labelled set {self.name} has no labels: sort its images into class folders, or remove it from "
+                "--data.labelled."
+            )
+        if known.clips:
+            raise InputError(f"The labelled set {self.name} holds clips: --data.labelled takes images.")
+        if len(known.labels.unique()) < 2:
+            raise InputError(
+                f"The labelled set {self.name} has training images of fewer than two classes, so there is nothing to "
+                "classify: add another class, or remove it from --data.labelled."
+            )
+        chosen = torch.arange(len(known))
+        if len(known) > self.images:
+            _, chosen = train_val_split(len(known), known.labels, self.images, data.split_seed)
+        part = settle(Part(known, chosen), data.on_device and "auto", data.device)
+        train, validation = train_val_split(len(part), part.labels, HELD_OUT, data.split_seed)
+        self.parts = {"train": Subset(part, train.tolist()), "validation": Subset(part, validation.tolist())}
+        rank_zero_info(
+            f"Labelled set {self.name}, {len(self.classes)} classes: of {len(known)} training images, probes are "
+            f"fitted on {len(train)} and evaluated on {len(validation)} (--data.labelled_images {self.images})."
+        )
+
+    def dataloader(self, part: Literal["train", "validation"]) -> DataLoader:
+        """This rank's share of a part."""
+        loader: DataLoader = self.data.own_share(self.parts[part])
+        return loader
+
+
+def labelled_sets(sources: Source | list[Source] | dict[str, Source] | None, images: int) -> dict[str, LabelledSet]:
+    """Labelled sets by name: that of the mapping, else the source's.
+
+    Raises:
+        InputError: two have the same name.
+    """
+    listed = [sources] if isinstance(sources, Source) else sources or []
+    found: dict[str, LabelledSet] = {}
+    for name, source in listed.items() if isinstance(listed, dict) else ((each.name, each) for each in listed):
+        if name in found:
+            raise InputError(
+                f"Two labelled sets are called {name}: name them, as in --data.labelled.NAME CLASS, or by a mapping "
+                "of names to sources in YAML."
+            )
+        found[name] = LabelledSet(name, source, images)
+    return found
