@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Z = 3.0  # standard errors: a smaller difference may be chance
-NATS = 0.1  # smallest gain of information or loss that counts, however significant
-LOWER = 0.1  # the same for a loss whose value by chance is small, as a share of it
-POINTS = 0.05  # gain of kNN accuracy: if so much is ruled out, that is evidence against learning
+Z = 3.0  #: standard errors; a smaller difference may be chance
+NATS = 0.1  #: smallest gain of information or loss that counts, however significant
+LOWER = 0.1  #: the same for a loss whose value by chance is small, as a share of it
+POINTS = 0.05  #: gain of kNN accuracy; if so much is ruled out, that is evidence against learning
 APART = 0.2  # threshold of representation/std: below it the mean cosine of different images is above 0.96
 GROWN = 1.1  # RankMe must grow by this factor: its value depends a little on the images
 
