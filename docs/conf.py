@@ -43,6 +43,7 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"  # a notebook is run again when its code changes
+nb_merge_streams = True  # one block for what a cell prints
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds of a cell
 
