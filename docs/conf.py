@@ -29,8 +29,10 @@ root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/api/*.rst", "notebooks/*.ipynb"]
 exclude_patterns = [".*", "build", "data", "runs", "simmim_pl", "tests"]
 nitpicky = True  # a docstring may refer only to what exists in this package, or to other packages
-nitpick_ignore_regex = [  # a sentence is no type, except a shape
-    ("py:(class|exc|obj)", r"(?!simmim_pl\.)\S+|'.*'|simmim_pl\..*\.(Item|Method)"),
+nitpick_ignore_regex = [("py:(class|exc|obj)", r"(?!simmim_pl\.)\S+|'.*'")]  # a sentence is no type, except a shape
+nitpick_ignore = [  # type variables
+    ("py:class", "simmim_pl.evaluation.context.Item"),
+    ("py:class", "simmim_pl.runtime.from_config.Method"),
 ]
 
 html_theme = "furo"
@@ -97,7 +99,8 @@ CHANGELOG
 
 FILE = re.compile(r"\]\((?:\.\./)?(simmim_pl/[\w/]+)\.py\)")
 RANGE = re.compile(
-    r"TypeAliasForwardRef\('([\w.]+)'\)|~?typing\.Annotated\[(\w+), ~[\w.]+\.Range\(interval=.+?[)\]]\)\]"
+    r"TypeAliasForwardRef\('([\w.]+)'\)"  # an alias within another type
+    r"|~?typing\.Annotated\[(\w+), ~[\w.]+\.Range\(interval=.+?[)\]]\)\]"  # a range without a name
 )
 
 
@@ -118,12 +121,8 @@ def page(path, children):
     if children:
         if exports := exported(name, path):
             lines += [".. rubric:: Exports", "", ".. autosummary::", "", *(f"   ~{each}" for each in exports), ""]
-        lines += [
-            ".. rubric:: Modules",
-            "",
-            *(f"- :mod:`~{module(child)}`: {summary(child)}" for child in children),
-            "",
-        ]
+        modules = [f"- :mod:`~{module(child)}`: {summary(child)}" for child in children]
+        lines += [".. rubric:: Modules", "", *modules, ""]
         lines += [".. toctree::", "   :hidden:", "", *(f"   {module(child)}" for child in children)]
     return "\n".join(lines)
 
@@ -154,12 +153,14 @@ def adapt(app, docname, source):
 
 
 def shorten(app, what, name, obj, options, signature, returns):
-    """``PositiveInt`` for this alias within another type, ``float`` for a range without a name."""
+    """Write number types as ``PositiveInt`` or ``float``, which autodoc writes at length."""
     return signature and RANGE.sub(lambda found: found[1] or found[2], signature), returns
 
 
 def find_imported(app, env, node, contnode):
     """Resolve a name where it is imported: ``InputError`` in most modules, ``simmim_pl.losses.NTXent`` in a package."""
+    if node["refdomain"] != "py":
+        return None
     names = [target := node["reftarget"]]
     for name in (target, f"{node.get('py:module')}.{target}"):
         with suppress(AttributeError):
