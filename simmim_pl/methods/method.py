@@ -33,13 +33,7 @@ from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
 
 class Output(TypedDict, total=False):
-    """What ``training_step`` returns and callbacks read.
-
-    Attributes:
-        loss: scalar, with gradient.
-        features: pooled features, detached, view by view.
-        label: of the images, if there are labels.
-    """
+    """What ``training_step`` returns and callbacks read: the loss, and pooled features, detached, view by view."""
 
     loss: Float[Tensor, ""]
     features: Float[Tensor, "V*B D"]
