@@ -5,7 +5,7 @@ BIN := .venv/bin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: help quickstart test coverage test-long test-gpu lint types gate clean
+.PHONY: help quickstart test coverage test-long test-gpu lint types docs gate clean
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
@@ -34,6 +34,9 @@ lint: .venv/dev ## ruff
 types: .venv/dev ## mypy
 	$(BIN)/mypy
 
+docs: .venv/docs ## the site, in build/docs; runs the notebooks; five minutes
+	$(BIN)/python -m sphinx -W --builder html --conf-dir docs . build/docs
+
 .venv/run: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
@@ -41,6 +44,10 @@ types: .venv/dev ## mypy
 
 .venv/dev: .venv/run
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/run
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 gate: .venv/run ## accuracy of both quickstarts

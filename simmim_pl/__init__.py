@@ -10,6 +10,11 @@ __version__ = "0.1.0"
 __all__ = ["load_encoder"]
 
 
+def __dir__() -> list[str]:
+    """What notebooks complete and ``help`` shows."""
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:
     """Import lazily: importing torch takes seconds, which ``__version__`` does not need."""
     if name != "load_encoder":

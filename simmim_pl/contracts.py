@@ -20,15 +20,24 @@ class Batch(TypedDict, total=False):
     """A batch of images, or of clips: then ``clip`` replaces ``image``.
 
     A set without labels has no ``label`` key, one without masks no ``mask``; ``views`` appear in pretraining only.
+
+    Attributes:
+        image: RGB, ``[B, 3, H, W]``.
+        clip: frames in order, ``[B, T, 3, H, W]``.
+        label: class of each image, ``[B]``.
+        mask: class of each pixel, ``[B, H, W]``; 255 is ignored.
+        index: position in the whole set, ``[B]``: identifies images that several ranks repeat.
+        views: random views in [0, 1], ``[V, B, 3, S, S]``.
+        local: further views, of smaller regions and another size, ``[L, B, 3, s, s]``.
     """
 
     image: UInt8[Tensor, "B 3 H W"]
-    clip: UInt8[Tensor, "B T 3 H W"]  # frames in order
+    clip: UInt8[Tensor, "B T 3 H W"]
     label: Int64[Tensor, " B"]
-    mask: UInt8[Tensor, "B H W"]  # class of each pixel; 255 is ignored
-    index: Int64[Tensor, " B"]  # position in the whole set: identifies images that several ranks repeat
+    mask: UInt8[Tensor, "B H W"]
+    index: Int64[Tensor, " B"]
     views: Float[Tensor, "V B 3 S S"]
-    local: Float[Tensor, "L B 3 s s"]  # further views, of smaller regions and another size
+    local: Float[Tensor, "L B 3 s s"]
 
 
 class Features(NamedTuple):
@@ -36,7 +45,10 @@ class Features(NamedTuple):
 
     A tuple with names, which ``torch.export`` and ``torch.jit.trace`` take as they take tensors.
 
-    G is D unless something between feature map and pooling changes it, such as the head of a MobileNet.
+    Attributes:
+        pooled: one vector per image, ``[B, D]``, for classification and search.
+        feature_map: ``[B, G, h, w]``, for segmentation. G is D unless something between feature map and pooling changes
+            it, such as the head of a MobileNet.
     """
 
     pooled: Float[Tensor, "B D"]
@@ -191,10 +203,14 @@ class DataModule(Protocol):
     views: Views | None
 
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """Names of the classes in label order."""
+        ...
 
     @property
-    def splits(self) -> Mapping[str, Dataset[Any]]: ...
+    def splits(self) -> Mapping[str, Dataset[Any]]:
+        """The data set of each split."""
+        ...
 
     @property
     def labelled_sets(self) -> Mapping[str, LabelledSet]: ...

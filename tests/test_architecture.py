@@ -224,6 +224,12 @@ def test_links_are_valid(name: str) -> None:
     assert [link for link in ours if not (ROOT / name).parent.joinpath(link).exists()] == []
 
 
+def test_every_document_is_in_the_contents_of_the_site() -> None:
+    contents = (ROOT / "docs/conf.py").read_text().splitlines()
+    documents = {path.with_suffix("").relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert documents - {*contents} == set()
+
+
 def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
     text = (ROOT / "README.md").read_text()
     tree = text[text.index("```\nsimmim_pl/") :].split("```")[1]

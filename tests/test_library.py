@@ -1,9 +1,13 @@
 """Use as a library: loading a checkpoint, exporting an encoder, training a method on plain DataLoaders."""
 
+import inspect
 import re
 import subprocess
 import sys
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import jaxtyping
@@ -23,6 +27,7 @@ from simmim_pl.methods import Contrastive
 from simmim_pl.runtime.schedule import effective_batch
 
 ROOT = Path(__file__).parents[1]
+METHODS = (FunctionType, classmethod, staticmethod, property, cached_property)
 ENCODERS: dict[str, tuple[Any, int]] = {
     "FastCNN": (lambda: FastCNN(2), 16),
     "ResNet": (lambda: ResNet(18), 32),
@@ -47,8 +52,22 @@ def test_the_package_imports_quickly_and_loads_a_checkpoint(pretrained: Path) ->
     assert not encoder.training
     saved = torch.load(pretrained, weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in encoder.state_dict().items())
+    assert "load_encoder" in dir(simmim_pl)  # notebooks complete it
     with pytest.raises(AttributeError, match="no attribute 'open_encoder'"):
         simmim_pl.open_encoder  # noqa: B018
+
+
+def test_help_describes_every_public_method() -> None:
+    silent = []
+    for path in (ROOT / "simmim_pl").rglob("*.py"):
+        if "import triton" in path.read_text():
+            continue  # only functions, and no GPU may be here
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        own = [each for each in vars(import_module(name)).values() if getattr(each, "__module__", "") == name]
+        for each in filter(inspect.isclass, own):
+            methods = [key for key, value in vars(each).items() if key[0] != "_" and isinstance(value, METHODS)]
+            silent += [f"{each.__qualname__}.{key}" for key in methods if not inspect.getdoc(getattr(each, key))]
+    assert silent == []
 
 
 def test_the_readmes_python_runs(pretrained: Path) -> None:

@@ -48,8 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["1_views.ipynb", "2_geometry.ipynb", "3_probe.ipynb"]
-    assert [all(many in path.read_text() for many in FEWER) for path in NOTEBOOKS] == [False, True, True]
+    assert [path.stem for path in NOTEBOOKS] == ["1_views", "2_geometry", "3_probe", "4_library"]
+    assert [all(many in path.read_text() for many in FEWER) for path in NOTEBOOKS] == [False, True, True, True]
 
 
 @each

@@ -113,7 +113,7 @@ class CLI(OneSubcommandCLI):
 
     @property
     def pretrains(self) -> bool:
-        """Whether the model is a self-supervised method: its class has ``pretrains``, so no method is imported here."""
+        """Whether the model is a self-supervised method. Its class has ``pretrains``, so no method is imported here."""
         return getattr(self.model, "pretrains", False)
 
     def choose_precision(self) -> None:

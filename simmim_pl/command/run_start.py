@@ -83,6 +83,6 @@ class SaveConfig(SaveConfigCallback):
 
     @cached_property
     def nested(self) -> dict[str, Any]:
-        """The config as plain nested values, once: dumping it takes longer than writing a small checkpoint."""
+        """The config as plain nested values. Computed once, as dumping takes longer than writing a small checkpoint."""
         config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         return config

@@ -32,7 +32,7 @@ def convert_small_grids(module: nn.Module) -> None:
 
 
 def is_supported(layer: nn.Conv2d) -> bool:
-    """Whether :func:`convolution` computes this layer: no bias, groups or dilation, zero padding below kernel size."""
+    """Whether ``convolution`` computes this layer: no bias, groups or dilation, zero padding below kernel size."""
     if layer.bias is not None or layer.groups > 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
         return False
     padding = layer.padding
@@ -42,7 +42,7 @@ def is_supported(layer: nn.Conv2d) -> bool:
 
 
 class SmallGridConv2d(nn.Conv2d):
-    """``nn.Conv2d`` that calls :func:`convolution` when a CPU trains on a small grid in bfloat16."""
+    """``nn.Conv2d`` that calls ``convolution`` when a CPU trains on a small grid in bfloat16."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.slow(input, weight):

@@ -15,7 +15,7 @@ from simmim_pl.contracts import Batch
 from simmim_pl.data.files.digest import digest
 from simmim_pl.data.pixels import require_pixels
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test"]  #: part of a data set; validation images are taken from ``train``
 
 
 class ImageDataset(Dataset, ABC):

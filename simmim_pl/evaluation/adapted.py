@@ -108,7 +108,7 @@ class Items(Dataset):
 
     @cached_property
     def labels(self) -> Int64[Tensor, " N"] | None:
-        """All labels: every item is read once."""
+        """All labels, for which every item is read once."""
         found = [batch["label"] for batch in self.blocks() if "label" in batch]
         return torch.cat(found) if found else None
 

@@ -16,7 +16,8 @@ class Estimate:
 
     Attributes:
         value: the metric, such as an accuracy in [0, 1].
-        low, high: ends of its 95 % interval.
+        low: lower end of its 95 % interval.
+        high: upper end.
         std: standard deviation over repeats, such as draws of the labels.
     """
 

@@ -20,7 +20,8 @@ def result_cards(checkpoint: Path, encoder: Encoder) -> tuple[list[Card], list[s
     A checkpoint such as ``last.ckpt`` is overwritten while it trains, and the cards of before stay.
 
     Returns:
-        The cards, and the names of the files that are left out: of other weights, of an inner layer, or no cards.
+        The cards, and the names of the files that are left out, being of other weights, of an inner layer, or no
+        cards.
     """
     own, found, left = digest(encoder), [], []
     for path in sorted(checkpoint.parent.glob(f"{escape(checkpoint.stem)}.*.result.json")):

@@ -37,9 +37,9 @@ FAR = 50.0  # log2 of exp(1/τ), beyond which the squared range of exp(s) leaves
 SHARED = 101376  # bytes of shared memory per program on any GPU since Ampere; torch before 2.7 does not report it
 SPARE = 4096  # bytes of shared memory for everything but rows
 TRITON = find_spec("triton") is not None
-# Anchors and rows of a tile, warps, pipeline stages: the first that fits into shared memory is used. On an H200
-# (benchmarks/nt_xent.py, 128 elements) the first was the fastest from 1,024 rows to 65,536, for both kernels, of tiles
-# of 16 to 256 anchors.
+#: Anchors and rows of a tile, warps, pipeline stages. The first that fits into shared memory is used. On an H200
+#: (benchmarks/nt_xent.py, 128 elements) the first was the fastest from 1,024 rows to 65,536, for both kernels, of tiles
+#: of 16 to 256 anchors.
 TILES = ((64, 64, 4, 2), (64, 32, 8, 2), (16, 32, 4, 2))
 
 

@@ -18,7 +18,7 @@ from simmim_pl.runtime.once_differentiable import no_double_backward
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 from simmim_pl.runtime.unit_norm import unit as on_sphere
 
-BLOCK = 2**22  # similarities in memory at a time: 16 MB, about what a CPU's cache holds; 16 times that on a GPU
+BLOCK = 2**22  #: similarities in memory at a time, 16 MB, about what a CPU's cache holds; 16 times that on a GPU
 
 
 def nt_xent(z: Float[Tensor, "V B P"], temperature: float = 0.5, decoupled: bool = False) -> Float[Tensor, ""]:

@@ -33,15 +33,15 @@ from simmim_pl.runtime.sync_batchnorm import convert_sync_batchnorm
 
 
 class Output(TypedDict, total=False):
-    """What ``training_step`` returns and callbacks read."""
+    """What ``training_step`` returns and callbacks read: the loss, and pooled features, detached, view by view."""
 
     loss: Float[Tensor, ""]
-    features: Float[Tensor, "V*B D"]  # detached, view by view
+    features: Float[Tensor, "V*B D"]
     label: Int64[Tensor, " B"]
 
 
 class Method(StepLog, ABC):
-    """Base of every method: subclasses define ``training_step`` and end it with :meth:`finish`.
+    """Base of every method: subclasses define ``training_step`` and end it with :meth:`Method.finish`.
 
     Callbacks use only the outputs of steps, ``encoder``, :meth:`forward` and, before training, :meth:`validation_step`.
     A method that compares projections of views also defines
@@ -220,6 +220,6 @@ class Method(StepLog, ABC):
 
     @property
     def seed(self) -> int:
-        """Seed of the method's random numbers: the datamodule's, or without one that of ``seed_everything``."""
+        """Seed of the method's random numbers, from the datamodule, or without one that of ``seed_everything``."""
         known = getattr(self.trainer.datamodule, "seed", None)  # type: ignore[attr-defined]
         return int(os.environ.get("PL_GLOBAL_SEED", 0)) if known is None else known

@@ -13,9 +13,9 @@ FEW = 1.7  # directions: with fewer, more than three quarters of the projections
 # A bound above FULL times its ceiling only reflects the number of images, if the ceiling is at least ENOUGH nats.
 FULL, ENOUGH = 0.98, math.log(100)
 
-MEASURED = ("representation/std", "representation/rankme", "val/knn")  # a validation without any measured nothing
+MEASURED = ("representation/std", "representation/rankme", "val/knn")  #: a validation without any measured nothing
 EARLY = "too early to tell"
-PIECES = 3  # of evidence that "learning" needs
+PIECES = 3  #: of evidence that "learning" needs
 SHARE, STEPS = 0.25, 5000  # it is too early to tell before this share of the run's steps, or this many steps
 HELD_OUT = ("information", "matching", "neighbours")
 TRY = {
@@ -52,7 +52,7 @@ class Verdict:
 
     @property
     def evidence(self) -> dict[str, tuple[str, ...]]:
-        """The evidence by kind: for learning, against it, missing."""
+        """The evidence by kind, which is for learning, against it, or missing."""
         return {"For learning": self.support, "Against it": self.against, "Not known": self.missing}
 
     def __str__(self) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from simmim_pl.metrics.shares import Z, interval, percent, share
 
-NATS = 0.1  # smallest gain of information or loss that counts, however significant
-LOWER = 0.1  # the same for a loss whose value by chance is small, as a share of it
-POINTS = 0.05  # gain of kNN accuracy: if so much is ruled out, that is evidence against learning
+NATS = 0.1  #: smallest gain of information or loss that counts, however significant
+LOWER = 0.1  #: the same for a loss whose value by chance is small, as a share of it
+POINTS = 0.05  #: gain of kNN accuracy; if so much is ruled out, that is evidence against learning
 APART = 0.2  # threshold of representation/std: below it the mean cosine of different images is above 0.96
 GROWN = 1.1  # RankMe must grow by this factor: its value depends a little on the images
 

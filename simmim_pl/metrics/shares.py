@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-Z = 3.0  # standard errors: a smaller difference may be chance
+Z = 3.0  #: standard errors; a smaller difference may be chance
 
 
 def interval(share: float, trials: int) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from simmim_pl.runtime.yaml_schema import MAX_VALUES, walk
 # Version of what this package adds to Lightning's checkpoints in order to resume. Raise it when that changes.
 FORMAT_VERSION = 5
 ALWAYS_ALLOWED_BYTES = 10**9  # an encoder up to this size is built, however small its checkpoint is
-Network = Literal["online", "teacher"]
+Network = Literal["online", "teacher"]  #: the one that the optimizer trains, or its moving average
 PREFIXES: dict[Network, str] = {"online": "encoder.", "teacher": "teacher.encoder."}
 
 

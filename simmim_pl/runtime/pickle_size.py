@@ -49,6 +49,7 @@ class Group:
     key_values: int = 1
 
     def extend(self, parts: list[Any]) -> None:
+        """Add parts, and count what hashing visits."""
         self.parts.extend(parts)
         self.key_values = min(self.key_values + count_key_values(parts) - 1, MAX_KEY_VALUES + 1)
 

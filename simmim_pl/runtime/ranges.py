@@ -39,13 +39,13 @@ class Range:
         return f"{low} or more" if self.interval[0] == "[" else f"above {low}"
 
 
-PositiveInt = Annotated[int, Range("[1, inf)")]
-NonNegativeInt = Annotated[int, Range("[0, inf)")]
-Seed = Annotated[int, Range("[0, 4294967295]")]  # what Lightning's seed_everything takes
-PositiveFloat = Annotated[float, Range("(0, inf)")]
-NonNegativeFloat = Annotated[float, Range("[0, inf)")]
-Probability = Annotated[float, Range("[0, 1]")]
-Share = Annotated[float, Range("(0, 1]")]
+PositiveInt = Annotated[int, Range("[1, inf)")]  #: 1 or more
+NonNegativeInt = Annotated[int, Range("[0, inf)")]  #: 0 or more
+Seed = Annotated[int, Range("[0, 4294967295]")]  #: what Lightning's seed_everything takes
+PositiveFloat = Annotated[float, Range("(0, inf)")]  #: above 0
+NonNegativeFloat = Annotated[float, Range("[0, inf)")]  #: 0 or more
+Probability = Annotated[float, Range("[0, 1]")]  #: 0 to 1
+Share = Annotated[float, Range("(0, 1]")]  #: above 0, to 1
 
 
 def range_error(hint: Any, value: Any) -> str | None:

@@ -151,7 +151,7 @@ def turn_hue(pixel: Float[Tensor, "B 3 P"], turn: Float[Tensor, " B"]) -> Float[
     Hue is the way round the hexagon red, yellow, green, cyan, blue, magenta (Smith 1978). Its distance from
     red is (high − red + green + blue − 2 low) / chroma in sixths, towards green or towards blue: one
     formula for all sectors. Back again, a channel is low + chroma · ramp, where the ramp, clamped to [0, 1],
-    is |hue − 3| − 1 for red, 2 − |hue − 2| for green and 2 − |hue − 4| for blue, in sixths.
+    is abs(hue − 3) − 1 for red, 2 − abs(hue − 2) for green and 2 − abs(hue − 4) for blue, in sixths.
     """
     red, green, blue = pixel.unbind(dim=1)
     high, low = pixel.amax(dim=1), pixel.amin(dim=1)

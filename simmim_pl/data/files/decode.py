@@ -17,8 +17,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from simmim_pl.contracts import InputError
 
 CHUNK = 256  # images per task of a thread
-# Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). TGA comes last, because
-# its files have no signature to recognise.
+#: Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). TGA comes last, because
+#: its files have no signature to recognise.
 FORMATS = [
     *("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM"),
     *("JPEG2000", "QOI", "SGI", "PCX", "DDS", "PSD", "ICO", "TGA"),

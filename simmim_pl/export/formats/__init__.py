@@ -8,6 +8,7 @@ from simmim_pl.export.formats.timm import Timm
 from simmim_pl.export.formats.torch_export import TorchExport
 from simmim_pl.export.formats.torchvision import Torchvision
 
+#: The format of each ``--to``.
 FORMATS: dict[str, type[Format]] = {
     "torchvision": Torchvision,
     "timm": Timm,

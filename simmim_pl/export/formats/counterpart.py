@@ -27,7 +27,8 @@ class Counterpart:
         state: tensors of the encoder under the library's names, without a classifier.
         classifier: path of its classifier, a linear layer; empty if it was made without one.
         change: line that changes ``net`` afterwards, or none.
-        name, options: by which the library makes it, where ``make`` does it so.
+        name: by which the library makes it, where ``make`` does it so.
+        options: the arguments for that.
     """
 
     make: str
