@@ -64,11 +64,12 @@ def embed(
     size = size or (None if is_encoder_file(checkpoint) else size_of(load_checkpoint(checkpoint)["config"]))
     if size is None:
         raise InputError(f"{checkpoint} does not say how large its images are: add --size PIXELS.")
-    known = next(([row, path] for row, path in enumerate(table.paths) if os.path.isfile(path)), None)
+    known = next((row for row, path in enumerate(table.paths) if os.path.isfile(path)), None)
+    shown = [] if known is None else [table.name(known)]
     with torch.no_grad():
-        made = encoder(decode_batch([*files, *(known[1:] if known else [])], size) / 255).pooled
+        made: Tensor = encoder(decode_batch([*files, *shown], size) / 255).pooled
     same = made.shape[1] == table.features.shape[1]
-    if not same or (known and F.cosine_similarity(made[-1], table.features[known[0]], 0) < SAME):
+    if not same or (known is not None and F.cosine_similarity(made[-1], table.features[known], 0) < SAME):
         raise InputError(
             f"{checkpoint} on images of {size} pixels does not give the features of {table.path}: name the checkpoint "
             "and the --size that predict had."
