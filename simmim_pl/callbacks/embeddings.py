@@ -27,8 +27,9 @@ class Embeddings(Callback):
 
     Columns: ``split`` (validation is held out of train); ``index``, the image's position in the source's train or test;
     ``label``, if the set is labelled; ``path``, if it is made of files; ``features``, a list of D float32. pandas,
-    polars and DuckDB read it. Rows are written as batches come, so memory does not depend on the number of images; the
-    file appears when it is whole. On several devices the first gathers every batch and writes: no disk is shared.
+    polars and DuckDB read it. Rows are written as batches come, so that the features of all images are never in memory
+    (in Python call ``trainer.predict`` with ``return_predictions=False``, too); the file appears when it is whole. On
+    several devices the first gathers every batch and writes: no disk is shared.
 
     Args:
         map: also write ``x`` and ``y``, a place on a map: coordinates on the first two principal axes of all features,

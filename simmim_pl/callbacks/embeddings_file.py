@@ -37,7 +37,8 @@ class EmbeddingsFile:
 
         if self.writer is None:
             file = self.opened.enter_context(atomic.replacing(self.path))
-            self.writer = self.opened.enter_context(parquet.ParquetWriter(file, rows.schema))
+            writer = parquet.ParquetWriter(file, rows.schema, use_dictionary=["split"])  # features do not repeat
+            self.writer = self.opened.enter_context(writer)
         self.waiting.append(rows)
         if sum(map(len, self.waiting)) >= ROWS:
             self.flush()

@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 from pyarrow import parquet
 
 from simmim_pl.neighbours.table import read_table
+from tests.callbacks.test_embeddings import predict
 from tests.neighbours.conftest import Show
 from tests.report.test_page import CHROMIUM, Nesting, browser  # noqa: F401, a fixture
 
@@ -90,8 +91,6 @@ def test_queries_are_rows_paths_and_new_files(
 
 
 def test_a_set_without_files_is_shown_by_its_config(pretrained: Path, show: Show, cli: Any, refused: Show) -> None:
-    from tests.callbacks.test_embeddings import predict
-
     run = cli(predict(pretrained, "--data.predict_split=test"))
     show(run / "embeddings.parquet")
     html = (run / "neighbours.html").read_text()
