@@ -46,25 +46,22 @@ def render_page(runs: Sequence[Run]) -> str:
     """The page as HTML. Runs of the same name and id, in different folders, are called by their paths."""
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, name=str(run.folder)) for run in runs]
+    pages = templates("simmim_pl.report")
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     sections = [(name, [panel for panel in panels if panel[2]]) for name, panels in filled_sections(runs)]
-    return (
-        templates("simmim_pl.report")
-        .get_template("page.html")
-        .render(
-            title=" and ".join(run.name for run in runs),
-            written=time.strftime("%Y-%m-%d %H:%M:%S"),
-            verdicts=[(run.name, run.verdict(), key_figures(run)) for run in runs if "train/loss" in run.history],
-            runs=runs,
-            sections=[(name, panels) for name, panels in sections if panels],
-            colours=charts.COLOURS,
-            apart=comparison_table(runs, run_differences(runs)) if len(runs) > 1 else None,
-            compared=side_by_side(runs),
-            about=comparison_table(runs, run_facts(runs)),
-            clocks=json.dumps([curves.time_axes(run) for run in runs]),
-            script=Markup(script),  # of this package
-            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return pages.get_template("page.html").render(
+        title=" and ".join(run.name for run in runs),
+        written=time.strftime("%Y-%m-%d %H:%M:%S"),
+        verdicts=[(run.name, run.verdict(), key_figures(run)) for run in runs if "train/loss" in run.history],
+        runs=runs,
+        sections=[(name, panels) for name, panels in sections if panels],
+        colours=charts.COLOURS,
+        apart=comparison_table(runs, run_differences(runs)) if len(runs) > 1 else None,
+        compared=side_by_side(runs),
+        about=comparison_table(runs, run_facts(runs)),
+        clocks=json.dumps([curves.time_axes(run) for run in runs]),
+        script=Markup(script),  # of this package
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
