@@ -12,13 +12,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 
+from simmim_pl.callbacks.principal_axes import ROUNDING
 from simmim_pl.contracts import Batch
 from simmim_pl.runtime import distributed
 from simmim_pl.runtime.ranges import PositiveInt, ranged
 from simmim_pl.runtime.unit_norm import unit as on_sphere
 
 THUMBNAIL = 64  # pixels, at most
-ROUNDING = 1e-8  # mean squared distance from the mean, of rows of length one
 
 
 class EmbeddingMap(Callback):

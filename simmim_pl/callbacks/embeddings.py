@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from simmim_pl.contracts import Batch
-from simmim_pl.runtime import atomic, distributed
+from simmim_pl.callbacks.embeddings_file import EmbeddingsFile, add_map, table
+from simmim_pl.callbacks.principal_axes import PrincipalAxes, places
+from simmim_pl.contracts import Batch, InputError
+from simmim_pl.runtime import distributed
 
 UNKNOWN = -1  # label of an image that has none
 
@@ -23,14 +27,31 @@ class Embeddings(Callback):
 
     Columns: ``split`` (validation is held out of train); ``index``, the image's position in the source's train or test;
     ``label``, if the set is labelled; ``path``, if it is made of files; ``features``, a list of D float32. pandas,
-    polars and DuckDB read it.
+    polars and DuckDB read it. Rows are written as batches come, so that the features of all images are never in memory
+    (in Python call ``trainer.predict`` with ``return_predictions=False``, too); the file appears when it is whole. On
+    several devices the first gathers every batch and writes: no disk is shared.
+
+    Args:
+        map: also write ``x`` and ``y``, a place on a map: coordinates on the first two principal axes of all features,
+            scaled to length one. Takes D² numbers of memory, and a second pass over the file.
     """
 
-    def __init__(self) -> None:
-        self.parts: list[dict[str, Tensor]] = []
+    def __init__(self, map: bool = False) -> None:
+        self.map = map
+        self.file: EmbeddingsFile | None = None  # where the table is written, on rank zero
+        self.batches: list[float] = []  # of each DataLoader, on the rank that has most of them
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.parts.clear()
+        batches = torch.tensor([trainer.num_predict_batches], dtype=torch.float32, device=pl_module.device)
+        self.batches = distributed.all_gather(batches).amax(0).tolist()
+        if trainer.world_size > 1 and math.inf in self.batches:
+            raise InputError("On several devices predict needs a data set with a length: give it one, or one device.")
+        folder = trainer.log_dir  # asks all ranks
+        keeps = trainer.is_global_zero and folder is not None
+        self.file = EmbeddingsFile(Path(str(folder), "embeddings.parquet")) if keeps else None
+        self.counts = Counter[str]()
+        self.axes: PrincipalAxes | None = None
+        self.first = (-1, np.zeros(0))  # a DataLoader, and the images of its first batch
 
     def on_predict_batch_end(
         self,
@@ -41,44 +62,63 @@ class Embeddings(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        index = outputs["index"].cpu()
-        known = {"index": index, "part": torch.full_like(index, dataloader_idx)}
-        known["label"] = batch["label"].cpu() if "label" in batch else torch.full_like(index, UNKNOWN)
-        self.parts.append(known | {"features": outputs["features"].float().cpu()})
+        rows = {"index": outputs["index"], "features": outputs["features"].float()}
+        rows["label"] = batch.get("label", torch.full_like(rows["index"], UNKNOWN))
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.gather(rows, dataloader_idx, data)
+        own = trainer.num_predict_batches[dataloader_idx]
+        if batch_idx + 1 == own:  # another rank may have one more
+            for _ in range(int(self.batches[dataloader_idx] - own)):
+                self.gather({name: column[:0] for name, column in rows.items()}, dataloader_idx, data)
+
+    def gather(self, rows: dict[str, Tensor], part: int, data: Any) -> None:
+        """Gather a batch of all ranks, and write it on rank zero. All ranks must call it.
+
+        Ranks take images in turn, so that the batch is a contiguous part of the data set when it is sorted.
+        """
+        whole = {name: distributed.all_gather_uneven(column).cpu() for name, column in rows.items()}
+        if self.file is None:
+            return
+        index, order = np.unique(whole["index"].numpy(), return_index=True)
+        if part != self.first[0]:
+            self.first = (part, index)
+        else:  # a sampler that fills up the last batch repeats the first images
+            order = order[~np.isin(index, self.first[1])]
+        if len(order):
+            self.write({name: column[torch.from_numpy(order)] for name, column in whole.items()}, part, data)
+
+    def write(self, rows: dict[str, Tensor], part: int, data: Any) -> None:
+        """Add these rows to the file."""
+        assert self.file is not None
+        index, label, features = rows["index"], rows["label"], rows["features"]
+        origin = getattr(data, "origin", lambda part, index: (["all"] * len(part), None))
+        split, paths = origin(torch.full_like(index, part), index)
+        if not self.counts:  # the first rows
+            self.width = features.shape[1]
+            self.axes = PrincipalAxes(self.width) if self.map else None
+            self.labelled = bool(getattr(data, "classes", ())) or bool((label != UNKNOWN).any())
+        columns: dict[str, Any] = {"split": split, "index": index.numpy()}
+        if self.labelled:
+            columns["label"] = np.ma.masked_equal(label.numpy(), UNKNOWN)
+        if paths is not None:
+            columns["path"] = paths
+        self.file.add(table(columns, features.numpy()))
+        self.counts.update(split)
+        if self.axes:
+            self.axes.add(features)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        device = pl_module.device
-        whole = {name: torch.cat([part[name] for part in self.parts]).to(device) for name in self.parts[0]}
-        rows = {name: distributed.all_gather_uneven(column).cpu() for name, column in whole.items()}
-        order = rows["index"].argsort(stable=True)
-        order = order[rows["part"][order].argsort(stable=True)]
-        rows = {name: column[order] for name, column in rows.items()}
-        folder, data = trainer.log_dir, trainer.datamodule  # type: ignore[attr-defined]  # the first asks all ranks
-        if trainer.is_global_zero and folder is not None:
-            path = Path(folder, "embeddings.parquet")
-            origin = getattr(data, "origin", lambda part, index: (["all"] * len(part), None))
-            split, files = origin(rows["part"], rows["index"])
-            write(path, split, rows["index"], rows["features"], rows["label"], files)
-            counts = ", ".join(f"{number} of {name}" for name, number in Counter(split).items())
-            rank_zero_info(f"Wrote {len(order)} embeddings of width {rows['features'].shape[1]} to {path}: {counts}")
+        if self.file is None:
+            return
+        self.file.close()
+        counts = ", ".join(f"{number} of {name}" for name, number in self.counts.items())
+        rank_zero_info(f"Wrote {self.counts.total()} embeddings of width {self.width} to {self.file.path}: {counts}")
+        if self.axes:
+            mean, axes, explained = self.axes.fit()
+            add_map(self.file.path, partial(places, mean=mean, axes=axes))
+            first, second = (f"{100 * share:.0f} %" for share in explained.tolist())
+            rank_zero_info(f"Its x and y are the principal axes, with {first} and {second} of the variance.")
 
-
-def write(
-    path: Path,
-    split: list[str],
-    index: Int64[Tensor, " N"],
-    features: Float[Tensor, "N D"],
-    label: Int64[Tensor, " N"],
-    paths: list[str] | None,
-) -> None:
-    """Write the table atomically. Raises :class:`OSError` when the disk is full or cannot be written."""
-    import pyarrow as pa  # takes a third of a second, and only predict needs it
-    from pyarrow import parquet
-
-    columns = {"split": pa.array(split), "index": pa.array(index.numpy())}
-    if (label != UNKNOWN).any():
-        columns["label"] = pa.array(label.numpy(), mask=(label == UNKNOWN).numpy())
-    if paths is not None:
-        columns["path"] = pa.array(paths)
-    columns["features"] = pa.FixedSizeListArray.from_arrays(features.flatten().numpy(), features.shape[1])
-    atomic.write(path, lambda file: parquet.write_table(pa.table(columns), file))
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.file is not None:
+            self.file.discard()

@@ -153,9 +153,10 @@ class CLI(OneSubcommandCLI):
         return last if last and last.is_file() else self.subcommand == "fit" and self.config.fit.ckpt_path
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Load checkpoints as tensors and plain values unless the user says otherwise."""
+        """Load checkpoints as tensors and plain values, and keep no predictions, unless the user says otherwise."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        return {**kwargs, "weights_only": kwargs.get("weights_only") is not False}
+        keeps = {"return_predictions": bool(kwargs.get("return_predictions"))} if subcommand == "predict" else {}
+        return {**kwargs, **keeps, "weights_only": kwargs.get("weights_only") is not False}
 
 
 def read_dotenv() -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -16,7 +15,7 @@ from simmim_pl.data.final_views import check, is_final
 from simmim_pl.data.labelled import labelled_sets
 from simmim_pl.data.local import require_views_not_enlarged
 from simmim_pl.data.on_device import OnDevice, Where, settle
-from simmim_pl.data.predicted import PredictSplit, describe_left_out, predicted_subsets, splits_and_paths
+from simmim_pl.data.predicted import Predicted, PredictSplit
 from simmim_pl.data.sampler import ResumableSampler, require_same_batches
 from simmim_pl.data.source import ImageDataset, Source, Split, whole
 from simmim_pl.data.split import train_val_split
@@ -168,13 +167,13 @@ class ImageDataModule(LightningDataModule):
         return self.loader(self.splits["test"])
 
     def predict_dataloader(self) -> list[DataLoader]:
-        if self.predict_split != "all":
-            rank_zero_info(describe_left_out(self.splits, self.predict_split))
-        return [self.loader(part) for part in predicted_subsets(self.splits, self.predict_split)]
+        self.predicted = Predicted(self.splits, self.predict_split)
+        self.predicted.announce()
+        return [self.loader(part) for part in self.predicted.subsets]
 
     def origin(self, part: Tensor, index: Tensor) -> tuple[list[str], list[str] | None]:
-        """Split and file of images that were predicted, see :func:`simmim_pl.data.predicted.splits_and_paths`."""
-        return splits_and_paths(self.splits, self.predict_split, part, index)
+        """Split and file of images that were predicted, see :class:`simmim_pl.data.predicted.Predicted`."""
+        return self.predicted.origin(part, index)
 
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and the number of ranks."""

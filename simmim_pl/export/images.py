@@ -7,22 +7,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data import Folder, Source
+from simmim_pl.data import Folder
+from simmim_pl.data.described import build_source, nested, size_of, source_of
 from simmim_pl.data.files.decode import decode_batch
 from simmim_pl.data.files.layout import list_images
-from simmim_pl.export.pretrained import nested
-from simmim_pl.runtime.from_config import instantiate
 
 NUMBER = 8  # images: two batches of different size, one of them odd
-# Sources of images of this package; a checkpoint may name no other here. None downloads unless it is prepared.
-SOURCES = frozenset(
-    f"simmim_pl.data.{name}" for name in ("CIFAR10", "CIFAR100", "STL10", "OxfordPets", "Shapes", "Folder")
-)
 FEW = {"simmim_pl.data.Shapes": {"train": 10, "test": 10}}  # to draw as few images as the source allows
 
 
@@ -60,24 +54,9 @@ def real_images(
     return pixels / 255, name
 
 
-def source_of(config: dict[str, Any]) -> Any:
-    """Config of the run's data set, without what holds a part of it out."""
-    spec = nested(config, "data", "init_args", "source")
-    while (inner := nested(spec, "init_args", "source")) is not None:
-        spec = inner
-    return spec
-
-
 def images_of(spec: Any, path: Path, size: int | None) -> UInt8[Tensor, "B 3 S S"]:
     """The first images of a source's test split, which is not downloaded. Raises :class:`InputError`, OSError."""
-    class_path = str(nested(spec, "class_path"))
-    if class_path not in SOURCES:
-        raise InputError("they are of no data set of images of this package")
-    given = {**(nested(spec, "init_args") or {}), **FEW.get(class_path, {})}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
-    spec = {"source": {"class_path": class_path, "init_args": given}}
-    source: Source = instantiate(parser, spec, path, SOURCES).source
+    source = build_source(spec, path, **FEW.get(str(nested(spec, "class_path")), {}))
     if isinstance(source, Folder):  # whose splits are decoded whole
         return decoded(source.root, size or source.size)
     return source.load("test").read(torch.arange(NUMBER))
@@ -91,12 +70,3 @@ def decoded(folder: Path, size: int | None) -> UInt8[Tensor, "B 3 S S"]:
     if size is None:
         raise InputError("The checkpoint does not say how large its images are: add --size PIXELS.")
     return decode_batch(files[:: max(1, len(files) // NUMBER)][:NUMBER], size)
-
-
-def size_of(config: dict[str, Any]) -> int | None:
-    """Side of the run's images, or else of its views; ``None`` if it does not say."""
-    sizes = (
-        nested(source_of(config), "init_args", "size"),
-        nested(config, "data", "init_args", "views", "init_args", "size"),
-    )
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from simmim_pl.data.described import nested, source_of
 from simmim_pl.evaluation.card import code_version, versions
 from simmim_pl.evaluation.table import named, shown, table
 from simmim_pl.export.formats.format import Format
-from simmim_pl.export.images import source_of
-from simmim_pl.export.pretrained import Pretrained, nested
+from simmim_pl.export.pretrained import Pretrained
 from simmim_pl.export.results import Card, names_of
 from simmim_pl.export.verify import Difference
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,10 +67,3 @@ def load_pretrained(path: Path, network: Network, allow: Sequence[str]) -> Pretr
         key: saved[key] for key in ("global_step", "epoch", "version") if isinstance(saved.get(key), (int, str))
     }
     return Pretrained(path, encoder, encoder_config(path, saved), network, saved["config"], progress, allow)
-
-
-def nested(config: Any, *keys: str) -> Any:
-    """A value of a config by its keys; ``None`` where one is missing."""
-    for key in keys:
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return config

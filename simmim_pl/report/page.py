@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from simmim_pl.report import charts, curves
@@ -50,7 +50,7 @@ def render_page(runs: Sequence[Run]) -> str:
     """The page as HTML. Runs of the same name and id, in different folders, are called by their paths."""
     if len({run.name for run in runs}) < len(runs):
         runs = [replace(run, name=str(run.folder)) for run in runs]
-    pages = Environment(loader=PackageLoader("simmim_pl.report", ""), autoescape=True, undefined=StrictUndefined)
+    pages = templates("simmim_pl.report")
     script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     sections = [(name, [panel for panel in panels if panel[2]]) for name, panels in filled_sections(runs)]
     return pages.get_template("page.html").render(
@@ -67,6 +67,12 @@ def render_page(runs: Sequence[Run]) -> str:
         script=Markup(script),  # of this package
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def templates(*packages: str) -> Environment:
+    """The templates in these packages; ``base.html`` of this one is the frame of every page."""
+    places = ChoiceLoader([PackageLoader(package, "") for package in dict.fromkeys([*packages, "simmim_pl.report"])])
+    return Environment(loader=places, autoescape=True, undefined=StrictUndefined)
 
 
 def comparison_table(runs: Sequence[Run], rows: dict[str, list[str]]) -> Markup:

@@ -60,9 +60,6 @@ class DurableIO(TorchCheckpointIO):
 def write(path: Path, content: Writer) -> None:
     """Replace a file atomically: on failure, or when the process is killed, the old file stays as it was.
 
-    Each call writes its own temporary file, so concurrent writes cannot mix. A successful write removes the temporary
-    files of writes that were killed; a write still in progress then fails.
-
     Args:
         path: the file. Its folder is created if missing.
         content: writes the new content to the open temporary file.
@@ -70,12 +67,23 @@ def write(path: Path, content: Writer) -> None:
     Raises:
         WriteError: the disk is full or cannot be written. No temporary file is left.
     """
+    with replacing(path) as file:
+        content(file)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file to write, which replaces a file as in :func:`write` when the context ends without an error.
+
+    Each call writes its own temporary file, so concurrent writes cannot mix. A successful write removes the temporary
+    files of writes that were killed; a write still in progress then fails.
+    """
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
     with name_file_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                content(file)
+                yield file
                 file.flush()
                 fsync(file.fileno())
             temporary.replace(path)

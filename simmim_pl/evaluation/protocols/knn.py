@@ -104,26 +104,27 @@ def nearest(
 
     - ``metric``: ``cosine`` similarity, or minus the ``euclidean`` distance.
     - ``block``: queries and rows compared at once; besides input and result, memory is a few ``block²`` and
-      ``block · D`` numbers, whatever N and Q are.
+      ``block · D`` numbers, whatever N and Q are. The bank may lie on another device than the queries.
 
     Raises:
         InputError: the bank holds fewer than k rows.
     """
     if len(bank) < k:
         raise InputError(f"kNN needs at least k = {k} training images, there are {len(bank)}: lower k.")
-    middle = bank.mean(0)
+    middle = bank.mean(0).to(queries.device) if metric == "euclidean" else None
 
     def prepared(features: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         # Centring does not change distances, and reduces the rounding error of the squares.
-        return unit(features) if metric == "cosine" else features - middle
+        return unit(features) if middle is None else features - middle
 
-    similarity, found = queries.new_zeros(len(queries), k), labels.new_zeros(len(queries), k)
+    similarity, found = queries.new_zeros(len(queries), k), labels.new_zeros(len(queries), k, device=queries.device)
     for rows in torch.arange(len(queries), device=queries.device).split(block):
-        closest, label = queries.new_zeros(len(rows), 0), labels.new_zeros(len(rows), 0)
+        closest, label = queries.new_zeros(len(rows), 0), found.new_zeros(len(rows), 0)
         asked = prepared(queries[rows])
-        for part, known in zip(map(prepared, bank.split(block)), labels.split(block), strict=True):
+        for some, known in zip(bank.split(block), labels.split(block), strict=True):
+            part, known = prepared(some.to(queries.device)), known.to(queries.device)
             closeness = asked @ part.T
-            if metric == "euclidean":
+            if middle is not None:
                 square = asked.square().sum(1, keepdim=True) + part.square().sum(1) - 2 * closeness
                 closeness = -square.clamp(min=0).sqrt()
             best_here, where = closeness.topk(min(k, len(part)), dim=1)

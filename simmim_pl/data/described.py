@@ -1,0 +1,65 @@
+"""The data set that a run's config describes, without unsafe imports and without downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from simmim_pl.contracts import InputError
+from simmim_pl.data.source import Source
+from simmim_pl.runtime.from_config import instantiate
+
+# Sources of images of this package; a file may name no other. None downloads unless it is prepared.
+SOURCES = frozenset(
+    f"simmim_pl.data.{name}" for name in ("CIFAR10", "CIFAR100", "STL10", "OxfordPets", "Shapes", "Folder", "HeldOut")
+)
+
+
+def nested(config: Any, *keys: str) -> Any:
+    """A value of a config by its keys; ``None`` where one is missing."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def source_of(config: Any) -> Any:
+    """Config of the run's data set, without what holds a part of it out."""
+    spec = nested(config, "data", "init_args", "source")
+    while (inner := nested(spec, "init_args", "source")) is not None:
+        spec = inner
+    return spec
+
+
+def size_of(config: Any) -> int | None:
+    """Side of the run's images, or else of its views; ``None`` if it does not say."""
+    sizes = (
+        nested(source_of(config), "init_args", "size"),
+        nested(config, "data", "init_args", "views", "init_args", "size"),
+    )
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
+def build_source(spec: Any, path: Path, **given: Any) -> Source:
+    """Build a data set of images of this package.
+
+    Args:
+        spec: its config, ``class_path`` and ``init_args``.
+        path: the file that holds it, for errors.
+        given: arguments that replace those of the config.
+
+    Raises:
+        InputError: it is another class, or cannot be built.
+    """
+    class_path = str(nested(spec, "class_path"))
+    if class_path not in SOURCES:
+        raise InputError("they are of no data set of images of this package")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=Source)
+    arguments = {**(nested(spec, "init_args") or {}), **given}
+    source: Source = instantiate(
+        parser, {"source": {"class_path": class_path, "init_args": arguments}}, path, SOURCES
+    ).source
+    return source

@@ -1,0 +1,1 @@
+"""Nearest neighbours, near-duplicates and outliers of a table of embeddings, as one HTML page."""
