@@ -79,7 +79,7 @@ def images_of(spec: Any, path: Path, size: int | None) -> UInt8[Tensor, "B 3 S S
     spec = {"source": {"class_path": class_path, "init_args": given}}
     source: Source = instantiate(parser, spec, path, SOURCES).source
     if isinstance(source, Folder):  # whose splits are decoded whole
-        return decoded(source.root, size or source.size)
+        return decoded(source.roots[0], size or source.size)
     return source.load("test").read(torch.arange(NUMBER))
 
 
