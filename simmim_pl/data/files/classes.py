@@ -86,7 +86,7 @@ def require_classes(trees: list[Tree], classes: list[str]) -> None:
     if len(classes) < 2:
         raise InputError(
             f"{folders} holds only one class, {classes[0]}, so there is nothing to classify: sort the images into at "
-            "least two classes, or set labels to false."
+            "least two classes; with labels set to false they can be trained on."
         )
     empty = [name for name in classes if not any(tree.of(name) for tree in trees)]
     if empty:

@@ -13,12 +13,13 @@ from PIL import Image, UnidentifiedImageError
 from simmim_pl.data.files.dicom import is_dicom, read_dicom
 from simmim_pl.data.files.encoded import Encoded
 
-#: Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). HEIF is pillow-heif's. TGA
-#: comes last, because its files have no signature to recognise.
+#: Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). HEIF is pillow-heif's.
+#: TGA comes last, because its files have no signature to recognise.
 FORMATS = [
     *("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM"),
     *("JPEG2000", "QOI", "SGI", "PCX", "DDS", "PSD", "ICO", "HEIF", "TGA"),
 ]
+#: Package that reads a format, by extension.
 PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif", ".dcm": "pydicom"}
 
 

@@ -110,6 +110,9 @@ class Folder(EncodedSource):
     def test(self, train: list[Tree]) -> list[Tree]:
         """The test images of each root. Raises :class:`InputError` if there are none."""
         if not self.classes:
+            named = sorted({name for tree in train for name in tree.named()})
+            if self.labels is None and len(named) == 1 and not any(tree.loose for tree in train):
+                require_classes(train, named)
             raise InputError(f"{self.name} holds images without labels, so it has no test split: {LAYOUTS}")
         if not self.has_test_folder():
             raise InputError(f"{self.name} has no test split, a folder named test beside train: add one, or {NO_TEST}.")

@@ -129,8 +129,9 @@ def test_empty_folder(tmp_path, layout):
 
 def test_single_class(tmp_path):
     write(tmp_path / "train/cat/a.png")
-    with pytest.raises(InputError, match=r"only one class, cat.*at least two classes, or set labels to false"):
+    with pytest.raises(InputError, match=r"only one class, cat.*at least two classes; with labels set to false"):
         Folder(str(tmp_path), labels=True).prepare()
+    refused(tmp_path, "test", "only one class, cat")
     for labels in (None, False):
         assert Folder(str(tmp_path), labels=labels).load("train").labels is None
 
