@@ -29,17 +29,17 @@ class ArrowImages(EncodedImages):
         return len(self.rows)
 
     def take(self, positions: Sequence[int]) -> list[Encoded]:
-        """Raises :class:`InputError` if a row holds no image."""
+        """Raises :class:`InputError` if the column is of another type."""
         values = self.rows[list(positions)].column(self.column).to_pylist()
         return [self.encoded(value, position) for value, position in zip(values, positions, strict=True)]
 
     def encoded(self, value: Any, position: int) -> Encoded:
-        """The image of a row."""
+        """The image of a row; without any bytes where it has none, which is a damaged image."""
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        content = path if content is None else content
-        name = f"row {position} of {self.name}" + (f" ({path})" if path else "")
-        if not content or not isinstance(content, str | bytes):
-            raise InputError(f"{name} holds no image in the column {self.column}: remove the row, or set image_column.")
+        content = next((found for found in (content, path) if found is not None), b"")
+        name = f"row {position} of {self.name}" + (f": {path}" if path else "")
+        if not isinstance(content, str | bytes):
+            raise InputError(f"{name} holds no image in the column {self.column}: set image_column.")
         return content if isinstance(content, str) else ImageBytes(name, content)
 
     def stats(self) -> object:

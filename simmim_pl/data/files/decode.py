@@ -108,7 +108,7 @@ def require_package(file: str) -> None:
     package = missing_package(file)
     if package:
         reason = ImportError(f"{package} is not installed")
-        raise InputError(f"{file} is read by {package}: pip install 'simmim_pl[formats]'.") from reason
+        raise InputError(f"{file} is read by {package}: pip install 'simmim_pl[formats]', or remove it.") from reason
 
 
 def resize_and_crop(

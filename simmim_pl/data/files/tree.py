@@ -81,6 +81,15 @@ def images_of_classes(trees: list[Tree], classes: list[str]) -> tuple[list[str],
     return [path for paths in found for path in paths], labels
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def shortened(names: list[str]) -> str:
     """The first names of a list.
 

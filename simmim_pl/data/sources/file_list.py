@@ -14,7 +14,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data.encoded import NO_TEST, EncodedSource
 from simmim_pl.data.files.encoded import ImagePaths
 from simmim_pl.data.files.table import labels_of, read_table, require_two, sorted_classes, text_column
-from simmim_pl.data.files.tree import shortened
+from simmim_pl.data.files.tree import counted, shortened
 from simmim_pl.data.source import ImageDataset, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
@@ -82,7 +82,7 @@ class FileList(EncodedSource):
                     f"{len(missing):,} of {len(paths):,} images of {split} in {self.file} are missing, such as "
                     f"{missing[0]}: correct the paths, or set root to the folder that they are relative to."
                 )
-        counts = ", ".join(f"{len(paths):,} images of {split}" for split, (paths, _) in splits.items())
+        counts = ", ".join(f"{counted(len(paths), 'image')} of {split}" for split, (paths, _) in splits.items())
         kinds = f"of {len(self.classes)} classes ({shortened(self.classes)})" if self.classes else "without labels"
         rank_zero_info(f"{self.name}: {counts}, {kinds}.")
 

@@ -20,7 +20,7 @@ from simmim_pl.data.files.classes import (
 )
 from simmim_pl.data.files.encoded import ImagePaths
 from simmim_pl.data.files.layout import sort_paths
-from simmim_pl.data.files.tree import Tree, describe_others, every_image, images_of_classes, shortened
+from simmim_pl.data.files.tree import Tree, counted, describe_others, every_image, images_of_classes, shortened
 from simmim_pl.data.source import ImageDataset, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
@@ -126,12 +126,13 @@ class Folder(EncodedSource):
         """One line: how the training images were read, and how to read them the other way."""
         files, folders = every_image(trees)
         if classes:
+            files, _ = images_of_classes(trees, classes)
             read, other = f"of {len(classes)} classes ({shortened(classes)})", "false reads them without labels"
             ambiguous = any(tree.folder in self.roots for tree in trees) or not lettered(classes)
         else:
             named = sorted({name for tree in trees for name in tree.named()})
-            read = f"in {folders:,} folder{'s' * (folders > 1)}, without labels"
-            other = f"true reads the folders as classes: {shortened(named)}"
+            read = f"in {counted(folders, 'folder')}, without labels"
+            other = f"true takes the folders {shortened(named)} as classes"
             ambiguous = len(named) > 1 and not any(tree.loose for tree in trees)
         hint = f"; --data.source.labels {other}" if self.labels is None and ambiguous else ""
-        return f"{self.name}: {len(files):,} images {read}{hint}."
+        return f"{self.name}: {counted(len(files), 'image')} {read}{hint}."

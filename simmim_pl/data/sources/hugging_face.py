@@ -14,7 +14,7 @@ from simmim_pl.data.encoded import NO_TEST, EncodedSource
 from simmim_pl.data.files.arrow import ArrowImages
 from simmim_pl.data.files.rows import class_labels, image_column, label_column, open_rows, read_column
 from simmim_pl.data.files.table import labels_of, require_two, sorted_classes, text_column
-from simmim_pl.data.files.tree import shortened
+from simmim_pl.data.files.tree import counted, shortened
 from simmim_pl.data.source import ImageDataset, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
@@ -79,7 +79,7 @@ class HuggingFace(EncodedSource):
         """
         splits = self.splits()
         self.part(splits, "train")
-        counts = ", ".join(f"{len(rows):,} images of {split}" for split, rows in splits.items())
+        counts = ", ".join(f"{counted(len(rows), 'image')} of {split}" for split, rows in splits.items())
         kinds = f"of {len(self.classes)} classes ({shortened(self.classes)})" if self.classes else "without labels"
         rank_zero_info(f"{self.name}: {counts}, {kinds}.")
 

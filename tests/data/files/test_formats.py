@@ -31,7 +31,7 @@ def test_a_file_whose_package_is_not_installed_names_it(tmp_path: Path, monkeypa
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
-    says = r"b\.heic is read by pillow-heif: pip install 'simmim_pl\[formats\]'\.$"
+    says = r"b\.heic is read by pillow-heif: pip install 'simmim_pl\[formats\]', or remove it\.$"
     for source in (Folder(str(tmp_path)), Folder(str(tmp_path), skip_corrupt=True, memory_gb=0)):
         with pytest.raises(InputError, match=says):
             source.load("train")

@@ -55,7 +55,7 @@ def test_a_list_is_read_in_its_order(
     source = FileList(write(folder / name), memory_gb=memory_gb)
     with caplog.at_level("INFO"):
         source.prepare()
-    assert "list: 3 images of train, 1 images of test, of 2 classes (9, 10)." in caplog.text
+    assert "list: 3 images of train, 1 image of test, of 2 classes (9, 10)." in caplog.text
     train, test = source.load("train"), source.load("test")
     assert source.has_test()
     assert source.classes == ["9", "10"]  # numbers in their order

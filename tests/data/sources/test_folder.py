@@ -173,7 +173,7 @@ def test_folders_that_are_no_classes_are_walked(tmp_path, name, printed):
     assert (len(train), train.labels, folder.classes) == (2, None, [])
     (line,) = printed
     assert f"{tmp_path.name}: 2 images in 2 folders, without labels" in line
-    assert ("--data.source.labels true reads the folders as classes: 202" in line) == (name in list(DATES)[:2])
+    assert ("--data.source.labels true takes the folders 202" in line) == (name in list(DATES)[:2])
 
 
 def test_folders_are_classes_if_the_user_says_so(tmp_path, printed):
