@@ -10,8 +10,8 @@ from simmim_pl.data.files.layout import subfolders
 from simmim_pl.data.files.tree import Tree, describe_others, read_tree, shortened
 
 LAYOUTS = (
-    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), at least two classes; "
-    "to train without labels, put them into train/ or directly into the folder."
+    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), or into CLASS/ without a test split, "
+    "at least two classes; to train without labels, put them into train/ or anywhere in the folder."
 )
 HELD_OUT = ("test", "val", "valid", "validation")  # folders that are no classes, in any case
 
@@ -97,7 +97,7 @@ def read_test(roots: list[Path], train: list[Tree], classes: list[str]) -> list[
     """The labelled test images of each root that has any: in ``test``, or else in ``val``, as in ImageNet.
 
     Raises:
-        InputError: there is no such folder, or one is laid out in another way, or none holds an image.
+        InputError: a folder is laid out in another way, or none holds an image.
     """
     trees = [read_tree(folder) for folder in map(test_folder_of, roots) if folder]
     for tree in trees:
