@@ -10,8 +10,8 @@ from simmim_pl.data.files.layout import subfolders
 from simmim_pl.data.files.tree import Tree, describe_others, read_tree, shortened
 
 LAYOUTS = (
-    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), or into CLASS/ without a test split, "
-    "at least two classes; to train without labels, put them into train/ or anywhere in the folder."
+    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), or into CLASS/ without a test "
+    "split, at least two classes; to train without labels, put them into train/ or anywhere in the folder."
 )
 HELD_OUT = ("test", "val", "valid", "validation")  # folders that are no classes, in any case
 
