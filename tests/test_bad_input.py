@@ -435,7 +435,7 @@ def test_an_empty_folder_and_a_folder_of_one_class(refusal: Callable[[list[Any]]
     (tmp_path / "images").mkdir()
     assert "images" in refusal([*WITHOUT_SHAPES, *FOLDER])
     write_images(tmp_path / "images", classes=("only",))
-    assert "only one class" in refusal([*WITHOUT_SHAPES, *FOLDER])
+    assert "only one class" in refusal([*WITHOUT_SHAPES, *FOLDER, "--data.source.labels=true"])
 
 
 def test_a_data_folder_that_cannot_be_written(

@@ -313,6 +313,14 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
             for number in range(20):
                 image = Image.new("RGB", (40, 32), (number * 9, 0, 0))
                 image.save(tmp_path / f"data/{folder}/{label}/{number}.png")
+    files = sorted((tmp_path / "data/images").rglob("*.png"))
+    rows = [f"{file},{file.parts[-2]},{file.parts[-3]}" for file in files]
+    (tmp_path / "data/images.csv").write_text("\n".join(["path,label,split", *rows]))
+    if path.stem == "hugging_face":
+        datasets = pytest.importorskip("datasets")
+        found = {"image": list(map(str, files)), "label": [file.parts[-2] for file in files]}
+        table = datasets.Dataset.from_dict(found).cast_column("image", datasets.Image())
+        table.class_encode_column("label").save_to_disk(tmp_path / "data/hugging_face")
     for split in ("train", "test"):
         for part in ("images", "masks"):
             (tmp_path / "data/masks" / split / part).mkdir(parents=True)

@@ -4,9 +4,11 @@ from simmim_pl.data.datamodule import ImageDataModule
 from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 from simmim_pl.data.sources.cifar import CIFAR10, CIFAR100
 from simmim_pl.data.sources.clips import ShapesClips
+from simmim_pl.data.sources.file_list import FileList
 from simmim_pl.data.sources.folder import Folder
 from simmim_pl.data.sources.frames import FrameFolder
 from simmim_pl.data.sources.held_out import HeldOut
+from simmim_pl.data.sources.hugging_face import HuggingFace
 from simmim_pl.data.sources.masks import MaskFolder
 from simmim_pl.data.sources.pets import OxfordPets
 from simmim_pl.data.sources.shapes import Shapes
@@ -17,9 +19,11 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "STL10",
+    "FileList",
     "Folder",
     "FrameFolder",
     "HeldOut",
+    "HuggingFace",
     "ImageDataModule",
     "ImageDataset",
     "InMemory",

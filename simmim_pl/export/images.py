@@ -58,7 +58,7 @@ def images_of(spec: Any, path: Path, size: int | None) -> UInt8[Tensor, "B 3 S S
     """The first images of a source's test split, which is not downloaded. Raises :class:`InputError`, OSError."""
     source = build_source(spec, path, **FEW.get(str(nested(spec, "class_path")), {}))
     if isinstance(source, Folder):  # whose splits are decoded whole
-        return decoded(source.root, size or source.size)
+        return decoded(source.roots[0], size or source.size)
     return source.load("test").read(torch.arange(NUMBER))
 
 

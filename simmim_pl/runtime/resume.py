@@ -23,7 +23,10 @@ FIXED_KEYS = {
     "data.validation": "other images would be held out, some of them trained on before",
     "data.split_seed": "other images would be held out, some of them trained on before",
     "data.source.share": "other images would be held out, some of them trained on before",
-    "data.source.seed": "the images would be different",
+    "data.source.labels": "other images would be held out, some of them trained on before",
+    **dict.fromkeys(
+        [f"data.source.{key}" for key in ("seed", "subset", "revision", "train_split")], "the images would be different"
+    ),
     "data.batch_size": "a run can only resume with the same batches",
     "seed_everything": "a run can only resume with the same batches",
     "data.seed": "a run can only resume with the same batches",

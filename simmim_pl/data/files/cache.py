@@ -17,7 +17,8 @@ from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data.files.decode import decode_all, find_unreadable
-from simmim_pl.data.files.digest import digest, file_stats
+from simmim_pl.data.files.digest import digest
+from simmim_pl.data.files.encoded import EncodedImages
 from simmim_pl.runtime import atomic
 
 # Version of the cache format and of the decoder; part of the cache key.
@@ -25,16 +26,16 @@ VERSION = f"2, Pillow {PIL.__version__}"
 CHECKSUM_BYTES = 4  # CRC-32
 
 
-def load_or_decode(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
+def load_or_decode(encoded: EncodedImages, size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
     """All images of a split as uint8 RGB, decoded once and then read from a cache file.
 
-    The cache file's name depends on path, size and modification times of every image, see
-    :func:`simmim_pl.data.files.digest.file_stats`. It ends with a checksum; if that is wrong, the images are decoded
-    again. It is memory-mapped, so processes share its pages. One process decodes while others wait. If the folder
-    cannot be written, a warning is shown and the images are decoded each time.
+    The cache file's name depends on :meth:`simmim_pl.data.files.encoded.EncodedImages.stats`: path, size and
+    modification times of every file. It ends with a checksum; if that is wrong, the images are decoded again. It is
+    memory-mapped, so processes share its pages. One process decodes while others wait. If the folder cannot be written,
+    a warning is shown and the images are decoded each time.
 
     Args:
-        files: paths of N images.
+        encoded: N images.
         size: S, height and width after resizing and cropping, in pixels.
         folder: of the cache.
 
@@ -42,52 +43,52 @@ def load_or_decode(files: list[str], size: int, folder: Path) -> UInt8[Tensor, "
         OSError: the disk is full.
         InputError: an image cannot be read, or files changed while they were decoded.
     """
-    before = file_stats(files)
+    before = encoded.stats()
     path = folder / f"{digest('images', VERSION, before, size)}.uint8"
     with file_lock(path):
-        cached = read_cached(path, len(files), size)
+        cached = read_cached(path, len(encoded), size)
         if cached is not None:
             return cached
-        images = decode_all(files, size)
-        if file_stats(files) != before:
+        images = decode_all(encoded, size)
+        if encoded.stats() != before:
             raise InputError(
-                f"Images changed while they were decoded ({files[0]}, …): start again when all files are there."
+                f"Images changed while they were decoded ({encoded[0]}, …): start again when all files are there."
             )
         written = try_to_write(path, lambda file: file.write(images.numpy().data) and file.write(checksum(images)))
-        cached = read_cached(path, len(files), size) if written else None
+        cached = read_cached(path, len(encoded), size) if written else None
     return images if cached is None else cached
 
 
-def readable_positions(files: list[str], size: int, folder: Path | None) -> list[int]:
+def readable_positions(encoded: EncodedImages, size: int, folder: Path | None) -> list[int]:
     """Positions of the images that can be decoded; a warning names the others.
 
     Args:
-        files: paths, all of which are decoded to find out.
+        encoded: the images, all of which are decoded to find out.
         size: height and width to decode to, in pixels.
         folder: of the cache, which keeps the answer for the same files; ``None`` for no cache.
 
     Raises:
         InputError: no image can be decoded.
     """
-    bad = find_unreadable(files, size) if folder is None else cached_unreadable(files, size, folder)
-    if len(bad) == len(files):
-        raise InputError(f"None of the {len(files)} images can be read: see {files[0]}.")
+    bad = find_unreadable(encoded, size) if folder is None else cached_unreadable(encoded, size, folder)
+    if len(bad) == len(encoded):
+        raise InputError(f"None of the {len(encoded)} images can be read: see {encoded[0]}.")
     if bad:
-        names = ", ".join(files[i] for i in bad[:3]) + (", …" if len(bad) > 3 else "")
-        rank_zero_warn(f"{len(bad)} of {len(files)} images cannot be read and are left out: {names}")
+        names = ", ".join(map(str, encoded.take(bad[:3]))) + (", …" if len(bad) > 3 else "")
+        rank_zero_warn(f"{len(bad)} of {len(encoded)} images cannot be read and are left out: {names}")
     excluded = set(bad)
-    return [i for i in range(len(files)) if i not in excluded]
+    return [i for i in range(len(encoded)) if i not in excluded]
 
 
-def cached_unreadable(files: list[str], size: int, folder: Path) -> list[int]:
+def cached_unreadable(encoded: EncodedImages, size: int, folder: Path) -> list[int]:
     """:func:`simmim_pl.data.files.decode.find_unreadable`, cached in ``folder``."""
-    path = folder / f"{digest('unreadable', VERSION, file_stats(files), size)}.json"
+    path = folder / f"{digest('unreadable', VERSION, encoded.stats(), size)}.json"
     with file_lock(path):
         with suppress(OSError, ValueError, TypeError):
             cached, expected_digest = json.loads(path.read_text())
             if expected_digest == digest(cached):
                 return list(cached)
-        bad = find_unreadable(files, size)
+        bad = find_unreadable(encoded, size)
         try_to_write(path, lambda file: file.write(json.dumps([bad, digest(bad)]).encode()))
     return bad
 

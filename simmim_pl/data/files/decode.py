@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 import torch
@@ -15,17 +14,13 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.contracts import InputError
+from simmim_pl.data.files.encoded import Encoded, EncodedImages
+from simmim_pl.data.files.formats import missing_package, open_image, supported_formats
 
 CHUNK = 256  # images per task of a thread
-#: Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). TGA comes last, because
-#: its files have no signature to recognise.
-FORMATS = [
-    *("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM"),
-    *("JPEG2000", "QOI", "SGI", "PCX", "DDS", "PSD", "ICO", "TGA"),
-]
 
 
-def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
+def decode_all(files: Sequence[Encoded] | EncodedImages, size: int) -> UInt8[Tensor, "N 3 S S"]:
     """Decode all files in threads, with a progress bar. Raises :class:`InputError` as :func:`decode`."""
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
@@ -36,21 +31,22 @@ def decode_all(files: list[str], size: int) -> UInt8[Tensor, "N 3 S S"]:
     return images
 
 
-def find_unreadable(files: list[str], size: int) -> list[int]:
+def find_unreadable(files: Sequence[Encoded] | EncodedImages, size: int) -> list[int]:
     """Positions of the files that :func:`decode` refuses. Decodes all of them, in threads.
 
     Raises:
-        InputError: a file cannot be read for another reason than its content: permissions, a failing disk.
+        InputError: a file cannot be read for another reason than its content: permissions, a failing disk, a package
+            that is not installed.
     """
     bad: list[int] = []
 
     def attempt(rows: slice) -> None:
-        for position in range(rows.start, rows.stop):
+        for position, file in enumerate(files[rows], rows.start):
             try:
-                decode(files[position], size)
+                decode(file, size)
             except InputError as error:
                 cause = error.__cause__
-                if isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None:
+                if isinstance(cause, MemoryError | ImportError) or getattr(cause, "errno", None) is not None:
                     raise
                 bad.append(position)
 
@@ -71,7 +67,7 @@ def for_each_chunk(fill: Callable[[slice], None], number: int) -> None:
             bar.update(done)
 
 
-def decode_batch(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
+def decode_batch(files: Sequence[Encoded], size: int) -> UInt8[Tensor, "B 3 S S"]:
     """Decode some files to one uint8 tensor. Raises :class:`InputError` as :func:`decode`."""
     batch = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for row, file in zip(batch, files, strict=True):
@@ -79,46 +75,40 @@ def decode_batch(files: Sequence[str], size: int) -> UInt8[Tensor, "B 3 S S"]:
     return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
 
 
-def decode(file: str, size: int) -> Image.Image:
+def decode(file: Encoded, size: int) -> Image.Image:
     """Decode an image to RGB, resize its shorter side to ``size`` (bicubic) and crop the centre.
 
     Transparent pixels are composited on white. 16-bit and integer grayscale is scaled from 0…65535 to 0…255; float
     grayscale from 0…m, where m is the smallest of 1, 255 and 65535 that is not below the largest pixel. Of an animation
     the first frame is taken. EXIF orientation is ignored, as in torchvision's ImageFolder. A large JPEG is decoded at a
-    reduced scale of at least twice ``size``, which is several times faster.
+    reduced scale of at least twice ``size``, which is several times faster. DICOM files are mapped to 8 bits, see
+    :func:`simmim_pl.data.files.dicom.read_dicom`.
 
     Args:
-        file: path.
+        file: path, or bytes.
         size: height and width of the result, in pixels.
 
     Raises:
-        InputError: the file is none of :data:`FORMATS`, is damaged, or is grayscale outside these ranges.
+        InputError: the file is none of :data:`simmim_pl.data.files.formats.FORMATS`, needs a package that is not
+            installed, is damaged, or is grayscale outside these ranges.
     """
     try:
         with open_image(file) as image:
             image.draft(None, (2 * size, 2 * size))
             return resize_and_crop(to_rgb(image), size)
     except Exception as error:  # Pillow's decoders raise many types: OSError, SyntaxError, struct.error, …
+        require_package(str(file))
         unknown = f"its format is not one of {', '.join(supported_formats())}"
-        reason = unknown if isinstance(error, UnidentifiedImageError) else error
+        reason = unknown if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise InputError(f"{file} cannot be read as an image ({reason}): replace it or remove it.") from error
 
 
-def open_image(file: str) -> Image.Image:
-    """Open an image of one of :data:`FORMATS`, recognised by content, not by extension; pixels are decoded later."""
-    return Image.open(file, formats=supported_formats())
-
-
-@cache
-def supported_formats() -> list[str]:
-    """Those of :data:`FORMATS` that this build of Pillow supports."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def image_extensions() -> set[str]:
-    """File extensions of these formats, in lower case, with the dot."""
-    return {ending for ending, name in Image.registered_extensions().items() if name in supported_formats()}
+def require_package(file: str) -> None:
+    """Raise :class:`InputError` if a file's format needs a package that is not installed."""
+    package = missing_package(file)
+    if package:
+        reason = ImportError(f"{package} is not installed")
+        raise InputError(f"{file} is read by {package}: pip install 'simmim_pl[formats]', or remove it.") from reason
 
 
 def resize_and_crop(

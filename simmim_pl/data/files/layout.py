@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.decode import image_extensions
+from simmim_pl.data.files.formats import image_extensions
 from simmim_pl.data.source import Split
 
 
@@ -42,16 +42,13 @@ def class_names(root: Path, kind: ItemKind) -> list[str]:
     return names
 
 
-def list_labelled(
-    root: Path, split: Split, kind: ItemKind, folder: Path | None = None
-) -> tuple[list[str], Int64[Tensor, " N"]]:
+def list_labelled(root: Path, split: Split, kind: ItemKind) -> tuple[list[str], Int64[Tensor, " N"]]:
     """The items of a labelled split and their labels, class by class.
 
     Args:
         root: folder of the data set.
         split: ``train`` or ``test``.
         kind: of the items.
-        folder: of the split, by default ``root / split``.
 
     Returns:
         Paths of N items, and their labels, int64 ``[N]``: positions in :func:`class_names`.
@@ -59,7 +56,7 @@ def list_labelled(
     Raises:
         InputError: the folder is missing, is laid out in another way, or has no items.
     """
-    classes, folder = subfolders(root / "train"), folder or root / split
+    classes, folder = subfolders(root / "train"), root / split
     if not folder.is_dir():
         raise InputError(f"{root} has no {split} split, a folder named {split}: {kind.expected_layout}")
     odd = [name for name in subfolders(folder) if name not in classes]
@@ -108,13 +105,26 @@ def list_files(folder: Path, endings: set[str], deep: bool) -> list[str]:
     Sorted, without hidden files. Links to folders are followed; a folder reached by several paths is listed once, under
     the first.
     """
-    found: list[Path] = []
-    seen: set[str] = set()
+    found = (file for files in walk(folder, deep).values() for file in files)
+    return sort_paths(file for file in found if extension(file) in endings)
+
+
+def walk(folder: Path, deep: bool) -> dict[str, list[str]]:
+    """As :func:`list_files`, for files of any kind: by the real path of the folder that holds them, unsorted."""
+    found: dict[str, list[str]] = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
         # os.walk descends into what is left in this list, in its order.
-        folders[:] = sorted(name for name in folders if deep and name[0] != "." and real not in seen)
-        if real not in seen:
-            found += [Path(parent, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in endings]
-        seen.add(real)
-    return [str(path) for path in sorted(found)]
+        folders[:] = sorted(name for name in folders if deep and name[0] != "." and real not in found)
+        found.setdefault(real, [os.path.join(parent, name) for name in names if name[0] != "."])
+    return found
+
+
+def sort_paths(paths: Iterable[str]) -> list[str]:
+    """Sort by folder, then by name."""
+    return sorted(paths, key=lambda path: path.split(os.sep))
+
+
+def extension(file: str) -> str:
+    """In lower case, with the dot; empty without one."""
+    return os.path.splitext(file)[1].lower()

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxtyping import Int64, UInt8
-from torch import Tensor
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.cache import load_or_decode, readable_positions
-from simmim_pl.data.files.decode import decode_all, decode_batch
-from simmim_pl.data.files.digest import digest, file_stats
-from simmim_pl.data.files.download import data_folder
-from simmim_pl.data.files.layout import ItemKind, class_names, list_images, list_labelled, require_folder, subfolders
-from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
+from simmim_pl.data.encoded import NO_TEST, EncodedSource
+from simmim_pl.data.files.classes import (
+    LAYOUTS,
+    class_folders,
+    lettered,
+    read_test,
+    read_train,
+    require_apart,
+    require_classes,
+    test_folder_of,
+)
+from simmim_pl.data.files.encoded import ImagePaths
+from simmim_pl.data.files.layout import sort_paths
+from simmim_pl.data.files.tree import Tree, counted, describe_others, every_image, images_of_classes, shortened
+from simmim_pl.data.source import ImageDataset, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
-LAYOUTS = (
-    "for labels, sort the images into train/CLASS/ and test/CLASS/ (or val/CLASS/), at least two classes; "
-    "to train without labels, put them into train/ or directly into the folder."
-)
-IMAGES = ItemKind(
-    "images", list_items=list_images, list_loose=lambda folder: list_images(folder, deep=False), expected_layout=LAYOUTS
-)
 
+class Folder(EncodedSource):
+    """Images on disk: ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*``, or without labels at any depth.
 
-class Folder(Source):
-    """Images on disk: ``train/<class>/*`` and ``test/<class>/*``, or without labels ``train/*``, or ``*``.
-
-    If there is no folder ``test``, ``val`` is the test split, as in ImageNet. Class folders are read recursively. Names
-    are sorted, so labels and order are the same on every machine. Hidden files are ignored. Without labels there is no
-    test split. ``classes`` is known after ``load``. :func:`simmim_pl.data.files.decode.decode` says how files are
-    converted to RGB.
+    Only images in ``train`` are trained on, if there is such a folder. If there is no folder ``test``, ``val`` is the
+    test split, as in ImageNet. Class folders are read recursively. Names are sorted, so labels and order are the same
+    on every machine. Hidden files are ignored; links are followed, and read once where they loop. ``prepare`` prints
+    what was found and which files are no images. Without labels there is no test split. ``classes`` is known after
+    ``load``. :func:`simmim_pl.data.files.decode.decode` says how files are converted to RGB.
 
     Args:
-        root: the folder.
+        root: the folder, or a list of folders of the same layout, which are read as one; classes of one name are one.
         size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
         memory_gb: a split of at most this many GB (10⁹ bytes) as uint8 is decoded once; a larger one is decoded batch
             by batch, in every epoch, in the DataLoader's workers.
@@ -43,39 +44,43 @@ class Folder(Source):
             changed since are not deleted: delete them when no run uses them.
         skip_corrupt: leave out images that cannot be decoded, and report how many; by default the first ends the run.
             Before the first run, all images are decoded to find them.
+        labels: whether folders are classes; by default as the layout says: those in ``train`` are; without ``train``,
+            they are unless images lie beside them, or all their names are dates or numbers. A single one never is.
     """
 
     @ranged
     def __init__(
         self,
-        root: str,
+        root: list[str] | str,
         size: PositiveInt = 32,
         memory_gb: NonNegativeFloat = 4.0,
         cache: bool = True,
         skip_corrupt: bool = False,
+        labels: bool | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.size = size
-        self.memory_gb = memory_gb
-        self.cache = cache
-        self.skip_corrupt = skip_corrupt
+        super().__init__(size, memory_gb, cache, skip_corrupt)
+        self.roots = [Path(each).expanduser() for each in ([root] if isinstance(root, str) else root)]
+        self.labels = labels
+        if not self.roots:
+            raise InputError("Folder's root is an empty list: name at least one folder.")
 
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.root.resolve().name
+        return ", ".join(root.resolve().name for root in self.roots)
 
     def prepare(self) -> None:
-        """Check the layout of both splits without opening images. Raises :class:`InputError` as ``load``."""
-        _, classes = train_layout(self.root)
-        if classes:
-            list_labelled(self.root, "train", IMAGES)
-            if self.folder("test").is_dir():
-                list_labelled(self.root, "test", IMAGES, self.folder("test"))
+        """Check the layout of both splits without opening images, and print it. Raises :class:`InputError`."""
+        trees, classes = self.train()
+        test = read_test(self.roots, trees, classes) if classes and self.has_test_folder() else []
+        rank_zero_info(self.describe(trees, classes))
+        others = sort_paths(path for tree in [*trees, *test] for path in tree.others)
+        if others:
+            rank_zero_info(f"Left out {describe_others(others)}.")
 
     def has_test(self) -> bool:
         """Whether images have labels and a folder ``test`` or ``val`` exists."""
-        return self.folder("test").is_dir() and bool(train_layout(self.root)[1])
+        return self.has_test_folder() and bool(self.train()[1])
 
     def load(self, split: Split) -> ImageDataset:
         """Open one split.
@@ -84,64 +89,50 @@ class Folder(Source):
             InputError: the folder is missing, empty or laid out in another way; the split does not exist; an
                 image cannot be read (if the split fits into memory; otherwise the error comes with its batch).
         """
-        files, self.classes = train_layout(self.root)
-        labels = None
-        if not files:
-            files, labels = list_labelled(self.root, split, IMAGES, self.folder(split))
-        elif split == "test":
-            raise InputError(f"{self.root} holds images without labels, so it has no test split: {LAYOUTS}")
-        cache = data_folder(None) / ".decoded" if self.cache else None
-        if self.skip_corrupt:
-            kept = readable_positions(files, self.size, cache)
-            files, labels = [files[i] for i in kept], None if labels is None else labels[kept]
-        if len(files) * 3 * self.size**2 > self.memory_gb * 1e9:
-            return OnDisk(files, self.size, labels)
-        pixels = load_or_decode(files, self.size, cache) if cache else decode_all(files, self.size)
-        images = InMemory(pixels, labels)
-        images.files = files
-        return images
+        trees, self.classes = self.train()
+        if split == "test":
+            trees = self.test(trees)
+        if not self.classes:
+            return self.open(ImagePaths(every_image(trees)[0]), None)
+        files, labels = images_of_classes(trees, self.classes)
+        return self.open(ImagePaths(files), labels)
 
-    def folder(self, split: Split) -> Path:
-        """Folder of a split: ``val`` for a test split without a folder ``test``, as in ImageNet."""
-        named, val = self.root / split, self.root / "val"
-        return val if split == "test" and not named.is_dir() and subfolders(val) else named
+    def train(self) -> tuple[list[Tree], list[str]]:
+        """The training images of each root, and the names of their classes; none if they have no labels."""
+        require_apart(self.roots)
+        trees = [read_train(root) for root in self.roots]
+        found = [class_folders(*each, self.labels) for each in zip(self.roots, trees, strict=True)]
+        classes = sorted({name for names in found for name in names}) if all(found) else []
+        if classes:
+            require_classes(trees, classes)
+        return trees, classes
 
+    def test(self, train: list[Tree]) -> list[Tree]:
+        """The test images of each root. Raises :class:`InputError` if there are none."""
+        if not self.classes:
+            named = sorted({name for tree in train for name in tree.named()})
+            if self.labels is None and len(named) == 1 and not any(tree.loose for tree in train):
+                require_classes(train, named)
+            raise InputError(f"{self.name} holds images without labels, so it has no test split: {LAYOUTS}")
+        if not self.has_test_folder():
+            raise InputError(f"{self.name} has no test split, a folder named test beside train: add one, or {NO_TEST}.")
+        return read_test(self.roots, train, self.classes)
 
-class OnDisk(ImageDataset):
-    """A split that is decoded batch by batch."""
+    def has_test_folder(self) -> bool:
+        """Whether any root has a folder of test images."""
+        return any(map(test_folder_of, self.roots))
 
-    def __init__(self, files: list[str], size: int, labels: Int64[Tensor, " N"] | None) -> None:
-        super().__init__(labels, workers=True)
-        self.files: list[str] = files
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
-        return decode_batch([self.files[i] for i in index.tolist()], self.size)
-
-    def digest(self) -> str:
-        """Digest of the files' paths, sizes and modification times; no image is opened."""
-        return digest(file_stats(self.files), self.size, self.labels)
-
-
-def train_layout(root: Path) -> tuple[list[str], list[str]]:
-    """Paths of the unlabelled training images, or names of the classes: one of the two lists is empty.
-
-    Raises:
-        InputError: the folder has no images, or is laid out in neither way.
-    """
-    require_folder(root, IMAGES)
-    folder = root / "train" if (root / "train").is_dir() else root
-    loose, names = list_images(folder, deep=False), subfolders(folder)
-    nested = [name for name in names if list_images(folder / name)]
-    if loose and nested:
-        raise InputError(f"{folder} holds both images and a folder of images, {nested[0]}: {LAYOUTS}")
-    if loose:
-        return loose, []
-    if not nested:
-        raise InputError(f"{folder} holds no images: {LAYOUTS}")
-    if folder == root:
-        raise InputError(f"{folder} holds folders of images, but no folder named train: {LAYOUTS}")
-    return [], class_names(root, IMAGES)
+    def describe(self, trees: list[Tree], classes: list[str]) -> str:
+        """One line: how the training images were read, and how to read them the other way."""
+        files, folders = every_image(trees)
+        if classes:
+            files, _ = images_of_classes(trees, classes)
+            read, other = f"of {len(classes)} classes ({shortened(classes)})", "false reads them without labels"
+            ambiguous = any(tree.folder in self.roots for tree in trees) or not lettered(classes)
+        else:
+            named = sorted({name for tree in trees for name in tree.named()})
+            read = f"in {counted(folders, 'folder')}, without labels"
+            other = f"true takes the folders {shortened(named)} as classes"
+            ambiguous = len(named) > 1 and not any(tree.loose for tree in trees)
+        hint = f"; --data.source.labels {other}" if self.labels is None and ambiguous else ""
+        return f"{self.name}: {counted(len(files), 'image')} {read}{hint}."

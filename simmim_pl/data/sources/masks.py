@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.decode import decode_batch, for_each_chunk, open_image, resize_and_crop
+from simmim_pl.data.files.decode import decode_batch, for_each_chunk, resize_and_crop
+from simmim_pl.data.files.formats import open_image
 from simmim_pl.data.files.layout import list_images
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.runtime.ranges import PositiveInt, ranged

@@ -8,7 +8,8 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.files.decode import FORMATS, decode, decode_all, decode_batch, image_extensions, supported_formats
+from simmim_pl.data.files.decode import decode, decode_all, decode_batch
+from simmim_pl.data.files.formats import FORMATS, image_extensions, supported_formats
 from simmim_pl.data.sources.masks import decode_mask
 
 RGB = (200, 100, 40)

@@ -1,13 +1,17 @@
 """Image folders: every layout, and errors for unusable ones."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data.sources.folder import Folder
+from tests.conftest import SHAPES, TINY
 
 RGB = (200, 100, 40)
 
@@ -35,6 +39,14 @@ def labelled(tmp_path):
 
 def reds(images):
     return images.read(torch.arange(len(images)))[:, 0, 0, 0].tolist()
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """The lines that are printed."""
+    lines = []
+    monkeypatch.setattr("simmim_pl.data.sources.folder.rank_zero_info", lines.append)
+    return lines
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
@@ -117,8 +129,11 @@ def test_empty_folder(tmp_path, layout):
 
 def test_single_class(tmp_path):
     write(tmp_path / "train/cat/a.png")
-    with pytest.raises(InputError, match=r"only one class, cat.*at least two classes"):
-        Folder(str(tmp_path)).prepare()
+    with pytest.raises(InputError, match=r"only one class, cat.*at least two classes; with labels set to false"):
+        Folder(str(tmp_path), labels=True).prepare()
+    refused(tmp_path, "test", "only one class, cat")
+    for labels in (None, False):
+        assert Folder(str(tmp_path), labels=labels).load("train").labels is None
 
 
 def test_class_without_images(labelled):
@@ -128,9 +143,116 @@ def test_class_without_images(labelled):
 
 
 def test_classes_at_the_top(tmp_path):
-    for name in ("ant", "cat"):
-        write(tmp_path / name / "a.png")
-    refused(tmp_path, "train", "holds folders of images, but no folder named train")
+    for name, red in (("cat", 2), ("ant", 1)):
+        write(tmp_path / name / "a.png", (red, 0, 0))
+    folder = Folder(str(tmp_path))
+    train = folder.load("train")
+    assert (reds(train), train.labels.tolist(), folder.classes) == ([1, 2], [0, 1], ["ant", "cat"])
+    assert not folder.has_test()
+    refused(tmp_path, "test", r"has no test split, a folder named test .*simmim_pl\.data\.HeldOut")
+    write(tmp_path / "Test/a.png")
+    refused(tmp_path, "train", r"holds a folder named Test, and no folder named train: .* labels set to false")
+    assert len(Folder(str(tmp_path), labels=False).load("train")) == 3
+
+
+DATES = {
+    "days": ["2024-01-03/a.png", "2024-01-04/b.png"],
+    "years and months": ["2023/12/a.png", "2024/01/03/b.png"],
+    "beside images": ["a.png", "holiday/b.png"],
+    "one folder": ["holiday/sea/a.png", "holiday/b.png"],
+}
+
+
+@pytest.mark.parametrize("name", DATES)
+def test_folders_that_are_no_classes_are_walked(tmp_path, name, printed):
+    for path in DATES[name]:
+        write(tmp_path / path)
+    folder = Folder(str(tmp_path))
+    folder.prepare()
+    train = folder.load("train")
+    assert (len(train), train.labels, folder.classes) == (2, None, [])
+    (line,) = printed
+    assert f"{tmp_path.name}: 2 images in 2 folders, without labels" in line
+    assert ("--data.source.labels true takes the folders 202" in line) == (name in list(DATES)[:2])
+
+
+def test_folders_are_classes_if_the_user_says_so(tmp_path, printed):
+    for path in DATES["days"]:
+        write(tmp_path / path)
+    folder = Folder(str(tmp_path), labels=True)
+    assert folder.load("train").labels.tolist() == [0, 1]
+    assert folder.classes == ["2024-01-03", "2024-01-04"]
+    write(tmp_path / "loose.png")
+    with pytest.raises(InputError, match=r"loose\.png is not in a class folder"):
+        folder.load("train")
+
+
+def test_without_labels_train_is_walked_at_any_depth_and_test_is_not_read(labelled, printed):
+    write(labelled / "train/stray.png", (9, 0, 0))
+    folder = Folder(str(labelled), labels=False)
+    folder.prepare()
+    assert reds(folder.load("train")) == [4, 1, 2, 3, 9]  # sorted by folder, then by name
+    assert not folder.has_test()
+    with pytest.raises(InputError, match="without labels, so it has no test split"):
+        folder.load("test")
+
+
+def test_what_was_found_is_printed_with_the_files_that_are_no_images(labelled, printed):
+    (labelled / "train/ant/Thumbs.db").touch()
+    (labelled / "test/cat/LICENSE").touch()
+    Folder(str(labelled)).prepare()
+    name = labelled.name
+    assert printed == [
+        f"{name}: 4 images of 2 classes (ant, cat).",
+        "Left out 3 files that are no images: LICENSE, Thumbs.db, notes.txt (without extension 1, .db 1, .txt 1).",
+    ]
+    del printed[:]
+    Folder(str(labelled / "train")).prepare()
+    assert (
+        printed[0] == "train: 4 images of 2 classes (ant, cat); --data.source.labels false reads them without labels."
+    )
+
+
+def test_several_roots_are_read_as_one(labelled, tmp_path_factory):
+    more = tmp_path_factory.mktemp("more")
+    write(more / "train/bee/a.png", (7, 0, 0))
+    write(more / "train/cat/a.png", (8, 0, 0))
+    folder = Folder([str(labelled), str(more)])
+    folder.prepare()
+    train, test = folder.load("train"), folder.load("test")
+    assert folder.classes == ["ant", "bee", "cat"]
+    assert (reds(train), train.labels.tolist()) == ([4, 7, 1, 2, 3, 8], [0, 1, 2, 2, 2, 2])
+    assert (reds(test), test.labels.tolist()) == ([6, 5], [0, 2])
+    assert reds(Folder([str(more), str(labelled)], labels=False).load("train")) == [7, 8, 4, 1, 2, 3]
+    assert folder.name == f"{labelled.name}, {more.name}"
+
+
+def test_roots_that_overlap_are_refused(labelled):
+    (labelled.parent / "link").symlink_to(labelled)
+    for other in (labelled, labelled / "train", labelled.parent / "link"):
+        with pytest.raises(InputError, match=r"would be read twice: remove one of them from root"):
+            Folder([str(labelled), str(other)]).prepare()
+    with pytest.raises(InputError, match="root is an empty list"):
+        Folder([])
+
+
+def test_images_behind_links_are_read_once_without_labels(tmp_path):
+    write(tmp_path / "2024/a.png")
+    write(tmp_path / "2025/b.png")
+    (tmp_path / "2024/all").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "2026").symlink_to(tmp_path / "2024", target_is_directory=True)
+    assert len(Folder(str(tmp_path)).load("train")) == 2
+
+
+def test_the_command_line_takes_several_roots_without_labels(cli, caplog):
+    for number in range(12):
+        write(Path(f"one/2024/{number % 3}/{number}.png"), (number, 0, 0), (16, 16))
+        write(Path(f"two/{number}.png"), (100 + number, 0, 0), (16, 16))
+    data = ["--data.source=simmim_pl.data.Folder", "--data.source.root=[one, two]", "--data.source.labels=false"]
+    data += ["--data.source.size=16", "--data.batch_size=8", "--data.validation=4", "--trainer.max_epochs=1"]
+    config = yaml.safe_load((cli([*(arg for arg in TINY if arg not in SHAPES), *data]) / "config.yaml").read_text())
+    assert config["data"]["init_args"]["source"]["init_args"]["root"] == ["one", "two"]
+    assert "one, two: 24 images in 4 folders, without labels.\n" in caplog.text
 
 
 def test_images_beside_class_folders(labelled):
