@@ -163,14 +163,12 @@ class Views(nn.Module, ABC):
 
 @runtime_checkable
 class LabelledSet(Protocol):
-    """A labelled set beside the training set, for :class:`simmim_pl.callbacks.LabelledProbe`.
-
-    Attributes:
-        classes: names of the classes in label order.
-    """
+    """A labelled set beside the training set, for :class:`simmim_pl.callbacks.LabelledProbe`."""
 
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """Names of the classes in label order."""
+        ...
 
     def dataloader(self, part: Literal["train", "validation"]) -> Iterable[Any]:
         """This rank's share of the images to fit probes on, or of the others to evaluate them on: :class:`Batch`.
@@ -195,7 +193,6 @@ class DataModule(Protocol):
         classes: names of the classes in label order, empty without labels: for online probe, map and evaluations.
         splits: ``train``, ``validation`` and ``test`` after ``setup``, for evaluations: torch datasets of
             ``{"image": uint8 [3, H, W], "label": int}``.
-        labelled_sets: labelled sets beside the training set, by name.
     """
 
     batch_size: int
@@ -213,7 +210,9 @@ class DataModule(Protocol):
         ...
 
     @property
-    def labelled_sets(self) -> Mapping[str, LabelledSet]: ...
+    def labelled_sets(self) -> Mapping[str, LabelledSet]:
+        """Labelled sets beside the training set, by name."""
+        ...
 
     def reference_dataloader(self) -> Iterable[Any]:
         """Clean training images with labels, this rank's share, in which the online kNN searches neighbours."""
