@@ -5,7 +5,7 @@ BIN := .venv/bin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: help quickstart test coverage test-long test-gpu lint types docs gate clean
+.PHONY: help quickstart test pytest coverage test-long test-gpu lint types docs gate clean
 
 quickstart: .venv/run ## pretrain on procedural images, then the linear-probe table
 	$(BIN)/python -m simmim_pl fit --config configs/quickstart.yaml
@@ -13,7 +13,10 @@ quickstart: .venv/run ## pretrain on procedural images, then the linear-probe ta
 		--model.checkpoint "$$(ls -td runs/quickstart/*/ | head -n 1)checkpoints/last.ckpt"
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
-test: lint types ## lint, types, tests
+test: lint ## lint, types, tests
+	$(MAKE) --jobs=2 types pytest
+
+pytest: .venv/dev
 	$(PYTEST)
 
 coverage: .venv/dev ## tests with line coverage; takes half as long again

@@ -66,7 +66,7 @@ def test_output_and_gradients_equal_torchs(layer: Any, widest: int) -> None:
         torch.testing.assert_close(torch.autograd.grad(found, (x, weight), change), gradients)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(layers(), st.sampled_from([0, 10]))
 def test_the_operators_pass_torchs_opcheck(layer: Any, widest: int) -> None:
     x, weight, *geometry = layer
