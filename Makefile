@@ -1,4 +1,4 @@
-# Needs only Python 3.10+ and make. README.md has the same commands for plain pip and python.
+# Needs only Python 3.10+ and make. README.md and CONTRIBUTING.md have the same commands for plain pip and python.
 PYTHON ?= python3
 BIN := .venv/bin
 
