@@ -4,6 +4,7 @@ from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.evaluation import Evaluation
 from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.evaluation.protocols.augmented import AugmentedProbe
+from simmim_pl.evaluation.protocols.bag_of_views import BagOfViews
 from simmim_pl.evaluation.protocols.dense import DenseProbe
 from simmim_pl.evaluation.protocols.depth import Depth
 from simmim_pl.evaluation.protocols.few_labels import FewLabels
@@ -16,6 +17,7 @@ from simmim_pl.evaluation.result import Estimate, Result
 __all__ = [
     "KNN",
     "AugmentedProbe",
+    "BagOfViews",
     "DenseProbe",
     "Depth",
     "Estimate",
