@@ -1,5 +1,6 @@
 """Mistyped arguments print one line that names them and exit with code 2."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.conftest import CONFIGS, QUIET, SHAPES, TINY
 
 Command = Callable[[list[str]], Path]
 JUDGE = ["validate", f"--config={CONFIGS / 'evaluate/knn.yaml'}", *SHAPES, *QUIET]
+# On Python 3.10 jsonargparse does not know the subclasses of a list's type.
+KNN = "N?" if sys.version_info >= (3, 11) else ""
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def says(cli: Command, capfd: pytest.CaptureFixture[str]) -> Callable[[list[str]
         ([*TINY, "--ckpt_path=nowhere.ckpt"], ["There is no checkpoint nowhere.ckpt"]),
         ([*JUDGE, "--model.checkpiont=x"], ["did you mean --model.checkpoint?"]),
         ([*JUDGE, "--model.protocols.kk=[3]"], ["did you mean --model.protocols.k?"]),
-        ([*JUDGE, "--model.protocols=[{class_path: simmim_pl.evaluation.KN}]"], ["simmim_pl.evaluation.KNN?"]),
+        ([*JUDGE, "--model.protocols=[{class_path: simmim_pl.evaluation.KN}]"], ["simmim_pl.evaluation.KN" + KNN]),
     ],
 )
 def test_an_error_is_one_line_that_names_the_key(
