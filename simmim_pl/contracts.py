@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt, UInt8
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -22,22 +22,22 @@ class Batch(TypedDict, total=False):
     A set without labels has no ``label`` key, one without masks no ``mask``; ``views`` appear in pretraining only.
 
     Attributes:
-        image: RGB, ``[B, 3, H, W]``.
-        clip: frames in order, ``[B, T, 3, H, W]``.
+        image: ``[B, C, H, W]``, uint8 from 0 to 255 or uint16 from 0 to 65535. Three channels are RGB.
+        clip: frames in order, ``[B, T, C, H, W]``.
         label: class of each image, ``[B]``.
         mask: class of each pixel, ``[B, H, W]``; 255 is ignored.
         index: position in the whole set, ``[B]``: identifies images that several ranks repeat.
-        views: random views in [0, 1], ``[V, B, 3, S, S]``.
-        local: further views, of smaller regions and another size, ``[L, B, 3, s, s]``.
+        views: random views in [0, 1], ``[V, B, C, S, S]``.
+        local: further views, of smaller regions and another size, ``[L, B, C, s, s]``.
     """
 
-    image: UInt8[Tensor, "B 3 H W"]
-    clip: UInt8[Tensor, "B T 3 H W"]
+    image: UInt[Tensor, "B C H W"]
+    clip: UInt[Tensor, "B T C H W"]
     label: Int64[Tensor, " B"]
     mask: UInt8[Tensor, "B H W"]
     index: Int64[Tensor, " B"]
-    views: Float[Tensor, "V B 3 S S"]
-    local: Float[Tensor, "L B 3 s s"]
+    views: Float[Tensor, "V B C S S"]
+    local: Float[Tensor, "L B C s s"]
 
 
 class Features(NamedTuple):
@@ -56,7 +56,7 @@ class Features(NamedTuple):
 
 
 class Encoder(nn.Module, ABC):
-    """Contract of every encoder: RGB in [0, 1], ``[B, 3, H, W]`` → :class:`Features` of ``embed_dim`` D.
+    """Contract of every encoder: images in [0, 1], ``[B, C, H, W]`` → :class:`Features` of ``embed_dim`` D.
 
     A method calls it on views in training and on whole images in validation, evaluations on whole images in eval mode.
     Heads are built from its attributes, before the first image. Mean and standard deviation are buffers of the encoder,
@@ -64,7 +64,7 @@ class Encoder(nn.Module, ABC):
 
     Args:
         embed_dim: D, the length of a pooled feature.
-        mean: per-channel mean of the images, in [0, 1].
+        mean: per-channel mean of the images, in [0, 1]: as many numbers as the images have channels.
         std: per-channel standard deviation of the images.
         stride: pixels, in y and x, from one position of the feature map to the next: for images whose sides it divides,
             the feature map is ``[B, G, H / stride, W / stride]``.
@@ -86,11 +86,21 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.embed_dim, self.stride = embed_dim, stride
         self.feature_map_channels = feature_map_channels or embed_dim
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
-    def normalize(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """Centre and scale each channel by the encoder's own statistics."""
+    def normalize(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Centre and scale each channel by the encoder's own statistics.
+
+        Raises:
+            InputError: the images have another number of channels, which arithmetic would broadcast.
+        """
+        if image.shape[1] != len(self.mean):
+            raise InputError(
+                f"The images have {image.shape[1]} channel{'s' * (image.shape[1] != 1)}, and the encoder takes "
+                f"{len(self.mean)}: set --model.encoder.channels {image.shape[1]}, or --data.source.channels "
+                f"{'rgb' if len(self.mean) == 3 else len(self.mean)}."
+            )
         return (image - self.mean).div_(self.std)  # in place: a second copy of the batch costs more than the numbers
 
     def layers(self) -> list[str]:
@@ -113,7 +123,7 @@ class Encoder(nn.Module, ABC):
         return self.layers()
 
     @abstractmethod
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         """Encode a batch of images."""
 
 
@@ -133,7 +143,7 @@ class MaskableEncoder(Encoder):
     @abstractmethod
     def forward(
         self,
-        image: Float[Tensor, "B 3 H W"],
+        image: Float[Tensor, "B C H W"],
         mask: Bool[Tensor, "B h w"] | None = None,
         mask_token: Float[Tensor, " E"] | None = None,
     ) -> Features:
@@ -149,7 +159,7 @@ def matrices(module: nn.Module) -> int:
 
 
 class Views(nn.Module, ABC):
-    """Contract of every view maker: ``uint8 [B, 3, H, W]`` → ``float [V, B, 3, S, S]`` in [0, 1], on the same device.
+    """Contract of every view maker: pixels ``[B, C, H, W]`` → ``float [V, B, C, S, S]`` in [0, 1], on the same device.
 
     The data module calls it for every training batch, on its device; and
     :class:`simmim_pl.callbacks.Representation` for validation images. All randomness comes from ``generator``, never
@@ -157,7 +167,7 @@ class Views(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
+    def forward(self, image: UInt[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "V B C S S"]:
         """Draw the views of a batch."""
 
 
@@ -181,9 +191,9 @@ class LabelledSet(Protocol):
 class DataModule(Protocol):
     """Attributes that are read from a LightningDataModule; :class:`simmim_pl.data.ImageDataModule` has all of them.
 
-    The DataLoaders of your own module yield :class:`Batch` mappings: ``image`` as uint8, ``label`` if there are labels,
-    and what the method trains on, such as ``views``. All attributes are optional. What needs a missing one is left out,
-    with a message.
+    The DataLoaders of your own module yield :class:`Batch` mappings: ``image`` as uint8 or uint16, ``label`` if there
+    are labels, and what the method trains on, such as ``views``. All attributes are optional. What needs a missing one
+    is left out, with a message.
 
     Attributes:
         batch_size: images per step over all devices, to which the learning rate is scaled. By default that of the
@@ -192,7 +202,7 @@ class DataModule(Protocol):
         views: makes the views of validation images for :class:`simmim_pl.callbacks.Representation`.
         classes: names of the classes in label order, empty without labels: for online probe, map and evaluations.
         splits: ``train``, ``validation`` and ``test`` after ``setup``, for evaluations: torch datasets of
-            ``{"image": uint8 [3, H, W], "label": int}``.
+            ``{"image": uint8 [C, H, W], "label": int}``.
     """
 
     batch_size: int

@@ -328,7 +328,10 @@ def test_a_data_fragment_swaps_the_data_and_keeps_the_views(
             for number in range(40):
                 value = number % 2 if part == "masks" else 6 * number
                 Image.new("L", (40, 32), value).save(tmp_path / f"data/masks/{split}/{part}/{number}.png")
-    extra = SHAPES if path.stem == "shapes" else []
+    for number in range(40):
+        (tmp_path / "data/microscopy").mkdir(exist_ok=True)
+        Image.new("I;16", (40, 32), 100 * number).save(tmp_path / f"data/microscopy/{number}.tif")
+    extra = {"shapes": SHAPES, "microscopy": ["--model.encoder.channels=1"]}.get(path.stem, [])
     large = path.stem in ("cifar10", "cifar100", "stl10", "imagenet")
     few = ["--data.validation=10"] if large else []  # the data have fewer images than in the fragments
     drop = [arg for arg in TINY if arg not in SHAPES]

@@ -22,6 +22,7 @@ from simmim_pl.contracts import Batch
 from simmim_pl.evaluation import Evaluation
 from simmim_pl.report.observed import PICTURE
 from simmim_pl.runtime import atomic
+from simmim_pl.runtime.pixels import as_rgb
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 MANY = 50  # classes; W&B's chart is a table with a row per pair of classes, which W&B truncates silently
@@ -61,7 +62,7 @@ class Dashboard(Callback):
     def show(self, trainer: Trainer, batch: Batch) -> None:
         """Write the grid: one image per row, one view per column."""
         views = batch["views"][:, : self.images]
-        grid = make_grid(views.transpose(0, 1).flatten(0, 1), nrow=len(views))
+        grid = make_grid(as_rgb(views.transpose(0, 1).flatten(0, 1)), nrow=len(views))
         folder = run_directory(trainer)
         if folder is None:
             return

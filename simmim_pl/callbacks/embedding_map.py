@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from simmim_pl.callbacks.principal_axes import ROUNDING
 from simmim_pl.contracts import Batch
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import as_bytes, as_rgb
 from simmim_pl.runtime.ranges import PositiveInt, ranged
 from simmim_pl.runtime.unit_norm import unit as on_sphere
 
@@ -129,7 +130,8 @@ def principal(rows: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N 2"], Float[T
 
 
 def thumbnails(image: Tensor) -> Tensor:
-    """Images of at most 64 pixels a side, larger ones averaged; uint8 ``[N, 3, h, w]``."""
+    """Images of at most 64 pixels a side, larger ones averaged; RGB, uint8 ``[N, 3, h, w]``."""
+    image = as_bytes(as_rgb(image))
     longest = max(image.shape[-2:])
     if longest <= THUMBNAIL:
         return image

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from simmim_pl.contracts import Batch
 from simmim_pl.evaluation.features import Labelled
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import as_float
 
 
 def extract(trainer: Any, module: Any, batches: Iterable[Batch], size: tuple[int, int] | None = None) -> Labelled:
@@ -30,19 +31,23 @@ def extract(trainer: Any, module: Any, batches: Iterable[Batch], size: tuple[int
             image, label = (batch[name].to(device, non_blocking=True) for name in ("image", "label"))
             index = batch["index"].to(device, non_blocking=True) if "index" in batch else torch.zeros_like(label)
             image = image if size is None else resized(image, *size)
-            parts.append((module(image.float() / 255).pooled.float(), label, index))
+            parts.append((module(as_float(image)).pooled.float(), label, index))
     features, label, index = (distributed.all_gather_uneven(torch.cat(part)) for part in zip(*parts, strict=True))
     order = index.argsort(stable=True)
     return features[order], label[order]
 
 
-def resized(image: UInt8[Tensor, "B 3 h w"], height: int, width: int) -> UInt8[Tensor, "B 3 H W"]:
-    """The centre of images in the proportions of a size, resized to it, as :class:`simmim_pl.data.Folder` does."""
+def resized(image: UInt[Tensor, "B C h w"], height: int, width: int) -> Shaped[Tensor, "B C H W"]:
+    """The centre of images in the proportions of a size, resized to it, as :class:`simmim_pl.data.Folder` does.
+
+    uint8 stays uint8; uint16, which torch does not resize, becomes floats in [0, 1].
+    """
     rows, columns = image.shape[-2:]
     if (rows, columns) == (height, width):
         return image
     scale = min(rows / height, columns / width)
     centre = transforms.center_crop(image, [round(height * scale), round(width * scale)])
     how = transforms.InterpolationMode.BICUBIC
+    centre = centre if centre.dtype == torch.uint8 else as_float(centre)
     found: Tensor = transforms.resize(centre, [height, width], how, antialias=True)
-    return found
+    return found if found.dtype == torch.uint8 else found.clamp_(0, 1)

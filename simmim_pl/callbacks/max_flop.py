@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import UInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -63,14 +63,14 @@ class MaxFlop(Callback):
             )
 
 
-def first_image(images: Any) -> UInt8[Tensor, "1 3 H W"]:
+def first_image(images: Any) -> UInt[Tensor, "1 C H W"]:
     """The first image of a dataset, read by a list of indices if it can be."""
     found = images.__getitems__([0]) if hasattr(images, "__getitems__") else images[0]
     image: Tensor = (found[0] if isinstance(found, list) else found)["image"]
     return image if image.ndim == 4 else image[None]
 
 
-def kinds_of_batches(data: Any, image: UInt8[Tensor, "1 3 H W"]) -> list[tuple[float, dict[str, list[int]]]]:
+def kinds_of_batches(data: Any, image: UInt[Tensor, "1 C H W"]) -> list[tuple[float, dict[str, list[int]]]]:
     """Shapes of a run's batches on one device, by name, each with its share of the run.
 
     - ``image``: an image of the data set's size; views are made of it to find their size.

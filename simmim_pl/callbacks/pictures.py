@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 
 from simmim_pl.contracts import Batch
 from simmim_pl.report.observed import PICTURE
+from simmim_pl.runtime.pixels import as_rgb
 from simmim_pl.runtime.ranges import PositiveInt, ranged
 
 
@@ -37,14 +38,14 @@ class Pictures(Callback):
         few: Any = {name: rows[: self.images] for name, rows in batch.items()}  # type: ignore[index]
         with trainer.precision_plugin.forward_context(), torch.random.fork_rng(devices=[]):
             shown: dict[str, Tensor] = pictures(few)
-        wrong = [name for name, rows in shown.items() if rows.ndim != 5 or rows.shape[2] != 3]
+        wrong = [name for name, rows in shown.items() if rows.ndim != 5]
         if wrong:
-            rank_zero_warn(f"{type(pl_module).__name__}.pictures has to return [N, K, 3, H, W], and {wrong[0]} is not.")
+            rank_zero_warn(f"{type(pl_module).__name__}.pictures has to return [N, K, C, H, W], and {wrong[0]} is not.")
         found = {f"{PICTURE}{name}": grid(rows) for name, rows in shown.items() if name not in wrong}
         self.found = found | {"step": trainer.global_step} if found else {}
 
 
-def grid(rows: Float[Tensor, "N K 3 H W"]) -> UInt8[Tensor, "h w 3"]:
+def grid(rows: Float[Tensor, "N K C H W"]) -> UInt8[Tensor, "h w 3"]:
     """One picture, one image per row, on the CPU."""
-    whole: Tensor = make_grid(rows.detach().float().cpu().flatten(0, 1), nrow=rows.shape[1])
+    whole: Tensor = make_grid(as_rgb(rows.detach().float().cpu().flatten(0, 1)), nrow=rows.shape[1])
     return (whole.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def lacking(trainer: Trainer, method: Any) -> str | None:
 
 
 def projections(
-    trainer: Trainer, method: Any, image: UInt8[Tensor, "B 3 H W"], batch_idx: int
+    trainer: Trainer, method: Any, image: UInt[Tensor, "B C H W"], batch_idx: int
 ) -> Float[Tensor, "2 B P"]:
     """Two views of each image, projected as in training, but with the encoder in its current mode."""
     place = trainer.global_rank, trainer.world_size

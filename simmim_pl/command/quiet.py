@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 
-HIDDEN_WARNINGS = (  # Lightning's, as regular expressions
+HIDDEN_WARNINGS = (  # of Lightning and Pillow, as regular expressions
+    "Image size .* could be decompression bomb",  # data/files/huge.py has a bound of its own
     ".*LeafSpec.* is deprecated",
     "Precision .* is not supported by the model summary",
     ".*does not have many workers",

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from simmim_pl.contracts import InputError
+from simmim_pl.data.files.pixel_format import PixelFormat
 from simmim_pl.data.source import Source
 from simmim_pl.runtime.from_config import instantiate
 
@@ -40,6 +41,13 @@ def size_of(config: Any) -> int | None:
         nested(config, "data", "init_args", "views", "init_args", "size"),
     )
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
+def format_of(config: Any) -> PixelFormat:
+    """Pixels of the run's images, without the range that it found if none is stated."""
+    arguments = nested(source_of(config), "init_args") or {}
+    stated = arguments.get("range")
+    return PixelFormat(arguments.get("channels", "rgb"), (stated[0], stated[1]) if stated else None)
 
 
 def build_source(spec: Any, path: Path, **given: Any) -> Source:

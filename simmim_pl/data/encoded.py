@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Literal
 
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from simmim_pl.data.files.cache import load_or_decode, readable_positions
+from simmim_pl.data.files.cache import load_or_decode, range_of, readable_positions
 from simmim_pl.data.files.decode import decode_all, decode_batch, require_package
 from simmim_pl.data.files.digest import digest
 from simmim_pl.data.files.download import data_folder
 from simmim_pl.data.files.encoded import EncodedImages, Selected
-from simmim_pl.data.source import ImageDataset, InMemory, Source
+from simmim_pl.data.files.pixel_format import RGB, PixelFormat
+from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
 
 NO_TEST = "hold test images out of train with simmim_pl.data.HeldOut"  # the end of an error: an evaluation needs some
 
@@ -29,13 +33,31 @@ class EncodedSource(Source):
             changed since are not deleted: delete them when no run uses them.
         skip_corrupt: leave out images that cannot be decoded, and report how many; by default the first ends the run.
             Before the first run, all images are decoded to find them.
+        channels: ``rgb``: files are converted to 8-bit RGB. A number: the files' own numbers, of as many channels, see
+            :func:`simmim_pl.data.files.bands.read_bands`.
+        range: the numbers that become 0 and 1, kept in 65,536 levels; those beyond are clipped. By default 0 and 255 if
+            the first image has 8 bits, else the least and the greatest of the training images, which are all read to
+            find them, and printed.
+
+    Raises:
+        InputError: a range is not ascending, or given with RGB.
     """
 
-    def __init__(self, size: int, memory_gb: float, cache: bool, skip_corrupt: bool) -> None:
+    def __init__(
+        self,
+        size: int,
+        memory_gb: float,
+        cache: bool,
+        skip_corrupt: bool,
+        channels: int | Literal["rgb"] = "rgb",
+        range: tuple[float, float] | None = None,
+    ) -> None:
         self.size, self.memory_gb, self.cache, self.skip_corrupt = size, memory_gb, cache, skip_corrupt
+        self.form = PixelFormat(channels, range)
+        self.settled = channels == "rgb" or range is not None  # or else the range has to be found
 
-    def open(self, encoded: EncodedImages, labels: Int64[Tensor, " N"] | None) -> ImageDataset:
-        """A split of N images.
+    def open(self, split: Split, encoded: EncodedImages, labels: Int64[Tensor, " N"] | None) -> ImageDataset:
+        """A split of N images. Of test, :meth:`load` is called for train before, if the range is to be found there.
 
         Raises:
             InputError: a format needs a package that is not installed; an image cannot be read (if the split fits into
@@ -45,30 +67,52 @@ class EncodedSource(Source):
             require_package(path)
         folder = data_folder(None) / ".decoded" if self.cache else None
         if self.skip_corrupt:
-            kept = readable_positions(encoded, self.size, folder)
+            form = (
+                self.form if self.settled else PixelFormat(self.form.channels, (0, 1))
+            )  # what can be read is the same
+            kept = readable_positions(encoded, self.size, folder, form)
             encoded, labels = Selected(encoded, kept), None if labels is None else labels[kept]
-        if len(encoded) * 3 * self.size**2 > self.memory_gb * 1e9:
-            return OnDisk(encoded, self.size, labels)
-        pixels = load_or_decode(encoded, self.size, folder) if folder else decode_all(encoded, self.size)
+        if not self.settled and split == "test":
+            self.load("train")
+        if not self.settled:
+            self.form, self.settled = self.found_form(encoded, folder), True
+        form = self.form
+        if len(encoded) * form.bytes(self.size) > self.memory_gb * 1e9:
+            return OnDisk(encoded, self.size, labels, form)
+        how = encoded, self.size
+        pixels = load_or_decode(*how, folder, form) if folder else decode_all(*how, form)
         images = InMemory(pixels, labels)
         images.files = encoded.paths
         return images
+
+    def found_form(self, encoded: EncodedImages, folder: Path | None) -> PixelFormat:
+        """Pixels of the range of all numbers of the training images, which is printed unless they have 8 bits."""
+        found = range_of(encoded, self.form.number, folder)
+        if found:
+            low, high = (f"{end:.9g}" for end in found)
+            rank_zero_info(
+                f"{self.name}: the training images' numbers are from {low} to {high}, which become 0 and 1; "
+                f"--data.source.range '[{low}, {high}]' states it, for other data too."
+            )
+        return PixelFormat(self.form.channels, found)
 
 
 class OnDisk(ImageDataset):
     """A split that is decoded batch by batch."""
 
-    def __init__(self, encoded: EncodedImages, size: int, labels: Int64[Tensor, " N"] | None) -> None:
+    def __init__(
+        self, encoded: EncodedImages, size: int, labels: Int64[Tensor, " N"] | None, form: PixelFormat = RGB
+    ) -> None:
         super().__init__(labels, workers=True)
-        self.encoded, self.size = encoded, size
+        self.encoded, self.size, self.form = encoded, size, form
         self.files = encoded.paths
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
-        return decode_batch(self.encoded.take(index.tolist()), self.size)
+    def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B C H W"]:
+        return decode_batch(self.encoded.take(index.tolist()), self.size, self.form)
 
     def digest(self) -> str:
         """Digest of the files' paths, sizes and modification times; no image is opened."""
-        return digest(self.encoded.stats(), self.size, self.labels)
+        return digest(self.encoded.stats(), self.size, self.labels, *self.form.key)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt
 from torch import Tensor
 
 from simmim_pl.contracts import Batch, InputError
@@ -33,7 +33,7 @@ class OnDevice(ImageDataset):
     def __len__(self) -> int:
         return len(self.host)
 
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B 3 H W"]:
+    def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B C H W"]:
         return self.pixels[index]
 
     def digest(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt
 from torch import Tensor
 
 from simmim_pl.data.files.digest import digest
@@ -27,7 +27,7 @@ class Part(ImageDataset):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B *T 3 H W"]:
+    def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B *T C H W"]:
         return self.images.read(self.positions[index])
 
     def digest(self) -> str:

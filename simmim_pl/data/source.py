@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -48,8 +48,11 @@ class ImageDataset(Dataset, ABC):
         """Number of images or clips."""
 
     @abstractmethod
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B *T 3 H W"]:
-        """The images at these positions, ``[B, 3, H, W]``, or the clips, ``[B, T, 3, H, W]``."""
+    def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B *T C H W"]:
+        """The images at these positions, ``[B, C, H, W]``, or the clips, ``[B, T, C, H, W]``.
+
+        Pixels are uint8 from 0 to 255, or uint16 from 0 to 65535.
+        """
 
     @abstractmethod
     def digest(self) -> str:
@@ -77,7 +80,7 @@ class ImageDataset(Dataset, ABC):
 
 
 class InMemory(ImageDataset):
-    """A split held as one uint8 tensor: images ``[N, 3, H, W]`` or clips ``[N, T, 3, H, W]``, perhaps with masks.
+    """A split held as one tensor of pixels: images ``[N, C, H, W]`` or clips ``[N, T, C, H, W]``, perhaps with masks.
 
     Raises:
         InputError: the images are of another type or shape.
@@ -91,7 +94,7 @@ class InMemory(ImageDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: Int64[Tensor, " B"]) -> UInt8[Tensor, "B *T 3 H W"]:
+    def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B *T C H W"]:
         return self.images[index]
 
     def digest(self) -> str:

@@ -44,7 +44,7 @@ def require_valid_split(images: ImageDataset, source: Source, split: str) -> Non
     some = torch.linspace(0, number - 1, min(number, CHECKED_IMAGES)).long()
     batch = images.__getitems__(some.tolist())
     pixels = batch["clip" if images.clips else "image"]
-    if pixels.max() == 1:
+    if pixels.dtype == torch.uint8 and pixels.max() == 1:
         raise InputError(
             f"{name} has pixels of 0 and 1 only, and 0 to 255 is required: multiply images in [0, 1] by 255 before "
             "they are made uint8."

@@ -1,4 +1,4 @@
-"""Encoders: RGB in [0, 1] → :class:`simmim_pl.contracts.Features`."""
+"""Encoders: images in [0, 1] → :class:`simmim_pl.contracts.Features`."""
 
 from simmim_pl.encoders.fastcnn import FastCNN
 from simmim_pl.encoders.nin import NIN

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features
-from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
+from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, statistics
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
@@ -18,10 +18,11 @@ class FastCNN(Encoder):
 
     Args:
         width: channels of the stem; the stages have 2, 4 and 8 times as many, so D = 8 · width.
-        mean: per-channel mean of the images, in [0, 1].
-        std: per-channel standard deviation of the images.
+        mean: per-channel mean of the images, in [0, 1]; by default CIFAR-10's; 0.5 if they are not RGB.
+        std: per-channel standard deviation of the images; by default CIFAR-10's, or 0.25.
         features: another D: adds a last 1×1 convolution to that many channels with BatchNorm and ReLU, which costs
             little. A linear probe is more accurate on more features.
+        channels: of the images: 3 for RGB, 1 for grey, or more.
 
     Raises:
         InputError: an argument is out of its range.
@@ -31,13 +32,14 @@ class FastCNN(Encoder):
     def __init__(
         self,
         width: PositiveInt = 32,
-        mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
-        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
+        mean: tuple[Probability, ...] = CIFAR_MEAN,
+        std: tuple[PositiveFloat, ...] = CIFAR_STD,
         features: PositiveInt | None = None,
+        channels: PositiveInt = 3,
     ) -> None:
-        super().__init__(features or 8 * width, mean, std, stride=8)
+        super().__init__(features or 8 * width, *statistics(channels, mean, std), stride=8)
         self.net = nn.Sequential(
-            conv_bn_relu(3, width),
+            conv_bn_relu(channels, width),
             nn.MaxPool2d(2),
             conv_bn_relu(width, 2 * width),
             ResidualBlock(2 * width),
@@ -51,7 +53,7 @@ class FastCNN(Encoder):
         if features:
             self.net.append(conv_bn_relu(8 * width, features, size=1))
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         feature_map = self.net(self.normalize(image))
         return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)
 

@@ -31,7 +31,7 @@ def shape(encoder: Encoder, size: int) -> tuple[int, int]:
     """Channels and side of the feature map, by a forward pass on the meta device."""
     own = chain(encoder.named_parameters(), encoder.named_buffers())
     nothing = {name: tensor.to("meta") for name, tensor in own}
-    image = torch.empty(2, 3, size, size, device="meta")  # two: BatchNorm refuses one value a channel
+    image = torch.empty(2, len(encoder.mean), size, size, device="meta")  # two: BatchNorm refuses one value a channel
     with torch.no_grad():
         features: Features = functional_call(encoder, nothing, (image,))
     return int(features.feature_map.shape[1]), int(features.feature_map.shape[2])

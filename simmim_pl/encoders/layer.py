@@ -46,7 +46,7 @@ class Layer(Encoder):
         super().__init__(embed_dim, *statistics(encoder), stride=stride)
         self.encoder, self.layer = encoder, layer
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         def kept(features: Features) -> Features:
             return Features(features.pooled, features.feature_map.clone())  # what comes after may write to it
 
@@ -68,11 +68,11 @@ class Layers(Encoder):
         super().__init__(0, *statistics(encoder), stride=encoder.stride)
         self.encoder, self.names = encoder, encoder.layers()
 
-    def each(self, image: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _"]]:
+    def each(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _"]]:
         """The vectors of each layer."""
         return read(self.encoder, self.names, image, lambda features: features.pooled)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         pooled = torch.cat(self.each(image), 1)
         return Features(pooled=pooled, feature_map=pooled[:, :, None, None])
 
@@ -85,7 +85,7 @@ def statistics(encoder: Encoder) -> tuple[list[float], list[float]]:
 def read(
     encoder: Encoder,
     layers: Sequence[str],
-    image: Float[Tensor, "B 3 H W"],
+    image: Float[Tensor, "B C H W"],
     keep: Callable[[Features], Any],
     run: Callable[[Tensor], Any] | None = None,
 ) -> list[Any]:
@@ -113,7 +113,7 @@ def read(
     return [found[name] for name in layers]
 
 
-def features_of(output: Any, image: Float[Tensor, "B 3 H W"], stride: int, name: str) -> Features:
+def features_of(output: Any, image: Float[Tensor, "B C H W"], stride: int, name: str) -> Features:
     """A layer's output as features; ``stride`` is that of the encoder's own map. Raises :class:`UnreadableError`."""
     if isinstance(output, (tuple, list)):
         output = next((part for part in output if isinstance(part, Tensor)), None)

@@ -17,13 +17,14 @@ class Patches(nn.Conv2d):
     Args:
         size: side of a patch, in pixels.
         width: E, the length of a token.
+        channels: C, of the images.
     """
 
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__(3, width, kernel_size=size, stride=size)
-        nn.init.trunc_normal_(self.weight, std=math.sqrt(1 / (3 * size**2)))  # as in torchvision's ViT
+    def __init__(self, size: int, width: int, channels: int = 3) -> None:
+        super().__init__(channels, width, kernel_size=size, stride=size)
+        nn.init.trunc_normal_(self.weight, std=math.sqrt(1 / (channels * size**2)))  # as in torchvision's ViT
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w E"]:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w E"]:
         """Raises :class:`InputError` where patches do not divide the image."""
         size, (height, width) = self.kernel_size[0], image.shape[-2:]
         if height % size or width % size:

@@ -9,11 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features
-from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
-
-# Channel statistics of CIFAR-10's training set, in [0, 1].
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2470, 0.2435, 0.2616)
+from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, replace_first_convolution, statistics
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
 class ResNet(Encoder):
@@ -25,8 +22,9 @@ class ResNet(Encoder):
     Args:
         depth: 18, 34 (D = 512) or 50 (D = 2048).
         stem: ``cifar`` for images of about 32 to 96 pixels, ``imagenet`` for larger ones.
-        mean: per-channel mean of the images, in [0, 1].
-        std: per-channel standard deviation of the images.
+        mean: per-channel mean of the images, in [0, 1]; by default CIFAR-10's; 0.5 if they are not RGB.
+        std: per-channel standard deviation of the images; by default CIFAR-10's, or 0.25.
+        channels: of the images: 3 for RGB, 1 for grey, or more.
     """
 
     # torchvision's names of the children of ``net``, whose own names are their positions.
@@ -37,17 +35,20 @@ class ResNet(Encoder):
         self,
         depth: Literal[18, 34, 50] = 18,
         stem: Literal["cifar", "imagenet"] = "cifar",
-        mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
-        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
+        mean: tuple[Probability, ...] = CIFAR_MEAN,
+        std: tuple[PositiveFloat, ...] = CIFAR_STD,
+        channels: PositiveInt = 3,
     ) -> None:
         net = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-        super().__init__(net.fc.in_features, mean, std, stride=8 if stem == "cifar" else 32)
+        super().__init__(net.fc.in_features, *statistics(channels, mean, std), stride=8 if stem == "cifar" else 32)
         if stem == "cifar":
-            net.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+            net.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
             net.maxpool = nn.Identity()
+        elif channels != 3:
+            replace_first_convolution(net, channels)
         parts = (net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4)
         self.net = nn.Sequential(*parts)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         feature_map = self.net(self.normalize(image))
         return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)

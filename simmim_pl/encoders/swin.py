@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging, SwinTransformerBlock
 
 from simmim_pl.contracts import Features, InputError, MaskableEncoder
+from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, statistics
 from simmim_pl.encoders.patches import Patches, masked
-from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
@@ -30,8 +30,9 @@ class Swin(MaskableEncoder):
         window_size: side of a window, in positions: at most that of the last grid.
         mlp_ratio: width of a block's hidden layer, in widths.
         stochastic_depth: probability that the last block is left out in training; it grows linearly from 0.
-        mean: per-channel mean of the images, in [0, 1].
-        std: per-channel standard deviation of the images.
+        mean: per-channel mean of the images, in [0, 1]; by default CIFAR-10's; 0.5 if they are not RGB.
+        std: per-channel standard deviation of the images; by default CIFAR-10's, or 0.25.
+        channels: of the images: 3 for RGB, 1 for grey, or more.
 
     Raises:
         InputError: heads do not divide a stage's width; at the first batch, patches do not divide the image.
@@ -47,8 +48,9 @@ class Swin(MaskableEncoder):
         window_size: PositiveInt = 4,
         mlp_ratio: PositiveFloat = 4.0,
         stochastic_depth: Probability = 0.0,
-        mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
-        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
+        mean: tuple[Probability, ...] = CIFAR_MEAN,
+        std: tuple[PositiveFloat, ...] = CIFAR_STD,
+        channels: PositiveInt = 3,
     ) -> None:
         widths = [width * 2**stage for stage in range(len(depths))]
         if not depths or len(num_heads) != len(depths) or any(w % n for w, n in zip(widths, num_heads, strict=True)):
@@ -56,9 +58,9 @@ class Swin(MaskableEncoder):
                 "Swin needs a number of heads for each stage, and it has to divide the stage's width: the widths are "
                 f"{widths}, and num_heads is {list(num_heads)}."
             )
-        super().__init__(widths[-1], mean, std, stride=patch_size * 2 ** (len(depths) - 1))
+        super().__init__(widths[-1], *statistics(channels, mean, std), stride=patch_size * 2 ** (len(depths) - 1))
         self.patch_size, self.token_dim = patch_size, width
-        self.patches = Patches(patch_size, width)
+        self.patches = Patches(patch_size, width, channels)
         self.patches_norm = nn.LayerNorm(width)
         self.stages = nn.Sequential()
         dropped = iter(stochastic_depth * block / max(sum(depths) - 1, 1) for block in range(sum(depths)))
@@ -81,7 +83,7 @@ class Swin(MaskableEncoder):
 
     def forward(
         self,
-        image: Float[Tensor, "B 3 H W"],
+        image: Float[Tensor, "B C H W"],
         mask: Bool[Tensor, "B h w"] | None = None,
         mask_token: Float[Tensor, " E"] | None = None,
     ) -> Features:

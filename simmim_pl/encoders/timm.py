@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.encoders.channels import statistics
 from simmim_pl.encoders.feature_map import feature_map_of
 from simmim_pl.encoders.image_size import raise_for_image_size
-from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
 class Timm(Encoder):
@@ -26,8 +27,9 @@ class Timm(Encoder):
     Args:
         name: as in ``timm.list_models()``, with or without a tag: ``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``…
         pretrained: download timm's weights; otherwise weights are initialised at random.
-        mean: per-channel mean of the images, in [0, 1]; by default that of timm's weights.
-        std: per-channel standard deviation of the images; by default that of timm's weights.
+        mean: per-channel mean of the images, in [0, 1]; by default that of timm's weights; 0.5 if not RGB.
+        std: per-channel standard deviation of the images; by default that of timm's weights, or 0.25.
+        channels: of the images: 3 for RGB, 1 for grey, or more; timm adapts pretrained weights to it.
 
     Raises:
         InputError: timm is not installed, has no such model, cannot download its weights, or the model has no single
@@ -39,18 +41,20 @@ class Timm(Encoder):
         self,
         name: str,
         pretrained: bool = False,
-        mean: tuple[Probability, Probability, Probability] | None = None,
-        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None,
+        mean: tuple[Probability, ...] | None = None,
+        std: tuple[PositiveFloat, ...] | None = None,
+        channels: PositiveInt = 3,
     ) -> None:
-        net = create_model(name, pretrained)
+        net = create_model(name, pretrained, channels)
         made_for = net.pretrained_cfg
         embed_dim = getattr(net, "head_hidden_size", net.num_features)
-        super().__init__(embed_dim, mean or made_for["mean"], std or made_for["std"], stride=1)
+        of_rgb = made_for["mean"], made_for["std"]
+        super().__init__(embed_dim, *statistics(channels, mean, std, of_rgb), stride=1)
         self.name = name
         self.net = net
         self.feature_map_channels, self.stride = feature_map_of(self, made_for.get("input_size", (3, 224, 224))[-1])
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         try:
             last, maps = self.net.forward_intermediates(self.normalize(image), indices=1, norm=True, output_fmt="NCHW")
         except (AssertionError, RuntimeError) as error:  # fixed image size, image too small, map cannot be normalised
@@ -66,7 +70,7 @@ class Timm(Encoder):
         return Features(pooled=pooled, feature_map=last.permute(0, 3, 1, 2) if channels_last else last)
 
 
-def create_model(name: str, pretrained: bool) -> Any:
+def create_model(name: str, pretrained: bool, channels: int) -> Any:
     """Create a timm model without its classifier. Raises :class:`InputError` for anything but a name of timm's list."""
     try:
         timm = import_module("timm")
@@ -77,7 +81,7 @@ def create_model(name: str, pretrained: bool) -> Any:
         close = ", ".join(names) or "resnet18, convnext_atto, vit_tiny_patch16_224, …"
         raise InputError(f"timm has no model {name}: choose a name such as {close}.")
     try:
-        net = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

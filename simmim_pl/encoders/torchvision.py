@@ -14,9 +14,10 @@ from torch.utils.hooks import RemovableHandle
 from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights, list_models
 
 from simmim_pl.contracts import Encoder, Features, InputError
+from simmim_pl.encoders.channels import replace_first_convolution, statistics
 from simmim_pl.encoders.feature_map import feature_map_of
 from simmim_pl.encoders.image_size import raise_for_image_size
-from simmim_pl.runtime.ranges import PositiveFloat, Probability, ranged
+from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 # Channel statistics of ImageNet's training set, in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,8 +38,10 @@ class Torchvision(Encoder):
     Args:
         name: as in ``torchvision.models``: ``resnet18``, ``convnext_tiny``, ``vit_b_16``, …
         weights: weights to download, ``DEFAULT`` or a name such as ``IMAGENET1K_V1``; otherwise initialised at random.
-        mean: per-channel mean of the images, in [0, 1]; by default that of the weights, without weights ImageNet's.
-        std: per-channel standard deviation of the images; by default like ``mean``.
+        mean: per-channel mean of the images, in [0, 1]; by default that of the weights, without weights ImageNet's;
+            0.5 if the images are not RGB.
+        std: per-channel standard deviation of the images; by default like ``mean``, or 0.25.
+        channels: of the images: 3 for RGB, 1 for grey, or more. Downloaded weights are of RGB.
 
     Raises:
         InputError: the name or the weights are unknown, the weights cannot be downloaded, or the model does not end in
@@ -50,16 +53,20 @@ class Torchvision(Encoder):
         self,
         name: str,
         weights: str | None = None,
-        mean: tuple[Probability, Probability, Probability] | None = None,
-        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None,
+        mean: tuple[Probability, ...] | None = None,
+        std: tuple[PositiveFloat, ...] | None = None,
+        channels: PositiveInt = 3,
     ) -> None:
+        if weights is not None and channels != 3:
+            raise InputError(f"The weights {weights} are of RGB: set channels to 3, or leave weights out.")
         found = None if weights is None else find_weights(require_known(name), weights)
         net = create_model(name, found)
         path, last = last_linear(net, name)
         transforms: Any = found.transforms() if found else None  # the preprocessing that the weights were trained with
-        mean = mean or tuple(getattr(transforms, "mean", IMAGENET_MEAN))
-        std = std or tuple(getattr(transforms, "std", IMAGENET_STD))
-        super().__init__(last.in_features, mean, std, stride=1)
+        of_rgb = tuple(getattr(transforms, "mean", IMAGENET_MEAN)), tuple(getattr(transforms, "std", IMAGENET_STD))
+        super().__init__(last.in_features, *statistics(channels, mean, std, of_rgb), stride=1)
+        if channels != 3:
+            replace_first_convolution(net, channels)
         self.name = name
         self.net = net
         self.net.set_submodule(path, nn.Identity())
@@ -70,7 +77,7 @@ class Torchvision(Encoder):
         ends = ("class_token", "pos_embedding", "relative_position_bias_table")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         seen: list[Tensor] = []
         with FORWARD_LOCK:
             handle = record_feature_map(self.net, seen.append)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torchvision.models.vision_transformer import EncoderBlock
 
 from simmim_pl.contracts import Features, InputError, MaskableEncoder
+from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, statistics
 from simmim_pl.encoders.patches import Patches, masked
 from simmim_pl.encoders.relative_position import RelativeBlock, offset_index
-from simmim_pl.encoders.resnet import CIFAR_MEAN, CIFAR_STD
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
@@ -37,8 +37,9 @@ class ViT(MaskableEncoder):
             With ``relative`` there are none, but biases of attention: see
             :class:`simmim_pl.encoders.relative_position.RelativeBlock`.
         dropout: share of the activations that are dropped in training, after every attention and linear layer.
-        mean: per-channel mean of the images, in [0, 1].
-        std: per-channel standard deviation of the images.
+        mean: per-channel mean of the images, in [0, 1]; by default CIFAR-10's; 0.5 if they are not RGB.
+        std: per-channel standard deviation of the images; by default CIFAR-10's, or 0.25.
+        channels: of the images: 3 for RGB, 1 for grey, or more.
 
     Raises:
         InputError: sizes do not divide each other; at the first batch, patches do not divide the image.
@@ -56,10 +57,11 @@ class ViT(MaskableEncoder):
         pool: Literal["class", "mean"] = "mean",
         position: Literal["learned", "sincos", "relative"] = "learned",
         dropout: Probability = 0.0,
-        mean: tuple[Probability, Probability, Probability] = CIFAR_MEAN,
-        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CIFAR_STD,
+        mean: tuple[Probability, ...] = CIFAR_MEAN,
+        std: tuple[PositiveFloat, ...] = CIFAR_STD,
+        channels: PositiveInt = 3,
     ) -> None:
-        super().__init__(width, mean, std, stride=patch_size)
+        super().__init__(width, *statistics(channels, mean, std), stride=patch_size)
         if image_size % patch_size or width % num_heads or (position == "sincos" and width % 4):
             raise InputError(
                 f"A ViT's image_size {image_size} has to be a multiple of patch_size {patch_size}, and its width "
@@ -67,7 +69,7 @@ class ViT(MaskableEncoder):
             )
         self.patch_size, self.token_dim = patch_size, width
         side = image_size // patch_size
-        self.patches = Patches(patch_size, width)
+        self.patches = Patches(patch_size, width, channels)
         if position == "learned":
             self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(side, side, width), std=0.02))
         elif position == "sincos":
@@ -93,7 +95,7 @@ class ViT(MaskableEncoder):
 
     def forward(
         self,
-        image: Float[Tensor, "B 3 H W"],
+        image: Float[Tensor, "B C H W"],
         mask: Bool[Tensor, "B h w"] | None = None,
         mask_token: Float[Tensor, " D"] | None = None,
     ) -> Features:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from simmim_pl.contracts import Batch, InputError
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import WHITE
 
 SPLITS = ("train", "validation", "test")
 BLOCK = 256  # items read at once to learn their labels
@@ -74,7 +75,7 @@ class Named:
 
 
 class Items(Dataset):
-    """A dataset of ``{"image": uint8 [3, H, W], "label": int}`` by index, as whole batches.
+    """A dataset of ``{"image": uint8 [C, H, W], "label": int}`` by index, as whole batches.
 
     Args:
         items: the dataset.
@@ -92,9 +93,9 @@ class Items(Dataset):
         """A whole batch. Raises :class:`InputError` if an item has another form."""
         items = [self.items[int(index)] for index in indices]
         image = items[0].get("image") if isinstance(items[0], dict) else None
-        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        if not isinstance(image, Tensor) or image.dtype not in WHITE or image.ndim != 3:
             raise InputError(
-                'The splits of a datamodule hold items {"image": uint8 [3, H, W], "label": int} for evaluations, and '
+                'The splits of a datamodule hold items {"image": uint8 [C, H, W], "label": int} for evaluations, and '
                 f"one of {type(self.items).__name__} is {items[0]!r:.80}."
             )
         batch: Batch = default_collate([{name: item[name] for name in items[0]} for item in items])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt
 from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.data.distributed import DistributedSampler
@@ -21,6 +21,7 @@ from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.evaluation.features import Labelled, collect, read_cache, together, write_cache
 from simmim_pl.evaluation.frozen import FrozenGuard, RawPixels, attributes, digest, require_frozen, source_code
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.seeding import make_generator
 
 Item = TypeVar("Item")
@@ -59,7 +60,7 @@ class EvaluationContext:
         watch.settle()
         return watch
 
-    def blank(self) -> UInt8[Tensor, "1 3 H W"]:
+    def blank(self) -> UInt[Tensor, "1 C H W"]:
         """An image of zeros, as large as the data set's."""
         first = next(iter(self.data.splits.values())).__getitems__([0])
         return torch.zeros_like(first["image"] if "image" in first else first["clip"][:, 0], device=self.device)
@@ -147,9 +148,9 @@ class EvaluationContext:
         """Generator of a step's random numbers, of which this rank takes those of its own images."""
         return make_generator(self.seed, step, self.device, distributed.rank(), distributed.world_size())
 
-    def encode(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
-        """Features of images, uint8 or in [0, 1], by the frozen encoder, in float32."""
-        unit = image if image.is_floating_point() else image.float() / 255
+    def encode(self, image: UInt[Tensor, "B C H W"] | Float[Tensor, "B C H W"]) -> Features:
+        """Features of images, pixels or in [0, 1], by the frozen encoder, in float32."""
+        unit = as_float(image)
         with torch.no_grad(), self.precision():
             require_frozen(self.encoder)
             features: Features = self.encoder(unit)

@@ -26,13 +26,16 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 class RawPixels(Encoder):
     """The baseline without a network: pixels are the features, and the image is the feature map.
 
-    D = 3 · H · W. ``embed_dim`` is 0, because the image size is not known in advance.
+    D = C · H · W. ``embed_dim`` is 0, because the image size is not known in advance.
+
+    Args:
+        channels: C.
     """
 
-    def __init__(self) -> None:
-        super().__init__(0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), stride=1, feature_map_channels=3)
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__(0, [0.0] * channels, [1.0] * channels, stride=1, feature_map_channels=channels)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         return Features(pooled=image.flatten(1), feature_map=image)
 
 
@@ -78,7 +81,7 @@ def subjects(
     elif encoder is not None:
         found["given"] = encoder
     if baselines:
-        found["raw pixels"] = RawPixels()
+        found["raw pixels"] = RawPixels(len(next(iter(found.values())).mean))
     for each in found.values():
         each.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     if layer is None:

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data import Folder
-from simmim_pl.data.described import build_source, nested, size_of, source_of
+from simmim_pl.data.described import build_source, format_of, nested, size_of, source_of
 from simmim_pl.data.files.decode import decode_batch
+from simmim_pl.data.files.encoded import ImagePaths
+from simmim_pl.data.files.find_range import find_range
 from simmim_pl.data.files.layout import list_images
+from simmim_pl.data.files.pixel_format import PixelFormat
+from simmim_pl.runtime.pixels import as_float
 
 NUMBER = 8  # images: two batches of different size, one of them odd
 FEW = {"simmim_pl.data.Shapes": {"train": 10, "test": 10}}  # to draw as few images as the source allows
@@ -22,7 +26,7 @@ FEW = {"simmim_pl.data.Shapes": {"train": 10, "test": 10}}  # to draw as few ima
 
 def real_images(
     config: dict[str, Any], path: Path, folder: Path | None, size: int | None
-) -> tuple[Float[Tensor, "B 3 S S"], str]:
+) -> tuple[Float[Tensor, "B C S S"], str]:
     """A few images, in [0, 1]: of a folder, or else of the data of the run, if it is here.
 
     Args:
@@ -38,8 +42,8 @@ def real_images(
         InputError: there are none.
     """
     if folder is not None:
-        pixels = decoded(folder, size or size_of(config))
-        return pixels / 255, f"{folder.resolve().name}/"
+        pixels = decoded(folder, size or size_of(config), format_of(config))
+        return as_float(pixels), f"{folder.resolve().name}/"
     spec = source_of(config)
     name = str(nested(spec, "class_path")).rpartition(".")[2]
     try:
@@ -51,22 +55,29 @@ def real_images(
         ) from error
     if size is not None and pixels.shape[-1] != size:
         pixels = transforms.resize(pixels, [size, size], antialias=True)
-    return pixels / 255, name
+    return as_float(pixels), name
 
 
-def images_of(spec: Any, path: Path, size: int | None) -> UInt8[Tensor, "B 3 S S"]:
+def images_of(spec: Any, path: Path, size: int | None) -> UInt[Tensor, "B C S S"]:
     """The first images of a source's test split, which is not downloaded. Raises :class:`InputError`, OSError."""
     source = build_source(spec, path, **FEW.get(str(nested(spec, "class_path")), {}))
     if isinstance(source, Folder):  # whose splits are decoded whole
-        return decoded(source.roots[0], size or source.size)
+        return decoded(source.roots[0], size or source.size, source.form)
     return source.load("test").read(torch.arange(NUMBER))
 
 
-def decoded(folder: Path, size: int | None) -> UInt8[Tensor, "B 3 S S"]:
-    """Images from all over a folder. Raises :class:`InputError` if it has too few, or if the size is not known."""
-    files = list_images(folder)
+def decoded(folder: Path, size: int | None, form: PixelFormat) -> UInt[Tensor, "B C S S"]:
+    """Images from all over a folder, of their own range if ``form`` states none.
+
+    Raises:
+        InputError: it has too few, or the size is not known.
+    """
+    files = list_images(folder, arrays=form.channels != "rgb")
     if len(files) < 2:
         raise InputError(f"{folder} has {len(files)} images, and verifying an export needs at least two: give more.")
     if size is None:
         raise InputError("The checkpoint does not say how large its images are: add --size PIXELS.")
-    return decode_batch(files[:: max(1, len(files) // NUMBER)][:NUMBER], size)
+    few = files[:: max(1, len(files) // NUMBER)][:NUMBER]
+    if form.channels != "rgb" and form.range is None:
+        form = PixelFormat(form.channels, find_range(ImagePaths(few), form.channels))
+    return decode_batch(few, size, form)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from simmim_pl.data.described import nested, source_of
+from simmim_pl.data.described import format_of, nested, source_of
 from simmim_pl.evaluation.card import code_version, versions
 from simmim_pl.evaluation.table import named, shown, table
 from simmim_pl.export.formats.format import Format
@@ -109,11 +109,14 @@ def model_index(card: Card, own: str) -> list[dict[str, Any]]:
 
 def loading(form: Format, repository: str | None) -> str:
     """The lines that load the file and run it, and what they need."""
-    side = form.images.shape[-1]
+    channels, side = form.images.shape[1], form.images.shape[-1]
+    numbers = format_of(form.pretrained.config).range
+    kind = "RGB" if channels == 3 else f"{channels} channel{'s' * (channels != 1)}"
+    kind += " in [0, 1]" + (f", which are {numbers[0]:g} and {numbers[1]:g} in the images' files" if numbers else "")
     where = "" if repository else f" Run them in this folder, or write the path of `{form.file}`."
     code = "\n".join([*form.loading(repository=repository), *form.run])
     return (
-        f"`images` is float `[B, 3, {side}, {side}]`, RGB in [0, 1].{where}\n\n```python\n{code}\n```\n\n"
+        f"`images` is float `[B, {channels}, {side}, {side}]`, {kind}.{where}\n\n```python\n{code}\n```\n\n"
         f"`pooled` is `[B, {form.pretrained.encoder.embed_dim}]`. {' '.join(form.said)}"
     )
 

@@ -33,7 +33,7 @@ class Difference:
 
 
 def verify(
-    loading: Sequence[str], running: Sequence[str], encoder: Encoder, images: Float[Tensor, "B 3 S S"], name: str
+    loading: Sequence[str], running: Sequence[str], encoder: Encoder, images: Float[Tensor, "B C S S"], name: str
 ) -> Difference:
     """Load a file and run it on all images, and on fewer of them, by the very lines that its card prints.
 

@@ -58,19 +58,19 @@ class Contrastive(Method):
     def on_fit_start(self) -> None:
         require_view_maker(self, "ContrastiveViews")
 
-    def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
+    def project(self, views: Float[Tensor, "V B C S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
         """Features and projections of views: one forward, so BatchNorm sees all views."""
         features = self.encoder(views.flatten(0, 1))  # pooled [V·B, D]
         z = self.head(features.pooled)
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
-    def embed(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
+    def embed(self, views: Float[Tensor, "V B C S S"]) -> tuple[Tensor, ...]:
         """:meth:`project`, in chunks if ``gradient_cache`` is above 1."""
         return chunked_forward(self.project, views, self.chunks, self) if self.chunks > 1 else self.project(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         views = views_of(batch, 2, "ContrastiveViews")
-        pooled, z = self.embed(views)  # [V, B, 3, S, S]: V random regions of every image, recoloured
+        pooled, z = self.embed(views)  # [V, B, C, S, S]: V random regions of every image, recoloured
         if "local" in batch:  # smaller regions at their own size: they too have to agree with all views of their image
             z = torch.cat([z, self.embed(batch["local"])[1]])
         loss = self.loss(z, self.generator("loss")) if self.loss.draws else self.loss(z)

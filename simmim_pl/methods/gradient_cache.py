@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def chunked_forward(
-    run: Callable[[Tensor], tuple[Tensor, ...]], views: Float[Tensor, "V B 3 S S"], chunks: int, network: nn.Module
+    run: Callable[[Tensor], tuple[Tensor, ...]], views: Float[Tensor, "V B C S S"], chunks: int, network: nn.Module
 ) -> tuple[Tensor, ...]:
     """Apply ``run`` to views, chunk by chunk, keeping the activations of one chunk; tensors ``[V, B, ...]``.
 

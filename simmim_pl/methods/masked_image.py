@@ -14,6 +14,7 @@ from simmim_pl.contracts import Batch, Encoder, Features, InputError, MaskableEn
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.methods.required_views import require_view_maker, views_of
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.ranges import PositiveInt, Share, ranged
 from simmim_pl.runtime.seeding import uniform
 
@@ -56,7 +57,7 @@ class MaskedImage(Method):
                     f"{mask_unit}."
                 )
             self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.token_dim), std=0.02))
-        pixels = nn.Conv2d(encoder.feature_map_channels, 3 * encoder.stride**2, kernel_size=1)
+        pixels = nn.Conv2d(encoder.feature_map_channels, len(encoder.mean) * encoder.stride**2, kernel_size=1)
         self.decoder = nn.Sequential(pixels, nn.PixelShuffle(encoder.stride))
         self.side = math.lcm(mask_unit, encoder.stride)  # pixels: divides the images
 
@@ -64,7 +65,7 @@ class MaskedImage(Method):
         require_view_maker(self, "CropFlip", local_views=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        # [V·B, 3, S, S] in [0, 1]: every view of an image has its own mask
+        # [V·B, C, S, S] in [0, 1]: every view of an image has its own mask
         image = views_of(batch, 1, "CropFlip").flatten(0, 1)
         require_whole_units(image, self.side)
         mask, target = self.mask(image), self.encoder.normalize(image)
@@ -74,7 +75,7 @@ class MaskedImage(Method):
         self.log("train/loss_at_chance", partial(l1_at_chance, target, mask))
         return self.finish(loss, features.pooled, batch)
 
-    def mask(self, image: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B 1 H W"]:
+    def mask(self, image: Float[Tensor, "B C H W"]) -> Bool[Tensor, "B 1 H W"]:
         """Which pixels are masked: random units, the same number in every image."""
         height, width = (size // self.mask_unit for size in image.shape[-2:])
         number = masked_units(height * width, self.mask_ratio)
@@ -83,8 +84,8 @@ class MaskedImage(Method):
         return units.repeat_interleave(self.mask_unit, 2).repeat_interleave(self.mask_unit, 3)
 
     def reconstruct(
-        self, image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B 1 H W"]
-    ) -> tuple[Features, Float[Tensor, "B 3 H W"]]:
+        self, image: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B 1 H W"]
+    ) -> tuple[Features, Float[Tensor, "B C H W"]]:
         """Features of masked images, and the normalised pixels that are predicted from them."""
         encoder = self.encoder
         if isinstance(encoder, MaskableEncoder):
@@ -99,9 +100,9 @@ class MaskedImage(Method):
             )
         return features, predicted
 
-    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N 3 3 H W"]]:
+    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N 3 C H W"]]:
         """Each image, its masked version, and the masked version with predicted pixels filled in."""
-        image = batch["image"].float() / 255
+        image = as_float(batch["image"])
         height, width = (size // self.side * self.side for size in image.shape[-2:])
         image = image[..., :height, :width]  # what lies beyond has no whole unit
         if not image.numel():
@@ -123,24 +124,24 @@ def masked_units(units: int, ratio: float) -> int:
 
 
 def masked_l1(
-    predicted: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B 1 H W"]
+    predicted: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B 1 H W"]
 ) -> Float[Tensor, ""]:
     """Sum of absolute errors of masked pixels, divided by the number of their channel values (section 3.4)."""
-    loss: Tensor = ((predicted - target).abs() * mask).sum() / (3 * mask.sum())
+    loss: Tensor = ((predicted - target).abs() * mask).sum() / (target.shape[1] * mask.sum())
     return loss
 
 
-def l1_at_chance(target: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, ""]:
+def l1_at_chance(target: Float[Tensor, "B C H W"], mask: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, ""]:
     """The loss of predicting one colour for all pixels of all images, the best one: the median of each channel.
 
     A mean over ranks, each with the colour of its own images. All ranks must call it.
     """
     values = target.transpose(0, 1).flatten(1).sort().values  # torch.median is not deterministic on a GPU
-    colour = values[:, values.shape[1] // 2].view(1, 3, 1, 1)
+    colour = values[:, values.shape[1] // 2].view(1, -1, 1, 1)
     return distributed.all_reduce_mean(masked_l1(colour.expand_as(target), target, mask))
 
 
-def require_whole_units(image: Float[Tensor, "B 3 H W"], side: int) -> None:
+def require_whole_units(image: Float[Tensor, "B C H W"], side: int) -> None:
     """Raise :class:`InputError` where images cannot be cut into squares of so many pixels a side."""
     height, width = image.shape[-2:]
     if height % side or width % side:

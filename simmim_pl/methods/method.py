@@ -26,6 +26,7 @@ from simmim_pl.methods.step_log import StepLog
 from simmim_pl.runtime import distributed, schedule
 from simmim_pl.runtime.checkpoint import require_same_architecture
 from simmim_pl.runtime.fingerprint import fingerprint
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.ranges import NonNegativeFloat, ranged
 from simmim_pl.runtime.resume import apply_changed_hyperparameters, hyperparameters, resume_after_epochs
 from simmim_pl.runtime.seeding import RankGenerator, derive_seed, make_generator
@@ -95,7 +96,7 @@ class Method(StepLog, ABC):
             self.encoder.to(memory_format=torch.channels_last)
         self.compiled, self.initial_weights = compile, weights
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         """Features of images in [0, 1]. Not compiled, because batches outside of training have many sizes."""
         with torch.compiler.set_stance("force_eager"):
             features: Features = self.encoder(image)
@@ -105,7 +106,7 @@ class Method(StepLog, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
         """The loss of this device's share of a batch, by way of :meth:`finish`. Lightning calls it on every batch."""
 
-    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N K 3 H W"]]:
+    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N K C H W"]]:
         """Pictures of a few validation images, by name: one row per image, K pictures per row, in [0, 1].
 
         :class:`simmim_pl.callbacks.Pictures` calls it at every validation, on rank zero, in eval mode and without
@@ -136,7 +137,7 @@ class Method(StepLog, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Output:
         """Features of clean images, for callbacks to evaluate."""
-        output: Output = {"features": self(batch["image"].float() / 255).pooled}
+        output: Output = {"features": self(as_float(batch["image"])).pooled}
         if "label" in batch:
             output["label"] = batch["label"]
         return output
@@ -145,7 +146,7 @@ class Method(StepLog, ABC):
         """Embeddings with the index of their image."""
         if "index" not in batch:
             raise InputError('predict needs batches with "index", the place of each image in its data set.')
-        return {"index": batch["index"], "features": self(batch["image"].float() / 255).pooled}
+        return {"index": batch["index"], "features": self(as_float(batch["image"])).pooled}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

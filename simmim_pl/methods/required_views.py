@@ -30,7 +30,7 @@ def require_view_maker(method: LightningModule, makes: str, local_views: bool = 
         raise InputError(f"{name} does not use local views: remove --data.local_views.")
 
 
-def views_of(batch: Any, least: int, makes: str) -> Float[Tensor, "V B 3 H W"]:
+def views_of(batch: Any, least: int, makes: str) -> Float[Tensor, "V B C H W"]:
     """The views of a batch, ``least`` or more of each image.
 
     Raises:
@@ -39,7 +39,7 @@ def views_of(batch: Any, least: int, makes: str) -> Float[Tensor, "V B 3 H W"]:
     views = batch.get("views") if isinstance(batch, Mapping) else None
     if not isinstance(views, Tensor) or views.ndim != 5 or len(views) < least or not views.is_floating_point():
         raise InputError(
-            f'A training batch has to be a mapping with "views", float [V, B, 3, S, S] in [0, 1], V ≥ {least} views of '
+            f'A training batch has to be a mapping with "views", float [V, B, C, S, S] in [0, 1], V ≥ {least} views of '
             "every image. Give the DataLoader a collate_fn that makes them, or pass Trainer.fit a datamodule: "
             f"simmim_pl.data.ImageDataModule(source, views=simmim_pl.views.{makes}(...))."
         )

@@ -16,6 +16,7 @@ from simmim_pl.contracts import Batch, Encoder, InputError
 from simmim_pl.methods.method import Method, Output
 from simmim_pl.methods.required_views import require_view_maker, views_of
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import as_float
 
 ANGLES = (0, 90, 180, 270)  # degrees, anticlockwise
 
@@ -42,7 +43,7 @@ class Rotation(Method):
         require_view_maker(self, "CropFlip", local_views=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Output:
-        views = views_of(batch, 1, "CropFlip").flatten(0, 1)  # [A, 3, S, S]
+        views = views_of(batch, 1, "CropFlip").flatten(0, 1)  # [A, C, S, S]
         if views.shape[2] != views.shape[3]:
             raise InputError(f"Rotation needs square views, and these are of {views.shape[2]}×{views.shape[3]} pixels.")
         pooled = self.encoder(rotations(views)).pooled  # [4·A, D]
@@ -54,13 +55,13 @@ class Rotation(Method):
         self.log("train/loss_at_chance", math.log(len(ANGLES)))
         return self.finish(loss, pooled[: len(views)], batch)  # of upright images, as validation has them
 
-    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N K 3 H W"]]:
-        image = center_crop(batch["image"], [min(batch["image"].shape[-2:])] * 2) / 255
+    def pictures(self, batch: Batch) -> dict[str, Float[Tensor, "N K C H W"]]:
+        image = center_crop(as_float(batch["image"]), [min(batch["image"].shape[-2:])] * 2)
         name = f"image turned by {', '.join(map(str, ANGLES))} degrees"
         return {name: rotations(image).unflatten(0, (len(ANGLES), -1)).transpose(0, 1)}
 
 
-def rotations(images: Shaped[Tensor, "A 3 S S"]) -> Shaped[Tensor, "4*A 3 S S"]:
+def rotations(images: Shaped[Tensor, "A C S S"]) -> Shaped[Tensor, "4*A C S S"]:
     """All images upright, then all turned by 90 degrees anticlockwise, by 180, and by 270."""
     return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(len(ANGLES))])
 

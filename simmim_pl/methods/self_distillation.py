@@ -84,13 +84,13 @@ class SelfDistillation(Method):
     def on_fit_start(self) -> None:
         require_view_maker(self, "ContrastiveViews")
 
-    def project(self, views: Float[Tensor, "V B 3 S S"]) -> Projected:
+    def project(self, views: Float[Tensor, "V B C S S"]) -> Projected:
         """Features and projections of views by the online network, before the predictor."""
         features = self.encoder(views.flatten(0, 1))
         z = self.head(features.pooled)
         return features.pooled.unflatten(0, views.shape[:2]), z.unflatten(0, views.shape[:2])
 
-    def embed(self, project: Callable[[Tensor], Projected], views: Float[Tensor, "V B 3 S S"]) -> tuple[Tensor, ...]:
+    def embed(self, project: Callable[[Tensor], Projected], views: Float[Tensor, "V B C S S"]) -> tuple[Tensor, ...]:
         """The outputs of ``project``, in chunks if ``gradient_cache`` is above 1."""
         return chunked_forward(project, views, self.chunks, self) if self.chunks > 1 else project(views)
 

@@ -31,7 +31,7 @@ class Teacher(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def project(self, views: Float[Tensor, "V B 3 S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
+    def project(self, views: Float[Tensor, "V B C S S"]) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B P"]]:
         """Features and projections of views, without gradient."""
         features = self.encoder(views.flatten(0, 1))
         z = self.head(features.pooled)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import UInt
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from simmim_pl.data.files.decode import decode, resize_and_crop
 from simmim_pl.data.source import ImageDataset, Source, Split
 from simmim_pl.neighbours.table import Table
 from simmim_pl.runtime import yaml_schema
+from simmim_pl.runtime.pixels import as_bytes, as_rgb
 
 SIDE = 96  # pixels, at most
 
@@ -62,7 +63,7 @@ class Pictures:
             return ""
         return self.classes[label] if 0 <= label < len(self.classes) else f"label {label}"
 
-    def pixels(self, row: int) -> UInt8[Tensor, "3 H W"]:
+    def pixels(self, row: int) -> UInt[Tensor, "C H W"]:
         """The image of a row in the data set. Raises :class:`InputError` where there is none."""
         split: Split = "test" if self.table.value("split", row) == "test" else "train"
         if split not in self.sets:
@@ -101,9 +102,9 @@ def picture_of_file(path: str) -> bytes:
     return encoded(decode(path, SIDE))
 
 
-def jpeg(pixels: UInt8[Tensor, "3 H W"]) -> bytes:
+def jpeg(pixels: UInt[Tensor, "C H W"]) -> bytes:
     """A picture of pixels, made smaller if they are large."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    image = Image.fromarray(as_bytes(as_rgb(pixels)).permute(1, 2, 0).contiguous().numpy())
     return encoded(resize_and_crop(image, SIDE) if min(image.size) > SIDE else image)
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simmim_pl.contracts import InputError
-from simmim_pl.data.described import size_of
+from simmim_pl.data.described import format_of, size_of
 from simmim_pl.data.files.decode import decode_batch
 from simmim_pl.neighbours.table import Table
 from simmim_pl.runtime.checkpoint import load_checkpoint, load_encoder
 from simmim_pl.runtime.encoder_file import is_encoder_file
+from simmim_pl.runtime.pixels import as_float
 
 SAME = 0.99  # cosine similarity of two embeddings of one image; bfloat16 takes a thousandth
 
@@ -61,13 +62,19 @@ def embed(
     if checkpoint is None:
         raise InputError(f"--query {files[0]} is not in the table: name the encoder's checkpoint with --checkpoint.")
     encoder = load_encoder(checkpoint, allow=allow)
-    size = size or (None if is_encoder_file(checkpoint) else size_of(load_checkpoint(checkpoint)["config"]))
+    config = {} if is_encoder_file(checkpoint) else load_checkpoint(checkpoint)["config"]
+    size, form = size or size_of(config), format_of(config)
+    if form.channels != "rgb" and form.range is None:
+        raise InputError(
+            f"The run of {checkpoint} states no range, so a file outside its images cannot be read as they were: "
+            "search rows of the table."
+        )
     if size is None:
         raise InputError(f"{checkpoint} does not say how large its images are: add --size PIXELS.")
     known = next((row for row, path in enumerate(table.paths) if os.path.isfile(path)), None)
     shown = [] if known is None else [table.name(known)]
     with torch.no_grad():
-        made: Tensor = encoder(decode_batch([*files, *shown], size) / 255).pooled
+        made: Tensor = encoder(as_float(decode_batch([*files, *shown], size, form))).pooled
     same = made.shape[1] == table.features.shape[1]
     if not same or (known is not None and F.cosine_similarity(made[-1], table.features[known], 0) < SAME):
         raise InputError(

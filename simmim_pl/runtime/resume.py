@@ -39,6 +39,8 @@ FIXED_CLASSES = {
     "data.source": "its position in the data belongs to that class",
     "data.source.source": "its position in the data belongs to that class",
 }
+# Arguments that older checkpoints lack: the values with which they do what was done before.
+ADDED: dict[str, tuple[Any, ...]] = {"channels": (3, "rgb")}
 # Arguments that name initial weights may change: the checkpoint's weights replace them.
 INITIAL_WEIGHTS = ("pretrained", "weights")
 
@@ -63,7 +65,7 @@ def config_changes(before: Any, now: Any, place: tuple[str, ...] = ()) -> Iterat
         for key in sorted(before.keys() | now.keys()):
             if place or key not in IGNORED_KEYS:
                 yield from config_changes(before.get(key), now.get(key), (*place, key))
-    elif before != now:
+    elif before != now and not (place and before is None and now in ADDED.get(place[-1], ())):
         yield ".".join(part for part in place if part not in ("init_args", "dict_kwargs")), before, now
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from simmim_pl.runtime.constants import constant
 from simmim_pl.runtime.ranges import NonNegativeFloat, Probability, Range, ranged
 from simmim_pl.runtime.seeding import uniform
-from simmim_pl.views.grayscale import luma
+from simmim_pl.views.grayscale import LUMA, luma
 from simmim_pl.views.operation import Operation
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -48,7 +48,7 @@ class ColorJitter(Operation):
         """Factors and an order."""
         return sample_jitter(batch, self.probability, self.strength, generator, device)
 
-    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Jitter) -> Float[Tensor, "B 3 S S"]:
+    def apply(self, view: Float[Tensor, "B C S S"], parameters: Jitter) -> Float[Tensor, "B C S S"]:
         """Jitter each image."""
         return jitter(view, parameters)
 
@@ -102,9 +102,10 @@ def limits(strength: tuple[float, float, float, float]) -> tuple[tuple[float, ..
     return tuple(low.tolist()), tuple((still + reach - low).tolist())
 
 
-def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor, "B 3 H W"]:
+def jitter(image: Float[Tensor, "B C H W"], parameters: Jitter) -> Float[Tensor, "B C H W"]:
     """Change brightness, contrast, saturation and hue of images in [0, 1], each image in its own order.
 
+    Images that are not RGB keep their saturation and hue: their factors have to be idle.
     The formulas are those of torchvision's ``adjust_*`` on float tensors. Brightness, contrast and saturation share one
     formula, :func:`blend_`, so images with different orders are processed together. Images are sorted by how many of
     the three come before hue, idle ones last, so that each step works on a slice, and hue is turned only once.
@@ -118,7 +119,8 @@ def jitter(image: Float[Tensor, "B 3 H W"], parameters: Jitter) -> Float[Tensor,
     blends = list(enumerate(blending(sort)))
     for step, weights in blends:
         blend_(jittered[ends[step] :], weights[:, ends[step] :])
-    jittered.copy_(turn_hue(jittered, sort.factor[:, HUE]))
+    if image.shape[1] == len(LUMA):  # others have no hue
+        jittered.copy_(turn_hue(jittered, sort.factor[:, HUE]))
     for step, weights in blends:
         blend_(jittered[: ends[step]], weights[:, : ends[step]])
     return pixel.index_select(0, sorting.argsort()).view_as(image)
@@ -132,11 +134,11 @@ def blending(parameters: Jitter) -> Float[Tensor, "3 3 B 1"]:
     return weights[..., None]
 
 
-def blend_(pixel: Float[Tensor, "B 3 P"], weights: Float[Tensor, "3 B 1"]) -> None:
+def blend_(pixel: Float[Tensor, "B C P"], weights: Float[Tensor, "3 B 1"]) -> None:
     """own · colour + of_mean · mean grey + of_grey · grey, clamped to [0, 1], in place.
 
     torchvision's brightness, contrast and saturation are f · colour + (1 − f) · other, where other is black, the
-    image's mean grey, or the pixel's grey: one number per pixel, so one pass over the three channels suffices.
+    image's mean grey, or the pixel's grey: one number per pixel, so one pass over the channels suffices.
     """
     own, of_mean, of_grey = weights
     grey = luma(pixel)

@@ -9,14 +9,15 @@ from itertools import chain
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt
 from torch import Tensor
 
 from simmim_pl.contracts import InputError, Views
-from simmim_pl.gpu.support import runs_kernels
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Range, Share, ranged
+from simmim_pl.views.channels import for_channels
 from simmim_pl.views.color_jitter import ColorJitter
-from simmim_pl.views.fused import fused_views
+from simmim_pl.views.fused import fused_views, is_fusable
 from simmim_pl.views.gaussian_blur import GaussianBlur
 from simmim_pl.views.grayscale import Grayscale
 from simmim_pl.views.limits import require_ordered
@@ -34,7 +35,8 @@ class ContrastiveViews(Views):
     for CIFAR-10 (appendix B.9: no blur, jitter of half strength): :class:`ColorJitter`, :class:`Grayscale`, then
     :class:`GaussianBlur` and :class:`Solarize` where asked for. The formulas are torchvision's, as in the usual
     PyTorch reproductions; the paper's own code shifts brightness by adding and contrasts each channel with its own
-    mean.
+    mean. Images that are not RGB have no saturation, hue and grayscale: those are left out, with a message, and other
+    values than the defaults refused.
 
     Args:
         size: side of a view, in pixels.
@@ -55,7 +57,8 @@ class ContrastiveViews(Views):
             list per view gives each view its own operations, as in BYOL.
 
     Raises:
-        InputError: an argument is out of its range, or set together with ``operations``.
+        InputError: an argument is out of its range, or set together with ``operations``; at the first batch, the images
+            are not RGB, and an operation on colours was asked for.
     """
 
     @ranged
@@ -80,6 +83,7 @@ class ContrastiveViews(Views):
         super().__init__()
         require_ordered(scale=scale, ratio=ratio)
         self.size, self.views, self.scale, self.ratio, self.flip = size, views, scale, ratio, flip
+        self.listed, self.suited = operations is not None, dict[int, list[list[Operation]]]()  # by number of channels
         colours = (jitter, brightness, contrast, saturation, hue)
         if operations is None:
             operations = simclr(colours, grayscale, blur, sigma, solarize)
@@ -93,18 +97,27 @@ class ContrastiveViews(Views):
                     f"{operation.smallest} or more, or leave it out."
                 )
 
-    def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "V B 3 S S"]:
+    def forward(self, image: UInt[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "V B C S S"]:
         """Draw the views of a batch; the generator may live on any device."""
-        crop = Crop(self.size, self.scale, self.ratio, self.flip)
-        if runs_kernels(image.device):
+        crop, channels = Crop(self.size, self.scale, self.ratio, self.flip), image.shape[1]
+        if is_fusable(image):
             return fused_views(image, crop, self.operations, generator)
-        plans = [draw_plan(image, crop, operations, generator) for operations in self.operations]
-        result = torch.empty(self.views, len(image), 3, self.size, self.size, device=image.device)
+        each_view = self.operations_for(channels)
+        plans = [draw_plan(image, crop, operations, generator) for operations in each_view]
+        result = torch.empty(self.views, len(image), channels, self.size, self.size, device=image.device)
         for rows in blocks(image, self.size):
-            unit = image[rows] / 255
-            for view, plan, operations in zip(result, plans, self.operations, strict=True):
+            unit = as_float(image[rows])
+            for view, plan, operations in zip(result, plans, each_view, strict=True):
                 view[rows] = make_view(unit, plan[rows], self.size, operations)
         return result
+
+    def operations_for(self, channels: int) -> list[list[Operation]]:
+        """The operations of every view, for images of so many channels."""
+        if channels not in self.suited:
+            distinct = {id(each): each for each in self.operations}  # one list may be of all views: one message
+            made = {key: for_channels(each, channels, self.listed) for key, each in distinct.items()}
+            self.suited[channels] = [made[id(each)] for each in self.operations]
+        return self.suited[channels]
 
 
 def simclr(
@@ -138,9 +151,9 @@ def for_each_view(operations: Sequence[Any], views: int) -> list[list[Operation]
     return list(operations)
 
 
-def blocks(image: UInt8[Tensor, "B 3 H W"], size: int) -> list[slice]:
+def blocks(image: UInt[Tensor, "B C H W"], size: int) -> list[slice]:
     """Slices of a batch that are processed one after the other; on a CPU their size is limited by ``BLOCK``."""
-    numbers = image.numel() + len(image) * 3 * size**2
+    numbers = image.numel() + len(image) * image.shape[1] * size**2
     parts = math.ceil(numbers / BLOCK) if image.device.type == "cpu" else 1
     step = math.ceil(len(image) / parts)
     return [slice(start, start + step) for start in range(0, len(image), step)]

@@ -67,8 +67,8 @@ def central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[i
 
 
 def crop_resize(
-    image: Float[Tensor, "B 3 H W"], boxes: Int64[Tensor, "B 4"], flip: Bool[Tensor, " B"], size: int
-) -> Float[Tensor, "B 3 S S"]:
+    image: Float[Tensor, "B C H W"], boxes: Int64[Tensor, "B 4"], flip: Bool[Tensor, " B"], size: int
+) -> Float[Tensor, "B C S S"]:
     """Cut a box from each image, resize it to ``size`` pixels a side, mirror it left to right where ``flip``.
 
     Bilinear resampling with antialiasing is separable, so all three are ``rows @ image @ cols``, with each image's own

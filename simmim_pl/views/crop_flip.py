@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt
 from torch import Tensor
 
 from simmim_pl.contracts import Views
-from simmim_pl.gpu.support import runs_kernels
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, Share, ranged
-from simmim_pl.views.fused import fused_views
+from simmim_pl.views.fused import fused_views, is_fusable
 from simmim_pl.views.limits import require_ordered
 from simmim_pl.views.plan import Crop, draw_plan, make_view
 
 
 class CropFlip(Views):
-    """One random region of each image, flipped or not: ``[1, B, 3, S, S]``.
+    """One random region of each image, flipped or not: ``[1, B, C, S, S]``.
 
     torchvision's RandomResizedCrop and RandomHorizontalFlip, with separate parameters for every image.
 
@@ -43,10 +43,10 @@ class CropFlip(Views):
         require_ordered(scale=scale, ratio=ratio)
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
 
-    def forward(self, image: UInt8[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "1 B 3 S S"]:
+    def forward(self, image: UInt[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "1 B C S S"]:
         """Draw one view of each image; the generator may live on any device."""
         crop = Crop(self.size or image.shape[-2], self.scale, self.ratio, self.flip)
-        if runs_kernels(image.device):
+        if is_fusable(image):
             return fused_views(image, crop, [[]], generator)
         plan = draw_plan(image, crop, [], generator)
-        return make_view(image / 255, plan, crop.size, [])[None]
+        return make_view(as_float(image), plan, crop.size, [])[None]

@@ -8,15 +8,16 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt, UInt8
 from torch import Tensor
 
+from simmim_pl.gpu.support import runs_kernels
 from simmim_pl.runtime.constants import constant
 from simmim_pl.runtime.seeding import rank_of
 from simmim_pl.views.color_jitter import IDLE, ColorJitter, Jitter, limits
 from simmim_pl.views.crop import ATTEMPTS, central_crop
 from simmim_pl.views.gaussian_blur import GaussianBlur, kernel_size
-from simmim_pl.views.grayscale import Grayscale
+from simmim_pl.views.grayscale import LUMA, Grayscale
 from simmim_pl.views.operation import Operation
 from simmim_pl.views.plan import Crop, Plan, draw_plan
 from simmim_pl.views.solarize import Solarize
@@ -25,6 +26,11 @@ NEVER: tuple[Any, ...] = (ColorJitter(0.0), Grayscale(0.0), GaussianBlur(0.0), S
 KNOWN = [type(operation) for operation in NEVER]  # operations of one launch, in this order
 
 NUMBERS: dict[Any, int] = {"box": 4 * ATTEMPTS, "flip": 1, ColorJitter: 9, Grayscale: 1, GaussianBlur: 2, Solarize: 1}
+
+
+def is_fusable(image: UInt[Tensor, "B C H W"]) -> bool:
+    """Whether the kernels make views of these images: of 8-bit RGB, on a GPU that runs them."""
+    return image.dtype == torch.uint8 and image.shape[1] == len(LUMA) and runs_kernels(image.device)
 
 
 def fused_views(

@@ -34,7 +34,7 @@ class GaussianBlur(Operation):
         least, greatest = self.sigma
         return torch.where(chosen < self.probability, least + (greatest - least) * place, 0.0)
 
-    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Float[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
+    def apply(self, view: Float[Tensor, "B C S S"], parameters: Float[Tensor, " B"]) -> Float[Tensor, "B C S S"]:
         """Blur the images whose width is not 0."""
         chosen = parameters.nonzero().squeeze(1)
         view[chosen] = gaussian_blur(view.index_select(0, chosen), parameters[chosen], kernel_size(view.shape[-1]))
@@ -50,7 +50,7 @@ def kernel_size(size: int) -> int:
     return 2 * (size // 10 // 2) + 1
 
 
-def gaussian_blur(image: Float[Tensor, "B 3 H W"], sigma: Float[Tensor, " B"], kernel: int) -> Float[Tensor, "B 3 H W"]:
+def gaussian_blur(image: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], kernel: int) -> Float[Tensor, "B C H W"]:
     """Blur each image by a Gaussian of ``sigma`` pixels, cut off at ``kernel`` pixels, mirrored at the border.
 
     A Gaussian is separable, and so narrow relative to the image that adding the few shifted images is cheaper than a
@@ -67,7 +67,7 @@ def gaussian_blur(image: Float[Tensor, "B 3 H W"], sigma: Float[Tensor, " B"], k
     return blur_along(3, blur_along(2, mirrored, weight), weight)
 
 
-def blur_along(dim: int, image: Float[Tensor, "B 3 h w"], weight: Float[Tensor, "B K"]) -> Float[Tensor, "B 3 H W"]:
+def blur_along(dim: int, image: Float[Tensor, "B C h w"], weight: Float[Tensor, "B K"]) -> Float[Tensor, "B C H W"]:
     """Weighted mean of K neighbours along an axis, without padding: the result is K − 1 shorter."""
     kernel, extent = weight.shape[1], image.shape[dim] - weight.shape[1] + 1
     weights = weight[:, :, None, None, None].unbind(dim=1)

@@ -26,7 +26,12 @@ def grayscale(image: Float[Tensor, "B 3 H W"], mask: Bool[Tensor, " B"]) -> Floa
     return pixel.index_copy(0, chosen, grey[:, None].expand(-1, 3, -1)).view_as(image)
 
 
-def luma(pixel: Float[Tensor, "B 3 P"]) -> Float[Tensor, "B P"]:
-    """The grey of each pixel, by torchvision's weights. A matrix product would round one image alone differently."""
+def luma(pixel: Float[Tensor, "B C P"]) -> Float[Tensor, "B P"]:
+    """The grey of each pixel: by torchvision's weights of RGB, else the mean of its channels.
+
+    A matrix product would round one image alone differently.
+    """
+    if pixel.shape[1] != len(LUMA):
+        return pixel.mean(dim=1)
     red, green, blue = pixel.unbind(dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])

@@ -34,7 +34,7 @@ class Operation(ABC):
         """
 
     @abstractmethod
-    def apply(self, view: Float[Tensor, "B 3 S S"], parameters: Any) -> Float[Tensor, "B 3 S S"]:
+    def apply(self, view: Float[Tensor, "B C S S"], parameters: Any) -> Float[Tensor, "B C S S"]:
         """Do to each image in [0, 1] what its parameters say; the result is in [0, 1] too. ``view`` may be changed."""
 
 

@@ -46,7 +46,7 @@ class Plan:
 
 
 def draw_plan(image: Tensor, crop: Crop, operations: Sequence[Operation], generator: torch.Generator) -> Plan:
-    """Draw what to do for one view of each of the images ``[B, 3, H, W]``, on their device."""
+    """Draw what to do for one view of each of the images ``[B, C, H, W]``, on their device."""
     (batch, _, height, width), device = image.shape, image.device
     box = sample_crop(batch, height, width, crop.scale, crop.ratio, generator, device)
     drawn = [operation.sample(batch, generator, device) for operation in operations[:1]]
@@ -57,8 +57,8 @@ def draw_plan(image: Tensor, crop: Crop, operations: Sequence[Operation], genera
 
 
 def make_view(
-    image: Float[Tensor, "B 3 H W"], plan: Plan, size: int, operations: Sequence[Operation]
-) -> Float[Tensor, "B 3 S S"]:
+    image: Float[Tensor, "B C H W"], plan: Plan, size: int, operations: Sequence[Operation]
+) -> Float[Tensor, "B C S S"]:
     """One view of each image in [0, 1], of ``size`` = S pixels a side."""
     view = crop_resize(image, plan.box, plan.flip, size)
     for operation, parameters in zip(operations, plan.drawn, strict=True):

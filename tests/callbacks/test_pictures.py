@@ -62,6 +62,6 @@ def test_a_method_without_pictures_stores_none(tmp_path: Path) -> None:
 def test_pictures_of_a_wrong_shape_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Contrastive, "pictures", lambda self, batch: {"mine": batch["image"] / 255})
     callback = Pictures()
-    with pytest.warns(UserWarning, match=r"pictures has to return \[N, K, 3, H, W\], and mine is not"):
+    with pytest.warns(UserWarning, match=r"pictures has to return \[N, K, C, H, W\], and mine is not"):
         fit(tmp_path, callback, max_epochs=1)
     assert callback.found == {}

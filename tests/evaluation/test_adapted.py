@@ -120,7 +120,7 @@ def test_items_are_batched_and_have_a_digest() -> None:
 
 @pytest.mark.parametrize("item", [(torch.zeros(3, 4, 4), 1), {"image": torch.zeros(3, 4, 4)}, {"label": 1}])
 def test_invalid_items_are_refused_with_the_required_format(item: Any) -> None:
-    with pytest.raises(InputError, match=r'items {"image": uint8 \[3, H, W\], "label": int}'):
+    with pytest.raises(InputError, match=r'items {"image": uint8 \[C, H, W\], "label": int}'):
         Items([item]).__getitems__([0])
 
 

@@ -66,6 +66,20 @@ def test_masks_have_the_same_number_of_whole_units_in_every_image(
     assert (cells.all(-1).sum((1, 2)) == math.ceil(Fraction(percent, 100) * height * width)).all()
 
 
+def test_images_of_five_channels_are_predicted_in_all_of_them() -> None:
+    image = torch.rand(2, 5, 16, 16)
+    for encoder in (FastCNN(2, channels=5), ViT(16, channels=5, **SMALL)):
+        network = seeded(method(encoder), 0)
+        (rows,) = network.eval().pictures({"image": (65535 * image).to(torch.uint16)}).values()
+        assert rows.shape == (2, 3, 5, 16, 16)
+        mask = network.mask(image)
+        assert torch.equal(rows[:, 1] == 0.5, mask.expand_as(image))
+        torch.testing.assert_close(rows[:, 2][~mask.expand_as(image)], image[~mask.expand_as(image)], atol=1e-4, rtol=0)
+    once = masked_l1(image[:, :1], image[:, 1:2], mask)
+    torch.testing.assert_close(masked_l1(*(image[:, at][:, None].expand_as(image) for at in (0, 1)), mask), once)
+    assert l1_at_chance(image, mask) < masked_l1(torch.zeros_like(image), image, mask)
+
+
 def test_masks_are_uniform_and_independent_between_images() -> None:
     mask = seeded(method(FastCNN(2), mask_unit=4, mask_ratio=0.5), 0).mask(torch.zeros(4000, 3, 8, 8))
     corners = mask[:, 0, ::4, ::4].flatten(1)

@@ -20,8 +20,6 @@ from simmim_pl.views import (
     GaussianBlur,
     Grayscale,
     Solarize,
-    contrastive,
-    crop_flip,
     fused,
 )
 from simmim_pl.views.plan import Crop, draw_plan, make_view
@@ -77,8 +75,7 @@ def test_a_rank_gets_its_part_of_the_whole_batch() -> None:
 @pytest.mark.parametrize("views", [ContrastiveViews(20, views=3), CropFlip(), CropFlip(9)])
 def test_a_device_with_kernels_uses_them(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
     image = images()
-    for module in (contrastive, crop_flip):
-        monkeypatch.setattr(module, "runs_kernels", lambda device: True)
+    monkeypatch.setattr(fused, "runs_kernels", lambda device: True)
     found = views(image.to(DEVICE), seeded(4))
     crop = Crop(views.size or 24, views.scale, views.ratio, views.flip)
     operations = getattr(views, "operations", [[]])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import PIL
 import torch
 from filelock import FileLock, Timeout
-from jaxtyping import UInt8
+from jaxtyping import UInt
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data.files.decode import decode_all, find_unreadable
 from simmim_pl.data.files.digest import digest
 from simmim_pl.data.files.encoded import EncodedImages
+from simmim_pl.data.files.find_range import find_range
+from simmim_pl.data.files.pixel_format import RGB, PixelFormat
 from simmim_pl.runtime import atomic
 
 # Version of the cache format and of the decoder; part of the cache key.
@@ -26,8 +28,8 @@ VERSION = f"2, Pillow {PIL.__version__}"
 CHECKSUM_BYTES = 4  # CRC-32
 
 
-def load_or_decode(encoded: EncodedImages, size: int, folder: Path) -> UInt8[Tensor, "N 3 S S"]:
-    """All images of a split as uint8 RGB, decoded once and then read from a cache file.
+def load_or_decode(encoded: EncodedImages, size: int, folder: Path, form: PixelFormat = RGB) -> UInt[Tensor, "N C S S"]:
+    """All images of a split, decoded once and then read from a cache file.
 
     The cache file's name depends on :meth:`simmim_pl.data.files.encoded.EncodedImages.stats`: path, size and
     modification times of every file. It ends with a checksum; if that is wrong, the images are decoded again. It is
@@ -38,39 +40,41 @@ def load_or_decode(encoded: EncodedImages, size: int, folder: Path) -> UInt8[Ten
         encoded: N images.
         size: S, height and width after resizing and cropping, in pixels.
         folder: of the cache.
+        form: of the pixels.
 
     Raises:
         OSError: the disk is full.
         InputError: an image cannot be read, or files changed while they were decoded.
     """
     before = encoded.stats()
-    path = folder / f"{digest('images', VERSION, before, size)}.uint8"
+    path = folder / f"{digest('images', VERSION, before, size, *form.key)}.{str(form.dtype).removeprefix('torch.')}"
     with file_lock(path):
-        cached = read_cached(path, len(encoded), size)
+        cached = read_cached(path, len(encoded), size, form)
         if cached is not None:
             return cached
-        images = decode_all(encoded, size)
+        images = decode_all(encoded, size, form)
         if encoded.stats() != before:
             raise InputError(
                 f"Images changed while they were decoded ({encoded[0]}, …): start again when all files are there."
             )
         written = try_to_write(path, lambda file: file.write(images.numpy().data) and file.write(checksum(images)))
-        cached = read_cached(path, len(encoded), size) if written else None
+        cached = read_cached(path, len(encoded), size, form) if written else None
     return images if cached is None else cached
 
 
-def readable_positions(encoded: EncodedImages, size: int, folder: Path | None) -> list[int]:
+def readable_positions(encoded: EncodedImages, size: int, folder: Path | None, form: PixelFormat = RGB) -> list[int]:
     """Positions of the images that can be decoded; a warning names the others.
 
     Args:
         encoded: the images, all of which are decoded to find out.
         size: height and width to decode to, in pixels.
         folder: of the cache, which keeps the answer for the same files; ``None`` for no cache.
+        form: of the pixels.
 
     Raises:
         InputError: no image can be decoded.
     """
-    bad = find_unreadable(encoded, size) if folder is None else cached_unreadable(encoded, size, folder)
+    bad = kept_answer("unreadable", (size, *form.key), encoded, folder, lambda: find_unreadable(encoded, size, form))
     if len(bad) == len(encoded):
         raise InputError(f"None of the {len(encoded)} images can be read: see {encoded[0]}.")
     if bad:
@@ -80,34 +84,44 @@ def readable_positions(encoded: EncodedImages, size: int, folder: Path | None) -
     return [i for i in range(len(encoded)) if i not in excluded]
 
 
-def cached_unreadable(encoded: EncodedImages, size: int, folder: Path) -> list[int]:
-    """:func:`simmim_pl.data.files.decode.find_unreadable`, cached in ``folder``."""
-    path = folder / f"{digest('unreadable', VERSION, encoded.stats(), size)}.json"
+def range_of(encoded: EncodedImages, channels: int, folder: Path | None) -> tuple[float, float] | None:
+    """:func:`simmim_pl.data.files.find_range.find_range`, kept in ``folder``, or found each time without one."""
+    found = kept_answer("range", (channels,), encoded, folder, lambda: list(find_range(encoded, channels) or ()))
+    return (found[0], found[1]) if found else None
+
+
+def kept_answer(
+    question: str, options: tuple[object, ...], encoded: EncodedImages, folder: Path | None, find: Callable[[], list]
+) -> list:
+    """A list of numbers about some images: from a file in ``folder``, or found and written there."""
+    if folder is None:
+        return find()
+    path = folder / f"{digest(question, VERSION, encoded.stats(), *options)}.json"
     with file_lock(path):
         with suppress(OSError, ValueError, TypeError):
             cached, expected_digest = json.loads(path.read_text())
             if expected_digest == digest(cached):
                 return list(cached)
-        bad = find_unreadable(encoded, size)
-        try_to_write(path, lambda file: file.write(json.dumps([bad, digest(bad)]).encode()))
-    return bad
+        found = find()
+        try_to_write(path, lambda file: file.write(json.dumps([found, digest(found)]).encode()))
+    return found
 
 
-def read_cached(path: Path, number: int, size: int) -> UInt8[Tensor, "N 3 S S"] | None:
+def read_cached(path: Path, number: int, size: int, form: PixelFormat = RGB) -> UInt[Tensor, "N C S S"] | None:
     """Memory-map a cache file; ``None`` if it does not exist, or its length or checksum is wrong.
 
     Verifying the checksum reads the whole file, at several GB/s from memory, else at the speed of the disk; the first
     epoch then finds it in the page cache.
     """
-    length = number * 3 * size * size
+    length = number * form.bytes(size)
     if not path.is_file() or path.stat().st_size != length + CHECKSUM_BYTES:
         return None
     whole = torch.from_file(str(path), size=length + CHECKSUM_BYTES, dtype=torch.uint8)
-    images = whole[:length].view(number, 3, size, size)
+    images = whole[:length].view(form.dtype).view(number, form.number, size, size)
     return images if checksum(images) == whole[length:].numpy().tobytes() else None
 
 
-def checksum(images: UInt8[Tensor, "N 3 S S"]) -> bytes:
+def checksum(images: UInt[Tensor, "N C S S"]) -> bytes:
     """CRC-32 of all pixels, little-endian."""
     return zlib.crc32(images.numpy().data).to_bytes(CHECKSUM_BYTES, "little")
 

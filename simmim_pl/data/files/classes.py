@@ -16,11 +16,14 @@ LAYOUTS = (
 HELD_OUT = ("test", "val", "valid", "validation")  # folders that are no classes, in any case
 
 
-def read_train(root: Path) -> Tree:
-    """The training images of a root: in its folder ``train``, or else all. Raises :class:`InputError` without any."""
+def read_train(root: Path, arrays: bool = False) -> Tree:
+    """The training images of a root: in its folder ``train``, or else all. Raises :class:`InputError` without any.
+
+    - ``arrays``: whether arrays, ``.npy``, are images.
+    """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: set the source's root to the folder of your images.")
-    tree = read_tree(root / "train" if (root / "train").is_dir() else root)
+    tree = read_tree(root / "train" if (root / "train").is_dir() else root, arrays)
     if not tree.loose and not tree.named():
         others = f" but {describe_others(tree.others)}" if tree.others else ""
         raise InputError(f"{tree.folder} holds no images{others}: {LAYOUTS}")
@@ -93,13 +96,13 @@ def require_classes(trees: list[Tree], classes: list[str]) -> None:
         raise InputError(f"{trees[0].folder / empty[0]} is a class without images: put images there, or remove it.")
 
 
-def read_test(roots: list[Path], train: list[Tree], classes: list[str]) -> list[Tree]:
+def read_test(roots: list[Path], train: list[Tree], classes: list[str], arrays: bool = False) -> list[Tree]:
     """The labelled test images of each root that has any: in ``test``, or else in ``val``, as in ImageNet.
 
     Raises:
         InputError: a folder is laid out in another way, or none holds an image.
     """
-    trees = [read_tree(folder) for folder in map(test_folder_of, roots) if folder]
+    trees = [read_tree(folder, arrays) for folder in map(test_folder_of, roots) if folder]
     for tree in trees:
         odd = [name for name in tree.images if name not in classes]
         if odd:

@@ -1,38 +1,44 @@
-"""Decode image files of any mode to RGB of one size: a single file, a batch, or a whole split in threads."""
+"""Decode image files to pixels of one size: a single file, a batch, or a whole split in threads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import UInt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from simmim_pl.contracts import InputError
+from simmim_pl.data.files.bands import read_bands
 from simmim_pl.data.files.encoded import Encoded, EncodedImages
 from simmim_pl.data.files.formats import missing_package, open_image, supported_formats
+from simmim_pl.data.files.huge import bounded
+from simmim_pl.data.files.pixel_format import RGB, PixelFormat
+from simmim_pl.data.files.rgb import to_rgb
 
 CHUNK = 256  # images per task of a thread
 
 
-def decode_all(files: Sequence[Encoded] | EncodedImages, size: int) -> UInt8[Tensor, "N 3 S S"]:
+def decode_all(files: Sequence[Encoded] | EncodedImages, size: int, form: PixelFormat = RGB) -> UInt[Tensor, "N C S S"]:
     """Decode all files in threads, with a progress bar. Raises :class:`InputError` as :func:`decode`."""
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(files), form.number, size, size, dtype=form.dtype)
 
     def fill(rows: slice) -> None:
-        images[rows] = decode_batch(files[rows], size)
+        images[rows] = decode_batch(files[rows], size, form)
 
     for_each_chunk(fill, len(files))
     return images
 
 
-def find_unreadable(files: Sequence[Encoded] | EncodedImages, size: int) -> list[int]:
-    """Positions of the files that :func:`decode` refuses. Decodes all of them, in threads.
+def find_unreadable(files: Sequence[Encoded] | EncodedImages, size: int, form: PixelFormat = RGB) -> list[int]:
+    """Positions of the files that cannot be decoded. Decodes all of them, in threads.
 
     Raises:
         InputError: a file cannot be read for another reason than its content: permissions, a failing disk, a package
@@ -43,7 +49,7 @@ def find_unreadable(files: Sequence[Encoded] | EncodedImages, size: int) -> list
     def attempt(rows: slice) -> None:
         for position, file in enumerate(files[rows], rows.start):
             try:
-                decode(file, size)
+                pixels_of(file, size, form)
             except InputError as error:
                 cause = error.__cause__
                 if isinstance(cause, MemoryError | ImportError) or getattr(cause, "errno", None) is not None:
@@ -67,12 +73,25 @@ def for_each_chunk(fill: Callable[[slice], None], number: int) -> None:
             bar.update(done)
 
 
-def decode_batch(files: Sequence[Encoded], size: int) -> UInt8[Tensor, "B 3 S S"]:
-    """Decode some files to one uint8 tensor. Raises :class:`InputError` as :func:`decode`."""
-    batch = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    for row, file in zip(batch, files, strict=True):
-        row[:] = np.asarray(decode(file, size))
-    return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+def decode_batch(files: Sequence[Encoded], size: int, form: PixelFormat = RGB) -> UInt[Tensor, "B C S S"]:
+    """Decode some files to one tensor. Raises :class:`InputError` as :func:`decode`."""
+    batch = torch.empty(len(files), form.number, size, size, dtype=form.dtype)
+    for row, file in zip(batch.numpy(), files, strict=True):
+        row[:] = pixels_of(file, size, form)
+    return batch
+
+
+def pixels_of(file: Encoded, size: int, form: PixelFormat) -> Any:
+    """Pixels of a file, ``[C, S, S]``: as :func:`decode`, or of its own numbers, resized before they are rounded."""
+    if form.channels == "rgb":
+        return np.asarray(decode(file, size)).transpose(2, 0, 1)
+    with errors_of(file):
+        bands = read_bands(file, form.channels, 2 * size)
+        if form.range is None and bands.dtype != np.uint8:
+            raise ValueError(f"its numbers are {bands.dtype}, those of others have 8 bits: set the source's range")
+        whole = bands if bands.dtype == np.uint8 else bands.astype(np.float32)
+        fitted = [np.asarray(resize_and_crop(Image.fromarray(band), size)) for band in whole]
+        return form.pixels(np.stack(fitted))
 
 
 def decode(file: Encoded, size: int) -> Image.Image:
@@ -92,10 +111,19 @@ def decode(file: Encoded, size: int) -> Image.Image:
         InputError: the file is none of :data:`simmim_pl.data.files.formats.FORMATS`, needs a package that is not
             installed, is damaged, or is grayscale outside these ranges.
     """
-    try:
-        with open_image(file) as image:
-            image.draft(None, (2 * size, 2 * size))
+    with errors_of(file), open_image(file) as image:
+        image.draft(None, (2 * size, 2 * size))
+        with bounded(image.size, str(file)):
             return resize_and_crop(to_rgb(image), size)
+
+
+@contextmanager
+def errors_of(file: Encoded) -> Iterator[None]:
+    """Raise :class:`InputError`, which names the file, for any error but that."""
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:  # Pillow's decoders raise many types: OSError, SyntaxError, struct.error, …
         require_package(str(file))
         unknown = f"its format is not one of {', '.join(supported_formats())}"
@@ -116,18 +144,3 @@ def resize_and_crop(
 ) -> Image.Image:
     """Resize the shorter side to ``size`` pixels and crop the centre."""
     return ImageOps.fit(image, (size, size), resampling)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB, see :func:`decode`. Raises ``ValueError`` for grayscale of unknown range."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float64)
-        ranges = (1, 255, 65535) if image.mode == "F" else (65535,)
-        scale = next((top for top in ranges if grey.min() >= 0 and grey.max() <= top), None)
-        if scale is None:
-            raise ValueError(f"grayscale from {grey.min():g} to {grey.max():g}, of unknown range")
-        return Image.fromarray(np.rint(grey * (255 / scale)).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")

@@ -1,8 +1,9 @@
-"""DICOM images as 8-bit images, by pydicom."""
+"""DICOM images as 8-bit images or as numbers, by pydicom."""
 
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,12 +11,30 @@ from PIL import Image
 PREAMBLE = 128  # bytes before the signature
 
 
-def is_dicom(source: str | BytesIO) -> bool:
-    """Whether a file has DICOM's signature. Raises ``OSError`` if it cannot be read."""
+def start_of(source: str | BytesIO) -> bytes:
+    """The first bytes of a file, which show its format. Raises ``OSError`` if it cannot be read."""
     if isinstance(source, BytesIO):
-        return source.getvalue()[PREAMBLE : PREAMBLE + 4] == b"DICM"
+        return source.getvalue()[: PREAMBLE + 4]
     with open(source, "rb") as file:
-        return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+        return file.read(PREAMBLE + 4)
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file has DICOM's signature."""
+    return start[PREAMBLE:] == b"DICM"
+
+
+def read_values(source: str | BytesIO) -> Any:
+    """The numbers ``[H, W]`` of a DICOM file's first frame after its rescaling, such as in Hounsfield units.
+
+    Raises:
+        ImportError: pydicom is not installed.
+    """
+    from pydicom import dcmread  # optional
+    from pydicom.pixels import apply_modality_lut, pixel_array
+
+    file = dcmread(source)
+    return apply_modality_lut(pixel_array(file, index=0), file)
 
 
 def read_dicom(source: str | BytesIO) -> Image.Image:

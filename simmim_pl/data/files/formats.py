@@ -10,8 +10,9 @@ from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
 
-from simmim_pl.data.files.dicom import is_dicom, read_dicom
+from simmim_pl.data.files.dicom import is_dicom, read_dicom, start_of
 from simmim_pl.data.files.encoded import Encoded
+from simmim_pl.data.files.huge import unlimited
 
 #: Formats that Pillow decodes by itself; some others start programs (EPS starts Ghostscript). HEIF is pillow-heif's.
 #: TGA comes last, because its files have no signature to recognise.
@@ -26,10 +27,17 @@ PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".hif": "pillow-heif
 def open_image(file: Encoded) -> Image.Image:
     """Open an image of one of :data:`FORMATS` or a DICOM file, recognised by content; pixels are decoded later."""
     source = file if isinstance(file, str) else BytesIO(file.content)
-    try:
+
+    def opened() -> Image.Image:
         return Image.open(source, formats=supported_formats())
+
+    try:
+        return opened()
+    except Image.DecompressionBombError:
+        with unlimited():  # pixels are decoded within bounds of our own
+            return opened()
     except UnidentifiedImageError:
-        if not is_dicom(source):
+        if not is_dicom(start_of(source)):
             raise
         return read_dicom(source)
 
@@ -45,10 +53,14 @@ def supported_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def image_extensions() -> set[str]:
-    """File extensions of all formats, in lower case, with the dot; those of :data:`PACKAGES` installed or not."""
+def image_extensions(arrays: bool = False) -> set[str]:
+    """File extensions of all formats, in lower case, with the dot; those of :data:`PACKAGES` installed or not.
+
+    - ``arrays``: whether arrays, ``.npy``, are images.
+    """
     supported = supported_formats()
-    return {ending for ending, name in Image.registered_extensions().items() if name in supported} | PACKAGES.keys()
+    of_pillow = {ending for ending, name in Image.registered_extensions().items() if name in supported}
+    return of_pillow | PACKAGES.keys() | ({".npy"} if arrays else set())
 
 
 def missing_package(file: str) -> str | None:

@@ -94,9 +94,12 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(item.name for item in visible if os.path.realpath(item.path) not in ancestors)
 
 
-def list_images(folder: Path, deep: bool = True) -> list[str]:
-    """Paths of the images in ``folder``, and below it if ``deep``, by extension; sorted, without hidden files."""
-    return list_files(folder, image_extensions(), deep)
+def list_images(folder: Path, deep: bool = True, arrays: bool = False) -> list[str]:
+    """Paths of the images in ``folder``, and below it if ``deep``, by extension; sorted, without hidden files.
+
+    - ``arrays``: whether arrays, ``.npy``, are images.
+    """
+    return list_files(folder, image_extensions(arrays), deep)
 
 
 def list_files(folder: Path, endings: set[str], deep: bool) -> list[str]:

@@ -42,9 +42,12 @@ class Tree:
         return sort_paths(path for paths in self.images.get(name, {}).values() for path in paths)
 
 
-def read_tree(folder: Path) -> Tree:
-    """List a folder, by extension, without opening a file. Links are followed as in ``layout.list_files``."""
-    tree, endings = Tree(folder), image_extensions()
+def read_tree(folder: Path, arrays: bool = False) -> Tree:
+    """List a folder, by extension, without opening a file. Links are followed as in ``layout.list_files``.
+
+    - ``arrays``: whether arrays, ``.npy``, are images.
+    """
+    tree, endings = Tree(folder), image_extensions(arrays)
 
     def images(paths: list[str]) -> list[str]:
         tree.others += [path for path in paths if extension(path) not in endings]

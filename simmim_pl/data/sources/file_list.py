@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Int64
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -41,6 +41,8 @@ class FileList(EncodedSource):
             see :class:`simmim_pl.data.Folder`, also for the next two.
         cache: cache decoded images.
         skip_corrupt: leave out images that cannot be decoded, and report how many.
+        channels: ``rgb``, or the number of channels: see :class:`simmim_pl.data.Folder`.
+        range: the numbers that become 0 and 1.
     """
 
     @ranged
@@ -56,8 +58,10 @@ class FileList(EncodedSource):
         memory_gb: NonNegativeFloat = 4.0,
         cache: bool = True,
         skip_corrupt: bool = False,
+        channels: PositiveInt | Literal["rgb"] = "rgb",
+        range: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(size, memory_gb, cache, skip_corrupt)
+        super().__init__(size, memory_gb, cache, skip_corrupt, channels, range)
         self.file = Path(file).expanduser()
         self.root = self.file.parent if root is None else Path(root).expanduser()
         self.path_column, self.label_column, self.split_column = path_column, label_column, split_column
@@ -101,7 +105,7 @@ class FileList(EncodedSource):
         if split not in splits:
             raise InputError(f"{self.file} has no test split, rows of test or val in a column of splits: {NO_TEST}.")
         paths, labels = splits[split]
-        return self.open(ImagePaths(paths), labels)
+        return self.open(split, ImagePaths(paths), labels)
 
     def read(self) -> dict[str, tuple[list[str], Int64[Tensor, " N"] | None]]:
         """Paths and labels of each split. Sets ``classes``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -32,7 +33,8 @@ class Folder(EncodedSource):
     test split, as in ImageNet. Class folders are read recursively. Names are sorted, so labels and order are the same
     on every machine. Hidden files are ignored; links are followed, and read once where they loop. ``prepare`` prints
     what was found and which files are no images. Without labels there is no test split. ``classes`` is known after
-    ``load``. :func:`simmim_pl.data.files.decode.decode` says how files are converted to RGB.
+    ``load``. :func:`simmim_pl.data.files.decode.decode` says how files are converted to RGB, and
+    :func:`simmim_pl.data.files.bands.read_bands` what is read otherwise.
 
     Args:
         root: the folder, or a list of folders of the same layout, which are read as one; classes of one name are one.
@@ -46,6 +48,11 @@ class Folder(EncodedSource):
             Before the first run, all images are decoded to find them.
         labels: whether folders are classes; by default as the layout says: those in ``train`` are; without ``train``,
             they are unless images lie beside them, or all their names are dates or numbers. A single one never is.
+        channels: ``rgb``: files are converted to 8-bit RGB. 1: grey, in the files' own numbers, of 8, 16 or 32 bits or
+            floats. A larger number: as many bands or pages of a TIFF file, or channels of an array, ``.npy``.
+        range: the numbers that become 0 and 1, such as ``[0, 4095]`` for 12 bits; those beyond are clipped, and the
+            others kept in 65,536 levels. By default 0 and 255 if the first image has 8 bits, else the least and the
+            greatest of all training images, which are read to find them, and printed.
     """
 
     @ranged
@@ -57,10 +64,12 @@ class Folder(EncodedSource):
         cache: bool = True,
         skip_corrupt: bool = False,
         labels: bool | None = None,
+        channels: PositiveInt | Literal["rgb"] = "rgb",
+        range: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(size, memory_gb, cache, skip_corrupt)
+        super().__init__(size, memory_gb, cache, skip_corrupt, channels, range)
         self.roots = [Path(each).expanduser() for each in ([root] if isinstance(root, str) else root)]
-        self.labels = labels
+        self.labels, self.arrays = labels, channels != "rgb"
         if not self.roots:
             raise InputError("Folder's root is an empty list: name at least one folder.")
 
@@ -72,7 +81,7 @@ class Folder(EncodedSource):
     def prepare(self) -> None:
         """Check the layout of both splits without opening images, and print it. Raises :class:`InputError`."""
         trees, classes = self.train()
-        test = read_test(self.roots, trees, classes) if classes and self.has_test_folder() else []
+        test = read_test(self.roots, trees, classes, self.arrays) if classes and self.has_test_folder() else []
         rank_zero_info(self.describe(trees, classes))
         others = sort_paths(path for tree in [*trees, *test] for path in tree.others)
         if others:
@@ -93,14 +102,14 @@ class Folder(EncodedSource):
         if split == "test":
             trees = self.test(trees)
         if not self.classes:
-            return self.open(ImagePaths(every_image(trees)[0]), None)
+            return self.open(split, ImagePaths(every_image(trees)[0]), None)
         files, labels = images_of_classes(trees, self.classes)
-        return self.open(ImagePaths(files), labels)
+        return self.open(split, ImagePaths(files), labels)
 
     def train(self) -> tuple[list[Tree], list[str]]:
         """The training images of each root, and the names of their classes; none if they have no labels."""
         require_apart(self.roots)
-        trees = [read_train(root) for root in self.roots]
+        trees = [read_train(root, self.arrays) for root in self.roots]
         found = [class_folders(*each, self.labels) for each in zip(self.roots, trees, strict=True)]
         classes = sorted({name for names in found for name in names}) if all(found) else []
         if classes:
@@ -116,7 +125,7 @@ class Folder(EncodedSource):
             raise InputError(f"{self.name} holds images without labels, so it has no test split: {LAYOUTS}")
         if not self.has_test_folder():
             raise InputError(f"{self.name} has no test split, a folder named test beside train: add one, or {NO_TEST}.")
-        return read_test(self.roots, train, self.classes)
+        return read_test(self.roots, train, self.classes, self.arrays)
 
     def has_test_folder(self) -> bool:
         """Whether any root has a folder of test images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Int64
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -43,6 +43,8 @@ class HuggingFace(EncodedSource):
             see :class:`simmim_pl.data.Folder`, also for the next two.
         cache: cache decoded images.
         skip_corrupt: leave out images that cannot be decoded, and report how many.
+        channels: ``rgb``, or the number of channels: see :class:`simmim_pl.data.Folder`.
+        range: the numbers that become 0 and 1.
     """
 
     @ranged
@@ -60,8 +62,10 @@ class HuggingFace(EncodedSource):
         memory_gb: NonNegativeFloat = 4.0,
         cache: bool = True,
         skip_corrupt: bool = False,
+        channels: PositiveInt | Literal["rgb"] = "rgb",
+        range: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(size, memory_gb, cache, skip_corrupt)
+        super().__init__(size, memory_gb, cache, skip_corrupt, channels, range)
         self.path, self.subset, self.revision = path, subset, revision
         self.image_column, self.label_column, self.labels = image_column, label_column, labels
         self.train_split, self.test_split = train_split, test_split
@@ -98,7 +102,7 @@ class HuggingFace(EncodedSource):
         splits = self.splits()
         if split not in splits:
             raise InputError(f"{self.path} has no test split: set test_split, or {NO_TEST}.")
-        return self.open(*self.part(splits, split))
+        return self.open(split, *self.part(splits, split))
 
     def splits(self) -> dict[str, Any]:
         """The rows of train, and of test if there are any."""

@@ -13,6 +13,7 @@ from simmim_pl.evaluation.context import EvaluationContext
 from simmim_pl.evaluation.protocol import Protocol
 from simmim_pl.evaluation.protocols.linear import probe, strongest_first
 from simmim_pl.evaluation.result import Result
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
 
@@ -48,7 +49,7 @@ class Depth(Protocol):
         every = replace(context, encoder=encoder, known={})
         splits = [every.vectors(split) for split in ("train", "validation", "test")]
         with torch.no_grad():
-            widths = [vector.shape[1] for vector in encoder.each(context.blank() / 255)]
+            widths = [vector.shape[1] for vector in encoder.each(as_float(context.blank()))]
         layers = zip(*(features.split(widths, 1) for features, _ in splits), strict=True)
         results = []
         for depth, features in enumerate(context.watched(layers, "linear probes", len(widths)), start=1):

@@ -26,6 +26,7 @@ from simmim_pl.evaluation.training import (
     train,
 )
 from simmim_pl.runtime import distributed
+from simmim_pl.runtime.pixels import as_float
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share, ranged
 from simmim_pl.runtime.schedule import REFERENCE_BATCH, without_weight_decay
 from simmim_pl.runtime.seeding import derive_seed
@@ -117,7 +118,7 @@ class Tuned(nn.Module):
 
     Args:
         encoder: the encoder.
-        classes: C.
+        classes: K.
     """
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
@@ -125,7 +126,7 @@ class Tuned(nn.Module):
         self.encoder = encoder
         self.classifier = zero_linear(encoder.embed_dim, classes)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         logits: Tensor = self.classifier(self.encoder(image).pooled)
         return logits
 
@@ -136,7 +137,7 @@ def predict(network: Tuned, context: EvaluationContext, split: str) -> tuple[Ten
     with torch.no_grad():
         for batch in context.watched(context.batches(split), f"predictions of {split}", context.passes(split)):
             with context.precision():
-                predicted = network(batch["image"].float() / 255).argmax(1)
+                predicted = network(as_float(batch["image"])).argmax(1)
             parts.append((predicted, batch["label"], batch["index"]))
     predicted, labels, index = (distributed.all_gather_uneven(torch.cat(column)) for column in zip(*parts, strict=True))
     order = index.argsort()

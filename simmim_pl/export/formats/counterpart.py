@@ -62,6 +62,12 @@ def require_same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: 
         refuse(name, library, f"its {name} has other layers")
 
 
+def require_rgb(encoder: Encoder, library: str) -> None:
+    """Raise :class:`InputError` unless the images have three channels, as those of the library's networks."""
+    if len(encoder.mean) != 3:
+        refuse(type(encoder).__name__, library, f"its images have {len(encoder.mean)} channels, not 3")
+
+
 def refuse(name: str, library: str, why: str = "") -> NoReturn:
     """Raise :class:`InputError`: the library has no such network."""
     raise InputError(f"{library} has no network like {name}{f': {why}' if why else ''}. Instead {OTHERS}")

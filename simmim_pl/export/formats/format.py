@@ -39,7 +39,7 @@ class Format(ABC):
     imports: tuple[str, ...]
     said: tuple[str, ...] = ()
 
-    def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B 3 S S"]) -> None:
+    def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B C S S"]) -> None:
         for package in self.needs:
             require_package(package)
         self.pretrained, self.images = pretrained, images
@@ -60,7 +60,7 @@ class Format(ABC):
     @property
     @abstractmethod
     def run(self) -> list[str]:
-        """Lines that make ``pooled``, and ``feature_map`` if they can, of ``images [B, 3, S, S]`` in [0, 1]."""
+        """Lines that make ``pooled``, and ``feature_map`` if they can, of ``images [B, C, S, S]`` in [0, 1]."""
 
     def loading(self, path: str | None = None, repository: str | None = None) -> list[str]:
         """The imports, and the lines that load the file.

@@ -20,6 +20,7 @@ class Hub(Safetensors):
             "encoder": self.pretrained.spec,
             "embed_dim": self.pretrained.encoder.embed_dim,
             "image_size": self.images.shape[-1],
+            "num_channels": len(mean),
             "image_mean": mean,
             "image_std": std,
         }

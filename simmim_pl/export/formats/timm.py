@@ -20,6 +20,7 @@ from simmim_pl.export.formats.counterpart import (
     refuse,
     refuse_kind,
     renamed,
+    require_rgb,
     require_same,
     resnet_tensors,
 )
@@ -47,8 +48,9 @@ class Timm(Format):
     library = "timm"
     needs = ("timm", "safetensors")
 
-    def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B 3 S S"]) -> None:
+    def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B C S S"]) -> None:
         super().__init__(pretrained, images)
+        require_rgb(pretrained.encoder, "timm")
         self.found = counterpart(pretrained, images.shape[-1])
         torch_too = ("torch",) if self.found.change else ()
         self.said = ("timm's networks do not normalise their input: the last line does it.",)

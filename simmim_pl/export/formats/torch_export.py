@@ -22,7 +22,7 @@ class Named(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> dict[str, Tensor]:
+    def forward(self, images: Float[Tensor, "B C S S"]) -> dict[str, Tensor]:
         """``pooled`` and ``feature_map``."""
         return dict(self.encoder(images)._asdict())
 
@@ -53,7 +53,7 @@ def traced(encoder: Encoder, size: int) -> ExportedProgram:
     Raises:
         InputError: the encoder's arithmetic depends on values, or on the number of images.
     """
-    images = torch.zeros(3, 3, size, size)  # none of the real ones, since the file keeps them
+    images = torch.zeros(3, len(encoder.mean), size, size)  # none of the real ones, since the file keeps them
     try:
         with torch.no_grad():
             dynamic = {"images": {0: Dim("batch")}}

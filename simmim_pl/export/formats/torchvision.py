@@ -21,6 +21,7 @@ from simmim_pl.export.formats.counterpart import (
     refuse,
     refuse_kind,
     renamed,
+    require_rgb,
     require_same,
     resnet_tensors,
 )
@@ -43,8 +44,9 @@ class Torchvision(Format):
     file = "model.pth"
     library = "torchvision"
 
-    def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B 3 S S"]) -> None:
+    def __init__(self, pretrained: Pretrained, images: Float[Tensor, "B C S S"]) -> None:
         super().__init__(pretrained, images)
+        require_rgb(pretrained.encoder, "torchvision")
         self.found = counterpart(pretrained)
         self.imports = ("torch", "torchvision")
         self.said = (

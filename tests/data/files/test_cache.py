@@ -15,6 +15,7 @@ from PIL import Image
 from simmim_pl.contracts import InputError
 from simmim_pl.data import Folder
 from simmim_pl.data.files import cache, decode
+from simmim_pl.data.files.pixel_format import PixelFormat
 from simmim_pl.runtime import atomic
 from tests.forked import Program, environment
 
@@ -199,8 +200,8 @@ def test_a_folder_that_changes_during_decoding_is_refused(
 ) -> None:
     real, file = decode.decode_all, folder / "train/class0/0.png"
 
-    def meanwhile(files: list[str], size: int) -> torch.Tensor:
-        images = real(files, size)
+    def meanwhile(files: list[str], size: int, form: PixelFormat) -> torch.Tensor:
+        images = real(files, size, form)
         file.unlink() if change == "removed" else Image.new("RGB", (20, 24)).save(file)
         return images
 

@@ -1,0 +1,29 @@
+"""Pixels as numbers: what uint8 and uint16 mean, and how any number of channels is shown."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+WHITE = {torch.uint8: 255, torch.uint16: 65535}  # the value that is 1 as a float
+
+
+def as_float(pixels: Shaped[Tensor, "*N C H W"]) -> Float[Tensor, "*N C H W"]:
+    """Pixels in [0, 1]: uint8 divided by 255, uint16 by 65535. Floats are returned as they are."""
+    return pixels if pixels.is_floating_point() else pixels.float() / WHITE.get(pixels.dtype, 255)
+
+
+def as_bytes(pixels: Shaped[Tensor, "*N C H W"]) -> UInt8[Tensor, "*N C H W"]:
+    """Pixels or floats in [0, 1] as uint8, for pictures; uint8 is returned as it is."""
+    return pixels if pixels.dtype == torch.uint8 else (255 * as_float(pixels)).round().to(torch.uint8)
+
+
+def as_rgb(pictures: Shaped[Tensor, "*N C H W"]) -> Shaped[Tensor, "*N 3 H W"]:
+    """What is shown of images of any number of channels: one as grey, the first three of more, two as red and green."""
+    channels = pictures.shape[-3]
+    if channels == 1:
+        return pictures.expand(*pictures.shape[:-3], 3, *pictures.shape[-2:])
+    if channels == 2:
+        return torch.cat([pictures, torch.zeros_like(pictures[..., :1, :, :])], -3)
+    return pictures[..., :3, :, :]
