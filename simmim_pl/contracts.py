@@ -90,17 +90,11 @@ class Encoder(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def normalize(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Centre and scale each channel by the encoder's own statistics.
-
-        Raises:
-            InputError: the images have another number of channels, which arithmetic would broadcast.
-        """
-        if image.shape[1] != len(self.mean):
-            raise InputError(
-                f"The images have {image.shape[1]} channel{'s' * (image.shape[1] != 1)}, and the encoder takes "
-                f"{len(self.mean)}: set --model.encoder.channels {image.shape[1]}, or --data.source.channels "
-                f"{'rgb' if len(self.mean) == 3 else len(self.mean)}."
-            )
+        """Centre and scale each channel. Raises :class:`InputError` if the images have another number of channels."""
+        found, due = image.shape[1], len(self.mean)
+        if found != due:  # arithmetic would broadcast
+            options = f"--model.encoder.channels {found}, or --data.source.channels {'rgb' if due == 3 else due}"
+            raise InputError(f"The images' number of channels is {found}, and the encoder's is {due}: set {options}.")
         return (image - self.mean).div_(self.std)  # in place: a second copy of the batch costs more than the numbers
 
     def layers(self) -> list[str]:

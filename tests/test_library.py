@@ -165,7 +165,7 @@ def test_a_method_trains_on_a_plain_dataloader_without_a_datamodule(tmp_path: Pa
     [
         (
             DataLoader([{"image": torch.zeros(3, 16, 16, dtype=torch.uint8)}] * 8, 4),
-            r"mapping with .views., float \[V, B, 3, S, S\]",
+            r"mapping with .views., float \[V, B, C, S, S\]",
         ),
         (
             DataLoader([{"views": torch.rand(2, 4, 3, 16, 16)}] * 8, batch_size=None),

@@ -167,6 +167,15 @@ def made(lr: float, decay: float, steps: int) -> tuple[torch.optim.Optimizer, La
     return optimizer, LambdaLR(optimizer, partial(warmup_cosine, warmup=3, steps=steps)), configured
 
 
+def test_a_checkpoint_of_before_there_were_channels_resumes() -> None:
+    encoder, source = {"width": 2}, {"root": "a"}
+    before = {"model": {"encoder": encoder}, "data": {"source": source}}
+    now = {"model": {"encoder": encoder | {"channels": 3}}, "data": {"source": source | {"channels": "rgb"}}}
+    assert list(config_changes(before, now)) == []
+    now["model"]["encoder"]["channels"] = 1
+    assert [key for key, *_ in config_changes(before, now)] == ["model.encoder.channels"]
+
+
 def test_an_unchanged_restored_optimizer_is_bit_identical() -> None:
     optimizer, schedule, before = made(0.3, 0.1, 30)
     for _ in range(7):

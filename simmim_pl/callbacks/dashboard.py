@@ -69,7 +69,9 @@ class Dashboard(Callback):
         atomic.write(folder / "views.png", lambda file: save_image(grid, file, format="png"))
         # From the file, not the tensor: if rounding puts one value above 1, W&B takes all values as 0 to 255.
         picture = Image.open(folder / "views.png")
-        send(trainer, {"data/views": wandb.Image(picture, caption="one image per row, one view per column")})
+        caption = "one image per row, one view per column"
+        caption += f", the first three of {channels} channels" if (channels := views.shape[2]) > 3 else ""
+        send(trainer, {"data/views": wandb.Image(picture, caption=caption)})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self.budget.allows():

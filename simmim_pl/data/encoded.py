@@ -67,10 +67,8 @@ class EncodedSource(Source):
             require_package(path)
         folder = data_folder(None) / ".decoded" if self.cache else None
         if self.skip_corrupt:
-            form = (
-                self.form if self.settled else PixelFormat(self.form.channels, (0, 1))
-            )  # what can be read is the same
-            kept = readable_positions(encoded, self.size, folder, form)
+            any_range = PixelFormat(self.form.channels, (0, 1))  # what can be read does not depend on it
+            kept = readable_positions(encoded, self.size, folder, self.form if self.settled else any_range)
             encoded, labels = Selected(encoded, kept), None if labels is None else labels[kept]
         if not self.settled and split == "test":
             self.load("train")

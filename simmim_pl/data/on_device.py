@@ -12,6 +12,7 @@ from torch import Tensor
 from simmim_pl.contracts import Batch, InputError
 from simmim_pl.data.part import Part
 from simmim_pl.data.source import ImageDataset, InMemory
+from simmim_pl.runtime.pixels import rows_at
 
 Where = bool | Literal["auto"]
 SHARE = 4  # with "auto", a set may take at most 1 / SHARE of the free memory
@@ -34,7 +35,7 @@ class OnDevice(ImageDataset):
         return len(self.host)
 
     def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B C H W"]:
-        return self.pixels[index]
+        return rows_at(self.pixels, index)
 
     def digest(self) -> str:
         return self.host.digest()

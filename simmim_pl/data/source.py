@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 from simmim_pl.contracts import Batch
 from simmim_pl.data.files.digest import digest
 from simmim_pl.data.pixels import require_pixels
+from simmim_pl.runtime.pixels import rows_at
 
 Split = Literal["train", "test"]  #: part of a data set; validation images are taken from ``train``
 
@@ -95,7 +96,7 @@ class InMemory(ImageDataset):
         return len(self.images)
 
     def read(self, index: Int64[Tensor, " B"]) -> UInt[Tensor, "B *T C H W"]:
-        return self.images[index]
+        return rows_at(self.images, index)
 
     def digest(self) -> str:
         """Of every pixel, label and mask."""

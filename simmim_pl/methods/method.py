@@ -88,13 +88,12 @@ class Method(StepLog, ABC):
         super().__init__()
         self.encoder, self.optimizer, self.warmup_epochs = encoder, optimizer, warmup_epochs
         self.decay_norm_and_bias, self.sync_batchnorm = decay_norm_and_bias, sync_batchnorm
-        self.losses = FiniteLoss()
+        self.losses, self.compiled, self.initial_weights = FiniteLoss(), compile, weights
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
         self.configured_before: list[dict[str, Any]] = []  # the same from the checkpoint that a run resumes from
         schedule.require_valid_lr(optimizer, schedule.parameter_groups(encoder, decay_norm_and_bias))
         if channels_last:
             self.encoder.to(memory_format=torch.channels_last)
-        self.compiled, self.initial_weights = compile, weights
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         """Features of images in [0, 1]. Not compiled, because batches outside of training have many sizes."""

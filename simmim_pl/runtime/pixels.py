@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}  # the value that is 1 as a float
+
+
+def rows_at(pixels: Shaped[Tensor, "N ..."], index: Int64[Tensor, " B"]) -> Shaped[Tensor, "B ..."]:
+    """Images at some positions. uint16, which torch does not index on every device, is indexed as int16."""
+    if pixels.dtype == torch.uint16:
+        return pixels.view(torch.int16)[index].view(torch.uint16)
+    return pixels[index]
 
 
 def as_float(pixels: Shaped[Tensor, "*N C H W"]) -> Float[Tensor, "*N C H W"]:

@@ -89,7 +89,7 @@ def test_files_of_8_bits_need_no_search_and_no_mixture(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"3\.npy .* those of others have 8 bits: set the source's range"):
         eight.load("train")
     np.save(tmp_path / "-first.npy", np.arange(64, dtype=np.uint16).reshape(8, 8))
-    with pytest.raises(InputError, match=r"0\.png .* has 8 bits and others have more: set the source's range"):
+    with pytest.raises(InputError, match=r"0\.png has 8 bits and other images have more: set the source's range"):
         Folder(str(tmp_path), 8, cache=False, channels=1).load("train")
     mixed = Folder(str(tmp_path), 8, cache=False, channels=1, range=(0, 255)).load("train")
     assert len(mixed) == 5
@@ -107,7 +107,7 @@ def test_grey_images_of_16_bits_are_trained_on_and_evaluated(
     with pytest.raises(SystemExit):
         cli([*tiny, *data])
     error = capfd.readouterr().err
-    assert "The images have 1 channel, and the encoder takes 3: set --model.encoder.channels 1" in error
+    assert "The images' number of channels is 1, and the encoder's is 3: set --model.encoder.channels 1" in error
     assert "Traceback" not in error
     with pytest.raises(SystemExit):
         cli([*tiny, *data, "--model.encoder.channels=1"])

@@ -39,9 +39,9 @@ def test_one_channel_is_three_equal_channels(name: str) -> None:
     with torch.no_grad():
         for found, expected in zip(of_grey(grey), of_rgb(grey.expand(-1, 3, -1, -1)), strict=True):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(InputError, match=r"have 3 channels, and the encoder takes 1: set --model\.encoder\.channels 3"):
+    with pytest.raises(InputError, match=r"channels is 3, and the encoder's is 1: set --model\.encoder\.channels 3"):
         of_grey(grey.expand(-1, 3, -1, -1))
-    with pytest.raises(InputError, match=r"images have 1 channel, and .* 3: .* or --data\.source\.channels rgb\."):
+    with pytest.raises(InputError, match=r"channels is 1, and .* is 3: .* or --data\.source\.channels rgb\."):
         of_rgb(grey)
 
 

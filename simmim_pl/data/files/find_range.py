@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from simmim_pl.contracts import InputError
 from simmim_pl.data.files.bands import read_bands
 from simmim_pl.data.files.decode import errors_of, for_each_chunk
-from simmim_pl.data.files.encoded import EncodedImages
+from simmim_pl.data.files.encoded import Encoded, EncodedImages
 
 
 def find_range(encoded: EncodedImages, channels: int) -> tuple[float, float] | None:
@@ -14,17 +18,16 @@ def find_range(encoded: EncodedImages, channels: int) -> tuple[float, float] | N
     Raises:
         InputError: an image cannot be read; some have 8 bits and others more; or all numbers are the same.
     """
-    if is_8_bit(encoded[0], channels):
+    if numbers(encoded[0], channels).dtype == np.uint8:
         return None
     ends: list[float] = []
 
     def scan(rows: slice) -> None:
         for file in encoded[rows]:
-            with errors_of(file):
-                bands = read_bands(file, channels)
-                if bands.dtype.itemsize == 1:
-                    raise ValueError("it has 8 bits and others have more: set the source's range")
-                ends.extend((float(bands.min()), float(bands.max())))
+            bands = numbers(file, channels)
+            if bands.dtype == np.uint8:
+                raise InputError(f"{file} has 8 bits and other images have more: set the source's range.")
+            ends.extend((float(bands.min()), float(bands.max())))
 
     for_each_chunk(scan, len(encoded))
     low, high = min(ends), max(ends)
@@ -33,8 +36,8 @@ def find_range(encoded: EncodedImages, channels: int) -> tuple[float, float] | N
     return low, high
 
 
-def is_8_bit(file: object, channels: int) -> bool:
-    """Whether an image has 8 bits. Raises :class:`InputError` if it cannot be read."""
-    with errors_of(file):  # type: ignore[arg-type]
-        return bool(read_bands(file, channels).dtype.itemsize == 1)  # type: ignore[arg-type]
-    raise AssertionError
+def numbers(file: Encoded, channels: int) -> Any:
+    """:func:`simmim_pl.data.files.bands.read_bands`. Raises :class:`InputError`, which names the file."""
+    with errors_of(file):
+        found = read_bands(file, channels)
+    return found
