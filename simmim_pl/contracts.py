@@ -164,6 +164,9 @@ class Views(nn.Module, ABC):
     def forward(self, image: UInt[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "V B C S S"]:
         """Draw the views of a batch."""
 
+    def require_channels(self, channels: int) -> None:
+        """Raise :class:`InputError` if images of so many channels have no such views. Called before training."""
+
 
 @runtime_checkable
 class LabelledSet(Protocol):
@@ -185,9 +188,8 @@ class LabelledSet(Protocol):
 class DataModule(Protocol):
     """Attributes that are read from a LightningDataModule; :class:`simmim_pl.data.ImageDataModule` has all of them.
 
-    The DataLoaders of your own module yield :class:`Batch` mappings: ``image`` as uint8 or uint16, ``label`` if there
-    are labels, and what the method trains on, such as ``views``. All attributes are optional. What needs a missing one
-    is left out, with a message.
+    The DataLoaders of your own module yield :class:`Batch` mappings, with what the method trains on, such as ``views``.
+    All attributes are optional. What needs a missing one is left out, with a message.
 
     Attributes:
         batch_size: images per step over all devices, to which the learning rate is scaled. By default that of the

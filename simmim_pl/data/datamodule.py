@@ -145,7 +145,8 @@ class ImageDataModule(LightningDataModule):
         train = self.splits["train"]
         if self.views is None:
             return self.loader(train)
-        require_trainable(train, self.source, self.batch_size)
+        views = self.views, self.local_views, self.final_views
+        require_trainable(train, self.source, self.batch_size, views)
         rank, ranks = self.rank_and_world_size()
         share, (epoch, batches) = self.share(self.batch_size), self.start
         order = ResumableSampler(train, ranks, rank, self.seed, epoch, batches * share)

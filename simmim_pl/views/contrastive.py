@@ -57,8 +57,7 @@ class ContrastiveViews(Views):
             list per view gives each view its own operations, as in BYOL.
 
     Raises:
-        InputError: an argument is out of its range, or set together with ``operations``; at the first batch, the images
-            are not RGB, and an operation on colours was asked for.
+        InputError: an argument is out of its range, or set together with ``operations``; of :meth:`require_channels`.
     """
 
     @ranged
@@ -110,6 +109,10 @@ class ContrastiveViews(Views):
             for view, plan, operations in zip(result, plans, each_view, strict=True):
                 view[rows] = make_view(unit, plan[rows], self.size, operations)
         return result
+
+    def require_channels(self, channels: int) -> None:
+        """Raise :class:`InputError` if the images are not RGB, and an operation on colours was asked for."""
+        self.operations_for(channels)
 
     def operations_for(self, channels: int) -> list[list[Operation]]:
         """The operations of every view, for images of so many channels."""

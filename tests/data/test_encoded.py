@@ -14,7 +14,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data import Folder, HeldOut, ImageDataModule
 from simmim_pl.data.encoded import OnDisk
 from simmim_pl.data.files import cache
-from simmim_pl.views import CropFlip
+from simmim_pl.views import ContrastiveViews, CropFlip
 from tests.conftest import CONFIGS, EVALUATION, SHAPES, TINY
 
 Cli = Callable[[list[Any]], Path]
@@ -80,6 +80,16 @@ def test_all_levels_reach_the_views(tmp_path: Path) -> None:
     torch.testing.assert_close(view[0, 0].flatten(), torch.arange(4096) / 4095, atol=1e-5, rtol=0)
 
 
+def test_views_that_come_last_are_refused_first(tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("L", (24, 24), 30 * number).save(tmp_path / f"{number}.png")
+    source, last = Folder(str(tmp_path), 24, cache=False, channels=1), ContrastiveViews(24, hue=0.3)
+    data = ImageDataModule(source, 4, ContrastiveViews(20), final_views=last, validation=1)
+    data.setup("fit")
+    with pytest.raises(InputError, match="hue is of RGB only"):
+        data.train_dataloader()
+
+
 def test_files_of_8_bits_need_no_search_and_no_mixture(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("L", (8, 8), 50 * number).save(tmp_path / f"{number}.png")
@@ -104,15 +114,15 @@ def test_grey_images_of_16_bits_are_trained_on_and_evaluated(
     data = ["--data.source=simmim_pl.data.Folder", "--data.source.root=cells", "--data.source.size=16"]
     data += ["--data.source.channels=1", "--data.source.range=null", "--data.batch_size=8", "--data.validation=10"]
     tiny = [arg for arg in TINY if arg not in SHAPES and "batch_size" not in arg]
+    colourless = [f"--data.views.{name}={value}" for name, value in COLOURLESS.items()]
     with pytest.raises(SystemExit):
-        cli([*tiny, *data])
+        cli([*tiny, *data, *colourless])
     error = capfd.readouterr().err
     assert "The images' number of channels is 1, and the encoder's is 3: set --model.encoder.channels 1" in error
     assert "Traceback" not in error
     with pytest.raises(SystemExit):
         cli([*tiny, *data, "--model.encoder.channels=1"])
     assert "saturation, hue, grayscale are of RGB only, and the images have 1 channel" in capfd.readouterr().err
-    colourless = [f"--data.views.{name}={value}" for name, value in COLOURLESS.items()]
     run = cli([*tiny, *data, "--model.encoder.channels=1", *colourless])
     assert "Views of 1 channel are made without what is of RGB only: hue." in caplog.messages
     pixels = np.asarray(Image.open(run / "views.png").convert("RGB")).astype(int)

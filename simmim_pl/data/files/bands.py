@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL.TiffImagePlugin import SAMPLESPERPIXEL, TiffImageFile
 from torchvision.io import decode_png
 
 from simmim_pl.contracts import InputError
@@ -84,7 +85,9 @@ def read_tiff(file: Encoded, source: str | BytesIO) -> Any:
 
 
 def is_reduced(image: Image.Image) -> bool:
-    """Whether Pillow reads 8 of 16 bits: it has modes of 16 bits for grey only."""
+    """Whether Pillow reads a part of it: 8 of 16 bits of a colour, or the first of several bands of floats."""
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(SAMPLESPERPIXEL, 1) != len(image.getbands()):
+        return True
     return not is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -104,7 +107,7 @@ def bands_of(image: Image.Image, channels: int) -> Any:
         return np.asarray(image).transpose(2, 0, 1)
     if channels == 3 and not is_deep(image):
         return np.asarray(to_rgb(image)).transpose(2, 0, 1)
-    raise ValueError(f"it has {len(image.getbands())} channels and {pages} pages, and channels is {channels}")
+    raise ValueError(f"it has {len(image.getbands())} × {pages} bands × pages, and channels is {channels}")
 
 
 def grey(image: Image.Image) -> Any:

@@ -65,7 +65,7 @@ def require_same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: 
 def require_rgb(encoder: Encoder, library: str) -> None:
     """Raise :class:`InputError` unless the images have three channels, as those of the library's networks."""
     if len(encoder.mean) != 3:
-        refuse(type(encoder).__name__, library, f"its images have {len(encoder.mean)} channels, not 3")
+        refuse(type(encoder).__name__, library, "its images are not RGB")
 
 
 def refuse(name: str, library: str, why: str = "") -> NoReturn:

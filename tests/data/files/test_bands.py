@@ -56,6 +56,10 @@ FIVES: dict[str, tuple[str, Any]] = {
         "a.tif",
         lambda path: tifffile.imwrite(path, FIVE.transpose(1, 2, 0), photometric="minisblack", planarconfig="contig"),
     ),
+    "bands of floats": (
+        "a.tif",
+        lambda path: tifffile.imwrite(path, FIVE.astype(np.float32), photometric="minisblack", planarconfig="separate"),
+    ),
     "pages": ("a.tif", lambda path: write_pages(path, FIVE)),
     "channels first": ("a.npy", lambda path: np.save(path, FIVE)),
     "channels last": ("a.npy", lambda path: np.save(path, FIVE.transpose(1, 2, 0))),

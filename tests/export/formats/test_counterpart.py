@@ -1,0 +1,15 @@
+"""Which encoders have a counterpart in another library."""
+
+import pytest
+
+from simmim_pl.contracts import InputError
+from simmim_pl.encoders import ResNet
+from simmim_pl.export.formats.counterpart import require_rgb
+
+
+def test_networks_of_other_images_than_rgb_have_none() -> None:
+    require_rgb(ResNet(18), "timm")
+    with pytest.raises(
+        InputError, match=r"timm has no network like ResNet: its images are not RGB\. Instead export it"
+    ):
+        require_rgb(ResNet(18, channels=1), "timm")
