@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,8 +68,9 @@ class EncodedSource(Source):
             require_package(path)
         folder = data_folder(None) / ".decoded" if self.cache else None
         if self.skip_corrupt:
-            any_range = PixelFormat(self.form.channels, (0, 1))  # what can be read does not depend on it
-            kept = readable_positions(encoded, self.size, folder, self.form if self.settled else any_range)
+            # Without a range, any: what can be read does not depend on it.
+            form = self.form if self.settled else replace(self.form, range=(0, 1))
+            kept = readable_positions(encoded, self.size, folder, form)
             encoded, labels = Selected(encoded, kept), None if labels is None else labels[kept]
         if not self.settled and split == "test":
             self.load("train")

@@ -55,6 +55,13 @@ def test_the_range_is_that_of_the_training_images(
     assert HeldOut(Folder(str(microscopy), 16, channels=1)).load("test").read(torch.arange(2)).dtype == torch.uint16
 
 
+def test_unreadable_images_do_not_count_for_the_range(microscopy: Path) -> None:
+    (microscopy / "train/fine/3.tif").write_text("no image")
+    with pytest.warns(UserWarning, match=r"1 of 41 images cannot be read and are left out: .*3\.tif"):
+        images = Folder(str(microscopy), 16, cache=False, skip_corrupt=True, channels=1).load("train")
+    assert images.read(torch.arange(40)).int().aminmax() == (0, 65535)
+
+
 def test_sets_of_other_channels_and_ranges_are_others(microscopy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMMIM_DATA_DIR", str(microscopy.parent / "data"))
     options: list[dict[str, Any]] = [{}, *({"channels": 1, "range": (low, 4095)} for low in (0, 100))]
