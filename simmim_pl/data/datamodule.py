@@ -168,7 +168,7 @@ class ImageDataModule(LightningDataModule):
         return self.loader(self.splits["test"])
 
     def predict_dataloader(self) -> list[DataLoader]:
-        self.predicted = Predicted(self.splits, self.predict_split)
+        self.predicted = Predicted(self.splits, self.predict_split, self.rank_and_world_size()[1])
         self.predicted.announce()
         return [self.loader(part) for part in self.predicted.subsets]
 
