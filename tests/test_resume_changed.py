@@ -196,3 +196,9 @@ def test_changes_use_the_command_lines_keys() -> None:
     assert list(config_changes(before, now)) == [("a.b", 1, 2), ("list", [1], [1, 2])]
     assert list(config_changes(before, {**before, "a": None})) == [("a", before["a"], None)]
     assert list(config_changes(before, before)) == []
+
+
+@pytest.mark.parametrize("key", ["data.source.label_column", "data.source.source.labels", "data.source.split_column"])
+def test_what_decides_which_images_are_held_out_may_not_change(key: str) -> None:
+    with pytest.raises(InputError, match=f"{key} is null in the checkpoint and kind now, and"):
+        require_allowed_changes([(key, None, "kind")])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simmim_pl.callbacks.dashboard import online
 from simmim_pl.contracts import Batch
-from simmim_pl.metrics import MEASURED, verdict
+from simmim_pl.metrics import is_measurement, verdict
 
 OF_STEPS = ("train/loss", "train/loss_at_chance")
 OF_VALIDATIONS = ("representation/", "information/", "val/")
@@ -42,7 +42,7 @@ class CollapseMonitor(Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         measured, step = select(trainer.callback_metrics, OF_VALIDATIONS), trainer.global_step
-        if any(name in measured for name in MEASURED):
+        if any(map(is_measurement, measured)):
             progress = step / trainer.estimated_stepping_batches
             self.evaluate(trainer, self.logged | measured | {"step": step, "train/progress": progress})
 

@@ -101,7 +101,7 @@ class Embeddings(Callback):
         if self.labelled:
             columns["label"] = np.ma.masked_equal(label.numpy(), UNKNOWN)
         if paths is not None:
-            columns["path"] = paths
+            columns["path"] = [path.encode(errors="backslashreplace").decode() for path in paths]  # Parquet is UTF-8
         self.file.add(table(columns, features.numpy()))
         self.counts.update(split)
         if self.axes:

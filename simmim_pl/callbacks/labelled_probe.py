@@ -45,6 +45,8 @@ class LabelledProbe(Callback):
         prior: strength of the linear probe's penalty, see :class:`simmim_pl.evaluation.FewLabels`.
     """
 
+    reads_labelled_sets = True  # or a run does not load them
+
     @ranged
     def __init__(self, k: PositiveInt = 20, temperature: PositiveFloat = 0.1, prior: PositiveFloat = 1.0) -> None:
         self.k, self.temperature, self.prior = k, temperature, prior

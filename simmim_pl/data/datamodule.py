@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import Batch, InputError, Views
 from simmim_pl.data.final_views import check, is_final
-from simmim_pl.data.labelled import labelled_sets
+from simmim_pl.data.labelled import digests, labelled_sets, require_same_sets, sets_to_read
 from simmim_pl.data.local import require_views_not_enlarged
 from simmim_pl.data.on_device import OnDevice, Where, settle
 from simmim_pl.data.predicted import Predicted, PredictSplit
@@ -83,20 +83,21 @@ class ImageDataModule(LightningDataModule):
         self.splits: dict[str, Subset] = {}
         self.start = (0, 0)  # epoch and batch at which training begins
 
-    def state_dict(self) -> dict[str, int]:
-        """Position of the run in the training images, and :meth:`epochs`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the run in the training images, :meth:`epochs`, and digests of the labelled sets."""
         trainer: Any = self.trainer
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         epoch = trainer.fit_loop.epoch_progress.current.ready - 1  # of these batches, also when the epoch is over
         if batches >= trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches} | self.epochs()
+        return {"epoch": epoch, "batches": batches, "labelled": digests(self.labelled_sets)} | self.epochs()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Restore the position. Raises :class:`InputError` if the batches of an epoch would differ now."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the position. Raises :class:`InputError` if batches of an epoch or a labelled set would differ."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         require_same_batches(state, self.epochs())
+        require_same_sets(state.get("labelled", {}), digests(self.labelled_sets))
         self.start = (state["epoch"], state["batches"])
 
     def epochs(self) -> dict[str, int]:
@@ -115,7 +116,7 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def prepare_data(self) -> None:
-        for source in (self.source, *(each.source for each in self.labelled_sets.values())):
+        for source in (self.source, *(each.source for each in sets_to_read(self.labelled_sets, self.trainer))):
             source.prepare()
 
     def setup(self, stage: str) -> None:
@@ -125,7 +126,7 @@ class ImageDataModule(LightningDataModule):
         if "test" not in self.splits and (wanted == "test" or (wanted == "all" and self.source.has_test())):
             test = self.load("test")
             self.splits["test"] = Subset(test, range(len(test)))
-        for each in self.labelled_sets.values() if stage in ("fit", "validate") else ():
+        for each in sets_to_read(self.labelled_sets, self.trainer) if stage in ("fit", "validate") else ():
             each.setup(self)
 
     def load(self, split: Split) -> ImageDataset:
@@ -168,7 +169,7 @@ class ImageDataModule(LightningDataModule):
         return self.loader(self.splits["test"])
 
     def predict_dataloader(self) -> list[DataLoader]:
-        self.predicted = Predicted(self.splits, self.predict_split)
+        self.predicted = Predicted(self.splits, self.predict_split, self.rank_and_world_size()[1])
         self.predicted.announce()
         return [self.loader(part) for part in self.predicted.subsets]
 

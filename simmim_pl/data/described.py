@@ -13,10 +13,12 @@ from simmim_pl.data.files.pixel_format import PixelFormat
 from simmim_pl.data.source import Source
 from simmim_pl.runtime.from_config import instantiate
 
-# Sources of images of this package; a file may name no other. None downloads unless it is prepared.
-SOURCES = frozenset(
-    f"simmim_pl.data.{name}" for name in ("CIFAR10", "CIFAR100", "STL10", "OxfordPets", "Shapes", "Folder", "HeldOut")
-)
+# Sources of encoded images, which are decoded when they are asked for.
+ENCODED = frozenset(f"simmim_pl.data.{name}" for name in ("FileList", "Folder", "HuggingFace"))
+# Sources of images of this package; a file may name no other. None downloads unless it is prepared, or on the hub.
+SOURCES = ENCODED | {
+    f"simmim_pl.data.{name}" for name in ("CIFAR10", "CIFAR100", "STL10", "OxfordPets", "Shapes", "HeldOut")
+}
 
 
 def nested(config: Any, *keys: str) -> Any:
@@ -66,8 +68,18 @@ def build_source(spec: Any, path: Path, **given: Any) -> Source:
         raise InputError("they are of no data set of images of this package")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=Source)
-    arguments = {**(nested(spec, "init_args") or {}), **given}
+    arguments = {**local_arguments(spec), **given}
     source: Source = instantiate(
         parser, {"source": {"class_path": class_path, "init_args": arguments}}, path, SOURCES
     ).source
     return source
+
+
+def local_arguments(spec: Any) -> dict[str, Any]:
+    """Arguments of a source, and of one inside it, to read a few images. Raises :class:`InputError` for the hub."""
+    name, arguments = str(nested(spec, "class_path")), dict(nested(spec, "init_args") or {})
+    if name == "simmim_pl.data.HuggingFace" and not Path(str(arguments.get("path"))).expanduser().exists():
+        raise InputError(f"{arguments.get('path')} is not on this disk, and nothing is downloaded here")
+    if isinstance(inner := arguments.get("source"), Mapping):
+        arguments["source"] = {**inner, "init_args": local_arguments(inner)}
+    return {**arguments, "memory_gb": 0.0} if name in ENCODED else arguments

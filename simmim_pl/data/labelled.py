@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import InputError
+from simmim_pl.data.files.digest import digest
 from simmim_pl.data.on_device import settle
 from simmim_pl.data.part import Part
 from simmim_pl.data.source import Source
@@ -32,6 +35,7 @@ class LabelledSet:
     def __init__(self, name: str, source: Source, images: int) -> None:
         self.name, self.source, self.images = name, source, images
         self.parts: dict[str, Subset] = {}
+        self.digest = ""  # of what decides which images of which class are in the parts
 
     @property
     def classes(self) -> list[str]:
@@ -57,16 +61,17 @@ class LabelledSet:
             )
         if known.clips:
             raise InputError(f"The labelled set {self.name} holds clips: --data.labelled takes images.")
-        if len(known.labels.unique()) < 2:
-            raise InputError(
-                f"The labelled set {self.name} has training images of fewer than two classes, so there is nothing to "
-                "classify: add another class, or remove it from --data.labelled."
-            )
         chosen = torch.arange(len(known))
         if len(known) > self.images:
             _, chosen = train_val_split(len(known), known.labels, self.images, data.split_seed)
         part = settle(Part(known, chosen), data.on_device and "auto", data.device)
         train, validation = train_val_split(len(part), part.labels, HELD_OUT, data.split_seed)
+        if len(known.labels[chosen][train].unique()) < 2:
+            raise InputError(
+                f"The labelled set {self.name} has fewer than two classes among the {len(train)} training images to "
+                "fit probes on: add images of other classes, or remove it from --data.labelled."
+            )
+        self.digest = digest(self.classes, known.labels, chosen, validation)
         self.parts = {"train": Subset(part, train.tolist()), "validation": Subset(part, validation.tolist())}
         rank_zero_info(
             f"Labelled set {self.name}, {len(self.classes)} classes: of {len(known)} training images, probes are "
@@ -95,3 +100,28 @@ def labelled_sets(sources: Source | list[Source] | dict[str, Source] | None, ima
             )
         found[name] = LabelledSet(name, source, images)
     return found
+
+
+def sets_to_read(sets: Mapping[str, LabelledSet], trainer: Any) -> list[LabelledSet]:
+    """The sets that a callback of the run reads; others are neither prepared nor loaded. All without a trainer."""
+    if trainer is not None and (
+        trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING)
+        or not any(getattr(callback, "reads_labelled_sets", False) for callback in trainer.callbacks)
+    ):
+        return []
+    return list(sets.values())
+
+
+def digests(sets: Mapping[str, LabelledSet]) -> dict[str, str]:
+    """Digest of each set that is loaded."""
+    return {name: each.digest for name, each in sets.items() if each.parts}
+
+
+def require_same_sets(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise :class:`InputError` if a set is not the one that had this name in the checkpoint."""
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise InputError(
+                f"The labelled set {name} has other images, classes or --data.labelled_images than in the checkpoint, "
+                "so the untrained network's accuracy would be of other images: set it back, or give it another name."
+            )

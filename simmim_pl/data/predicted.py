@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Subset
 
+from simmim_pl.contracts import InputError
 from simmim_pl.data.source import whole
 
 PredictSplit = Literal["all", "train", "validation", "test"]
@@ -22,15 +23,25 @@ class Predicted:
         splits: subset of each split.
         wanted: the split to embed. ``all`` means the source's whole training set in its own order (train and validation
             mixed), then test.
+        ranks: number of devices, each of which needs an image of each subset.
+
+    Raises:
+        InputError: a split has fewer images than there are devices.
     """
 
-    def __init__(self, splits: Mapping[str, Subset], wanted: PredictSplit) -> None:
+    def __init__(self, splits: Mapping[str, Subset], wanted: PredictSplit, ranks: int = 1) -> None:
         self.splits, self.wanted = splits, wanted
         self.subsets, self.held_out = [splits[wanted]] if wanted != "all" else [], frozenset[int]()
         if wanted == "all":
             train = whole(splits["train"])
             self.subsets = [Subset(train, range(len(train))), *([splits["test"]] if "test" in splits else [])]
             self.held_out = frozenset(splits["validation"].indices)
+        for name, images in zip(("train", "test") if wanted == "all" else (wanted,), self.subsets, strict=False):
+            if len(images) < ranks:
+                raise InputError(
+                    f"predict needs an image for each device, and {name} has {len(images)} for {ranks}: set "
+                    "--trainer.devices, or --data.predict_split to another split."
+                )
 
     def announce(self) -> None:
         """Say how many images are left out when only one split is embedded."""

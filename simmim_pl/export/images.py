@@ -59,11 +59,12 @@ def real_images(
 
 
 def images_of(spec: Any, path: Path, size: int | None) -> UInt[Tensor, "B C S S"]:
-    """The first images of a source's test split, which is not downloaded. Raises :class:`InputError`, OSError."""
+    """The first images of a source, of test if it has one, not downloaded. Raises :class:`InputError`, OSError."""
     source = build_source(spec, path, **FEW.get(str(nested(spec, "class_path")), {}))
     if isinstance(source, Folder):  # whose splits are decoded whole
         return decoded(source.roots[0], size or source.size, source.form)
-    return source.load("test").read(torch.arange(NUMBER))
+    images = source.load("test" if source.has_test() else "train")
+    return images.read(torch.arange(min(NUMBER, len(images))))
 
 
 def decoded(folder: Path, size: int | None, form: PixelFormat) -> UInt[Tensor, "B C S S"]:

@@ -2,7 +2,7 @@
 
 from simmim_pl.metrics.alignment import Alignment, alignment
 from simmim_pl.metrics.contrastive_accuracy import ContrastiveAccuracy, contrastive_accuracy
-from simmim_pl.metrics.diagnosis import MEASURED, Verdict, diagnose, verdict
+from simmim_pl.metrics.diagnosis import Verdict, diagnose, is_measurement, verdict
 from simmim_pl.metrics.effective_rank import EffectiveRank, rankme
 from simmim_pl.metrics.embedding_std import EmbeddingStd, embedding_std
 from simmim_pl.metrics.mutual_information import MutualInformation, infonce, nwj, smile
@@ -10,7 +10,6 @@ from simmim_pl.metrics.similarity import Similarities, histogram
 from simmim_pl.metrics.uniformity import Uniformity, uniformity
 
 __all__ = [
-    "MEASURED",
     "Alignment",
     "ContrastiveAccuracy",
     "EffectiveRank",
@@ -25,6 +24,7 @@ __all__ = [
     "embedding_std",
     "histogram",
     "infonce",
+    "is_measurement",
     "nwj",
     "rankme",
     "smile",

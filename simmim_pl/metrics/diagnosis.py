@@ -13,7 +13,7 @@ FEW = 1.7  # directions: with fewer, more than three quarters of the projections
 # A bound above FULL times its ceiling only reflects the number of images, if the ceiling is at least ENOUGH nats.
 FULL, ENOUGH = 0.98, math.log(100)
 
-MEASURED = ("representation/std", "representation/rankme", "val/knn")  #: a validation without any measured nothing
+MEASURED = ("representation/std", "representation/rankme", "val/knn")
 EARLY = "too early to tell"
 PIECES = 3  #: of evidence that "learning" needs
 SHARE, STEPS = 0.25, 5000  # it is too early to tell before this share of the run's steps, or this many steps
@@ -27,6 +27,11 @@ TRY = {
     "cannot tell": "The evidence is insufficient or contradictory: check the evidence against learning, and measure "
     "what is missing.",
 }
+
+
+def is_measurement(metric: str) -> bool:
+    """Whether a validation that logged this metric counts; one that logged none such measured nothing."""
+    return metric in MEASURED or metric.startswith("val/knn/")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simmim_pl.contracts import InputError
-from simmim_pl.neighbours.show import PAIRS, QUERIES, Options, show
+from simmim_pl.neighbours.show import NEIGHBOURS, PAIRS, QUERIES, Options, show
 from simmim_pl.runtime import atomic
 
 DESCRIPTION = """Show the nearest neighbours of images, and the near-duplicates and outliers of a data set, by the
@@ -38,7 +38,7 @@ def parse(args: Sequence[str] | None) -> Options:
         help="images whose neighbours are shown: number of a row, path as in the table, or a new file, which needs "
         f"--checkpoint; by default {QUERIES} rows, evenly spaced",
     )
-    parser.add_argument("--k", type=int, default=10, help="number of neighbours [10]")
+    parser.add_argument("--k", type=int, help=f"number of neighbours [{NEIGHBOURS}, or all others of a smaller table]")
     parser.add_argument(
         "--threshold",
         type=float,

@@ -50,7 +50,9 @@ class Pictures:
         except (InputError, OSError) as error:
             sentence = str(error)
             if path is not None and not Path(path).exists():
-                sentence = f"{path} is not here: paths are relative to the folder where predict ran, so run this there."
+                relative = "paths are relative to the folder where predict ran, so run this there"
+                moved = "move it back, or run predict again"
+                sentence = f"{path} is not here: {moved if Path(path).is_absolute() else relative}."
             if self.asked is not None and path is None:
                 raise InputError(sentence) from error
             self.missing = self.missing or sentence

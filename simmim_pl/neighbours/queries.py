@@ -28,7 +28,7 @@ def rows_and_files(asked: Sequence[str], table: Table) -> list[int | str]:
     Raises:
         InputError: a query is neither.
     """
-    row_of = {os.path.abspath(path): row for row, path in enumerate(table.paths if asked else ())}
+    row_of = {os.path.abspath(path): row for row, path in enumerate(table.paths if asked else ()) if path}
 
     def found(query: str) -> int | str:
         if query.isdecimal() and int(query) < len(table):
@@ -71,7 +71,7 @@ def embed(
         )
     if size is None:
         raise InputError(f"{checkpoint} does not say how large its images are: add --size PIXELS.")
-    known = next((row for row, path in enumerate(table.paths) if os.path.isfile(path)), None)
+    known = next((row for row, path in enumerate(table.paths) if path and os.path.isfile(path)), None)
     shown = [] if known is None else [table.name(known)]
     with torch.no_grad():
         made: Tensor = encoder(as_float(decode_batch([*files, *shown], size, form))).pooled

@@ -20,6 +20,7 @@ from simmim_pl.runtime import atomic
 
 QUERIES = 8  # rows of the table, if no query is named
 PAIRS = 100
+NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Options:
     Attributes:
         embeddings: the Parquet file that ``predict`` wrote.
         query: numbers of rows, paths of the table, or new files.
-        k: number of neighbours.
+        k: number of neighbours; by default 10, or all others of a smaller table.
         threshold: smallest similarity of near-duplicates; ``None`` for the most similar pairs.
         pairs: number of these; by default 100.
         checkpoint: of the encoder, to embed new files.
@@ -41,7 +42,7 @@ class Options:
 
     embeddings: Path
     query: Sequence[str] = ()
-    k: int = 10
+    k: int | None = None
     threshold: float | None = None
     pairs: int | None = None
     checkpoint: Path | None = None
@@ -59,6 +60,8 @@ def show(options: Options) -> None:
         OSError: a file cannot be written.
     """
     output = options.output or options.embeddings.with_name("neighbours.html")
+    if output.resolve() == options.embeddings.resolve():
+        raise InputError(f"--output {output} would replace the table: name another file.")
     output.parent.mkdir(parents=True, exist_ok=True)
     table = read_table(options.embeddings, output.parent)
     queries = rows_and_files(options.query, table) or evenly(len(table))
@@ -67,8 +70,9 @@ def show(options: Options) -> None:
         raise InputError(sentence)
     features, rows = table.features, torch.arange(len(table))
     made = embed(files, options.checkpoint, options.size, options.allow, table) if files else features[:0]
-    near = nearest_others(features, options.k)
-    new = zip(*nearest(features, rows, made, options.k), strict=True)
+    k = options.k or min(NEIGHBOURS, len(table) - 1)
+    near = nearest_others(features, k)
+    new = zip(*nearest(features, rows, made, k), strict=True)
     of_queries = [(near.similarity[q], near.row[q]) if isinstance(q, int) else next(new) for q in queries]
     pairs = similar_pairs(near, options.threshold, options.pairs or PAIRS)
     page = Page(table, Pictures(table, options.data))
@@ -90,7 +94,9 @@ def refusals(options: Options, table: Table, files: Sequence[str]) -> Iterator[s
     for name in ("k", "pairs", "size"):
         if (value := getattr(options, name)) is not None and value < 1:
             yield f"--{name} has to be 1 or more, and is {value}."
-    if options.k >= len(table):
+    if len(table) < 2:
+        yield f"{options.embeddings} has one row: there is nothing to compare it with."
+    if options.k is not None and options.k >= len(table):
         yield f"--k {options.k} is more than the {len(table) - 1} other rows of {table.path}: lower it."
     if options.threshold is not None and not -1 <= options.threshold <= 1:
         yield f"--threshold is a cosine similarity, from -1 to 1, and is {options.threshold:g}."

@@ -41,8 +41,8 @@ class Table:
         return len(self.features)
 
     @property
-    def paths(self) -> list[str]:
-        """Paths of the images in the order of rows; empty if they are not files."""
+    def paths(self) -> list[str | None]:
+        """Paths of the images in the order of rows, ``None`` for one that is no file; empty if none is."""
         return self.known["path"].to_pylist() if "path" in self.known.column_names else []
 
     def value(self, column: str, row: int) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from simmim_pl.contracts import InputError
-from simmim_pl.metrics import MEASURED, Verdict, verdict
+from simmim_pl.metrics import Verdict, is_measurement, verdict
 from simmim_pl.report.observed import Observed, observed
 from simmim_pl.report.starts import Start, load_starts
 from simmim_pl.runtime import yaml_schema
@@ -65,7 +65,7 @@ class Run:
 
     def validations(self) -> list[dict[str, float]]:
         """For each validation: the last values of all metrics by then, its step, and training progress if known."""
-        steps = {x for metric in MEASURED if metric in self.history for x in self.history[metric][0]}
+        steps = {step for metric, (x, _) in self.history.items() if is_measurement(metric) for step in x}
         whole = self.starts[-1].get("steps") if self.starts else None
         return [
             {name: float(y[x <= step][-1]) for name, (x, y) in self.history.items() if x[0] <= step}

@@ -23,10 +23,18 @@ FIXED_KEYS = {
     "data.validation": "other images would be held out, some of them trained on before",
     "data.split_seed": "other images would be held out, some of them trained on before",
     "data.source.share": "other images would be held out, some of them trained on before",
-    "data.source.labels": "other images would be held out, some of them trained on before",
-    **dict.fromkeys(
-        [f"data.source.{key}" for key in ("seed", "subset", "revision", "train_split")], "the images would be different"
-    ),
+    **{
+        f"{source}.{key}": why
+        for source in ("data.source", "data.source.source")  # the second is of HeldOut
+        for keys, why in (
+            (("labels", "label_column"), "other images would be held out, some of them trained on before"),
+            (
+                ("seed", "subset", "revision", "train_split", "path_column", "image_column", "split_column"),
+                "the images would be different",
+            ),
+        )
+        for key in keys
+    },
     "data.batch_size": "a run can only resume with the same batches",
     "seed_everything": "a run can only resume with the same batches",
     "data.seed": "a run can only resume with the same batches",

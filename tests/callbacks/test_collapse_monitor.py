@@ -102,7 +102,7 @@ def test_the_alert_goes_to_the_console_and_wandb(sent: Run) -> None:
     assert sent.sent == [{"title": "saturation at step 40", "text": "too easy", "level": "WARN"}]
 
 
-@pytest.mark.parametrize("measured", ["", "val/knn", "representation/std"])
+@pytest.mark.parametrize("measured", ["", "val/knn", "val/knn/pets", "representation/std"])
 def test_a_run_without_metrics_gets_no_verdict(sent: Run, monkeypatch: pytest.MonkeyPatch, measured: str) -> None:
     said: list[str] = []
     monkeypatch.setattr("simmim_pl.callbacks.collapse_monitor.rank_zero_info", said.append)

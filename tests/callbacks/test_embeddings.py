@@ -1,7 +1,9 @@
 """``predict`` writes every image once, in the data set's order, on any number of ranks."""
 
 import errno
+import os
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from simmim_pl.callbacks import Embeddings, embeddings_file
 from simmim_pl.callbacks.embedding_map import principal
+from simmim_pl.callbacks.embeddings_file import EmbeddingsFile
 from simmim_pl.contracts import InputError
 from simmim_pl.data import Shapes
 from simmim_pl.runtime.atomic import WriteError
@@ -274,3 +277,13 @@ def test_a_full_disk_keeps_the_previous_table_and_is_reported(
     callback.on_exception(TRAINER, MODULE, caught.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_its_bytes(tmp_path: Path) -> None:
+    path = os.fsdecode(b"caf\xe9.png")
+    callback, data = Embeddings(), SimpleNamespace(origin=lambda part, index: (["train"], [path]))
+    callback.file, callback.counts = EmbeddingsFile(tmp_path / "embeddings.parquet"), Counter()
+    callback.write({"index": torch.zeros(1), "label": -torch.ones(1), "features": torch.ones(1, 3)}, 0, data)
+    callback.file.close()
+    (name,) = parquet.read_table(callback.file.path)["path"].to_pylist()
+    assert name.encode() == rb"caf\udce9.png"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from simmim_pl import load_encoder
 from simmim_pl.callbacks import Checkpoint, LabelledProbe
 from simmim_pl.callbacks.extracted import resized
-from simmim_pl.contracts import Batch, Features
+from simmim_pl.contracts import Batch, Features, InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.data.source import InMemory, Source, Split
 from simmim_pl.report.page import render_page
@@ -41,6 +41,16 @@ class Few(Source):
         assert split == "train"
         label = torch.tensor([0, 1, 1])
         return InMemory((60 + 120 * label).to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 16, 16), label)
+
+
+class Gone(Source):
+    """A set that is not here."""
+
+    def prepare(self) -> None:
+        raise InputError("It is not here.")
+
+    def load(self, split: Split) -> InMemory:
+        raise InputError("It is not here.")
 
 
 FIT = [
@@ -93,12 +103,12 @@ def test_they_equal_scikit_learns(trained: Path) -> None:
         assert found[f"val/{name}/figures"][-1] == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_evaluation_says_that_they_are_for_fit(
+def test_an_evaluation_says_that_they_are_for_fit_and_does_not_load_them(
     trained: Path, cli: Callable[[list[Any]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    few, knn = "--data.labelled=tests.callbacks.test_labelled_probe.Few", f"--config={CONFIGS / 'evaluate/knn.yaml'}"
+    gone, knn = "--data.labelled=tests.callbacks.test_labelled_probe.Gone", f"--config={CONFIGS / 'evaluate/knn.yaml'}"
     checkpoint = f"--model.checkpoint={trained / 'checkpoints/last.ckpt'}"
-    cli(["validate", knn, *EVALUATION, few, checkpoint, "--model.baselines=false"])
+    cli(["validate", knn, *EVALUATION, gone, checkpoint, "--model.baselines=false"])
     assert "--data.labelled is for fit: to evaluate on a set, give it as --data or --model.transfer." in caplog.text
 
 
@@ -196,4 +206,21 @@ def test_accuracy_follows_the_features(features: Tensor, expected: float | None)
     found = LabelledProbe(k=3).measured(trainer, Given(features), Own())
     assert {name: value.item() for name, value in found.items()} == (
         {} if expected is None else {"knn": expected, "linear": expected, "chance": 0.5, "images": 12.0}
+    )
+
+
+def test_another_set_of_the_same_name_does_not_get_its_baseline(
+    trained: Path, cli: Callable[[list[Any]], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli(
+            [
+                *FIT,
+                "--data.labelled_images=90",
+                "--trainer.max_epochs=3",
+                f"--ckpt_path={trained}/checkpoints/last.ckpt",
+            ]
+        )
+    assert (
+        "error: The labelled set figures has other images, classes or --data.labelled_images" in capfd.readouterr().err
     )

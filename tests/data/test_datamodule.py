@@ -352,3 +352,16 @@ def test_masks_stay_with_their_images_when_views_are_added(tmp_path: Path) -> No
     for stage in ("train", "validation"):
         for batch in recorder.batches[stage]:
             assert torch.equal(batch["mask"], masks[batch["index"]])
+
+
+def test_predict_needs_an_image_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, test, ranks, says in (
+        ("validation", 10, 1, "validation has 0 for 1"),
+        ("test", 1, 2, "test has 1 for 2"),
+        ("all", 1, 2, "test has 1 for 2"),
+    ):
+        images = ImageDataModule(Tiny(test=test), 4, validation=0, predict_split=split)  # type: ignore[arg-type]
+        images.setup("predict")
+        monkeypatch.setattr(images, "rank_and_world_size", lambda ranks=ranks: (0, ranks))
+        with pytest.raises(InputError, match=f"predict needs an image for each device, and {says}: set"):
+            images.predict_dataloader()

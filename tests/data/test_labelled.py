@@ -1,13 +1,16 @@
 """Labelled sets: names, refusals, and two stratified parts of the training images."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.data import ImageDataModule
+from simmim_pl.data.labelled import digests, require_same_sets, sets_to_read
 from simmim_pl.data.source import InMemory, Source, Split
 
 
@@ -54,7 +57,7 @@ def test_one_set_a_list_and_a_mapping_have_names() -> None:
         assert found[0] == name
         assert found[1].classes == ["a", "b", "c"]
     assert source.prepared == 3
-    assert list(made({"x": source, "y": Pixels([0, 1])}).labelled_sets) == ["x", "y"]
+    assert list(made({"x": source, "y": Pixels([0, 1] * 3)}).labelled_sets) == ["x", "y"]
 
 
 def test_the_parts_are_stratified_disjoint_and_capped() -> None:
@@ -86,7 +89,8 @@ def test_the_ranks_share_every_image_once(monkeypatch: pytest.MonkeyPatch) -> No
     ("labelled", "sentence"),
     [
         ({"x": Pixels(None)}, "The labelled set x has no labels: sort its images into class folders"),
-        ({"x": Pixels([1, 1, 1])}, "The labelled set x has training images of fewer than two classes"),
+        ({"x": Pixels([1, 1, 1])}, "The labelled set x has fewer than two classes among the 2 training images"),
+        ({"x": Pixels([0, 1])}, "The labelled set x has fewer than two classes among the 1 training images"),
         ({"x": Pixels([0, 1], clips=True)}, "The labelled set x holds clips"),
         ([Pixels([0, 1])] * 2, "Two labelled sets are called Pixels: name them, as in --data.labelled.NAME CLASS"),
         ([Pixels([0, 3])], "labels from 0 to 3, and its source names 3 classes"),
@@ -95,3 +99,35 @@ def test_the_ranks_share_every_image_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_cannot_be_used_is_refused(labelled: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         made(labelled)
+
+
+def test_another_set_of_the_same_name_is_refused_in_a_checkpoint() -> None:
+    labels = [0, 1, 2] * 4
+    first = made({"x": Pixels(labels)})
+    before = digests(first.labelled_sets)
+    moved = Pixels(labels)
+    require_same_sets(before, digests(made({"x": moved, "new": Pixels(labels)}).labelled_sets))
+    require_same_sets({}, before)
+    renamed = Pixels(labels)
+    renamed.classes = ["a", "b", "d"]
+    for other in (
+        made({"x": Pixels(labels[::-1])}),
+        made({"x": renamed}),
+        made({"x": Pixels(labels)}, labelled_images=9),
+        made({"x": Pixels(labels)}, split_seed=1),
+    ):
+        with pytest.raises(InputError, match="The labelled set x has other images, classes or"):
+            require_same_sets(before, digests(other.labelled_sets))
+
+
+def test_a_set_that_no_callback_reads_is_not_loaded() -> None:
+    source, reader = Pixels(None), SimpleNamespace(reads_labelled_sets=True)  # which cannot be loaded
+    for fn, callbacks, loads in (
+        (TrainerFn.FITTING, [reader], True),
+        (TrainerFn.FITTING, [SimpleNamespace()], False),
+        (TrainerFn.PREDICTING, [reader], False),
+    ):
+        data = ImageDataModule(Pixels(None), labelled={"x": source})
+        trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=fn), callbacks=callbacks)
+        found = sets_to_read(data.labelled_sets, trainer)
+        assert [each.name for each in found] == ["x"] * loads

@@ -86,3 +86,9 @@ def test_without_images_one_sentence_asks_for_them(folder: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty has 0 images, and verifying an export needs at least two"):
         real_images(config("Shapes"), NOWHERE, tmp_path / "empty", 16)
+
+
+def test_a_list_without_a_test_split_and_with_few_images_serves(folder: Path) -> None:
+    (folder / "list.csv").write_text("path\n0/00.png\n1/01.png\n0/02.png\n")
+    images, name = real_images(config("FileList", file=str(folder / "list.csv"), size=16), NOWHERE, None, None)
+    assert (images.shape, name) == ((3, 3, 16, 16), "FileList")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmim_pl.metrics import diagnose, verdict
+from simmim_pl.metrics import diagnose, is_measurement, verdict
 from simmim_pl.metrics.evidence import evidence
 from tests.metrics.test_evidence import FEATURES, LEARNED, UNCHANGED
 
@@ -158,3 +158,8 @@ STD = "representation/feature_std"
 def test_the_verdict_of_a_method_without_projections(metrics: dict[str, float], state: str) -> None:
     assert verdict([metrics] * 2).state == state
     assert verdict([metrics | BEGUN]).state == "too early to tell"
+
+
+def test_a_validation_of_labelled_sets_alone_counts() -> None:
+    named = ["val/knn", "val/knn/pets", "val/knn_untrained/pets", "val/chance/pets", "representation/std", "train/loss"]
+    assert [name for name in named if is_measurement(name)] == ["val/knn", "val/knn/pets", "representation/std"]

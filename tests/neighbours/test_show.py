@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from playwright.sync_api import Page
 from pyarrow import parquet
 
 from simmim_pl.neighbours.table import read_table
 from tests.callbacks.test_embeddings import predict
-from tests.neighbours.conftest import Show
+from tests.neighbours.conftest import Show, smooth
 from tests.report.test_page import CHROMIUM, Nesting, browser  # noqa: F401, a fixture
 
 
@@ -164,3 +165,50 @@ def test_a_table_of_another_tool_is_shown_without_pictures(show: Show, tmp_path:
     parquet.write_table(pa.table(columns), tmp_path / "embeddings.parquet")
     show(tmp_path / "embeddings.parquet", "--k", 3)
     assert "all 9" in (tmp_path / "neighbours.html").read_text()
+
+
+def written(file: Path, rows: int, **columns: Any) -> Path:
+    """A table of random features."""
+    features = pa.FixedSizeListArray.from_arrays(torch.randn(3 * rows, generator=torch.manual_seed(0)).numpy(), 3)
+    columns = {"split": ["train"] * rows, "index": [*range(rows)], **columns, "features": features}
+    parquet.write_table(pa.table(columns), file)
+    return file
+
+
+def test_small_tables(show: Show, refused: Show, tmp_path: Path) -> None:
+    show(written(tmp_path / "two.parquet", 2))
+    assert lines(section((tmp_path / "neighbours.html").read_text(), "queries")) == [[], []]
+    assert "to their 1 nearest" in (tmp_path / "neighbours.html").read_text()
+    one = written(tmp_path / "one.parquet", 1)
+    assert refused(one) == f"{one} has one row: there is nothing to compare it with."
+
+
+def test_the_page_does_not_replace_the_table(refused: Show, tmp_path: Path) -> None:
+    table = written(tmp_path / "embeddings.parquet", 12)
+    assert "would replace the table" in refused(table, "--output", tmp_path / "../" / tmp_path.name / table.name)
+    assert read_table(table, tmp_path).features.shape == (12, 3)
+
+
+def test_images_without_a_path_among_files_and_moved_ones(show: Show, refused: Show, tmp_path: Path) -> None:
+    gone = [None, *(f"/moved/{number}.png" for number in range(11))]
+    table = written(tmp_path / "embeddings.parquet", 12, path=gone)
+    show(table, "--query", "/moved/3.png")
+    assert "/moved/3.png is not here: move it back, or run predict again." in (tmp_path / "neighbours.html").read_text()
+    assert "neither the number of a row" in refused(table, "--query", "other.png")
+
+
+def test_images_of_a_hugging_face_set_are_shown(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"image": [smooth(seed) for seed in range(12)]})
+    rows.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "rows")
+    source = {"class_path": "simmim_pl.data.HuggingFace", "init_args": {"path": str(tmp_path / "rows")}}
+    config = {"data": {"init_args": {"source": source}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("simmim_pl.data.encoded.decode_all", lambda *given: pytest.fail("decodes all"))
+    monkeypatch.setattr("simmim_pl.data.encoded.load_or_decode", lambda *given: pytest.fail("decodes all"))
+    show(written(tmp_path / "embeddings.parquet", 12))
+    assert "train 11" in named((tmp_path / "neighbours.html").read_text())
+    source["init_args"]["path"] = "someone/images"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    show(tmp_path / "embeddings.parquet")
+    assert "someone/images is not on this disk" in (tmp_path / "neighbours.html").read_text()

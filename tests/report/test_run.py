@@ -150,3 +150,9 @@ def test_an_unreadable_file_is_named(tmp_path: Path, name: str, content: bytes, 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run directory: give one like"):
         load_run(tmp_path)
+
+
+def test_labelled_sets_alone_make_a_validation(tmp_path: Path) -> None:
+    folder = directory(tmp_path / "some/1")
+    (folder / "metrics.csv").write_text("step,val/knn/pets,val/chance/pets\n9,0.2,0.1\n12,,0.1\n19,0.3,0.1\n")
+    assert [found["val/knn/pets"] for found in load_run(folder).validations()] == [0.2, 0.3]

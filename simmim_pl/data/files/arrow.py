@@ -55,7 +55,8 @@ class ArrowImages(EncodedImages):
         column = self.rows[:].column(self.column)
         if pa.types.is_struct(column.type):
             column = pc.struct_field(column.filter(pc.is_null(pc.struct_field(column, "bytes"))), "path")
-        return [path for path in column.to_pylist() if path] if pa.types.is_string(column.type) else []
+        text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        return [path for path in column.to_pylist() if path] if text else []
 
     @property
     def paths(self) -> None:

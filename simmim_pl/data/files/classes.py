@@ -121,3 +121,11 @@ def test_folder_of(root: Path) -> Path | None:
     if not (root / "train").is_dir():
         return None
     return test if test.is_dir() else val if subfolders(val) else None
+
+
+def beside_train(root: Path, labelled: bool) -> list[str]:
+    """The folders of a root that are not read because one is named ``train``; that of the test split is read."""
+    if not (root / "train").is_dir():
+        return []
+    read = (root / "train", test_folder_of(root) if labelled else None)
+    return [str(root / name) for name in subfolders(root) if root / name not in read]

@@ -113,10 +113,17 @@ def list_files(folder: Path, endings: set[str], deep: bool) -> list[str]:
 
 
 def walk(folder: Path, deep: bool) -> dict[str, list[str]]:
-    """As :func:`list_files`, for files of any kind: by the real path of the folder that holds them, unsorted."""
+    """As :func:`list_files`, for files of any kind: by the real path of the folder that holds them, unsorted.
+
+    A link to a folder that ``folder`` is in is not followed: its images would count as images of ``folder``.
+    """
     found: dict[str, list[str]] = {}
+    above = set(map(str, Path(folder).resolve().parents))
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
+        if real in above:
+            folders.clear()
+            continue
         # os.walk descends into what is left in this list, in its order.
         folders[:] = sorted(name for name in folders if deep and name[0] != "." and real not in found)
         found.setdefault(real, [os.path.join(parent, name) for name in names if name[0] != "."])

@@ -76,9 +76,10 @@ def one_column(rows: Any, named: str | None, kind: str, advice: str) -> str:
     """The column of this name, or the only one of this type. Raises :class:`InputError` unless there is just one."""
     found = columns_of_type(rows, kind) if named is None else [name for name in rows.features if name == named]
     if len(found) != 1:
-        wrong = f"no column {named}" if named else f"{len(found) or 'no'} columns of type {kind}"
+        several = f"there are {len(found)} columns" if found else "there is no column"
+        wrong = f"there is no column {named}" if named else f"{several} of type {kind}"
         types = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in rows.features.items())
-        raise InputError(f"{advice} to one of the columns, {types}; there is {wrong}.")
+        raise InputError(f"{advice} to one of the columns, {types}; {wrong}.")
     return str(found[0])
 
 

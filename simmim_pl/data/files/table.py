@@ -58,6 +58,8 @@ def text_column(table: Any, name: str, of: object, noun: str) -> list[str]:
 
     if name not in table.column_names:
         raise InputError(f"{of} has no column {name}: its columns are {', '.join(table.column_names)}.")
+    if table.column_names.count(name) > 1:
+        raise InputError(f"{of} has several columns named {name}: rename all but one.")
     column = table.column(name)
     values = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
@@ -100,3 +102,13 @@ def require_two(classes: list[str], of: object) -> list[str]:
             "another class."
         )
     return classes
+
+
+def without_labels(columns: list[str], labels: bool | None) -> str:
+    """That images have no labels, with the columns that could be of classes unless the user wants none.
+
+    >>> without_labels(["kind"], None), without_labels(["kind"], False)
+    ('without labels (label_column can be set to kind)', 'without labels')
+    """
+    choice = f" (label_column can be set to {', '.join(columns)})" if columns and labels is None else ""
+    return f"without labels{choice}"

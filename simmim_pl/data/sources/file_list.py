@@ -13,7 +13,7 @@ from torch import Tensor
 from simmim_pl.contracts import InputError
 from simmim_pl.data.encoded import NO_TEST, EncodedSource
 from simmim_pl.data.files.encoded import ImagePaths
-from simmim_pl.data.files.table import labels_of, read_table, require_two, sorted_classes, text_column
+from simmim_pl.data.files.table import labels_of, read_table, require_two, sorted_classes, text_column, without_labels
 from simmim_pl.data.files.tree import counted, shortened
 from simmim_pl.data.source import ImageDataset, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
@@ -87,8 +87,17 @@ class FileList(EncodedSource):
                     f"{missing[0]}: correct the paths, or set root to the folder that they are relative to."
                 )
         counts = ", ".join(f"{counted(len(paths), 'image')} of {split}" for split, (paths, _) in splits.items())
-        kinds = f"of {len(self.classes)} classes ({shortened(self.classes)})" if self.classes else "without labels"
+        kinds = (
+            f"of {len(self.classes)} classes ({shortened(self.classes)})"
+            if self.classes
+            else without_labels(self.columns, self.labels)
+        )
         rank_zero_info(f"{self.name}: {counts}, {kinds}.")
+        every = [path for paths, _ in splits.values() for path in paths]
+        if repeated := len(every) - len(set(every)):
+            rank_zero_info(
+                f"{self.name}: {counted(repeated, 'row')} with the path of another row, kept as more images."
+            )
 
     def has_test(self) -> bool:
         """Whether any row is of the test split."""
@@ -113,6 +122,7 @@ class FileList(EncodedSource):
         paths = [os.path.join(self.root, path) for path in text_column(table, self.path_column, self.file, "path")]
         rows = self.rows(table)
         self.classes: list[str] = []
+        self.columns = [name for name in table.column_names if name not in (self.path_column, self.split_column)]
         if not self.labelled(table):
             return {split: ([paths[at] for at in found], None) for split, found in rows.items()}
         names = text_column(table, self.label_column, self.file, "class")

@@ -11,6 +11,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data.encoded import NO_TEST, EncodedSource
 from simmim_pl.data.files.classes import (
     LAYOUTS,
+    beside_train,
     class_folders,
     lettered,
     read_test,
@@ -86,6 +87,8 @@ class Folder(EncodedSource):
         others = sort_paths(path for tree in [*trees, *test] for path in tree.others)
         if others:
             rank_zero_info(f"Left out {describe_others(others)}.")
+        if beside := [path for root in self.roots for path in beside_train(root, labelled=bool(classes))]:
+            rank_zero_info(f"Left out folders beside train: {shortened(beside)}.")
 
     def has_test(self) -> bool:
         """Whether images have labels and a folder ``test`` or ``val`` exists."""
@@ -136,12 +139,12 @@ class Folder(EncodedSource):
         files, folders = every_image(trees)
         if classes:
             files, _ = images_of_classes(trees, classes)
-            read, other = f"of {len(classes)} classes ({shortened(classes)})", "false reads them without labels"
+            read, other = f"of {len(classes)} classes ({shortened(classes)})", "false they are read without labels"
             ambiguous = any(tree.folder in self.roots for tree in trees) or not lettered(classes)
         else:
             named = sorted({name for tree in trees for name in tree.named()})
             read = f"in {counted(folders, 'folder')}, without labels"
-            other = f"true takes the folders {shortened(named)} as classes"
+            other = f"true the folders {shortened(named)} are classes"
             ambiguous = len(named) > 1 and not any(tree.loose for tree in trees)
-        hint = f"; --data.source.labels {other}" if self.labels is None and ambiguous else ""
+        hint = f"; with its labels set to {other}" if self.labels is None and ambiguous else ""
         return f"{self.name}: {counted(len(files), 'image')} {read}{hint}."

@@ -13,7 +13,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data.encoded import NO_TEST, EncodedSource
 from simmim_pl.data.files.arrow import ArrowImages
 from simmim_pl.data.files.rows import class_labels, image_column, label_column, open_rows, read_column
-from simmim_pl.data.files.table import labels_of, require_two, sorted_classes, text_column
+from simmim_pl.data.files.table import labels_of, require_two, sorted_classes, text_column, without_labels
 from simmim_pl.data.files.tree import counted, shortened
 from simmim_pl.data.source import ImageDataset, Split
 from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
@@ -84,7 +84,11 @@ class HuggingFace(EncodedSource):
         splits = self.splits()
         self.part(splits, "train")
         counts = ", ".join(f"{counted(len(rows), 'image')} of {split}" for split, rows in splits.items())
-        kinds = f"of {len(self.classes)} classes ({shortened(self.classes)})" if self.classes else "without labels"
+        kinds = (
+            f"of {len(self.classes)} classes ({shortened(self.classes)})"
+            if self.classes
+            else without_labels(self.columns, self.labels)
+        )
         rank_zero_info(f"{self.name}: {counts}, {kinds}.")
 
     def has_test(self) -> bool:
@@ -110,6 +114,10 @@ class HuggingFace(EncodedSource):
         for name in (self.train_split, self.test_split):
             if name is not None and name not in found:
                 raise InputError(f"{self.path} has no split {name}: its splits are {', '.join(found)}.")
+        if self.test_split == self.train_split:
+            raise InputError(
+                f"{self.test_split} is both train_split and test_split: test on other images, or {NO_TEST}."
+            )
         test = self.test_split or next((name for name in TEST if name in found and name != self.train_split), None)
         return {"train": found[self.train_split], **({"test": found[test]} if test else {})}
 
@@ -119,6 +127,7 @@ class HuggingFace(EncodedSource):
         images = ArrowImages(rows, image_column(rows, self.image_column, of), of)
         column = label_column(splits["train"], self.label_column, self.labels, self.path)
         self.classes: list[str] = []
+        self.columns = [name for name in rows.column_names if name != images.column]
         if column is None:
             return images, None
         if names := getattr(splits["train"].features[column], "names", None):  # a ClassLabel

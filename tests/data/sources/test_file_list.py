@@ -129,3 +129,22 @@ def test_a_bad_list_is_refused(folder: Path, says: str) -> None:
     columns, options = REFUSED[says]
     with pytest.raises(InputError, match=says):
         FileList(write(folder / "list.csv", **columns), **options).prepare()
+
+
+def test_what_may_be_a_mistake_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns = {"label": None, " label": ROWS["label"], "path": ["c.png", "b.png", "c.png", "b.png", "b.png"]}
+    with caplog.at_level("INFO"):
+        FileList(write(folder / "list.csv", **columns)).prepare()
+        assert "of test, without labels (label_column can be set to  label).\n" in caplog.text
+        assert "list: 2 rows with the path of another row, kept as more images." in caplog.text
+        caplog.clear()
+        FileList(write(folder / "list.csv"), labels=False).prepare()
+    assert [record.message for record in caplog.records] == [
+        "list: 3 images of train, 1 image of test, without labels."
+    ]
+
+
+def test_two_columns_of_one_name_are_refused(folder: Path) -> None:
+    (folder / "list.csv").write_text("path,label,label\nc.png,1,2\n")
+    with pytest.raises(InputError, match=r"list\.csv has several columns named label: rename all but one"):
+        FileList(str(folder / "list.csv")).prepare()

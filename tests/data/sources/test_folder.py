@@ -173,7 +173,7 @@ def test_folders_that_are_no_classes_are_walked(tmp_path, name, printed):
     assert (len(train), train.labels, folder.classes) == (2, None, [])
     (line,) = printed
     assert f"{tmp_path.name}: 2 images in 2 folders, without labels" in line
-    assert ("--data.source.labels true takes the folders 202" in line) == (name in list(DATES)[:2])
+    assert ("with its labels set to true the folders 202" in line) == (name in list(DATES)[:2])
 
 
 def test_folders_are_classes_if_the_user_says_so(tmp_path, printed):
@@ -208,8 +208,8 @@ def test_what_was_found_is_printed_with_the_files_that_are_no_images(labelled, p
     ]
     del printed[:]
     Folder(str(labelled / "train")).prepare()
-    assert (
-        printed[0] == "train: 4 images of 2 classes (ant, cat); --data.source.labels false reads them without labels."
+    assert printed[0] == (
+        "train: 4 images of 2 classes (ant, cat); with its labels set to false they are read without labels."
     )
 
 
@@ -305,3 +305,19 @@ def test_a_val_folder_without_classes_is_not_a_test_split(labelled):
     folder.prepare()
     with pytest.raises(InputError, match="has no test split, a folder named test"):
         folder.load("test")
+
+
+def test_a_link_out_of_a_class_does_not_put_other_classes_in_it(tmp_path):
+    for red, name in enumerate(("ant", "cat")):
+        write(tmp_path / name / "a.png", (red, 0, 0))
+    (tmp_path / "cat/all").symlink_to(tmp_path, target_is_directory=True)
+    train = Folder(str(tmp_path)).load("train")
+    assert (reds(train), train.labels.tolist()) == ([0, 1], [0, 1])
+
+
+def test_folders_beside_train_are_left_out_with_a_message(labelled, printed):
+    write(labelled / "plane/a.png")
+    Folder(str(labelled)).prepare()
+    assert f"Left out folders beside train: {labelled / 'plane'}." in printed
+    Folder(str(labelled), labels=False).prepare()
+    assert f"Left out folders beside train: {labelled / 'plane'}, {labelled / 'test'}." in printed

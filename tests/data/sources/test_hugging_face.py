@@ -144,7 +144,7 @@ def test_damaged_images_are_named_or_left_out(tmp_path: Path) -> None:
     assert source.classes == []
 
 
-def test_columns_without_a_feature_type_are_named(tmp_path: Path) -> None:
+def test_columns_without_a_feature_type_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A Parquet file that another tool wrote."""
     content = [jpeg(number) for number in range(4)]
     plain = pa.table({"content": content, "animal": ["dog", "cat", "dog", "cat"], "number": [1, 2, 3, 4]})
@@ -156,19 +156,23 @@ def test_columns_without_a_feature_type_are_named(tmp_path: Path) -> None:
     assert (len(train), train.labels.tolist(), source.classes) == (4, [1, 0, 1, 0], ["cat", "dog"])
     with pytest.raises(InputError, match=r"has no test split: set test_split, or .*HeldOut"):
         source.load("test")
+    with caplog.at_level("INFO"):
+        HuggingFace(path, image_column="content").prepare()
+    assert "rows.parquet: 4 images of train, without labels (label_column can be set to animal, number)." in caplog.text
     with pytest.raises(
-        InputError, match=r"set image_column to one .*content \(Value\).*there is no columns of type Image"
+        InputError, match=r"set image_column to one .*content \(Value\).*there is no column of type Image"
     ):
         HuggingFace(path).prepare()
     with pytest.raises(InputError, match=r"row 0 of .* holds no image in the column number"):
         HuggingFace(path, image_column="number").load("train")
 
 
-def test_paths_of_images_are_followed_and_watched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()])
+def test_paths_of_images_are_followed_and_watched(tmp_path: Path, text: pa.DataType) -> None:
     files = [str(tmp_path / f"{number}.jpg") for number in range(2)]
     for number, file in enumerate(files):
         Path(file).write_bytes(jpeg(number))
-    parquet.write_table(pa.table({"photo": files}), tmp_path / "rows.parquet")
+    parquet.write_table(pa.table({"photo": pa.array(files, text)}), tmp_path / "rows.parquet")
     source = HuggingFace(str(tmp_path / "rows.parquet"), image_column="photo", size=16)
     before = pixels(source.load("train"))
     Path(files[1]).write_bytes(jpeg(7))
@@ -185,6 +189,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
     "set labels to false, or label_column to one of the columns, .* no column face": {"label_column": "face"},
     "is on disk, so subset or revision has no meaning": {"revision": "main"},
+    "train is both train_split and test_split": {"test_split": "train"},
     "cannot be opened by datasets": {"path": "empty"},
     "There is no .*: set the source's path": {"path": "nowhere"},
 }
@@ -217,7 +222,7 @@ def test_several_columns_of_classes_have_to_be_told_apart(tmp_path: Path) -> Non
     rows = table(range(4)).add_column("coarse", [0, 0, 0, 1])
     rows.cast_column("coarse", datasets.ClassLabel(names=["x", "y"])).save_to_disk(tmp_path / "rows")
     path = str(tmp_path / "rows")
-    with pytest.raises(InputError, match=r"there is 2 columns of type ClassLabel"):
+    with pytest.raises(InputError, match=r"there are 2 columns of type ClassLabel"):
         HuggingFace(path).prepare()
     assert HuggingFace(path, label_column="coarse").load("train").labels.tolist() == [0, 0, 0, 1]
 
