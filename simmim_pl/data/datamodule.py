@@ -146,8 +146,7 @@ class ImageDataModule(LightningDataModule):
         train = self.splits["train"]
         if self.views is None:
             return self.loader(train)
-        views = self.views, self.local_views, self.final_views
-        require_trainable(train, self.source, self.batch_size, views)
+        require_trainable(train, self.source, self.batch_size, (self.views, self.local_views, self.final_views))
         rank, ranks = self.rank_and_world_size()
         share, (epoch, batches) = self.share(self.batch_size), self.start
         order = ResumableSampler(train, ranks, rank, self.seed, epoch, batches * share)

@@ -216,8 +216,8 @@ def test_without_views_training_batches_are_all_images_in_order(tmp_path: Path) 
 def test_each_batch_is_read_in_one_call(tmp_path: Path) -> None:
     source = Tiny()
     recorder = fit(tmp_path, ImageDataModule(source, 4, views=Noisy(), validation=4), num_sanity_val_steps=0)
-    first, *reads = source.reads  # some images are read for validation before
-    assert first == [0, 8, 16, 25]
+    first, one, *reads = source.reads  # some images are read before, to validate them, and one for its channels
+    assert (first, one) == ([0, 8, 16, 25], [0])
     assert reads == recorder.order("train") + recorder.order("validation")
     assert [len(read) for read in reads] == [4] * 5 + [4]
 

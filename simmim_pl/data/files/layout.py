@@ -105,8 +105,8 @@ def list_images(folder: Path, deep: bool = True, arrays: bool = False) -> list[s
 def list_files(folder: Path, endings: set[str], deep: bool) -> list[str]:
     """Paths of the files in ``folder``, and below it if ``deep``, with one of these extensions (lower case, with dot).
 
-    Sorted, without hidden files. Links to folders are followed; a folder reached by several paths is listed once, under
-    the first.
+    Sorted, without hidden files. Links to folders are followed, except to one that ``folder`` is in; a folder reached
+    by several paths is listed once, under the first.
     """
     found = (file for files in walk(folder, deep).values() for file in files)
     return sort_paths(file for file in found if extension(file) in endings)

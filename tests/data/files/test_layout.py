@@ -83,7 +83,7 @@ def test_a_link_to_a_folder_does_not_duplicate_files(tmp_path: Path, target: str
     (tmp_path / "train/a/again").symlink_to(target, target_is_directory=True)
     found = [Path(file).resolve() for file in list_files(tmp_path / "train/a", {".txt"}, deep=True)]
     assert len(found) == len(set(found))
-    below = {"x.txt", "y.txt"} | ({"z.txt"} if target in ("..", "../..", "../b") else set())
+    below = {"x.txt", "y.txt"} | ({"z.txt"} if target == "../b" else set())  # links up are not followed
     assert {file.name for file in found} == below
 
 
