@@ -9,6 +9,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 from simmim_pl.contracts import InputError  # noqa: E402
+from simmim_pl.data.files.bands import read_bands  # noqa: E402
 from simmim_pl.data.files.decode import decode  # noqa: E402
 from simmim_pl.data.files.encoded import ImageBytes  # noqa: E402
 
@@ -65,6 +66,14 @@ def test_colours_and_the_first_frame_are_read_from_files_and_from_bytes(tmp_path
     np.testing.assert_array_equal(np.asarray(decode(ImageBytes("row 3", path.read_bytes()), 32)), colours)
     frames = np.stack([RAMP, np.zeros_like(RAMP)])
     np.testing.assert_array_equal(grey(write(tmp_path / "two.dcm", frames)), grey(write(tmp_path / "one.dcm", RAMP)))
+
+
+def test_one_channel_has_the_files_own_units(tmp_path: Path) -> None:
+    window = {"WindowCenter": 40, "WindowWidth": 400}  # for a viewer only
+    path = write(tmp_path / "a.dcm", RAMP, RescaleSlope=2, RescaleIntercept=-1024, **window)
+    for source in (str(path), ImageBytes("a", path.read_bytes())):
+        (found,) = read_bands(source, 1)
+        np.testing.assert_array_equal(found, RAMP * 2.0 - 1024)
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
