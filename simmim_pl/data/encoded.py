@@ -58,7 +58,7 @@ class EncodedSource(Source):
         self.settled = channels == "rgb" or range is not None  # or else the range has to be found
 
     def open(self, split: Split, encoded: EncodedImages, labels: Int64[Tensor, " N"] | None) -> ImageDataset:
-        """A split of N images. Of test, :meth:`load` is called for train before, if the range is to be found there.
+        """A split of N images. Of test, ``load`` is called for train before, if the range is to be found there.
 
         Raises:
             InputError: a format needs a package that is not installed; an image cannot be read (if the split fits into

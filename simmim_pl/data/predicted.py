@@ -58,7 +58,7 @@ class Predicted:
         """Split and file of embedded images.
 
         Args:
-            part: int64 ``[N]``, position of each image's subset in :attr:`subsets`.
+            part: int64 ``[N]``, position of each image's subset in ``subsets``.
             index: int64 ``[N]``, position of each image in the whole data set of its subset.
 
         Returns:
