@@ -82,7 +82,7 @@ class ContrastiveViews(Views):
         super().__init__()
         require_ordered(scale=scale, ratio=ratio)
         self.size, self.views, self.scale, self.ratio, self.flip = size, views, scale, ratio, flip
-        self.listed, self.suited = operations is not None, dict[int, list[list[Operation]]]()  # by number of channels
+        self._listed, self._suited = operations is not None, dict[int, list[list[Operation]]]()  # by number of channels
         colours = (jitter, brightness, contrast, saturation, hue)
         if operations is None:
             operations = simclr(colours, grayscale, blur, sigma, solarize)
@@ -116,11 +116,11 @@ class ContrastiveViews(Views):
 
     def operations_for(self, channels: int) -> list[list[Operation]]:
         """The operations of every view, for images of so many channels."""
-        if channels not in self.suited:
+        if channels not in self._suited:
             distinct = {id(each): each for each in self.operations}  # one list may be of all views: one message
-            made = {key: for_channels(each, channels, self.listed) for key, each in distinct.items()}
-            self.suited[channels] = [made[id(each)] for each in self.operations]
-        return self.suited[channels]
+            made = {key: for_channels(each, channels, self._listed) for key, each in distinct.items()}
+            self._suited[channels] = [made[id(each)] for each in self.operations]
+        return self._suited[channels]
 
 
 def simclr(

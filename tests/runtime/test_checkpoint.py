@@ -263,7 +263,7 @@ def test_a_config_without_an_encoder_is_refused(tmp_path: Path, config: Any) -> 
         ({"class_path": FASTCNN, "init_args": {"widht": 2}}, "widht"),
         ({"class_path": FASTCNN, "init_args": {"width": "wide"}}, "wide"),
         ({"class_path": FASTCNN, "init_args": {"width": -1}}, "width has to be 1 or more"),
-        ({"class_path": FASTCNN, "init_args": {"mean": [0.5, 0.5]}}, "3 elements"),
+        ({"class_path": FASTCNN, "init_args": {"mean": [0.5, 0.5]}}, "2 numbers for 3 channels"),
         ({"class_path": "simmim_pl.encoders.ResNet", "init_args": {"depth": 7}}, "7"),
     ],
 )
@@ -444,7 +444,8 @@ def test_loading_an_encoder_downloads_nothing(write: Callable[[Any], str], monke
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     make = timm.create_model
     monkeypatch.setattr(
-        "simmim_pl.encoders.timm.create_model", lambda name, pretrained: fail() if pretrained else make(name, False)
+        "simmim_pl.encoders.timm.create_model",
+        lambda name, pretrained, channels: fail() if pretrained else make(name, False, in_chans=channels),
     )
     init = {"name": "resnet18", "weights": "DEFAULT"}
     assert (
