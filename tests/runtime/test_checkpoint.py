@@ -445,7 +445,7 @@ def test_loading_an_encoder_downloads_nothing(write: Callable[[Any], str], monke
     make = timm.create_model
     monkeypatch.setattr(
         "simmim_pl.encoders.timm.create_model",
-        lambda name, pretrained, channels: fail() if pretrained else make(name, False, in_chans=channels),
+        lambda name, pretrained, channels: fail() if pretrained else make(name, False, channels),
     )
     init = {"name": "resnet18", "weights": "DEFAULT"}
     assert (
