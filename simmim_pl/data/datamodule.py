@@ -50,8 +50,8 @@ class ImageDataModule(LightningDataModule):
         on_device: images of a set in memory lie on the device; ``auto``: on a GPU, where a quarter of it is enough.
         labelled: labelled sets beside ``source``, on which :class:`simmim_pl.callbacks.LabelledProbe` evaluates the
             encoder while it trains: one source, a list, or a mapping of names. Their test splits are not read.
-        labelled_images: images of each labelled set at most, a third of them held out. Each costs a forward pass at
-            every validation.
+        labelled_images: images of each labelled set at most, by default 3,000, a third of them held out. Each costs a
+            forward pass at every validation.
     """
 
     @ranged
@@ -70,7 +70,7 @@ class ImageDataModule(LightningDataModule):
         predict_split: PredictSplit = "all",
         on_device: Where = "auto",
         labelled: Source | list[Source] | dict[str, Source] | None = None,
-        labelled_images: Annotated[int, Range("[2, inf)")] = 3000,
+        labelled_images: Annotated[int, Range("[2, inf)")] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.views, self.local_views = source, views, local_views

@@ -18,6 +18,7 @@ from simmim_pl.data.files.download import data_folder
 from simmim_pl.data.files.encoded import EncodedImages, Selected
 from simmim_pl.data.files.pixel_format import RGB, PixelFormat
 from simmim_pl.data.source import ImageDataset, InMemory, Source, Split
+from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 NO_TEST = "hold test images out of train with simmim_pl.data.HeldOut"  # the end of an error: an evaluation needs some
 
@@ -34,23 +35,25 @@ class EncodedSource(Source):
             changed since are not deleted: delete them when no run uses them.
         skip_corrupt: leave out images that cannot be decoded, and report how many; by default the first ends the run.
             Before the first run, all images are decoded to find them.
-        channels: ``rgb``: files are converted to 8-bit RGB. A number: the files' own numbers, of as many channels, see
+        channels: ``rgb``: files are converted to 8-bit RGB. 1: grey, in the files' own numbers, of 8, 16 or 32 bits or
+            floats. A larger number: as many bands or pages of a TIFF file, or channels of an array, ``.npy``; see
             :func:`simmim_pl.data.files.bands.read_bands`.
-        range: the numbers that become 0 and 1, kept in 65,536 levels; those beyond are clipped. By default 0 and 255 if
-            the first image has 8 bits, else the least and the greatest of the training images, which are all read to
-            find them, and printed.
+        range: the numbers that become 0 and 1, such as ``[0, 4095]`` for 12 bits; those beyond are clipped, and the
+            others kept in 65,536 levels. By default 0 and 255 if the first image has 8 bits, else the least and the
+            greatest of all training images, which are read to find them, and printed.
 
     Raises:
         InputError: a range is not ascending, or given with RGB.
     """
 
+    @ranged
     def __init__(
         self,
-        size: int,
-        memory_gb: float,
-        cache: bool,
-        skip_corrupt: bool,
-        channels: int | Literal["rgb"] = "rgb",
+        size: PositiveInt = 32,
+        memory_gb: NonNegativeFloat = 4.0,
+        cache: bool = True,
+        skip_corrupt: bool = False,
+        channels: PositiveInt | Literal["rgb"] = "rgb",
         range: tuple[float, float] | None = None,
     ) -> None:
         self.size, self.memory_gb, self.cache, self.skip_corrupt = size, memory_gb, cache, skip_corrupt

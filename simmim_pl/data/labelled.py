@@ -18,7 +18,8 @@ from simmim_pl.data.source import Source
 from simmim_pl.data.split import train_val_split
 from simmim_pl.data.validate import load_split
 
-HELD_OUT = 1 / 3  # of a set's images, to evaluate probes on
+IMAGES = 3000  # of a set, if the user does not say how many
+HELD_OUT = 1 / 3  # of these, to evaluate probes on
 
 
 class LabelledSet:
@@ -84,13 +85,19 @@ class LabelledSet:
         return loader
 
 
-def labelled_sets(sources: Source | list[Source] | dict[str, Source] | None, images: int) -> dict[str, LabelledSet]:
+def labelled_sets(
+    sources: Source | list[Source] | dict[str, Source] | None, images: int | None
+) -> dict[str, LabelledSet]:
     """Labelled sets by name: that of the mapping, else the source's.
 
     Raises:
-        InputError: two have the same name.
+        InputError: two have the same name; or a number of images is given, and no set.
     """
     listed = [sources] if isinstance(sources, Source) else sources or []
+    if images is not None and not listed:
+        raise InputError(
+            "--data.labelled_images is of labelled sets, and there are none: add one, as in --data.labelled.NAME CLASS."
+        )
     found: dict[str, LabelledSet] = {}
     for name, source in listed.items() if isinstance(listed, dict) else ((each.name, each) for each in listed):
         if name in found:
@@ -98,7 +105,7 @@ def labelled_sets(sources: Source | list[Source] | dict[str, Source] | None, ima
                 f"Two labelled sets are called {name}: name them, as in --data.labelled.NAME CLASS, or by a mapping "
                 "of names to sources in YAML."
             )
-        found[name] = LabelledSet(name, source, images)
+        found[name] = LabelledSet(name, source, images or IMAGES)
     return found
 
 

@@ -43,29 +43,31 @@ def test_the_range_is_that_of_the_training_images(
 ) -> None:
     monkeypatch.setenv("SIMMIM_DATA_DIR", str(microscopy.parent / "data"))
     caplog.set_level("INFO")
-    test = Folder(str(microscopy), 16, channels=1).load("test")  # finds it in train
+    test = Folder(str(microscopy), size=16, channels=1).load("test")  # finds it in train
     (said,) = [line for line in caplog.messages if "numbers" in line]
     assert "numbers are from 7 to 3911, which become 0 and 1" in said
-    stated = Folder(str(microscopy), 16, channels=1, range=(7, TOP)).load("test")
+    stated = Folder(str(microscopy), size=16, channels=1, range=(7, TOP)).load("test")
     assert torch.equal(test.read(torch.arange(40)), stated.read(torch.arange(40)))
     monkeypatch.setattr(cache, "find_range", lambda *given: pytest.fail("searched again"))
-    found = Folder(str(microscopy), 16, channels=1).load("train")
+    found = Folder(str(microscopy), size=16, channels=1).load("train")
     assert found.read(torch.arange(41)).int().amin() == 0
     assert found.read(torch.arange(41)).int().amax() == 65535
-    assert HeldOut(Folder(str(microscopy), 16, channels=1)).load("test").read(torch.arange(2)).dtype == torch.uint16
+    assert (
+        HeldOut(Folder(str(microscopy), size=16, channels=1)).load("test").read(torch.arange(2)).dtype == torch.uint16
+    )
 
 
 def test_unreadable_images_do_not_count_for_the_range(microscopy: Path) -> None:
     (microscopy / "train/fine/3.tif").write_text("no image")
     with pytest.warns(UserWarning, match=r"1 of 41 images cannot be read and are left out: .*3\.tif"):
-        images = Folder(str(microscopy), 16, cache=False, skip_corrupt=True, channels=1).load("train")
+        images = Folder(str(microscopy), size=16, cache=False, skip_corrupt=True, channels=1).load("train")
     assert images.read(torch.arange(40)).int().aminmax() == (0, 65535)
 
 
 def test_sets_of_other_channels_and_ranges_are_others(microscopy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMMIM_DATA_DIR", str(microscopy.parent / "data"))
     options: list[dict[str, Any]] = [{}, *({"channels": 1, "range": (low, 4095)} for low in (0, 100))]
-    sets = [Folder(str(microscopy), 16, memory_gb=gb, **each).load("train") for gb in (4, 0) for each in options]
+    sets = [Folder(str(microscopy), size=16, memory_gb=gb, **each).load("train") for gb in (4, 0) for each in options]
     assert len({each.digest() for each in sets}) == 6
     assert len(list((microscopy.parent / "data/.decoded").glob("*.uint8"))) == 1
     assert len(list((microscopy.parent / "data/.decoded").glob("*.uint16"))) == 2
@@ -73,14 +75,14 @@ def test_sets_of_other_channels_and_ranges_are_others(microscopy: Path, monkeypa
         assert isinstance(on_disk, OnDisk)
         index = torch.tensor([3, 30])
         assert torch.equal(kept.read(index), on_disk.read(index))
-    again = Folder(str(microscopy), 16, **options[1]).load("train")  # from the cache
+    again = Folder(str(microscopy), size=16, **options[1]).load("train")  # from the cache
     assert torch.equal(again.read(torch.arange(41)), sets[1].read(torch.arange(41)))
 
 
 def test_all_levels_reach_the_views(tmp_path: Path) -> None:
     np.save(tmp_path / "levels.npy", np.arange(4096, dtype=np.uint16).reshape(64, 64))
     np.save(tmp_path / "more.npy", np.zeros((64, 64), np.uint16))
-    source = Folder(str(tmp_path), 64, cache=False, channels=1, range=(0, 4095))
+    source = Folder(str(tmp_path), size=64, cache=False, channels=1, range=(0, 4095))
     batch = ImageDataModule(source).load("train").__getitems__([0])
     (view,) = CropFlip(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)(batch["image"], torch.Generator())
     assert len(view.unique()) == 4096
@@ -90,7 +92,7 @@ def test_all_levels_reach_the_views(tmp_path: Path) -> None:
 def test_views_that_come_last_are_refused_first(tmp_path: Path) -> None:
     for number in range(8):
         Image.new("L", (24, 24), 30 * number).save(tmp_path / f"{number}.png")
-    source, last = Folder(str(tmp_path), 24, cache=False, channels=1), ContrastiveViews(24, hue=0.3)
+    source, last = Folder(str(tmp_path), size=24, cache=False, channels=1), ContrastiveViews(24, hue=0.3)
     data = ImageDataModule(source, 4, ContrastiveViews(20), final_views=last, validation=1)
     data.setup("fit")
     with pytest.raises(InputError, match="hue is of RGB only"):
@@ -100,17 +102,17 @@ def test_views_that_come_last_are_refused_first(tmp_path: Path) -> None:
 def test_files_of_8_bits_need_no_search_and_no_mixture(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("L", (8, 8), 50 * number).save(tmp_path / f"{number}.png")
-    eight = Folder(str(tmp_path), 8, cache=False, channels=1)
+    eight = Folder(str(tmp_path), size=8, cache=False, channels=1)
     assert eight.load("train").read(torch.arange(3))[:, 0, 0, 0].tolist() == [0, 50, 100]
     np.save(tmp_path / "3.npy", np.arange(64, dtype=np.uint16).reshape(8, 8))
     with pytest.raises(InputError, match=r"3\.npy .* those of others have 8 bits: set the source's range"):
         eight.load("train")
     np.save(tmp_path / "-first.npy", np.arange(64, dtype=np.uint16).reshape(8, 8))
     with pytest.raises(InputError, match=r"0\.png has 8 bits and other images have more: set the source's range"):
-        Folder(str(tmp_path), 8, cache=False, channels=1).load("train")
-    mixed = Folder(str(tmp_path), 8, cache=False, channels=1, range=(0, 255)).load("train")
+        Folder(str(tmp_path), size=8, cache=False, channels=1).load("train")
+    mixed = Folder(str(tmp_path), size=8, cache=False, channels=1, range=(0, 255)).load("train")
     assert len(mixed) == 5
-    mixed = Folder(str(tmp_path), 8, cache=False).load("train")
+    mixed = Folder(str(tmp_path), size=8, cache=False).load("train")
     assert len(mixed) == 3  # without channels, arrays are no images
 
 

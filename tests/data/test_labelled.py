@@ -120,6 +120,12 @@ def test_another_set_of_the_same_name_is_refused_in_a_checkpoint() -> None:
             require_same_sets(before, digests(other.labelled_sets))
 
 
+def test_a_number_of_images_without_a_set_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--data.labelled_images is of labelled sets, and there are none: add one"):
+        ImageDataModule(Pixels([0, 1]), labelled_images=9)
+    assert made({"x": Pixels([0, 1, 2] * 4)}).labelled_sets["x"].images == 3000
+
+
 def test_a_set_that_no_callback_reads_is_not_loaded() -> None:
     source, reader = Pixels(None), SimpleNamespace(reads_labelled_sets=True)  # which cannot be loaded
     for fn, callbacks, loads in (

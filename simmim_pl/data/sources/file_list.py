@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Int64
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -16,7 +16,6 @@ from simmim_pl.data.files.encoded import ImagePaths
 from simmim_pl.data.files.table import labels_of, read_table, require_two, sorted_classes, text_column, without_labels
 from simmim_pl.data.files.tree import counted, shortened
 from simmim_pl.data.source import ImageDataset, Split
-from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 # What a column of splits may hold, and which split it means.
 SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
@@ -36,16 +35,9 @@ class FileList(EncodedSource):
         label_column: name of the column of classes, text or whole numbers.
         split_column: name of the column of splits.
         labels: whether images have labels; by default if there is a column ``label_column``.
-        size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
-        memory_gb: a split of at most this many GB (10⁹ bytes) as uint8 is decoded once, a larger one batch by batch:
-            see :class:`simmim_pl.data.Folder`, also for the next two.
-        cache: cache decoded images.
-        skip_corrupt: leave out images that cannot be decoded, and report how many.
-        channels: ``rgb``, or the number of channels: see :class:`simmim_pl.data.Folder`.
-        range: the numbers that become 0 and 1.
+        kwargs: how images are decoded, see :class:`simmim_pl.data.encoded.EncodedSource`.
     """
 
-    @ranged
     def __init__(
         self,
         file: str,
@@ -54,14 +46,9 @@ class FileList(EncodedSource):
         label_column: str = "label",
         split_column: str = "split",
         labels: bool | None = None,
-        size: PositiveInt = 32,
-        memory_gb: NonNegativeFloat = 4.0,
-        cache: bool = True,
-        skip_corrupt: bool = False,
-        channels: PositiveInt | Literal["rgb"] = "rgb",
-        range: tuple[float, float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(size, memory_gb, cache, skip_corrupt, channels, range)
+        super().__init__(**kwargs)
         self.file = Path(file).expanduser()
         self.root = self.file.parent if root is None else Path(root).expanduser()
         self.path_column, self.label_column, self.split_column = path_column, label_column, split_column

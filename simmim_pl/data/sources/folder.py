@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -24,7 +24,6 @@ from simmim_pl.data.files.encoded import ImagePaths
 from simmim_pl.data.files.layout import sort_paths
 from simmim_pl.data.files.tree import Tree, counted, describe_others, every_image, images_of_classes, shortened
 from simmim_pl.data.source import ImageDataset, Split
-from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 
 class Folder(EncodedSource):
@@ -39,38 +38,15 @@ class Folder(EncodedSource):
 
     Args:
         root: the folder, or a list of folders of the same layout, which are read as one; classes of one name are one.
-        size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
-        memory_gb: a split of at most this many GB (10⁹ bytes) as uint8 is decoded once; a larger one is decoded batch
-            by batch, in every epoch, in the DataLoader's workers.
-        cache: cache decoded images for later runs and other processes, in the folder ``.decoded`` of SIMMIM_DATA_DIR
-            (else of ``data``); see :func:`simmim_pl.data.files.cache.load_or_decode`. Cache files of folders that have
-            changed since are not deleted: delete them when no run uses them.
-        skip_corrupt: leave out images that cannot be decoded, and report how many; by default the first ends the run.
-            Before the first run, all images are decoded to find them.
         labels: whether folders are classes; by default as the layout says: those in ``train`` are; without ``train``,
             they are unless images lie beside them, or all their names are dates or numbers. A single one never is.
-        channels: ``rgb``: files are converted to 8-bit RGB. 1: grey, in the files' own numbers, of 8, 16 or 32 bits or
-            floats. A larger number: as many bands or pages of a TIFF file, or channels of an array, ``.npy``.
-        range: the numbers that become 0 and 1, such as ``[0, 4095]`` for 12 bits; those beyond are clipped, and the
-            others kept in 65,536 levels. By default 0 and 255 if the first image has 8 bits, else the least and the
-            greatest of all training images, which are read to find them, and printed.
+        kwargs: how images are decoded, see :class:`simmim_pl.data.encoded.EncodedSource`.
     """
 
-    @ranged
-    def __init__(
-        self,
-        root: list[str] | str,
-        size: PositiveInt = 32,
-        memory_gb: NonNegativeFloat = 4.0,
-        cache: bool = True,
-        skip_corrupt: bool = False,
-        labels: bool | None = None,
-        channels: PositiveInt | Literal["rgb"] = "rgb",
-        range: tuple[float, float] | None = None,
-    ) -> None:
-        super().__init__(size, memory_gb, cache, skip_corrupt, channels, range)
+    def __init__(self, root: list[str] | str, *, labels: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.roots = [Path(each).expanduser() for each in ([root] if isinstance(root, str) else root)]
-        self.labels, self.arrays = labels, channels != "rgb"
+        self.labels, self.arrays = labels, self.form.channels != "rgb"
         if not self.roots:
             raise InputError("Folder's root is an empty list: name at least one folder.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Int64
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -16,7 +16,6 @@ from simmim_pl.data.files.rows import class_labels, image_column, label_column, 
 from simmim_pl.data.files.table import labels_of, require_two, sorted_classes, text_column, without_labels
 from simmim_pl.data.files.tree import counted, shortened
 from simmim_pl.data.source import ImageDataset, Split
-from simmim_pl.runtime.ranges import NonNegativeFloat, PositiveInt, ranged
 
 TEST = ("test", "validation", "val", "valid")  # the first of these that a data set has is its test split
 
@@ -38,16 +37,9 @@ class HuggingFace(EncodedSource):
         labels: whether images have labels; by default if there is such a column.
         train_split: name of the split to train on.
         test_split: name of the test split; by default ``test``, else ``validation``.
-        size: height and width of the images: the shorter side is resized to it, then the centre is cropped.
-        memory_gb: a split of at most this many GB (10⁹ bytes) as uint8 is decoded once, a larger one batch by batch:
-            see :class:`simmim_pl.data.Folder`, also for the next two.
-        cache: cache decoded images.
-        skip_corrupt: leave out images that cannot be decoded, and report how many.
-        channels: ``rgb``, or the number of channels: see :class:`simmim_pl.data.Folder`.
-        range: the numbers that become 0 and 1.
+        kwargs: how images are decoded, see :class:`simmim_pl.data.encoded.EncodedSource`.
     """
 
-    @ranged
     def __init__(
         self,
         path: str,
@@ -58,14 +50,9 @@ class HuggingFace(EncodedSource):
         labels: bool | None = None,
         train_split: str = "train",
         test_split: str | None = None,
-        size: PositiveInt = 32,
-        memory_gb: NonNegativeFloat = 4.0,
-        cache: bool = True,
-        skip_corrupt: bool = False,
-        channels: PositiveInt | Literal["rgb"] = "rgb",
-        range: tuple[float, float] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(size, memory_gb, cache, skip_corrupt, channels, range)
+        super().__init__(**kwargs)
         self.path, self.subset, self.revision = path, subset, revision
         self.image_column, self.label_column, self.labels = image_column, label_column, labels
         self.train_split, self.test_split = train_split, test_split
