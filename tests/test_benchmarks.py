@@ -230,6 +230,7 @@ def test_a_race_reports_time_and_accuracy_on_test(
     assert reached.strip() == ("yes" if float(knn.split()[0]) >= 90 else "no")
     results = json.loads(Path(card.strip()).read_text())["results"]
     assert [each["data"] for each in results] == ["images"] * 2
+    assert results[0]["chosen"] == {"k": 10, "temperature": None}  # the race's rule; test_knn has scikit-learn's votes
     assert 100 * results[1]["metrics"]["accuracy"]["value"] == pytest.approx(float(probe.split()[0]), abs=0.006)
     load("race").main([*images, "--seeds", "3", "--", *SMALL, "--trainer.max_epochs=1"])
     assert called == ["fit", "validate"]

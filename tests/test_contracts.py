@@ -1,10 +1,18 @@
 """Abstract base classes refuse an incomplete part; the default layers of an encoder."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import torch
+from jaxtyping import TypeCheckError
 
 from simmim_pl.contracts import Encoder, MaskableEncoder, Views
 from simmim_pl.encoders import FastCNN, ResNet, Swin, Timm, Torchvision, ViT
+from simmim_pl.evaluation.protocols.knn import knn_scores
 from simmim_pl.losses import Loss
+from simmim_pl.losses.nt_xent import nt_xent
+from simmim_pl.runtime.unit_norm import unit
 
 LAYERS = {
     "fastcnn": (lambda: FastCNN(2), [f"net.{place}" for place in (0, 2, 3, 4, 6, 7, 9)]),
@@ -39,3 +47,17 @@ def test_layers_are_the_stages_or_blocks(case: str) -> None:
 def test_a_part_without_forward_cannot_be_instantiated(contract: type) -> None:
     with pytest.raises(TypeError, match=r"abstract method '?forward'?"):
         type("Half", (contract,), {})()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: FastCNN(2)(torch.rand(3, 16, 16)),  # no batch
+        lambda: nt_xent(torch.rand(2, 4)),
+        lambda: knn_scores(torch.rand(5, 3), torch.arange(4), torch.rand(2, 3), classes=5, k=1),  # 5 rows, 4 labels
+        lambda: unit(torch.arange(4)),
+    ],
+)
+def test_a_wrong_shape_is_an_error_in_the_tests(wrong: Callable[[], Any]) -> None:
+    with pytest.raises(TypeCheckError):  # by the import hook of conftest.py
+        wrong()
