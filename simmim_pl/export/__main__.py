@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simmim_pl.contracts import InputError
 from simmim_pl.export.export import Options, export
 from simmim_pl.export.formats import FORMATS
-from simmim_pl.runtime import atomic
+from simmim_pl.runtime.one_line_errors import one_line_errors
 
 DESCRIPTION = """Write the encoder of a checkpoint in the format of another tool, with a model card beside it.
 The file is read back, run on real images and compared with the encoder; if they differ, nothing is written."""
@@ -27,11 +25,8 @@ EXPLAINED = """formats:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line. User errors print one sentence and exit with code 2."""
     options = parse(args)
-    try:
+    with one_line_errors():
         export(options)
-    except (InputError, OSError) as error:
-        print(f"error: {atomic.explain(error) or error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def parse(args: Sequence[str] | None) -> Options:

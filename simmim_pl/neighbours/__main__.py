@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simmim_pl.contracts import InputError
 from simmim_pl.neighbours.show import NEIGHBOURS, PAIRS, QUERIES, Options, show
-from simmim_pl.runtime import atomic
+from simmim_pl.runtime.one_line_errors import one_line_errors
 
 DESCRIPTION = """Show the nearest neighbours of images, and the near-duplicates and outliers of a data set, by the
 cosine similarity of the features that predict wrote: one HTML file that needs no network, and the near-duplicates as
@@ -19,11 +17,8 @@ CSV."""
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line. User errors print one sentence and exit with code 2."""
     options = parse(args)
-    try:
+    with one_line_errors():
         show(options)
-    except (InputError, OSError) as error:
-        print(f"error: {atomic.explain(error) or error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def parse(args: Sequence[str] | None) -> Options:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 from typing import IO
 
-from simmim_pl.contracts import InputError
 from simmim_pl.report.charts import png
 from simmim_pl.report.figures import figures
 from simmim_pl.report.observed import observed
 from simmim_pl.report.page import write_report
 from simmim_pl.runtime import atomic
+from simmim_pl.runtime.one_line_errors import one_line_errors
 
 
 def export(run: Path, folder: Path) -> None:
@@ -42,14 +41,10 @@ def main(args: list[str] | None = None) -> None:
     )
     options = parser.parse_args(args)
     path = options.output or (Path("report.html") if len(options.runs) > 1 else options.runs[0] / "report.html")
-    try:
+    with one_line_errors():
         write_report(options.runs, path)
         if options.pictures:
             export(options.runs[0], options.pictures)
-    except (InputError, OSError) as error:
-        reason = atomic.explain(error) or error
-        print(f"error: {reason}", file=sys.stderr)
-        sys.exit(2)
     print(f"Written to {path}")
 
 
