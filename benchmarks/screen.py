@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
+from typing import Any
 
 import yaml
 from subcommand import call, identity, newest, parse
@@ -112,11 +113,13 @@ class Screen:
         )
         card = newest(folder, "evaluate/*/result.json")
         found = {result["task"]: result["metrics"]["accuracy"] for result in json.loads(card.read_text())["results"]}
-        tasks = {name: found[path.rpartition(".")[2]] for name, path in PROTOCOLS.items()}
-        return {
-            name: (each["value"], (each["interval"][1] - each["interval"][0]) / 2 / 1.96)
-            for name, each in tasks.items()
-        }
+        return {name: with_error(found[path.rpartition(".")[2]]) for name, path in PROTOCOLS.items()}
+
+
+def with_error(metric: dict[str, Any]) -> tuple[float, float]:
+    """A metric of a result card, and its standard error, from its 95 % interval."""
+    low, high = metric["interval"]
+    return metric["value"], (high - low) / 2 / 1.96
 
 
 def gain(recipe: list[Accuracy], base: list[Accuracy], protocol: str) -> tuple[float, float]:

@@ -182,6 +182,7 @@ def test_recipes_are_screened_on_training_images_and_not_trained_again(
 
 def test_gains_have_the_error_of_images_or_of_seeds(load: Callable[[str], ModuleType]) -> None:
     screen = load("screen")
+    assert screen.with_error({"value": 0.8, "interval": [0.8 - 0.0392, 0.8 + 0.0392]}) == pytest.approx((0.8, 0.02))
     base, better = ([{"linear probe": (value, 0.01)} for value in values] for values in ([0.7, 0.72], [0.75, 0.75]))
     assert screen.gain(better[:1], base[:1], "linear probe") == pytest.approx((0.05, 0.01 * 2**0.5))
     assert screen.gain(better, base, "linear probe") == pytest.approx((0.04, 0.01))
