@@ -401,7 +401,8 @@ def test_a_corrupt_image_is_named_or_left_out(
     write_images(tmp_path / "images")
     damage(tmp_path / "images/train/a/7.png", how)
     args = [*WITHOUT_SHAPES, *FOLDER, f"--data.source.memory_gb={memory_gb}", "--data.batch_size=9"]
-    assert "images/train/a/7.png cannot be read as an image" in refusal(args)
+    why = " of 1,600 megapixels, and at most 500 are decoded" if how == "a bomb" else ""
+    assert f"images/train/a/7.png cannot be read as an image{why}" in refusal(args)
     with pytest.warns(UserWarning, match=r"1 of 40 images cannot be read and are left out: images/train/a/7\.png"):
         run = cli([*args, "--data.source.skip_corrupt=true", "--trainer.max_epochs=1"])
     steps = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
