@@ -412,6 +412,13 @@ def test_nothing_is_cut_off_at_any_width(two: Path, browser: Callable[..., Page]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.locator(".controls").is_visible() == script
     assert page.locator("svg[tabindex]").count() == (2 if script else 0)
+    heading = page.locator(".panel h3").first  # of a panel of a user's metric, its name
+    assert (
+        heading.evaluate(
+            "h => (h.textContent = 'test/Shapes/LinearProbe/accuracy/'.repeat(9), h.scrollWidth - h.clientWidth)"
+        )
+        == 0
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
