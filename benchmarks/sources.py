@@ -51,7 +51,7 @@ def write(folder: Path, side: int, number: int) -> None:
 def sides(folder: Path, size: int) -> dict[str, ImageDataset]:
     """The training split of each source, which decodes batch by batch."""
     found = {
-        "Folder": Folder(str(folder / "images"), size, memory_gb=0),
+        "Folder": Folder(str(folder / "images"), size=size, memory_gb=0),
         "FileList": FileList(str(folder / "list.csv"), size=size, memory_gb=0),
         "HuggingFace, save_to_disk": HuggingFace(str(folder / "saved"), size=size, memory_gb=0),
         "HuggingFace, Parquet": HuggingFace(str(folder / "rows.parquet"), size=size, memory_gb=0),
