@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 
 from simmim_pl.contracts import InputError
@@ -110,13 +110,19 @@ def labelled_sets(
 
 
 def sets_to_read(sets: Mapping[str, LabelledSet], trainer: Any) -> list[LabelledSet]:
-    """The sets that a callback of the run reads; others are neither prepared nor loaded. All without a trainer."""
-    if trainer is not None and (
-        trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING)
-        or not any(getattr(callback, "reads_labelled_sets", False) for callback in trainer.callbacks)
-    ):
+    """The sets that a callback of the run reads; others are neither prepared nor loaded. All without a trainer.
+
+    Warns if a run trains with sets that nothing reads.
+    """
+    if trainer is None or not sets:
+        return list(sets.values())
+    if trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
         return []
-    return list(sets.values())
+    if any(getattr(callback, "reads_labelled_sets", False) for callback in trainer.callbacks):
+        return list(sets.values())
+    if trainer.state.fn == TrainerFn.FITTING:
+        rank_zero_warn("The sets of --data.labelled are not read, because --callbacks.labelled_probe is null.")
+    return []
 
 
 def digests(sets: Mapping[str, LabelledSet]) -> dict[str, str]:

@@ -130,10 +130,14 @@ def test_a_set_that_no_callback_reads_is_not_loaded() -> None:
     source, reader = Pixels(None), SimpleNamespace(reads_labelled_sets=True)  # which cannot be loaded
     for fn, callbacks, loads in (
         (TrainerFn.FITTING, [reader], True),
-        (TrainerFn.FITTING, [SimpleNamespace()], False),
+        (TrainerFn.VALIDATING, [SimpleNamespace()], False),
         (TrainerFn.PREDICTING, [reader], False),
     ):
         data = ImageDataModule(Pixels(None), labelled={"x": source})
         trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=fn), callbacks=callbacks)
         found = sets_to_read(data.labelled_sets, trainer)
         assert [each.name for each in found] == ["x"] * loads
+    trainer.state.fn, trainer.callbacks = TrainerFn.FITTING, [SimpleNamespace()]
+    with pytest.warns(UserWarning, match=r"--data.labelled are not read, because --callbacks.labelled_probe is null"):
+        assert sets_to_read(data.labelled_sets, trainer) == []
+    assert sets_to_read({}, trainer) == []  # nor is anything said
