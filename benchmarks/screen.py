@@ -3,9 +3,9 @@
     python benchmarks/screen.py benchmarks/screens/cifar10_fast.yaml --flop 1e14
     python benchmarks/screen.py benchmarks/screens/gpu.yaml --minutes 2 --seeds 0 1
 
-A plan names a base config and, for each recipe, the options that it adds to ``python -m simmim_pl fit --config BASE``,
-the most promising first. Each recipe trains until its budget is spent, its schedule ending there, and is evaluated by
-kNN and linear probe on a tenth of every class's training images, used for nothing else
+A plan names a base config, options of ``python -m simmim_pl fit --config BASE`` for all recipes, and those that each
+recipe adds, the most promising first. Each recipe trains until its budget is spent, its schedule ending there, and is
+evaluated by kNN and linear probe on a tenth of every class's training images, used for nothing else
 (:class:`simmim_pl.data.HeldOut`); the test split is not read. For equal time, the speed of each recipe is measured
 first, by a short run; compilation is not counted.
 
@@ -150,7 +150,7 @@ def table(scores: dict[str, list[Accuracy]]) -> str:
 
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", type=Path, help="YAML with base, and recipes by name")
+    parser.add_argument("plan", type=Path, help="YAML with base, options of all recipes, and recipes by name")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--flop", type=float, help="FLOP of each recipe's training")
     budget.add_argument("--minutes", type=float, help="minutes of each recipe's training, without compilation")
@@ -162,7 +162,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("screens"), help="folder of the runs and the table")
     options, more = parse(parser, args)
     plan = yaml.safe_load(options.plan.read_text())
-    recipes = dict(list(plan["recipes"].items())[: options.first])
+    chosen = list(plan["recipes"].items())[: options.first]
+    recipes = {name: [*plan.get("options", []), *recipe] for name, recipe in chosen}
     out = options.out / options.plan.stem
     budget_and_speed = options.flop, options.minutes, options.timed_steps
     screen = Screen(ROOT / plan["base"], options.images, *budget_and_speed, tuple(more), out)

@@ -250,7 +250,7 @@ def test_the_command_line_accepts_every_recipe_of_a_plan(
     configs = set()
     for name, recipe in plan["recipes"].items():
         with pytest.raises(SystemExit) as stopped:
-            cli(["fit", f"--config={plan['base']}", *recipe, "--print_config"])
+            cli(["fit", f"--config={plan['base']}", *plan.get("options", []), *recipe, "--print_config"])
         config, errors = capsys.readouterr()
         assert stopped.value.code == 0, f"{name}: {errors}"
         configs.add(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,6 +24,8 @@ class FastCNN(Encoder):
         features: another D: adds a last 1×1 convolution to that many channels with BatchNorm and ReLU, which costs
             little. A linear probe is more accurate on more features.
         channels: of the images: 3 for RGB, 1 for grey, or more.
+        pool: side of the grid of cells in which the feature map is averaged, as ``AdaptiveAvgPool2d(pool)`` does. The
+            cells' features are concatenated, so D is pool² times the number of channels.
 
     Raises:
         InputError: an argument is out of its range.
@@ -36,8 +39,11 @@ class FastCNN(Encoder):
         std: tuple[PositiveFloat, ...] = CIFAR_STD,
         features: PositiveInt | None = None,
         channels: PositiveInt = 3,
+        pool: PositiveInt = 1,
     ) -> None:
-        super().__init__(features or 8 * width, *statistics(channels, mean, std), stride=8)
+        last = features or 8 * width
+        super().__init__(last * pool**2, *statistics(channels, mean, std), stride=8, feature_map_channels=last)
+        self.pool = pool
         self.net = nn.Sequential(
             conv_bn_relu(channels, width),
             nn.MaxPool2d(2),
@@ -55,7 +61,19 @@ class FastCNN(Encoder):
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         feature_map = self.net(self.normalize(image))
-        return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)
+        return Features(pooled=grid_means(feature_map, self.pool), feature_map=feature_map)
+
+
+def grid_means(feature_map: Float[Tensor, "B D h w"], side: int) -> Float[Tensor, "B D*{side}*{side}"]:
+    """``adaptive_avg_pool2d(feature_map, side).flatten(1)``, by operations that are deterministic on every device."""
+    rows, columns = (cells(length, side) for length in feature_map.shape[2:])
+    means = [feature_map[:, :, row, column].mean((2, 3)) for row in rows for column in columns]
+    return torch.stack(means, dim=2).flatten(1) if side > 1 else means[0]
+
+
+def cells(length: int, side: int) -> list[slice]:
+    """``side`` slices that cover a length; neighbours share a place if it cannot be divided."""
+    return [slice(cell * length // side, -(-(cell + 1) * length // side)) for cell in range(side)]
 
 
 def conv_bn_relu(before: int, after: int, size: int = 3) -> nn.Sequential:
