@@ -167,10 +167,11 @@ def made(lr: float, decay: float, steps: int) -> tuple[torch.optim.Optimizer, La
     return optimizer, LambdaLR(optimizer, partial(warmup_cosine, warmup=3, steps=steps)), configured
 
 
-def test_a_checkpoint_of_before_there_were_channels_resumes() -> None:
+def test_a_checkpoint_of_before_an_argument_existed_resumes() -> None:
     encoder, source = {"width": 2}, {"root": "a"}
     before = {"model": {"encoder": encoder}, "data": {"source": source}}
-    now = {"model": {"encoder": encoder | {"channels": 3}}, "data": {"source": source | {"channels": "rgb"}}}
+    added = {"channels": 3, "pool": 1, "whiten": False}
+    now = {"model": {"encoder": encoder | added}, "data": {"source": source | {"channels": "rgb"}}}
     assert list(config_changes(before, now)) == []
     now["model"]["encoder"]["channels"] = 1
     assert [key for key, *_ in config_changes(before, now)] == ["model.encoder.channels"]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features
 from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, statistics
+from simmim_pl.encoders.whitening import Whitening
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
@@ -26,6 +27,8 @@ class FastCNN(Encoder):
         channels: of the images: 3 for RGB, 1 for grey, or more.
         pool: side of the grid of cells in which the feature map is averaged, as ``AdaptiveAvgPool2d(pool)`` does. The
             cells' features are concatenated, so D is pool² times the number of channels.
+        whiten: the stem is a :class:`simmim_pl.encoders.whitening.Whitening` of 3×3 pixels, which a method fits to the
+            training images when it starts, and ReLU. It is not trained.
 
     Raises:
         InputError: an argument is out of its range.
@@ -40,14 +43,19 @@ class FastCNN(Encoder):
         features: PositiveInt | None = None,
         channels: PositiveInt = 3,
         pool: PositiveInt = 1,
+        whiten: bool = False,
     ) -> None:
         last = features or 8 * width
         super().__init__(last * pool**2, *statistics(channels, mean, std), stride=8, feature_map_channels=last)
         self.pool = pool
+        stem, out = conv_bn_relu(channels, width), width
+        if whiten:
+            whitening = Whitening(channels)
+            stem, out = nn.Sequential(whitening, nn.ReLU(inplace=True)), whitening.out_channels
         self.net = nn.Sequential(
-            conv_bn_relu(channels, width),
+            stem,
             nn.MaxPool2d(2),
-            conv_bn_relu(width, 2 * width),
+            conv_bn_relu(out, 2 * width),
             ResidualBlock(2 * width),
             conv_bn_relu(2 * width, 4 * width),
             nn.MaxPool2d(2),

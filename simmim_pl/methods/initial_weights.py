@@ -1,4 +1,4 @@
-"""Start a run from an encoder's weights in a file."""
+"""Start a run from an encoder's weights in a file, or from a stem fitted to the images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from simmim_pl.methods.fitted_stem import FittedStem, unfitted
 from simmim_pl.runtime.weights import load_weights
+
+
+def starting_weights(method: Any) -> list[Callback]:
+    """What sets weights of a method when ``fit`` starts: those of a file first."""
+    from_file = [InitialWeights(method.initial_weights)] if method.initial_weights else []
+    return [*from_file, *([FittedStem()] if unfitted(method) else [])]
 
 
 class InitialWeights(Callback):

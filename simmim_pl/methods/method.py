@@ -19,9 +19,9 @@ from simmim_pl.contracts import Batch, Encoder, Features, InputError
 from simmim_pl.cpu.bfloat16 import convert_slow_layers
 from simmim_pl.methods.compiled import Compiled
 from simmim_pl.methods.finite_loss import FiniteLoss
-from simmim_pl.methods.initial_weights import InitialWeights
+from simmim_pl.methods.initial_weights import starting_weights
 from simmim_pl.methods.opened import opened
-from simmim_pl.methods.optimization import optimizer_and_schedule
+from simmim_pl.methods.optimization import SharedFactory, optimizer_and_schedule
 from simmim_pl.methods.step_log import StepLog
 from simmim_pl.runtime import distributed, schedule
 from simmim_pl.runtime.checkpoint import require_same_architecture
@@ -86,7 +86,8 @@ class Method(StepLog, ABC):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.optimizer, self.warmup_epochs = encoder, optimizer, warmup_epochs
+        self.encoder, self.warmup_epochs = encoder, warmup_epochs
+        self.optimizer = SharedFactory(optimizer)
         self.decay_norm_and_bias, self.sync_batchnorm = decay_norm_and_bias, sync_batchnorm
         self.losses, self.compiled, self.initial_weights = FiniteLoss(), compile, weights
         self.configured: list[dict[str, Any]] = []  # the optimizer's hyperparameters as the config made them
@@ -209,8 +210,7 @@ class Method(StepLog, ABC):
         strategy.precision_plugin.convert_module(self)
 
     def configure_callbacks(self) -> list[Callback]:
-        start = [InitialWeights(self.initial_weights)] if self.initial_weights else []
-        return [*start, *([Compiled()] if self.compiled else [])]
+        return [*starting_weights(self), *([Compiled()] if self.compiled else [])]
 
     def configure_optimizers(self) -> Any:
         how = self.optimizer, self.warmup_epochs, self.decay_norm_and_bias

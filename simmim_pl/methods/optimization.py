@@ -15,6 +15,23 @@ from simmim_pl.runtime import schedule
 from simmim_pl.runtime.fused_optimizer import fuse
 
 
+class SharedFactory:
+    """Makes an optimizer of parameters. Copies of a method share it: the command line's refers to the whole parser.
+
+    Args:
+        make: makes the optimizer.
+    """
+
+    def __init__(self, make: OptimizerCallable) -> None:
+        self.make = make
+
+    def __call__(self, parameters: Any) -> Optimizer:
+        return self.make(parameters)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFactory:
+        return self
+
+
 def optimizer_and_schedule(
     trainer: Any, module: Any, make: OptimizerCallable, warmup_epochs: float, decay_norm_and_bias: bool
 ) -> tuple[Optimizer, Callable[[int], float]]:

@@ -56,7 +56,6 @@ def batch_flop(fake: LightningModule, batch: dict[str, Tensor]) -> float:
 def faked(method: Any, mode: FakeTensorMode) -> Any:
     """A copy of a method with fake tensors, attached to a minimal stand-in for the trainer, which logs nothing."""
     known: dict[int, Any] = {id(each): mode.from_tensor(each) for each in chain(method.parameters(), method.buffers())}
-    known[id(method.optimizer)] = method.optimizer  # a factory that may refer to the whole command line
     fake: Any = copy.deepcopy(method, known)  # which uses these instead of copies
     rate = SimpleNamespace(param_groups=[{"lr": 0.0}])
     fake._trainer = SimpleNamespace(

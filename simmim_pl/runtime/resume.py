@@ -48,7 +48,7 @@ FIXED_CLASSES = {
     "data.source.source": "its position in the data belongs to that class",
 }
 # Arguments that older checkpoints lack: the values with which they do what was done before.
-ADDED: dict[str, tuple[Any, ...]] = {"channels": (3, "rgb")}
+ADDED: dict[str, tuple[Any, ...]] = {"channels": (3, "rgb"), "pool": (1,), "whiten": (False,)}
 # Arguments that name initial weights may change: the checkpoint's weights replace them.
 INITIAL_WEIGHTS = ("pretrained", "weights")
 
