@@ -94,9 +94,10 @@ class Screen:
             config = newest(folder, "speed/*/config.yaml")
             with newest(folder, "speed/*/metrics.csv").open(newline="") as file:
                 rates = [float(rate) for row in csv.DictReader(file) if (rate := row["train/images_per_second"])]
-            images = yaml.safe_load(config.read_text())["data"]["init_args"]["batch_size"]
-            rate = median(rates[len(rates) // 2 :])  # the first half warms up: caches, compilation
-            found = str(max(1, round((self.minutes or 0) * 60 * rate / images))).encode()
+            data = yaml.safe_load(config.read_text())["data"]["init_args"]
+            share = data["final_share"] if data["final_views"] else 0.0
+            seconds = data["batch_size"] * seconds_per_image(rates, share)
+            found = str(max(1, round((self.minutes or 0) * 60 / seconds))).encode()
             write(known, lambda file: file.write(found))
         return int(known.read_text())
 
@@ -114,6 +115,16 @@ class Screen:
         card = newest(folder, "evaluate/*/result.json")
         found = {result["task"]: result["metrics"]["accuracy"] for result in json.loads(card.read_text())["results"]}
         return {name: with_error(found[path.rpartition(".")[2]]) for name, path in PROTOCOLS.items()}
+
+
+def seconds_per_image(rates: list[float], final_share: float) -> float:
+    """Mean over a run whose last part has other views, from images per second in equal intervals.
+
+    The first half of each part warms up: caches, compilation.
+    """
+    first = round(len(rates) * (1 - final_share))
+    parts = (1 - final_share, rates[:first]), (final_share, rates[first:])
+    return sum(share / median(part[len(part) // 2 :]) for share, part in parts if part)
 
 
 def with_error(metric: dict[str, Any]) -> tuple[float, float]:

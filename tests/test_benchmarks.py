@@ -206,7 +206,7 @@ def test_steps_in_a_budget_of_time_follow_from_the_measured_speed(
         assert "--trainer.max_steps=40" in args
         run = tmp_path / "speed/1"
         run.mkdir(parents=True)
-        (run / "config.yaml").write_text("data: {init_args: {batch_size: 50}}")
+        (run / "config.yaml").write_text("data: {init_args: {batch_size: 50, final_share: 0.5, final_views: null}}")
         rates = ["", 10, 20, "", 400, 500, 600]
         (run / "metrics.csv").write_text("\n".join(["step,train/images_per_second", *(f"0,{rate}" for rate in rates)]))
 
@@ -215,6 +215,13 @@ def test_steps_in_a_budget_of_time_follow_from_the_measured_speed(
     assert shared.steps(["fit"], tmp_path) == 2 * 60 * 500 // 50
     monkeypatch.setattr(screen, "call", None)
     assert shared.steps(["fit"], tmp_path) == 2 * 60 * 500 // 50
+
+
+def test_the_speed_of_a_run_is_the_mean_over_both_kinds_of_its_views(load: Callable[[str], ModuleType]) -> None:
+    rates = [1.0, 2.0, 200.0, 200.0, 200.0, 200.0, 3.0, 50.0]
+    of = load("screen").seconds_per_image
+    assert of(rates, 0.25) == pytest.approx(0.75 / 200 + 0.25 / 50)
+    assert of(rates[2:6], 0.0) == pytest.approx(1 / 200)
 
 
 def test_a_race_reports_time_and_accuracy_on_test(
