@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features
 from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, statistics
-from simmim_pl.encoders.whitening import Whitening
+from simmim_pl.encoders.patch_whitening import PatchWhitening
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
@@ -27,7 +27,7 @@ class FastCNN(Encoder):
         channels: of the images: 3 for RGB, 1 for grey, or more.
         pool: side of the grid of cells in which the feature map is averaged, as ``AdaptiveAvgPool2d(pool)`` does. The
             cells' features are concatenated, so D is pool² times the number of channels.
-        whiten: the stem is a :class:`simmim_pl.encoders.whitening.Whitening` of 3×3 pixels, which a method fits to the
+        whiten: the stem is a :class:`simmim_pl.encoders.patch_whitening.PatchWhitening` of 3×3 pixels, which a method fits to the
             training images when it starts, and ReLU. It is not trained.
 
     Raises:
@@ -50,7 +50,7 @@ class FastCNN(Encoder):
         self.pool = pool
         stem, out = conv_bn_relu(channels, width), width
         if whiten:
-            whitening = Whitening(channels)
+            whitening = PatchWhitening(channels)
             stem, out = nn.Sequential(whitening, nn.ReLU(inplace=True)), whitening.out_channels
         self.net = nn.Sequential(
             stem,

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
 from simmim_pl.contracts import InputError
-from simmim_pl.encoders.whitening import Whitening
+from simmim_pl.encoders.patch_whitening import PatchWhitening
 from simmim_pl.runtime.pixels import as_float
 
 PIXELS = 1_000_000  # of training images, evenly spaced in the data set: as many patches
 
 
 class FittedStem(Callback):
-    """Fits every :class:`simmim_pl.encoders.whitening.Whitening` of a method when ``fit`` starts a new run.
+    """Fits every :class:`simmim_pl.encoders.patch_whitening.PatchWhitening` of a method when ``fit`` starts a new run.
 
     All ranks fit to the same images. A resumed run has the checkpoint's filters, and a second fit those of the first.
 
@@ -40,9 +40,9 @@ class FittedStem(Callback):
             stem.fit(pl_module.encoder.normalize(images))
 
 
-def unfitted(method: nn.Module) -> list[Whitening]:
-    """Whitening layers that have no filters yet, neither from images nor from a file."""
-    return [part for part in method.modules() if isinstance(part, Whitening) and not part.fitted]
+def unfitted(method: nn.Module) -> list[PatchWhitening]:
+    """Layers that have no filters yet, neither from images nor from a file."""
+    return [part for part in method.modules() if isinstance(part, PatchWhitening) and not part.fitted]
 
 
 def some_images(training: Any) -> Shaped[Tensor, "B C H W"]:

@@ -1,4 +1,4 @@
-"""A first layer that whitens patches of the images, fitted to the training images instead of trained."""
+"""Frozen patch whitening: a first layer that is fitted to the training images instead of trained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 EPS = 5e-4  # added to the variances, as in airbench: directions with almost none are not amplified without bound
 
 
-class Whitening(nn.Conv2d):
+class PatchWhitening(nn.Conv2d):
     """Frozen convolution whose filters decorrelate the pixels of a patch; followed by the negative of each filter.
 
-    ``[B, C, H, W]`` → ``[B, 2·C·k², H, W]``. From the stem of airbench (Jordan 2024, arXiv 2404.00498, section 3.2),
-    after ZCA-like whitening of patches by Coates and Ng. Until :meth:`fit`, and in untrained networks, the filters are
-    the pixels of a patch themselves.
+    ``[B, C, H, W]`` → ``[B, 2·C·k², H, W]``. From Page 2019 ("How to train your ResNet", part 8) and airbench (Jordan
+    2024, arXiv 2404.00498), which uses 2×2 pixels. Until :meth:`fit`, and in untrained networks, the filters are the
+    pixels of a patch themselves.
 
     Attributes:
         fitted: whether the filters are those of :meth:`fit`; a buffer.
@@ -44,7 +44,8 @@ class Whitening(nn.Conv2d):
         Filter ``i`` is ``v_i / √(λ_i + ε)``, for the eigenvectors and eigenvalues of the patches' second moments, the
         largest first.
         """
-        patches = nn.functional.unfold(images.double(), self.kernel_size).movedim(1, 2).flatten(0, 1)  # [N, C·k²]
+        patches = nn.functional.unfold(images.cpu().double(), self.kernel_size)  # on the CPU: MPS has no float64
+        patches = patches.movedim(1, 2).flatten(0, 1)  # [N, C·k²]
         values, vectors = torch.linalg.eigh(patches.mT @ patches / len(patches))
         self.fitted.fill_(True)
         self.set((vectors / (values + EPS).sqrt()).mT.flip(0).to(self.weight.dtype))

@@ -1,4 +1,4 @@
-"""Whitening stems: filters beside NumPy's, and how a run fits and keeps them."""
+"""Patch whitening: filters beside NumPy's, and how a run fits and keeps them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from simmim_pl.contracts import InputError
 from simmim_pl.data import ImageDataModule, Shapes
 from simmim_pl.encoders import FastCNN
 from simmim_pl.encoders.heads import ProjectionHead
-from simmim_pl.encoders.whitening import EPS, Whitening
+from simmim_pl.encoders.patch_whitening import EPS, PatchWhitening
 from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
 from simmim_pl.methods.fitted_stem import FittedStem, some_images
@@ -34,7 +34,7 @@ def smooth_images(channels: int, number: int = 50) -> torch.Tensor:
 @pytest.mark.parametrize(("channels", "side"), [(1, 3), (3, 2), (3, 3)])
 def test_the_output_is_white(channels: int, side: int) -> None:
     images = smooth_images(channels)
-    stem = Whitening(channels, side).double()
+    stem = PatchWhitening(channels, side).double()
     stem.fit(images)
     out = nn.functional.conv2d(images, stem.weight).movedim(1, 3).flatten(0, 2)
     first, second = out.chunk(2, dim=1)
@@ -48,7 +48,7 @@ def test_the_output_is_white(channels: int, side: int) -> None:
 
 def test_until_it_is_fitted_the_filters_are_the_pixels() -> None:
     image = torch.rand(1, 2, 5, 5)
-    out = Whitening(2)(image)
+    out = PatchWhitening(2)(image)
     assert out.shape == (1, 2 * 2 * 9, 5, 5)
     torch.testing.assert_close(out[:, :18].unflatten(1, (2, 9))[:, :, 4], image)
     torch.testing.assert_close(out[:, 18:], -out[:, :18])
