@@ -27,8 +27,8 @@ class FastCNN(Encoder):
         channels: of the images: 3 for RGB, 1 for grey, or more.
         pool: side of the grid of cells in which the feature map is averaged, as ``AdaptiveAvgPool2d(pool)`` does. The
             cells' features are concatenated, so D is pool² times the number of channels.
-        whiten: the stem is a :class:`simmim_pl.encoders.patch_whitening.PatchWhitening` of 3×3 pixels, which a method fits to the
-            training images when it starts, and ReLU. It is not trained.
+        whiten: the stem is :class:`simmim_pl.encoders.patch_whitening.PatchWhitening` and ReLU. A method fits it to the
+            training images when it starts; it is not trained.
 
     Raises:
         InputError: an argument is out of its range.
