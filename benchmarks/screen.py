@@ -120,11 +120,14 @@ class Screen:
 def seconds_per_image(rates: list[float], final_share: float) -> float:
     """Mean over a run whose last part has other views, from images per second in equal intervals.
 
-    The first half of each part warms up: caches, compilation.
+    The first half of each part warms up: caches, compilation. Raises RuntimeError if there are too few intervals.
     """
     first = round(len(rates) * (1 - final_share))
-    parts = (1 - final_share, rates[:first]), (final_share, rates[first:])
-    return sum(share / median(part[len(part) // 2 :]) for share, part in parts if part)
+    parts = [(1 - final_share, rates[:first]), (final_share, rates[first:])]
+    needed = [(share, part) for share, part in parts if share]
+    if not all(part for _, part in needed):
+        raise RuntimeError(f"{len(rates)} measured intervals are too few: raise --timed_steps")
+    return sum(share / median(part[len(part) // 2 :]) for share, part in needed)
 
 
 def with_error(metric: dict[str, Any]) -> tuple[float, float]:

@@ -155,7 +155,7 @@ def pictures(folder: Path) -> Path:
 def test_recipes_are_screened_on_training_images_and_not_trained_again(
     called: list[str], load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    plan = {"base": str(CONFIGS / "cifar10_fast.yaml")}
+    plan: dict[str, Any] = {"base": str(CONFIGS / "cifar10_fast.yaml"), "options": ["--model.warmup_epochs=0.25"]}
     plan["recipes"] = {
         "the recipe": [],
         "broken": ["--model.loss.temperature=-1"],
@@ -174,6 +174,8 @@ def test_recipes_are_screened_on_training_images_and_not_trained_again(
     assert heading == "| recipe | kNN, % | gain | linear probe, % | gain |"
     assert {line.split(" | ")[0] for line in (first, second)} == {"| the recipe", "| hot"}
     assert " ± " in f"{first}{second}"
+    configs = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("screens/plan/*/recipe/*/config.yaml")]
+    assert [config["model"]["init_args"]["warmup_epochs"] for config in configs] == [0.25, 0.25]
     with pytest.raises(SystemExit, match="1"):
         load("screen").main(command)
     assert called[5:] == ["fit"]  # of the broken one
@@ -222,6 +224,9 @@ def test_the_speed_of_a_run_is_the_mean_over_both_kinds_of_its_views(load: Calla
     of = load("screen").seconds_per_image
     assert of(rates, 0.25) == pytest.approx(0.75 / 200 + 0.25 / 50)
     assert of(rates[2:6], 0.0) == pytest.approx(1 / 200)
+    for few, share in (([], 0.0), ([200.0, 200.0], 0.15)):
+        with pytest.raises(RuntimeError, match="raise --timed_steps"):
+            of(few, share)
 
 
 def test_a_race_reports_time_and_accuracy_on_test(

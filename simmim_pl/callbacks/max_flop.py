@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import UInt
+from jaxtyping import Shaped
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from simmim_pl.contracts import InputError
 from simmim_pl.runtime.flops import step_flop
+from simmim_pl.runtime.pixels import image_at
 from simmim_pl.runtime.ranges import PositiveFloat, ranged
 
 
@@ -36,7 +37,7 @@ class MaxFlop(Callback):
             return  # without views, the method will say so
         name = type(pl_module).__name__
         try:
-            batches = kinds_of_batches(data, first_image(data.splits["train"]))
+            batches = kinds_of_batches(data, image_at(data.splits["train"], 0))
             of_step = step_flop(pl_module, batches, trainer.accumulate_grad_batches)
         except InputError:
             raise
@@ -63,14 +64,7 @@ class MaxFlop(Callback):
             )
 
 
-def first_image(images: Any) -> UInt[Tensor, "1 C H W"]:
-    """The first image of a dataset, read by a list of indices if it can be."""
-    found = images.__getitems__([0]) if hasattr(images, "__getitems__") else images[0]
-    image: Tensor = (found[0] if isinstance(found, list) else found)["image"]
-    return image if image.ndim == 4 else image[None]
-
-
-def kinds_of_batches(data: Any, image: UInt[Tensor, "1 C H W"]) -> list[tuple[float, dict[str, list[int]]]]:
+def kinds_of_batches(data: Any, image: Shaped[Tensor, "1 C H W"]) -> list[tuple[float, dict[str, list[int]]]]:
     """Shapes of a run's batches on one device, by name, each with its share of the run.
 
     - ``image``: an image of the data set's size; views are made of it to find their size.

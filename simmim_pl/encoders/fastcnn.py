@@ -19,16 +19,17 @@ class FastCNN(Encoder):
     At width 32 an image costs 0.2 GFLOP forward, against 1.1 GFLOP of ResNet-18 with the CIFAR stem.
 
     Args:
-        width: channels of the stem; the stages have 2, 4 and 8 times as many, so D = 8 · width.
+        width: channels of the stem; the stages have 2, 4 and 8 times as many.
         mean: per-channel mean of the images, in [0, 1]; by default CIFAR-10's; 0.5 if they are not RGB.
         std: per-channel standard deviation of the images; by default CIFAR-10's, or 0.25.
-        features: another D: adds a last 1×1 convolution to that many channels with BatchNorm and ReLU, which costs
-            little. A linear probe is more accurate on more features.
+        features: channels of a last 1×1 convolution with BatchNorm and ReLU, which costs little; by default there is
+            none. D is that many, otherwise 8 · width. A linear probe is more accurate on more features.
         channels: of the images: 3 for RGB, 1 for grey, or more.
         pool: side of the grid of cells in which the feature map is averaged, as ``AdaptiveAvgPool2d(pool)`` does. The
-            cells' features are concatenated, so D is pool² times the number of channels.
+            cells' features are concatenated, so D is pool² times as large.
         whiten: the stem is :class:`simmim_pl.encoders.patch_whitening.PatchWhitening` and ReLU. A method fits it to the
-            training images when it starts; it is not trained.
+            training images when it starts; it is not trained. An encoder that no method has fitted, such as the
+            untrained one of evaluations, has the pixels of a patch as filters.
 
     Raises:
         InputError: an argument is out of its range.
@@ -51,7 +52,7 @@ class FastCNN(Encoder):
         stem, out = conv_bn_relu(channels, width), width
         if whiten:
             whitening = PatchWhitening(channels)
-            stem, out = nn.Sequential(whitening, nn.ReLU(inplace=True)), whitening.out_channels
+            stem, out = nn.Sequential(whitening, nn.ReLU(inplace=True)), len(whitening.weight)
         self.net = nn.Sequential(
             stem,
             nn.MaxPool2d(2),

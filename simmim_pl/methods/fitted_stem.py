@@ -1,21 +1,20 @@
-"""Fit an encoder's whitening layers to the training images before a run starts."""
+"""Fit an encoder's patch whitening to the training images before a run starts."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
 from simmim_pl.contracts import InputError
 from simmim_pl.encoders.patch_whitening import PatchWhitening
-from simmim_pl.runtime.pixels import as_float
+from simmim_pl.runtime.pixels import as_float, image_at
 
-PIXELS = 1_000_000  # of training images, evenly spaced in the data set: as many patches
+IMAGES, SIDE = 1024, 32  # images, evenly spaced in the data set, and pixels of the middle of each: a million patches
 
 
 class FittedStem(Callback):
@@ -34,22 +33,24 @@ class FittedStem(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         training = getattr(datamodule, "splits", {}).get("train")
         if training is None:
-            raise InputError("A whitening stem is fitted to training images: it needs simmim_pl.data.ImageDataModule.")
-        images = as_float(some_images(training).to(pl_module.device))
+            raise InputError('A whitening stem is fitted to training images: the datamodule needs splits["train"].')
+        images = some_images(training).to(pl_module.device)
         for stem in stems:
             stem.fit(pl_module.encoder.normalize(images))
 
 
 def unfitted(method: nn.Module) -> list[PatchWhitening]:
-    """Layers that have no filters yet, neither from images nor from a file."""
+    """Layers that are not fitted yet, neither to images nor by a file's weights."""
     return [part for part in method.modules() if isinstance(part, PatchWhitening) and not part.fitted]
 
 
-def some_images(training: Any) -> Shaped[Tensor, "B C H W"]:
-    """Training images of about ``PIXELS`` pixels in all, or the middle of a single larger one."""
-    side = math.isqrt(PIXELS)
-    height, width = training.__getitems__([0])["image"].shape[-2:]
-    number = max(1, PIXELS // (height * width))
-    evenly = torch.linspace(0, len(training) - 1, min(number, len(training))).round().long().tolist()
-    image: Tensor = training.__getitems__(evenly)["image"]
-    return center_crop(image, [min(height, side), min(width, side)]) if number == 1 else image
+def some_images(training: Any) -> Float[Tensor, "B C h w"]:
+    """The middle of some training images, in [0, 1]."""
+    evenly = torch.linspace(0, len(training) - 1, min(IMAGES, len(training))).round().long().tolist()
+    return torch.cat([middle(as_float(image_at(training, index))) for index in evenly])
+
+
+def middle(image: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C h w"]:
+    """At most ``SIDE`` × ``SIDE`` pixels."""
+    cropped: Tensor = center_crop(image, [min(side, SIDE) for side in image.shape[-2:]])
+    return cropped

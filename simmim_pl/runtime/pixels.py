@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
@@ -14,6 +16,13 @@ def rows_at(pixels: Shaped[Tensor, "N ..."], index: Int64[Tensor, " B"]) -> Shap
     if pixels.dtype == torch.uint16:
         return pixels.view(torch.int16)[index].view(torch.uint16)
     return pixels[index]
+
+
+def image_at(images: Any, index: int) -> Shaped[Tensor, "1 C H W"]:
+    """An image of a torch dataset whose items have ``image``, read by a list of indices if it can be."""
+    found = images.__getitems__([index]) if hasattr(images, "__getitems__") else images[index]
+    image: Tensor = (found[0] if isinstance(found, list) else found)["image"]
+    return image if image.ndim == 4 else image[None]
 
 
 def as_float(pixels: Shaped[Tensor, "*N C H W"]) -> Float[Tensor, "*N C H W"]:

@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Subset
 
-from simmim_pl.callbacks.max_flop import first_image
 from simmim_pl.contracts import Batch
-from simmim_pl.data import InMemory
 from simmim_pl.methods import Contrastive
 from simmim_pl.methods.method import Output
 from tests.conftest import TINY
@@ -101,10 +98,3 @@ def test_a_step_that_reads_values_cannot_be_counted(cli: Cli, capfd: pytest.Capt
     error = capfd.readouterr().err
     assert "The FLOP of a step of Odd cannot be counted (DataDependentOutputException: " in error
     assert "set --trainer.max_steps instead of --callbacks.max_flop.flop." in error
-
-
-def test_images_of_any_dataset_can_be_counted() -> None:
-    image = torch.zeros(3, 4, 5, dtype=torch.uint8)
-    plain = [{"image": image}, {"image": image}]
-    for images in (plain, Subset(plain, [1]), InMemory(image[None], None), Subset(InMemory(image[None], None), [0])):
-        assert first_image(images).shape == (1, 3, 4, 5)

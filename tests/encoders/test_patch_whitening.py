@@ -20,6 +20,7 @@ from simmim_pl.losses import NTXent
 from simmim_pl.methods import Contrastive
 from simmim_pl.methods.fitted_stem import FittedStem, some_images
 from tests.conftest import TINY
+from tests.test_parity import BYOL
 
 Cli = Callable[[list[Any]], Path]
 WHITEN = "--model.encoder.whiten=true"
@@ -63,7 +64,7 @@ def test_a_run_fits_its_stem_to_the_training_images_and_keeps_it(cli: Cli) -> No
     due = FastCNN(2, whiten=True)
     images = some_images(data.splits["train"])
     assert len(images) == 180
-    due.get_submodule("net.0.0").fit(due.normalize(images / 255))  # type: ignore[operator]
+    due.get_submodule("net.0.0").fit(due.normalize(images))  # type: ignore[operator]
     torch.testing.assert_close(stem.weight, due.get_submodule("net.0.0").weight, rtol=1e-4, atol=1e-4)
     # Another data set's images do not change it, neither on resume nor for a run that starts from its weights.
     other = "--data.source.noise=0.9"
@@ -74,20 +75,21 @@ def test_a_run_fits_its_stem_to_the_training_images_and_keeps_it(cli: Cli) -> No
         assert torch.equal(kept.weight, stem.weight)
 
 
-def test_images_are_spaced_evenly_and_large_ones_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Numbered:
-        """Image i has the value i."""
+def test_images_are_spaced_evenly_and_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered = [{"image": torch.full((1, 20, 40), index / 100)} for index in range(101)]
+    monkeypatch.setattr("simmim_pl.methods.fitted_stem.IMAGES", 3)
+    found = some_images(numbered)
+    assert found.shape == (3, 1, 20, 32)
+    assert found[:, 0, 0, 0].tolist() == [0, 0.5, 1]
 
-        def __len__(self) -> int:
-            return 101
 
-        def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-            return {"image": torch.tensor(indices).view(-1, 1, 1, 1).expand(-1, 1, 20, 30)}
-
-    monkeypatch.setattr("simmim_pl.methods.fitted_stem.PIXELS", 3 * 20 * 30)
-    assert some_images(Numbered())[:, 0, 0, 0].tolist() == [0, 50, 100]
-    monkeypatch.setattr("simmim_pl.methods.fitted_stem.PIXELS", 25 * 25)
-    assert some_images(Numbered()).shape == (1, 1, 20, 25)
+def test_a_teacher_has_the_same_stem_and_both_keep_it(cli: Cli) -> None:
+    run = cli([*TINY, *BYOL, WHITEN, "--model.encoder.pool=2"])
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    stems = [state[name] for name in state if name.endswith("net.0.0.weight")]
+    assert len(stems) == 2
+    assert torch.equal(*stems)
+    assert not torch.equal(stems[0], PatchWhitening(3).weight)
 
 
 def test_a_second_fit_keeps_the_filters() -> None:
@@ -102,5 +104,5 @@ def test_a_second_fit_keeps_the_filters() -> None:
 def test_a_datamodule_without_splits_is_refused() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     FittedStem().on_fit_start(trainer, FastCNN(2))
-    with pytest.raises(InputError, match="A whitening stem is fitted to training images: it needs"):
+    with pytest.raises(InputError, match="A whitening stem is fitted to training images: the datamodule needs"):
         FittedStem().on_fit_start(trainer, FastCNN(2, whiten=True))

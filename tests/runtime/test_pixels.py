@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.data import Subset
 from torchvision.transforms.functional import convert_image_dtype
 
-from simmim_pl.runtime.pixels import as_bytes, as_float, as_rgb, rows_at
+from simmim_pl.data import InMemory
+from simmim_pl.runtime.pixels import as_bytes, as_float, as_rgb, image_at, rows_at
 
 EVERY = torch.arange(65536).view(1, 1, 256, 256)
 
@@ -33,3 +35,10 @@ def test_images_of_any_number_of_channels_have_a_picture() -> None:
 def test_16_bits_are_indexed_as_others() -> None:
     pixels, index = EVERY.reshape(256, 1, 16, 16), torch.tensor([255, 3, 3])
     assert torch.equal(rows_at(pixels.to(torch.uint16), index).long(), pixels[index])
+
+
+def test_images_of_any_dataset_are_read() -> None:
+    pixels = torch.arange(2 * 60, dtype=torch.uint8).view(2, 3, 4, 5)
+    plain = [{"image": each} for each in pixels]
+    for images in (plain, Subset(plain, [0, 1]), InMemory(pixels, None), Subset(InMemory(pixels, None), [0, 1])):
+        assert torch.equal(image_at(images, 1), pixels[1:])
