@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features
 from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, statistics
+from simmim_pl.encoders.grid_pooling import grid_means
 from simmim_pl.encoders.patch_whitening import PatchWhitening
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
@@ -71,18 +71,6 @@ class FastCNN(Encoder):
     def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         feature_map = self.net(self.normalize(image))
         return Features(pooled=grid_means(feature_map, self.pool), feature_map=feature_map)
-
-
-def grid_means(feature_map: Float[Tensor, "B D h w"], side: int) -> Float[Tensor, "B D*{side}*{side}"]:
-    """``adaptive_avg_pool2d(feature_map, side).flatten(1)``, by operations that are deterministic on every device."""
-    rows, columns = (cells(length, side) for length in feature_map.shape[2:])
-    means = [feature_map[:, :, row, column].mean((2, 3)) for row in rows for column in columns]
-    return torch.stack(means, dim=2).flatten(1) if side > 1 else means[0]
-
-
-def cells(length: int, side: int) -> list[slice]:
-    """``side`` slices that cover a length; neighbours share a place if it cannot be divided."""
-    return [slice(cell * length // side, -(-(cell + 1) * length // side)) for cell in range(side)]
 
 
 def conv_bn_relu(before: int, after: int, size: int = 3) -> nn.Sequential:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from simmim_pl.contracts import Encoder, Features
 from simmim_pl.encoders.channels import CIFAR_MEAN, CIFAR_STD, replace_first_convolution, statistics
+from simmim_pl.encoders.grid_pooling import grid_means
 from simmim_pl.runtime.ranges import PositiveFloat, PositiveInt, Probability, ranged
 
 
@@ -25,6 +26,8 @@ class ResNet(Encoder):
         mean: per-channel mean of the images, in [0, 1]; by default CIFAR-10's; 0.5 if they are not RGB.
         std: per-channel standard deviation of the images; by default CIFAR-10's, or 0.25.
         channels: of the images: 3 for RGB, 1 for grey, or more.
+        pool: side of the grid of cells in which the feature map is averaged, as ``AdaptiveAvgPool2d(pool)`` does. The
+            cells' features are concatenated, so D is pool² times as large.
     """
 
     # torchvision's names of the children of ``net``, whose own names are their positions.
@@ -38,9 +41,12 @@ class ResNet(Encoder):
         mean: tuple[Probability, ...] = CIFAR_MEAN,
         std: tuple[PositiveFloat, ...] = CIFAR_STD,
         channels: PositiveInt = 3,
+        pool: PositiveInt = 1,
     ) -> None:
         net = getattr(torchvision.models, f"resnet{depth}")(weights=None)
-        super().__init__(net.fc.in_features, *statistics(channels, mean, std), stride=8 if stem == "cifar" else 32)
+        last, stride = net.fc.in_features, 8 if stem == "cifar" else 32
+        super().__init__(last * pool**2, *statistics(channels, mean, std), stride=stride, feature_map_channels=last)
+        self.pool = pool
         if stem == "cifar":
             net.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
             net.maxpool = nn.Identity()
@@ -51,4 +57,4 @@ class ResNet(Encoder):
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Features:
         feature_map = self.net(self.normalize(image))
-        return Features(pooled=feature_map.mean((2, 3)), feature_map=feature_map)
+        return Features(pooled=grid_means(feature_map, self.pool), feature_map=feature_map)

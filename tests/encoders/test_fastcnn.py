@@ -3,14 +3,12 @@
 import pytest
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from simmim_pl.encoders import FastCNN, ResNet
-from simmim_pl.encoders.fastcnn import ResidualBlock, grid_means
+from simmim_pl.encoders.fastcnn import ResidualBlock
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
@@ -32,21 +30,6 @@ def test_features_are_eight_times_the_width_and_the_stride_is_eight(width: int, 
     assert encoder.embed_dim == 8 * width
     assert features.feature_map.shape == (2, 8 * width, size // 8, size // 8)
     torch.testing.assert_close(features.pooled, F.adaptive_avg_pool2d(features.feature_map, 1).flatten(1))
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
-def test_means_of_a_grid_equal_adaptive_average_pooling(height: int, width: int, side: int) -> None:
-    feature_map = torch.rand(2, 3, height, width, dtype=torch.float64)
-    torch.testing.assert_close(grid_means(feature_map, side), F.adaptive_avg_pool2d(feature_map, side).flatten(1))
-
-
-def test_pooling_to_a_grid_multiplies_the_features_not_the_channels() -> None:
-    encoder = FastCNN(4, features=5, pool=2)
-    features = encoder(images(32))
-    assert (encoder.embed_dim, encoder.feature_map_channels) == (20, 5)
-    assert features.feature_map.shape == (2, 5, 4, 4)
-    left_top = features.feature_map[:, :, :2, :2].mean((2, 3))
-    torch.testing.assert_close(features.pooled.unflatten(1, (5, 4))[:, :, 0], left_top)
 
 
 def test_images_may_be_oblong() -> None:

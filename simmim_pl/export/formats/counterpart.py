@@ -50,8 +50,10 @@ def renamed(encoder: nn.Module, rules: Mapping[str, str]) -> dict[str, Tensor]:
     return found
 
 
-def resnet_tensors(encoder: ResNet) -> dict[str, Tensor]:
+def resnet_tensors(encoder: ResNet, library: str) -> dict[str, Tensor]:
     """A ResNet's tensors under the names that torchvision and timm have in common."""
+    if encoder.pool > 1:
+        refuse("this ResNet", library, f"{library}'s averages the whole feature map, not a grid of cells")
     way = dict(zip(dict(encoder.net.named_children()), encoder.published, strict=True))
     return {rename_part(name, way): each for name, each in encoder.state_dict().items() if name.startswith("net.")}
 

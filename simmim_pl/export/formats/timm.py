@@ -101,7 +101,7 @@ def counterpart(pretrained: Pretrained, size: int) -> Counterpart:
     encoder = pretrained.encoder
     if isinstance(encoder, encoders.ResNet):
         change = SMALL_STEM if pretrained.arguments["stem"] == "cifar" else ""
-        return made(f"resnet{pretrained.arguments['depth']}", resnet_tensors(encoder), change)
+        return made(f"resnet{pretrained.arguments['depth']}", resnet_tensors(encoder, "timm"), change)
     if isinstance(encoder, encoders.Timm):
         return made(encoder.name, renamed(encoder, {r"^net\.": ""}))
     if isinstance(encoder, encoders.Torchvision):

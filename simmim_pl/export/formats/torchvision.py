@@ -80,7 +80,9 @@ def counterpart(pretrained: Pretrained) -> Counterpart:
     encoder = pretrained.encoder
     if isinstance(encoder, encoders.ResNet):
         change = SMALL_STEM if pretrained.arguments["stem"] == "cifar" else ""
-        return Counterpart(made(f"resnet{pretrained.arguments['depth']}"), resnet_tensors(encoder), "fc", change)
+        return Counterpart(
+            made(f"resnet{pretrained.arguments['depth']}"), resnet_tensors(encoder, "torchvision"), "fc", change
+        )
     if isinstance(encoder, (encoders.Torchvision, encoders.Timm)):
         return same_name(encoder, encoder.name)
     if isinstance(encoder, encoders.ViT):
