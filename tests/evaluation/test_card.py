@@ -95,7 +95,7 @@ def test_the_card_is_complete_and_reproducible(
     assert card["encoders"]["pretrained"] == {
         "class": "FastCNN",
         "hash": digest(load_encoder(str(moved), trained=True)),
-        **{"embed_dim": 16, "feature_map_channels": 16, "stride": 8},
+        **{"embed_dim": 16, "feature_map_channels": 16, "stride": 8, "pool": 1},
     }
     (data,) = card["data"]
     assert data["items"] == {"train": 180, "validation": 20, "test": 100}
