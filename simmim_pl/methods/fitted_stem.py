@@ -46,8 +46,8 @@ def unfitted(method: nn.Module) -> list[PatchWhitening]:
 
 def some_images(training: Any) -> Float[Tensor, "B C h w"]:
     """The middle of some training images, in [0, 1]."""
-    evenly = torch.linspace(0, len(training) - 1, min(IMAGES, len(training))).round().long().tolist()
-    return torch.cat([middle(as_float(image_at(training, index))) for index in evenly])
+    evenly = torch.linspace(0, len(training) - 1, min(IMAGES, len(training)), dtype=torch.float64).round().long()
+    return torch.cat([middle(as_float(image_at(training, index))) for index in evenly.tolist()])
 
 
 def middle(image: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 C h w"]:
