@@ -25,7 +25,7 @@ coverage: .venv/dev ## tests with line coverage; takes half as long again
 test-long: .venv/dev ## slow tests: more ranks, a stop at every batch, twenty kills; half an hour
 	LONG=1 $(BIN)/python -m pytest tests/test_parity.py tests/runtime/test_resume.py tests/test_nodes.py tests/test_failures.py \
 		tests/runtime/test_precision.py tests/runtime/test_atomic.py tests/runtime/test_lost_ranks.py \
-		tests/callbacks/test_collapse_monitor.py tests/callbacks/test_report.py tests/test_benchmarks.py
+		tests/callbacks/test_collapse_monitor.py tests/test_benchmarks.py
 
 test-gpu: .venv/dev ## tests that need a GPU; about a minute
 	GPU=1 $(BIN)/python -m pytest -m cuda tests

@@ -37,7 +37,6 @@ def finished(agents: list[Program]) -> None:
     assert codes == [0] * len(agents), logs
 
 
-@pytest.mark.skipif(os.environ.get("LONG") != "1", reason="four processes, a quarter of a minute: make test-long")
 def test_two_nodes_train_like_one_process(tmp_path: Path) -> None:
     args, port = [*BASE, DOUBLE, "--name=0"], free_port()
     finished([agent(port, host, [*args, "--runs=two"], tmp_path) for host in (True, False)])

@@ -1,7 +1,6 @@
 """The report exists at the end, is refreshed within a time budget, and never stops the run."""
 
 import math
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,7 +127,6 @@ def test_the_training_is_the_same_without_the_report(tmp_path: Path) -> None:
     assert all((value == other.state_dict()[name]).all() for name, value in one.state_dict().items())
 
 
-@pytest.mark.skipif(os.environ.get("LONG") != "1", reason="a second pair of ranks: make test-long")
 def test_only_one_of_two_ranks_writes_whatever_their_clocks(tmp_path: Path) -> None:
     often = ["--callbacks.report.share=0.3"]
     run(2, [[*TINY, *often, "--trainer.max_epochs=10", "--trainer.check_val_every_n_epoch=1"]], tmp_path)

@@ -86,7 +86,6 @@ def test_a_lost_rank_under_lightnings_launcher(tmp_path: Path, victim: int) -> N
     assert sentences(first.said()[1]) == [said[victim]]
 
 
-@pytest.mark.skipif(not LONG, reason="as under Lightning's launcher, with an agent: make test-long")
 @pytest.mark.parametrize("victim", [1, 0] if LONG else [1])
 def test_a_lost_rank_under_torchrun(tmp_path: Path, victim: int) -> None:
     (tmp_path / "rank.py").write_text(RANK)
@@ -190,7 +189,6 @@ def test_only_ranks_watch_their_parent_process(
     assert threads == ([(lost_ranks.watch_parent, (os.getppid(),))] if watched else [])
 
 
-@pytest.mark.skipif(not LONG, reason="waits ten seconds: make test-long")
 def test_a_blocked_process_is_ended_with_its_children() -> None:
     """Like a process whose GPU waits for a lost rank: nothing is raised."""
     script = """if True:

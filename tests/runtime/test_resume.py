@@ -204,7 +204,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return ending(only_run(str(folder / "runs")))
 
 
-@pytest.mark.skipif(not LONG, reason="as after any batch, at random moments: make test-long")
 def test_a_run_killed_at_random_moments_resumes_identically(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     chance, runs = random.Random(0), tmp_path / "runs"
     killed = writing = 0
