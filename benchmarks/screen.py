@@ -7,7 +7,8 @@ A plan names a base config, options of ``python -m simmim_pl fit --config BASE``
 recipe adds, the most promising first. Each recipe trains until its budget is spent, its schedule ending there, and is
 evaluated by kNN and linear probe on a tenth of every class's training images, used for nothing else
 (:class:`simmim_pl.data.HeldOut`); the test split is not read. For equal time, the speed of each recipe is measured
-first, by a short run; compilation is not counted.
+first, by a short run; compilation is not counted. Of the options for all recipes those of the trainer, such as its
+precision, are the evaluation's too.
 
 Prints a table sorted by gain over the plan's first recipe, with its standard error. It can be stopped at any moment:
 the same command continues, also in the middle of a training. Recipes of changed code or options are trained again.
@@ -46,8 +47,9 @@ class Screen:
         flop: budget of each recipe, or ``None``.
         minutes: the same in time.
         timed_steps: optimizer steps by which speed is measured.
-        more: options of every run.
+        more: options of every run, which a recipe cannot change.
         runs: folder of the runs.
+        options: options of every run, which a recipe can change.
     """
 
     base: Path
@@ -57,6 +59,7 @@ class Screen:
     timed_steps: int
     more: tuple[str, ...]
     runs: Path
+    options: tuple[str, ...] = ()
 
     def data(self) -> list[str]:
         """Options that use only training images, a tenth of which replace the test split."""
@@ -66,7 +69,7 @@ class Screen:
 
     def score(self, recipe: list[str], seed: int) -> Accuracy:
         """Train and evaluate a recipe, or what is left of it."""
-        asked = self.base.read_text(), recipe, seed, str(self.images), self.flop, self.minutes, self.more
+        asked = self.base.read_text(), self.options, recipe, seed, str(self.images), self.flop, self.minutes, self.more
         folder = self.runs / identity(*asked)
         known = folder / "score.json"
         if not known.exists():
@@ -77,7 +80,8 @@ class Screen:
 
     def train(self, recipe: list[str], seed: int, folder: Path) -> Path:
         """Train until the budget is spent; return the checkpoint."""
-        fit = ["fit", f"--config={self.base}", *self.data(), *recipe, *self.more, f"--seed_everything={seed}"]
+        asked = *self.options, *recipe, *self.more, f"--seed_everything={seed}"
+        fit = ["fit", f"--config={self.base}", *self.data(), *asked]
         fit += ["--trainer.max_epochs=-1", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
         budget = [f"--callbacks.max_flop.flop={self.flop}"]
         if self.minutes is not None:
@@ -107,7 +111,10 @@ class Screen:
         module = {"class_path": "simmim_pl.evaluation.Evaluation", "init_args": {"protocols": protocols}}
         (folder / "evaluate.yaml").write_text(yaml.safe_dump({"name": "evaluate", "model": module}))
         config = [f"--config={folder / 'evaluate.yaml'}", f"--data={ROOT / 'configs/data/folder.yaml'}", *self.data()]
-        data = ["--data.validation=0.1", *(each for each in self.more if each.startswith("--trainer"))]
+        data = [
+            "--data.validation=0.1",
+            *(each for each in (*self.options, *self.more) if each.startswith("--trainer")),
+        ]
         call(
             *("validate", *config, *data, f"--model.checkpoint={checkpoint}"),
             *("--model.baselines=false", f"--runs={folder}"),
@@ -176,11 +183,12 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("screens"), help="folder of the runs and the table")
     options, more = parse(parser, args)
     plan = yaml.safe_load(options.plan.read_text())
-    chosen = list(plan["recipes"].items())[: options.first]
-    recipes = {name: [*plan.get("options", []), *recipe] for name, recipe in chosen}
+    recipes = dict(list(plan["recipes"].items())[: options.first])
     out = options.out / options.plan.stem
     budget_and_speed = options.flop, options.minutes, options.timed_steps
-    screen = Screen(ROOT / plan["base"], options.images, *budget_and_speed, tuple(more), out)
+    screen = Screen(
+        ROOT / plan["base"], options.images, *budget_and_speed, tuple(more), out, tuple(plan.get("options", []))
+    )
     scores: dict[str, list[Accuracy]] = {}
     with ThreadPoolExecutor(options.together) as pool:
         jobs = {

@@ -155,7 +155,7 @@ def pictures(folder: Path) -> Path:
 def test_recipes_are_screened_on_training_images_and_not_trained_again(
     called: list[str], load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    plan: dict[str, Any] = {"base": str(CONFIGS / "cifar10_fast.yaml"), "options": ["--model.warmup_epochs=0.25"]}
+    plan: dict[str, Any] = {"base": str(CONFIGS / "cifar10_fast.yaml"), "options": ["--trainer.precision=bf16-mixed"]}
     plan["recipes"] = {
         "the recipe": [],
         "broken": ["--model.loss.temperature=-1"],
@@ -164,7 +164,8 @@ def test_recipes_are_screened_on_training_images_and_not_trained_again(
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     images = pictures(tmp_path / "images")
     shutil.rmtree(images / "test")  # it is not needed
-    command = [str(tmp_path / "plan.yaml"), "--flop=1e8", f"--images={images}", "--", *SMALL]
+    small = [each for each in SMALL if "precision" not in each]
+    command = [str(tmp_path / "plan.yaml"), "--flop=1e8", f"--images={images}", "--", *small]
     with pytest.raises(SystemExit, match="1"):
         load("screen").main(command)
     printed = capsys.readouterr()
@@ -174,8 +175,8 @@ def test_recipes_are_screened_on_training_images_and_not_trained_again(
     assert heading == "| recipe | kNN, % | gain | linear probe, % | gain |"
     assert {line.split(" | ")[0] for line in (first, second)} == {"| the recipe", "| hot"}
     assert " ± " in f"{first}{second}"
-    configs = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("screens/plan/*/recipe/*/config.yaml")]
-    assert [config["model"]["init_args"]["warmup_epochs"] for config in configs] == [0.25, 0.25]
+    configs = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("screens/plan/*/*/*/config.yaml")]
+    assert [config["trainer"]["precision"] for config in configs] == ["bf16-mixed"] * 4  # trained and evaluated
     with pytest.raises(SystemExit, match="1"):
         load("screen").main(command)
     assert called[5:] == ["fit"]  # of the broken one

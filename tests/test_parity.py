@@ -94,6 +94,7 @@ CASES: dict[str, list[str]] = {
         *(DOUBLE, *MASKED_IMAGE, *SGD, "--model.encoder=tests.test_parity.Headed", "--model.encoder.width=2"),
     ],
     "so many FLOP": [DOUBLE, "--callbacks.max_flop.flop=1.6e8", "--trainer.max_steps=-1"],
+    "whitening stem, pooled to a grid": [DOUBLE, "--model.encoder.whiten=true", "--model.encoder.pool=2"],
     "clipped": [DOUBLE, "--trainer.gradient_clip_val=0.05"],
     "vicreg": [DOUBLE, "--model.loss=simmim_pl.losses.VICReg", *SGD],
     "barlow twins": [DOUBLE, "--model.loss=simmim_pl.losses.BarlowTwins", *SGD],

@@ -49,10 +49,11 @@ class FastCNN(Encoder):
         last = features or 8 * width
         super().__init__(last * pool**2, *statistics(channels, mean, std), stride=8, feature_map_channels=last)
         self.pool = pool
-        stem, out = conv_bn_relu(channels, width), width
         if whiten:
             whitening = PatchWhitening(channels)
             stem, out = nn.Sequential(whitening, nn.ReLU(inplace=True)), len(whitening.weight)
+        else:
+            stem, out = conv_bn_relu(channels, width), width
         self.net = nn.Sequential(
             stem,
             nn.MaxPool2d(2),

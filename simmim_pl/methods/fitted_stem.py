@@ -28,7 +28,7 @@ class FittedStem(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         stems = unfitted(pl_module)
-        if not stems or trainer.ckpt_path is not None:
+        if not stems:
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         training = getattr(datamodule, "splits", {}).get("train")
