@@ -200,24 +200,28 @@ def test_gains_have_the_error_of_images_or_of_seeds(load: Callable[[str], Module
     assert screen.gain(far, base, "linear probe") == pytest.approx((0.1, 0.1))
 
 
+@pytest.mark.parametrize(
+    ("final_views", "seconds"), [("null", 1 / 500), ("{class_path: Views}", 0.5 / 20 + 0.5 / 550)], ids=["one", "two"]
+)
 def test_steps_in_a_budget_of_time_follow_from_the_measured_speed(
-    monkeypatch: pytest.MonkeyPatch, load: Callable[[str], ModuleType], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, load: Callable[[str], ModuleType], tmp_path: Path, final_views: str, seconds: float
 ) -> None:
     screen = load("screen")
+    data = f"{{batch_size: 50, final_share: 0.5, final_views: {final_views}}}"
 
     def call(*args: str) -> None:
         assert "--trainer.max_steps=40" in args
         run = tmp_path / "speed/1"
         run.mkdir(parents=True)
-        (run / "config.yaml").write_text("data: {init_args: {batch_size: 50, final_share: 0.5, final_views: null}}")
+        (run / "config.yaml").write_text(f"data: {{init_args: {data}}}")
         rates = ["", 10, 20, "", 400, 500, 600]
         (run / "metrics.csv").write_text("\n".join(["step,train/images_per_second", *(f"0,{rate}" for rate in rates)]))
 
     monkeypatch.setattr(screen, "call", call)
     shared = screen.Screen(Path("base"), None, None, 2.0, 40, (), tmp_path)
-    assert shared.steps(["fit"], tmp_path) == 2 * 60 * 500 // 50
+    assert shared.steps(["fit"], tmp_path) == round(2 * 60 / seconds / 50)
     monkeypatch.setattr(screen, "call", None)
-    assert shared.steps(["fit"], tmp_path) == 2 * 60 * 500 // 50
+    assert shared.steps(["fit"], tmp_path) == round(2 * 60 / seconds / 50)
 
 
 def test_the_speed_of_a_run_is_the_mean_over_both_kinds_of_its_views(load: Callable[[str], ModuleType]) -> None:
